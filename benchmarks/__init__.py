@@ -1,0 +1,1 @@
+"""Measurements: each command prints what it measured, and on what."""

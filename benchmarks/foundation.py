@@ -1,0 +1,264 @@
+"""Reproductions and figures of the foundation: ``python -m benchmarks.foundation [--only NAME …]``.
+
+Every row is measured when it is run; accuracies are means over seeds 0, 1 and 2. The data (MNIST in IDX
+format, the cats' HDF5 files, housing.csv) are looked for in ``--data``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+import gpubp
+from benchmarks import machine
+from benchmarks.steps import bare_gemms, training_step
+from benchmarks.timing import interleaved, ratio
+from gpubp.activations import ACTIVATIONS
+from gpubp.data import read
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    asked: str
+    measured: str
+    met: bool
+
+
+def _command(data: Path, *options: str) -> list[dict[str, float]]:
+    """``metrics.json``'s test part of ``gpubp train DATA options`` for each seed."""
+    found = []
+    for seed in SEEDS:
+        with tempfile.TemporaryDirectory() as out:
+            command = [sys.executable, "-m", "gpubp", "train", str(data), *options]
+            command += ["--seed", str(seed), "--out", out, "--quiet"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            found.append(json.loads((Path(out) / "metrics.json").read_text())["test"])
+    return found
+
+
+def gradients(data: Path) -> list[Row]:
+    """Complex-step check of every activation with three losses at depths 1, 2 and 4."""
+    worst = 0.0
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((7, 4))
+    for activation in ACTIVATIONS:
+        for loss, y in (
+            ("cross_entropy", rng.integers(0, 3, 7)),
+            ("binary_cross_entropy", rng.integers(0, 2, (7, 3))),
+            ("half_squared_error", rng.standard_normal((7, 3))),
+        ):
+            for hidden in ([], [5], [5, 4, 4]):
+                net = gpubp.MLP([4, *hidden, 3], activation, loss=loss, precision="float64")
+                worst = max(worst, *gpubp.check_gradients(net, X, y, l2=0.1).errors.values())
+    return [Row("complex-step gradient error, worst", "<= 1e-13", f"{worst:.1e}", worst <= 1e-13)]
+
+
+def mnist(data: Path) -> list[Row]:
+    """The command line on MNIST."""
+    rows = []
+    for options, bar in (
+        (("--hidden", "100", "--epochs", "10"), 0.972),
+        (("--hidden", "512,512", "--dropout", "0.2", "--epochs", "15"), 0.984),
+    ):
+        accuracies = [test["accuracy"] for test in _command(data / "mnist", *options)]
+        mean = float(np.mean(accuracies))
+        each = ", ".join(f"{a:.2%}" for a in accuracies)
+        rows.append(Row(f"MNIST {' '.join(options)}", f">= {bar:.1%}", f"{mean:.2%} ({each})", mean >= bar))
+    return rows
+
+
+def housing(data: Path) -> list[Row]:
+    """The command line on the housing table."""
+    options = ("--target", "median_house_value", "--hidden", "256,256", "--epochs", "60")
+    errors = [test["rmse"] for test in _command(data / "housing.csv", *options)]
+    mean = float(np.mean(errors))
+    each = ", ".join(f"{e:,.0f}" for e in errors)
+    return [Row("housing 256,256, 60 epochs, RMSE", "<= 52,700", f"{mean:,.0f} ({each})", mean <= 52_700)]
+
+
+def cats(data: Path) -> list[Row]:
+    """Is it a cat? 12288-20-7-5-1, full-batch gradient descent, as published."""
+    X, y, X_test, y_test = _pixels(data / "cats" / "train_catvnoncat.h5", np.float64)
+    right = []
+    for seed in range(1, 6):
+        net = gpubp.MLP([12288, 20, 7, 5, 1], loss="binary_cross_entropy", precision="float64", device="cpu")
+        rng = np.random.RandomState(seed)
+        for W in net.weights:
+            W[...] = (rng.randn(W.shape[1], W.shape[0]) / np.sqrt(W.shape[0])).T
+        gpubp.train(net, X, y, optimizer="sgd", learning_rate=0.0075, batch_size=len(X), epochs=2500)
+        right.append((int((net.predict(X) == y).sum()), int((net.predict(X_test) == y_test).sum())))
+    first, others = right[0], right[1:]
+    worst = min(a for a, _ in others) / 209, min(b for _, b in others) / 50
+    return [
+        Row("cats, seed 1: right of 209, of 50", "206, 40", f"{first[0]}, {first[1]}", first == (206, 40)),
+        Row(
+            "cats, seeds 2-5: worst train, worst test",
+            ">= 98 %, >= 72 %",
+            f"{worst[0]:.1%}, {worst[1]:.0%}",
+            worst[0] >= 0.98 and worst[1] >= 0.72,
+        ),
+    ]
+
+
+def nielsen(data: Path) -> list[Row]:
+    """Nielsen's first network: squared error through a sigmoid, standard normal weights, mini-batches of 10."""
+    X, y, X_test, y_test = _mnist(data)
+    accuracies = []
+    for seed in SEEDS:
+        net = gpubp.MLP(
+            [784, 30, 10],
+            "sigmoid",
+            loss="half_squared_error",
+            output_activation="sigmoid",
+            init="standard_normal",
+            seed=seed,
+            device="cpu",
+        )
+        gpubp.train(net, X, np.eye(10)[y], optimizer="sgd", learning_rate=3.0, batch_size=10, epochs=30, seed=seed)
+        accuracies.append(float((net.forward(X_test).argmax(axis=1) == y_test).mean()))
+    mean = float(np.mean(accuracies))
+    each = ", ".join(f"{a:.2%}" for a in accuracies)
+    return [Row("Nielsen 784-30-10, 30 epochs", ">= 94.5%", f"{mean:.2%} ({each})", mean >= 0.945)]
+
+
+def epoch_time(data: Path) -> list[Row]:
+    """Seconds per epoch on MNIST against scikit-learn, three epochs each, by turns."""
+    from sklearn.neural_network import MLPClassifier
+
+    X, y, _, _ = _mnist(data)
+
+    def ours() -> None:
+        gpubp.train(gpubp.MLP([784, 100, 10], device="cpu"), X, y, batch_size=200, epochs=3)
+
+    def theirs() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            MLPClassifier((100,), batch_size=200, max_iter=3, alpha=0.0, random_state=0).fit(X, y)
+
+    seconds = interleaved({"gpubp": ours, "sklearn": theirs}, rounds=5, warm_up=1)
+    middle, low, high = ratio(seconds["gpubp"], seconds["sklearn"])
+    each = " against ".join(f"{np.median(v) / 3:.2f} s" for v in seconds.values())
+    return [
+        Row(
+            "seconds per epoch, (100,), batch 200, over scikit-learn's",
+            "<= 1.0",
+            f"{middle:.2f} ({low:.2f}-{high:.2f}; {each})",
+            middle <= 1.0,
+        )
+    ]
+
+
+def step_time(data: Path) -> list[Row]:
+    """A step with plain gradient descent over the bare GEMMs of the same step."""
+    rows = []
+    for sizes, batch_size, bar in (([784, 512, 512, 10], 128, 1.6), ([784, 1024, 1024, 1024, 10], 256, 1.4)):
+        net, step = training_step(sizes, batch_size, "sgd")
+        index = iter(range(10**9))
+        seconds = interleaved(
+            {"step": lambda step=step, index=index: step(next(index) % 8), "gemms": bare_gemms(net, batch_size)},
+            rounds=200,
+            warm_up=20,
+        )
+        middle, low, high = ratio(seconds["step"], seconds["gemms"])
+        each = " over ".join(f"{np.median(v) * 1e3:.2f} ms" for v in seconds.values())
+        name = "-".join(map(str, sizes))
+        what = f"sgd step {name} b{batch_size} over bare GEMMs"
+        rows.append(Row(what, f"<= {bar}", f"{middle:.2f} ({low:.2f}-{high:.2f}; {each})", middle <= bar))
+    return rows
+
+
+def memory(data: Path) -> list[Row]:
+    """Peak memory of train() above a fresh process that holds the float32 data."""
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.foundation", "--data", str(data), "--probe-memory"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    megabytes = float(found.stdout)
+    return [Row("peak memory of train, MNIST 784-512-512-10", "<= 60 MB", f"{megabytes:.0f} MB", megabytes <= 60)]
+
+
+def probe_memory(data: Path) -> float:
+    """MB that one epoch adds to this process's resident memory at its peak, once the data are loaded."""
+    X, y, _, _ = _mnist(data)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the recorded peak starts anew from what is resident
+    before = _status("VmRSS")
+    gpubp.train(gpubp.MLP([784, 512, 512, 10], device="cpu"), X, y, epochs=1)
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    """A memory figure of this process in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def _mnist(data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pixels as float32 in 0 … 1 and classes: training part, test part."""
+    return _pixels(data / "mnist", np.float32)
+
+
+def _pixels(source: Path, dtype: type) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    found = read(source)
+    X, X_test = (part.reshape(len(part), -1).astype(dtype) for part in (found.X, found.X_test))
+    X /= 255
+    X_test /= 255
+    return X, found.y.reshape(-1).astype(np.int64), X_test, found.y_test.reshape(-1).astype(np.int64)
+
+
+PARTS: dict[str, Callable[[Path], list[Row]]] = {
+    "gradients": gradients,
+    "mnist": mnist,
+    "housing": housing,
+    "cats": cats,
+    "nielsen": nielsen,
+    "epoch": epoch_time,
+    "step": step_time,
+    "memory": memory,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the table, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.foundation", description=__doc__)
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=default, help="folder with mnist/, cats/ and housing.csv")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--json", type=Path, help="also write the rows and the machine here")
+    parser.add_argument("--probe-memory", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.probe_memory:
+        print(probe_memory(options.data))
+        return 0
+    about = machine.describe()
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    rows: list[Row] = []
+    for name in options.only:
+        start = time.perf_counter()
+        for row in PARTS[name](options.data):
+            rows.append(row)
+            print(f"{'ok  ' if row.met else 'MISS'} {row.what:<58} {row.asked:<18} {row.measured}", flush=True)
+        print(f"     ({name}: {time.perf_counter() - start:.0f} s)", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    return 0 if all(row.met for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

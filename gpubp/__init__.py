@@ -1,0 +1,58 @@
+"""Multilayer perceptrons trained by backpropagation written out by hand."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> module; resolved on first use, so that importing gpubp costs nothing beyond NumPy
+_PUBLIC = {
+    "MLP": "network",
+    "Gradients": "layout",
+    "train": "training",
+    "History": "history",
+    "check_gradients": "diagnostics",
+    "Activation": "activations",
+    "Loss": "losses",
+    "Optimizer": "optimizers",
+    "Initializer": "initializers",
+    "Schedule": "schedules",
+    "GpubpError": "errors",
+    "UsageError": "errors",
+    "DataError": "errors",
+    "DeviceError": "errors",
+    "DivergenceError": "errors",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+if TYPE_CHECKING:
+    from gpubp.activations import Activation as Activation
+    from gpubp.diagnostics import check_gradients as check_gradients
+    from gpubp.errors import DataError as DataError
+    from gpubp.errors import DeviceError as DeviceError
+    from gpubp.errors import DivergenceError as DivergenceError
+    from gpubp.errors import GpubpError as GpubpError
+    from gpubp.errors import UsageError as UsageError
+    from gpubp.history import History as History
+    from gpubp.initializers import Initializer as Initializer
+    from gpubp.layout import Gradients as Gradients
+    from gpubp.losses import Loss as Loss
+    from gpubp.network import MLP as MLP
+    from gpubp.optimizers import Optimizer as Optimizer
+    from gpubp.schedules import Schedule as Schedule
+    from gpubp.training import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'gpubp' has no attribute {name!r}")
+    value = getattr(import_module(f"gpubp.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

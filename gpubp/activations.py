@@ -1,0 +1,295 @@
+"""The activation functions σ and their derivatives σ′.
+
+Every activation is one entry here, and nothing else in gpubp knows its formula. The array formulas
+(``f``, ``derivative``) define it; the scalar expressions say the same in the common subset of C++ and
+Python, and fused backends are generated from them. The two are written separately on purpose: parity
+tests compare them. Array formulas accept complex input with a tiny imaginary part (complex-step
+differentiation), so they use no ``abs`` or ``sign``, and compare real parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf, pi, sqrt
+from typing import Literal
+
+from gpubp._typing import Array, Namespace
+from gpubp.registry import canonical, require, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An elementwise activation function.
+
+    Attributes
+    ----------
+    name : str
+        How it is called in files and on the command line.
+    f : callable
+        ``f(xp, z) -> a``, both (…, n).
+    derivative : callable
+        ``derivative(xp, x) -> σ′`` with x = z or a as `derivative_from` says. May be boolean where
+        σ′ is 0 or 1.
+    derivative_from : {"a", "z"}
+        From "a", the pre-activation z need not be kept: the function happens in place and a layer
+        costs one buffer instead of two.
+    scalar_f, scalar_derivative : str or None
+        The same as expressions in ``z`` (or ``a``) with ``T(1)`` for constants and
+        ``select(c, x, y)`` for a choice. A record without them runs unfused.
+    init : str
+        The initializer that ``init="auto"`` picks for a layer with this activation.
+    """
+
+    name: str
+    f: Callable[[Namespace, Array], Array]
+    derivative: Callable[[Namespace, Array], Array]
+    derivative_from: Literal["a", "z"]
+    scalar_f: str | None = None
+    scalar_derivative: str | None = None
+    init: str = "xavier_uniform"
+
+    def grad_z(self, xp: Namespace, grad_a: Array, z: Array, a: Array) -> Array:
+        """∂C/∂z from ∂C/∂a: the Hadamard product grad_a ⊙ σ′(z) of BP1 and BP2."""
+        return grad_a * self.derivative(xp, a if self.derivative_from == "a" else z)
+
+
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """softmax(z)_j = exp(z_j) / Σ_k exp(z_k), over the last axis; an output activation only.
+
+    Its derivative is a Jacobian, not a Hadamard factor: ∂a_j/∂z_k = a_j (1_{jk} − a_k).
+    Source: Bridle, 1990.
+    """
+
+    name: str = "softmax"
+    init: str = "xavier_uniform"
+
+    def f(self, xp: Namespace, z: Array) -> Array:
+        """Probabilities from logits, both (…, n); the largest logit is subtracted first."""
+        e = xp.exp(z - z.real.max(axis=-1, keepdims=True))
+        return e / e.sum(axis=-1, keepdims=True)
+
+    def grad_z(self, xp: Namespace, grad_a: Array, z: Array, a: Array) -> Array:
+        """∂C/∂z from ∂C/∂a through the Jacobian: a ⊙ (grad_a − Σ_k a_k grad_a_k)."""
+        return a * (grad_a - (a * grad_a).sum(axis=-1, keepdims=True))
+
+
+def identity() -> Activation:
+    """a = z; σ′ = 1."""
+    return Activation("identity", lambda xp, z: z, lambda xp, a: xp.ones_like(a), "a", "z", "T(1)")
+
+
+def sigmoid() -> Activation:
+    """a = 1 / (1 + e⁻ᶻ); σ′ = a (1 − a), at most ¼. For z → −∞ the exponential overflows to the right 0."""
+    return Activation(
+        "sigmoid",
+        lambda xp, z: 1 / (1 + xp.exp(-z)),
+        lambda xp, a: a * (1 - a),
+        "a",
+        "T(1) / (T(1) + exp(-z))",
+        "a * (T(1) - a)",
+    )
+
+
+def tanh() -> Activation:
+    """a = tanh z; σ′ = 1 − a²."""
+    return Activation("tanh", lambda xp, z: xp.tanh(z), lambda xp, a: 1 - a * a, "a", "tanh(z)", "T(1) - a * a")
+
+
+def relu() -> Activation:
+    """a = max(0, z); σ′ = 1 for z > 0 and 0 at z ≤ 0. NaN stays NaN. Source: Nair and Hinton, 2010."""
+    return Activation(
+        "relu",
+        lambda xp, z: xp.maximum(z, 0),
+        lambda xp, a: a.real > 0,
+        "a",
+        "select(z <= T(0), T(0), z)",
+        "select(a > T(0), T(1), T(0))",
+        init="he_normal",
+    )
+
+
+def leaky_relu(slope: float = 0.01) -> Activation:
+    """a = z for z > 0, else slope·z; σ′ = 1 or slope. Source: Maas, Hannun and Ng, 2013."""
+    slope = float(slope)
+    # σ′ is read off the sign of a, which is the sign of z only then
+    require("leaky_relu", "slope", slope, 0 <= slope < inf, "slope >= 0, such as 0.01")
+    return Activation(
+        canonical("leaky_relu", slope=(slope, 0.01)),
+        lambda xp, z: xp.where(z.real > 0, z, slope * z),
+        lambda xp, a: xp.where(a.real > 0, xp.ones_like(a), a.dtype.type(slope)),
+        "a",
+        f"select(z > T(0), z, T({slope!r}) * z)",
+        f"select(a > T(0), T(1), T({slope!r}))",
+        init="he_normal",
+    )
+
+
+def elu(alpha: float = 1.0) -> Activation:
+    """a = z for z > 0, else α (eᶻ − 1); σ′ = 1 or a + α. Source: Clevert, Unterthiner and Hochreiter, 2015."""
+    alpha = float(alpha)
+    require("elu", "alpha", alpha, 0 <= alpha < inf, "alpha >= 0, such as 1.0")
+    return Activation(
+        canonical("elu", alpha=(alpha, 1.0)),
+        lambda xp, z: xp.where(z.real > 0, z, alpha * xp.expm1(xp.minimum(z, 0))),
+        lambda xp, a: xp.where(a.real > 0, xp.ones_like(a), a + alpha),
+        "a",
+        f"select(z > T(0), z, T({alpha!r}) * expm1(z))",
+        f"select(a > T(0), T(1), a + T({alpha!r}))",
+        init="he_normal",
+    )
+
+
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
+
+
+def selu() -> Activation:
+    """a = λz for z > 0, else λα (eᶻ − 1); σ′ = λ or a + λα.
+
+    λ and α make mean 0 and variance 1 a fixed point of a layer. Source: Klambauer et al., 2017.
+    """
+    scale, floor = _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA
+    return Activation(
+        "selu",
+        lambda xp, z: xp.where(z.real > 0, scale * z, floor * xp.expm1(xp.minimum(z, 0))),
+        lambda xp, a: xp.where(a.real > 0, a.dtype.type(scale), a + floor),
+        "a",
+        f"select(z > T(0), T({scale!r}) * z, T({floor!r}) * expm1(z))",
+        f"select(a > T(0), T({scale!r}), a + T({floor!r}))",
+        init="lecun_normal",
+    )
+
+
+def softplus() -> Activation:
+    """a = ln(1 + eᶻ), written max(z, 0) + ln(1 + e^−|z|); σ′ = 1/(1 + e⁻ᶻ) = 1 − e⁻ᵃ. Source: Dugas et al., 2000."""
+
+    def f(xp: Namespace, z: Array) -> Array:
+        positive = xp.maximum(z, 0)
+        return positive + xp.log1p(xp.exp(z - 2 * positive))  # z − 2 max(z, 0) = −|z|
+
+    return Activation(
+        "softplus",
+        f,
+        lambda xp, a: -xp.expm1(-a),
+        "a",
+        "select(z > T(0), z, T(0)) + log1p(exp(-fabs(z)))",
+        "-expm1(-a)",
+        init="he_normal",
+    )
+
+
+def gelu() -> Activation:
+    """a = z Φ(z), Φ the normal distribution function; σ′ = Φ(z) + z φ(z). Source: Hendrycks and Gimpel, 2016."""
+    half_root, density = sqrt(0.5), 1 / sqrt(2 * pi)
+    phi = f"T(0.5) * (T(1) + erf(z * T({half_root!r})))"
+    return Activation(
+        "gelu",
+        lambda xp, z: 0.5 * z * (1 + xp.erf(z * half_root)),
+        lambda xp, z: 0.5 * (1 + xp.erf(z * half_root)) + z * (density * xp.exp(-0.5 * z * z)),
+        "z",
+        f"z * ({phi})",
+        f"{phi} + z * (T({density!r}) * exp(T(-0.5) * z * z))",
+        init="he_normal",
+    )
+
+
+def gelu_tanh() -> Activation:
+    """a = ½ z (1 + tanh u), u = √(2/π) (z + 0.044715 z³): GELU's tanh form. Source: Hendrycks and Gimpel, 2016."""
+    c, cubic = sqrt(2 / pi), 0.044715
+
+    def square(xp: Namespace, z: Array) -> Array:
+        return xp.minimum(z * z, 1e4)  # tanh u is ±1 long before, and z² must not overflow
+
+    def tanh_u(xp: Namespace, z: Array) -> Array:
+        return xp.tanh(c * z * (1 + cubic * square(xp, z)))
+
+    def derivative(xp: Namespace, z: Array) -> Array:
+        t = tanh_u(xp, z)
+        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * (c * (1 + 3 * cubic * square(xp, z)))
+
+    zz = "select(z * z < T(10000), z * z, T(10000))"
+    u = f"T({c!r}) * z * (T(1) + T({cubic!r}) * {zz})"
+    return Activation(
+        "gelu_tanh",
+        lambda xp, z: 0.5 * z * (1 + tanh_u(xp, z)),
+        derivative,
+        "z",
+        f"T(0.5) * z * (T(1) + tanh({u}))",
+        f"T(0.5) * (T(1) + tanh({u})) + T(0.5) * z * (T(1) - tanh({u}) * tanh({u}))"
+        f" * (T({c!r}) * (T(1) + T({3 * cubic!r}) * {zz}))",
+        init="he_normal",
+    )
+
+
+def silu() -> Activation:
+    """a = z s with s = 1/(1 + e⁻ᶻ); σ′ = s (1 + z (1 − s)). Also called swish. Source: Elfwing et al., 2017."""
+
+    def derivative(xp: Namespace, z: Array) -> Array:
+        s = 1 / (1 + xp.exp(-z))
+        return s * (1 + z * (1 - s))
+
+    s = "(T(1) / (T(1) + exp(-z)))"
+    return Activation(
+        "silu",
+        lambda xp, z: z / (1 + xp.exp(-z)),
+        derivative,
+        "z",
+        "z / (T(1) + exp(-z))",
+        f"{s} * (T(1) + z * (T(1) - {s}))",
+        init="he_normal",
+    )
+
+
+def mish() -> Activation:
+    """a = z t with t = tanh(ln(1 + eᶻ)); σ′ = t + z (1 − t²) / (1 + e⁻ᶻ). Source: Misra, 2019."""
+    soft = softplus()
+
+    def derivative(xp: Namespace, z: Array) -> Array:
+        t = xp.tanh(soft.f(xp, z))
+        return t + z * (1 - t * t) / (1 + xp.exp(-z))
+
+    t = f"tanh({soft.scalar_f})"
+    return Activation(
+        "mish",
+        lambda xp, z: z * xp.tanh(soft.f(xp, z)),
+        derivative,
+        "z",
+        f"z * {t}",
+        f"{t} + z * (T(1) - {t} * {t}) / (T(1) + exp(-z))",
+        init="he_normal",
+    )
+
+
+def exponential() -> Activation:
+    """a = eᶻ; σ′ = a. The mean of a Poisson model whose logits are log rates."""
+    return Activation("exponential", lambda xp, z: xp.exp(z), lambda xp, a: a, "a", "exp(z)", "a")
+
+
+SOFTMAX = Softmax()
+
+ACTIVATIONS: dict[str, Callable[..., Activation]] = {
+    "identity": identity,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "relu": relu,
+    "leaky_relu": leaky_relu,
+    "elu": elu,
+    "selu": selu,
+    "softplus": softplus,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "silu": silu,
+    "mish": mish,
+    "exponential": exponential,
+}
+
+
+def get_activation(spec: str | Activation) -> Activation:
+    """The activation that `spec`, a name such as ``"relu"`` or ``"leaky_relu(0.2)"``, or a record, means."""
+    return resolve("activation", ACTIVATIONS, spec, Activation)
+
+
+def get_output_activation(spec: str | Activation | Softmax) -> Activation | Softmax:
+    """As `get_activation`, and ``"softmax"``, which only an output layer can have."""
+    return SOFTMAX if isinstance(spec, Softmax) or spec == "softmax" else get_activation(spec)

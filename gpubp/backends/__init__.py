@@ -1,0 +1,198 @@
+"""The machines: one protocol of about a dozen operations, and how a device is chosen.
+
+Every array that an operation takes or fills has a leading axis of K networks (or of 1, where the networks
+share it); its batch stride is free, so a slice of rows is as good as a whole buffer. Operations write into
+their ``out`` arguments and allocate nothing that grows with the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from gpubp._typing import Array, Namespace
+from gpubp.activations import Activation, Softmax
+from gpubp.errors import DeviceError, UsageError, suggest
+from gpubp.losses import Loss
+from gpubp.optimizers import Optimizer
+
+DEVICES = ("auto", "cpu")
+PRECISIONS = ("float32", "float64")
+
+
+@dataclass(slots=True)
+class Dropout:
+    """Inverted dropout of one training step.
+
+    Attributes
+    ----------
+    rate : (K,) float64
+        Probability that an element of a hidden layer is dropped, 0 ≤ rate < 1.
+    seeds : (K,) uint64
+        Each network's own key.
+    step : int
+        The training step, which the mask depends on.
+    """
+
+    rate: Array
+    seeds: Array
+    step: int = 0
+
+
+@dataclass(slots=True)
+class OptimizerState:
+    """Everything an update reads and writes besides θ and its gradient. K networks, P parameters each.
+
+    Attributes
+    ----------
+    rule : Optimizer
+    options : dict of str to (K,) float64
+        The rule's options per network.
+    slots : tuple of (K, P) arrays
+        The rule's state.
+    updates : (K,) int64
+        Updates applied so far; bias corrections count these.
+    active : (K,) bool
+        Nothing of a network that is not active is written.
+    fault_step : (K,) int64
+        The step at which a non-finite loss or gradient made a network inactive; −1 if none did.
+    largest_update : (K,) float64 or None
+        Where tracked, the largest |Δθ| of any parameter in any step since it was last cleared.
+    n_weights : int
+        θ[:, :n_weights] are weights, the rest biases: decay and l2 concern weights alone.
+    l2, weight_decay, max_grad_norm : (K,) float64 or None
+        None where no network uses it.
+    """
+
+    rule: Optimizer
+    options: dict[str, Array]
+    slots: tuple[Array, ...]
+    updates: Array
+    active: Array
+    fault_step: Array
+    n_weights: int
+    largest_update: Array | None = None
+    l2: Array | None = None
+    weight_decay: Array | None = None
+    max_grad_norm: Array | None = None
+
+
+class Backend(Protocol):
+    """What `backprop` and `training` ask of a machine."""
+
+    name: str
+    device: str
+    reason: str
+    precision: str
+    dtype: Any  # of parameters and activations
+    accumulator: Any  # of sums over a batch: float64
+    xp: Namespace
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """An array on the device, of the backend's dtype unless another is named; contents undefined."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """The same, zero."""
+
+    def from_host(self, array: Any, dtype: Any = None) -> Array:
+        """A host array on the device, copied only where it must be."""
+
+    def to_host(self, array: Array) -> Any:
+        """A NumPy array of the same values; waits for the device."""
+
+    def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        """out = op(a) op(b): one GEMM per network; an operand whose leading axis is 1 is shared."""
+
+    def bias_activation(
+        self,
+        activation: Activation,
+        z: Array,
+        b: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        """z += b (K, 1, n) by rows, then a = σ(z), with dropout a = mask ⊙ σ(z)/(1 − rate). `a` may be z."""
+
+    def hadamard_derivative(
+        self,
+        activation: Activation,
+        grad: Array,
+        kept: Array,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+    ) -> None:
+        """BP2 and BP3 in one: grad ⊙= σ′(kept), now δ; grad_b (K, 1, n) = Σ_rows δ. `kept` is z or a."""
+
+    def loss_delta(
+        self,
+        loss: Loss,
+        logits: Array,
+        y: Array,
+        weight: Array | None,
+        normalizer: Array,
+        smoothing: Array,
+        grad_b: Array,
+        totals: Array,
+    ) -> None:
+        """BP1 with the value, and the output layer's BP3.
+
+        logits (K, rows, n) become δᴸ = weight · normalizer · ∂C/∂z; grad_b (K, 1, n) = Σ_rows δᴸ;
+        totals (K, 2) = Σ_rows weight · (value, metric), in float64. weight is (1 or K, rows) or None for
+        ones, normalizer (K,), smoothing (K, 1, 1).
+        """
+
+    def output(self, activation: Activation | Softmax, logits: Array) -> None:
+        """logits become a^L in place."""
+
+    def optimizer_step(
+        self, state: OptimizerState, theta: Array, grad: Array, learning_rate: Array, totals: Array, step: int
+    ) -> None:
+        """One update of θ (K, P), with l2 and clipping of the gradient, and decoupled weight decay.
+
+        A network whose totals or gradient norm are not finite is made inactive, and `step` noted, before
+        anything of it is written.
+        """
+
+    def gather(self, source: Array, rows: Array, out: Array) -> None:
+        """out[k, i] = source[rows[k, i]], cast to out's dtype. source (m, …), rows (K, r)."""
+
+    def finite(self, array: Array) -> Any:
+        """Per network, on the host: (K,) bool, whether all its values are finite."""
+
+    def capture(self, step: Callable[[int], None]) -> Callable[[int], None]:
+        """The step as the machine runs it best: itself here, a replayed graph on a GPU."""
+
+
+def get_backend(device: str = "auto", precision: str = "float32") -> Backend:
+    """The backend for a device and a precision.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu"}
+    precision : {"float32", "float64"}
+
+    Raises
+    ------
+    DeviceError
+        For ``"cuda"``, which this version does not have.
+    UsageError
+        For any other unknown device or precision.
+    """
+    from gpubp.backends.reference import ReferenceBackend
+
+    if device.split(":")[0] == "cuda":
+        raise DeviceError(
+            f'device "{device}": this version of gpubp trains on the CPU only; use device="cpu" or "auto"'
+        )
+    if device not in DEVICES:
+        raise UsageError(f'unknown device "{device}"; {suggest(device, DEVICES)}')
+    if precision not in PRECISIONS:
+        raise UsageError(f'precision "{precision}" is not available on the CPU; use {" or ".join(PRECISIONS)}')
+    reason = "asked for" if device == "cpu" else "this version of gpubp trains on the CPU only"
+    return ReferenceBackend(np.dtype(precision), reason)

@@ -1,0 +1,250 @@
+"""Every operation in plain array code: the definition that all other backends are tested against.
+
+Formulas run over blocks of rows that fit the processor's caches, so temporaries stay small whatever the
+network. No result depends on how a stack is cut into blocks: what is summed is summed in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array, Namespace
+from gpubp.activations import Activation, Softmax
+from gpubp.backends import Dropout, OptimizerState
+from gpubp.losses import Loss
+from gpubp.philox import dropout_mask
+
+BLOCK = 32768  # elements of a temporary: 128 kB in float32, so that a few of them share a core's L2
+
+
+class NumpyNamespace:
+    """NumPy, and from SciPy what NumPy lacks."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "erf":
+            from scipy.special import erf as function
+        else:
+            function = getattr(np, name)
+        setattr(self, name, function)  # found at once from now on
+        return function
+
+
+class ReferenceBackend:
+    """NumPy on the CPU.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        float32, float64, or complex128 for complex-step differentiation.
+    reason : str
+        Why this device was chosen, in a few words.
+    """
+
+    name = "reference"
+    device = "cpu"
+
+    def __init__(self, dtype: Any, reason: str = "asked for") -> None:
+        self.dtype = np.dtype(dtype)
+        self.precision = self.dtype.name
+        self.accumulator = np.result_type(self.dtype, np.float64)
+        self.reason = reason
+        self.xp: Namespace = NumpyNamespace()
+
+    # -- memory ---------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return np.empty(shape, self.dtype if dtype is None else dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return np.zeros(shape, self.dtype if dtype is None else dtype)
+
+    def from_host(self, array: Any, dtype: Any = None) -> Array:
+        return np.asarray(array, dtype)
+
+    def to_host(self, array: Array) -> Any:
+        return np.asarray(array)
+
+    def gather(self, source: Array, rows: Array, out: Array) -> None:
+        if source.dtype == out.dtype:
+            np.take(source, rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
+        else:
+            out[...] = source[rows]
+
+    def finite(self, array: Array) -> Any:
+        return np.isfinite(self._squared_norm(array.reshape(len(array), -1)))
+
+    # -- the four equations ---------------------------------------------------------------------------
+
+    def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        np.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b, out=out)
+
+    def bias_activation(
+        self,
+        activation: Activation,
+        z: Array,
+        b: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        for rows in _row_blocks(z):
+            block = z[:, rows]
+            block += b
+            result = activation.f(self.xp, block)
+            if dropout is not None and mask is not None:
+                keep = dropout_mask(
+                    np,
+                    dropout.seeds,
+                    dropout.rate,
+                    layer,
+                    dropout.step,
+                    block.shape[1],
+                    z.shape[2],
+                    rows.start,
+                )
+                mask[:, rows] = keep
+                np.multiply(result, keep * self._survivor_scale(dropout), out=a[:, rows])
+            elif result is not block or a is not z:
+                a[:, rows] = result
+
+    def hadamard_derivative(
+        self,
+        activation: Activation,
+        grad: Array,
+        kept: Array,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+    ) -> None:
+        for rows in _row_blocks(grad):
+            delta, x = grad[:, rows], kept[:, rows]
+            if dropout is not None and mask is not None:
+                scale = self._survivor_scale(dropout)
+                delta *= mask[:, rows] * scale
+                if activation.derivative_from == "a":
+                    x = x / scale  # kept is mask ⊙ a/(1 − rate)
+            delta *= activation.derivative(self.xp, x)
+        grad.sum(axis=-2, keepdims=True, out=grad_b)
+
+    def loss_delta(
+        self,
+        loss: Loss,
+        logits: Array,
+        y: Array,
+        weight: Array | None,
+        normalizer: Array,
+        smoothing: Array,
+        grad_b: Array,
+        totals: Array,
+    ) -> None:
+        networks, n_rows, _ = logits.shape
+        per_row = np.empty((networks, n_rows, 2), self.accumulator)
+        factor = normalizer[:, None] if weight is None else weight * normalizer[:, None]
+        factor = np.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
+        for rows in _row_blocks(logits):
+            z, target = logits[:, rows], y[:, rows]
+            value, delta = loss.formula(self.xp, z, target, smoothing)
+            per_row[:, rows, 0] = value.sum(axis=-1) if value.ndim == z.ndim else value
+            output = partial(loss.output_activation.f, self.xp, z)
+            per_row[:, rows, 1] = loss.metric.per_row(self.xp, z, output, target)
+            np.multiply(delta, factor[:, rows], out=z)
+        if weight is not None:
+            per_row *= weight[..., None]
+        per_row.sum(axis=1, out=totals)
+        logits.sum(axis=-2, keepdims=True, out=grad_b)
+
+    def output(self, activation: Activation | Softmax, logits: Array) -> None:
+        for rows in _row_blocks(logits):
+            logits[:, rows] = activation.f(self.xp, logits[:, rows])
+
+    # -- the update -----------------------------------------------------------------------------------
+
+    def optimizer_step(
+        self, state: OptimizerState, theta: Array, grad: Array, learning_rate: Array, totals: Array, step: int
+    ) -> None:
+        weights = slice(0, state.n_weights)
+        if state.l2 is not None:
+            for part in _column_blocks(theta[:, weights]):
+                grad[:, part] += self._cast(state.l2) * theta[:, part]
+        square = self._squared_norm(grad)
+        sound = np.isfinite(square) & np.isfinite(totals[:, 0])
+        state.fault_step[state.active & ~sound] = step
+        state.active &= sound
+        if not state.active.any():
+            return
+        state.updates += state.active
+        given = {**state.options, "lr": learning_rate, "t": np.maximum(state.updates, 1)}
+        scalars = {name: self._cast(value) for name, value in state.rule.scalars(given).items()}
+        clip = None
+        if state.max_grad_norm is not None:
+            norm = np.sqrt(np.where(sound, square, 1.0))
+            clip = self._cast(np.minimum(1.0, state.max_grad_norm / np.maximum(norm, np.finfo(float).tiny)))
+        decay = None if state.weight_decay is None else self._cast(learning_rate * state.weight_decay)
+        everyone = bool(state.active.all())
+        who = True if everyone else state.active[:, None]
+        for part in _column_blocks(theta):
+            g = grad[:, part] if clip is None else grad[:, part] * clip
+            slots = tuple(slot[:, part] for slot in state.slots)
+            update, new_slots = state.rule.step(self.xp, g, slots, scalars)
+            if decay is not None and part.start < state.n_weights:
+                end = min(part.stop, state.n_weights) - part.start
+                update[:, :end] += decay * theta[:, part.start : part.start + end]
+            for slot, new in zip(slots, new_slots, strict=True):
+                np.copyto(slot, new, where=who)
+            if everyone:
+                theta[:, part] -= update
+            else:
+                np.subtract(theta[:, part], update, out=theta[:, part], where=who)
+            if state.largest_update is not None:
+                largest = np.abs(update).max(axis=1)
+                np.maximum(state.largest_update, largest, out=state.largest_update, where=state.active)
+
+    def capture(self, step: Callable[[int], None]) -> Callable[[int], None]:
+        def run(index: int) -> None:
+            with np.errstate(all="ignore"):  # what is not finite is found by the step itself
+                step(index)
+
+        return run
+
+    # -- pieces ---------------------------------------------------------------------------------------
+
+    def _cast(self, per_network: Array) -> Array:
+        """(K,) in float64 as (K, 1) in the backend's dtype, so that a stack and a solo run round alike."""
+        return np.asarray(per_network, self.dtype)[:, None]
+
+    def _survivor_scale(self, dropout: Dropout) -> Array:
+        """1/(1 − rate), (K, 1, 1)."""
+        return self._cast(1.0 / (1.0 - dropout.rate))[..., None]
+
+    def _squared_norm(self, array: Array) -> Array:
+        """Σ x² per network, (K,): one BLAS call each, again in float64 where float32 overflows."""
+        with np.errstate(all="ignore"):
+            square = np.matmul(array[:, None, :], array[:, :, None])[:, 0, 0].astype(self.accumulator)
+            for k in np.flatnonzero(~np.isfinite(square)):
+                square[k] = sum(
+                    np.square(array[k, part], dtype=self.accumulator).sum() for part in _parts(array.shape[1])
+                )
+        return square
+
+
+def _row_blocks(array: Array) -> Iterator[slice]:
+    """Slices of the row axis of (K, rows, n) with about BLOCK elements each."""
+    networks, rows, columns = array.shape
+    height = max(1, BLOCK // (networks * columns))
+    for start in range(0, rows, height):
+        yield slice(start, min(start + height, rows))
+
+
+def _column_blocks(array: Array) -> Iterator[slice]:
+    """Slices of the last axis of (K, P) with about BLOCK elements each."""
+    return _parts(array.shape[1], max(1, BLOCK // array.shape[0]))
+
+
+def _parts(length: int, width: int = BLOCK) -> Iterator[slice]:
+    for start in range(0, length, width):
+        yield slice(start, min(start + width, length))

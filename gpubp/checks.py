@@ -1,0 +1,184 @@
+"""What users pass, checked once and made regular: inputs, targets, weights, per-network numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.errors import DataError, UsageError
+from gpubp.losses import Loss
+
+_BLOCK = 1 << 20  # elements looked at a time, so that a check costs no memory to speak of
+
+
+def inputs(X: Any, n_inputs: int, name: str = "X") -> NDArray[Any]:
+    """`X` as a two-dimensional real array (m, n_inputs) without NaN or infinity, copied only where it must be.
+
+    Raises
+    ------
+    DataError
+        Naming the shape, dtype or cell that does not fit.
+    """
+    array = _real_array(X, name)
+    if array.ndim != 2:
+        hint = "; one row is X.reshape(1, -1)" if array.ndim == 1 else ""
+        raise DataError(f"{name} has shape {array.shape}; it must be (rows, {n_inputs}){hint}")
+    if array.shape[1] != n_inputs:
+        raise DataError(f"{name} has {array.shape[1]} columns, but the network has {n_inputs} inputs")
+    if len(array) == 0:
+        raise DataError(f"{name} has no rows; at least one is needed")
+    _require_finite(array, name)
+    return array
+
+
+def targets(y: Any, rows: int, n_outputs: int, loss: Loss, name: str = "y") -> NDArray[Any]:
+    """`y` as the loss takes it: integer classes (m,), or values (m, n_outputs).
+
+    One-hot rows become integer classes; a matrix of class probabilities stays one.
+
+    Raises
+    ------
+    DataError
+        Naming the shape, dtype or row that does not fit.
+    """
+    array = _real_array(y, name)
+    if array.ndim == 0 or len(array) != rows:
+        raise DataError(f"{name} has shape {array.shape}, but there are {rows} rows of X")
+    _require_finite(array, name)
+    if loss.integer_targets and (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 != n_outputs)):
+        return _classes(array.reshape(-1), n_outputs, loss, name)
+    array = array.reshape(rows, 1) if array.ndim == 1 else array
+    if array.shape != (rows, n_outputs):
+        raise DataError(
+            f"{name} has shape {array.shape}, but the network has {n_outputs} outputs: ({rows}, {n_outputs})"
+        )
+    low, high = loss.targets
+    wrong = (array < low) | (array > high)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise DataError(
+            f'{name}[{row}, {column}] = {array[row, column]} is outside {low:g} … {high:g}, where loss "{loss.name}" '
+            f"has its targets"
+        )
+    if loss.integer_targets:
+        total = array.sum(axis=1, dtype=np.float64)
+        if (np.abs(total - 1) > 1e-4).any():
+            row = int(np.argmax(np.abs(total - 1)))
+            raise DataError(
+                f'{name}[{row}] sums to {total[row]:g}; a row of "{loss.name}" targets is one-hot or a distribution. '
+                f'For several labels at once use loss="binary_cross_entropy"'
+            )
+        if ((array == 0) | (array == 1)).all():
+            classes: NDArray[np.int64] = array.argmax(axis=1)
+            return classes
+    return array
+
+
+def sample_weight(weight: Any, rows: int, name: str = "sample_weight") -> NDArray[np.float64] | None:
+    """Weights per sample (m,), finite and not negative; None stays None."""
+    if weight is None:
+        return None
+    array: NDArray[np.float64] = _real_array(weight, name).astype(np.float64)
+    if array.shape != (rows,):
+        raise DataError(f"{name} has shape {array.shape}; it must be ({rows},), one weight a row")
+    _require_finite(array, name)
+    if (array < 0).any():
+        row = int(np.argmax(array < 0))
+        raise DataError(f"{name}[{row}] = {array[row]:g} is negative; weights are 0 or more")
+    if not array.any():
+        raise DataError(f"{name} is all zeros; at least one sample must count")
+    return array
+
+
+def class_weights(weights: Any, y: NDArray[Any], n_classes: int, loss: Loss) -> NDArray[np.float64] | None:
+    """The weight of each row of integer classes `y`: by a dict, or m / (classes · count) for "balanced"."""
+    if weights is None:
+        return None
+    if not loss.integer_targets or y.ndim != 1:
+        raise UsageError(f'class_weight needs one class per row; loss "{loss.name}" does not have that here')
+    per_class = np.ones(n_classes)
+    if isinstance(weights, str):
+        if weights != "balanced":
+            raise UsageError(f'class_weight "{weights}" is unknown; use "balanced" or a dict {{class: weight}}')
+        counts = np.bincount(y, minlength=n_classes)
+        per_class = np.where(counts > 0, len(y) / (n_classes * np.maximum(counts, 1)), 0.0)
+    else:
+        for key, value in dict(weights).items():
+            if key not in range(n_classes):
+                raise UsageError(f"class_weight names class {key!r}; classes are 0 … {n_classes - 1}")
+            if not (np.isfinite(value) and value >= 0):
+                raise UsageError(f"class_weight[{key}] = {value} must be finite and not negative")
+            per_class[key] = value
+    chosen: NDArray[np.float64] = per_class[y]
+    return chosen
+
+
+def per_network(
+    name: str,
+    value: Any,
+    models: int,
+    low: float,
+    high: float = np.inf,
+    *,
+    low_open: bool = False,
+    high_open: bool = True,
+) -> NDArray[np.float64]:
+    """A number, or one per network, as (K,) float64 within the given bounds."""
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape not in ((), (models,)):
+        raise UsageError(f"{name} has shape {array.shape}; give one number, or {models}, one per network")
+    valid = (array > low if low_open else array >= low) & (array < high if high_open else array <= high)
+    if not valid.all():
+        bad = float(array[~valid].flat[0]) if array.ndim else float(array)
+        lower = f"{name} {'>' if low_open else '>='} {low:g}"
+        upper = "finite" if high == np.inf else f"{'<' if high_open else '<='} {high:g}"
+        raise UsageError(f"{name}={bad:g} does not fit; use {lower} and {upper}")
+    return np.broadcast_to(array, (models,)).copy()
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """An integer of at least `low`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < low:
+        raise UsageError(f"{name}={value!r} does not fit; use a whole number of at least {low}")
+    return int(value)
+
+
+def _real_array(array: Any, name: str) -> NDArray[Any]:
+    try:
+        found: NDArray[Any] = np.asarray(array)
+    except ValueError as error:
+        raise DataError(f"{name} is not an array: {error}; all rows need the same length") from None
+    if found.dtype.kind not in "biuf":
+        raise DataError(f"{name} has dtype {found.dtype}; it must be real numbers (encode text and categories first)")
+    return found
+
+
+def _require_finite(array: NDArray[Any], name: str) -> None:
+    if array.dtype.kind != "f":
+        return
+    rows = max(1, _BLOCK // max(1, array[:1].size))
+    for start in range(0, len(array), rows):
+        wrong = ~np.isfinite(array[start : start + rows])
+        if wrong.any():
+            index = np.argwhere(wrong)[0]
+            index[0] += start
+            where = ", ".join(str(i) for i in index)
+            raise DataError(
+                f"{name}[{where}] = {array[tuple(index)]}; values must be finite (impute or drop such rows)"
+            )
+
+
+def _classes(y: NDArray[Any], n_classes: int, loss: Loss, name: str) -> NDArray[np.int64]:
+    if y.dtype.kind == "f" and (y != np.rint(y)).any():
+        row = int(np.argmax(y != np.rint(y)))
+        raise DataError(
+            f'{name}[{row}] = {y[row]} is continuous, but loss "{loss.name}" needs classes 0 … {n_classes - 1}; '
+            f'for regression use loss="half_squared_error"'
+        )
+    wrong = (y < 0) | (y >= n_classes)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise DataError(f"{name}[{row}] = {y[row]} is no class of this network: classes are 0 … {n_classes - 1}")
+    return y.astype(np.int64)

@@ -1,0 +1,81 @@
+"""HDF5 files, without the ways in which they reach into other files or objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from gpubp.data.arrays import from_arrays
+from gpubp.data.source import Data, check_size
+from gpubp.errors import DataError, UsageError, suggest
+
+# Our own names, and those of the cat pictures, whose two parts lie in two files.
+LAYOUTS = (
+    {name: name for name in ("X", "y", "X_test", "y_test")},
+    {"X": "train_set_x", "y": "train_set_y", "X_test": "test_set_x", "y_test": "test_set_y"},
+)
+
+
+def read_hdf5(path: Path) -> Data:
+    """Read X, y, X_test and y_test from a file; the test part may lie in the sister file beside it."""
+    found, classes = _read_file(path)
+    sister = path.with_name(path.name.replace("train", "test"))
+    if "X" in found and "X_test" not in found and sister != path and sister.is_file():
+        more, classes = _read_file(sister)
+        found |= {name: array for name, array in more.items() if name in ("X_test", "y_test")}
+    if "X" not in found:  # a test file by itself
+        found = {"X": found["X_test"], "y": found.get("y_test")}
+    data = from_arrays(path.name, found)
+    if "X_test" in found and path.name != sister.name and sister.is_file():
+        data.say(f"test part: {sister.name}, beside {path.name}")
+    if classes:
+        data.say("classes: " + ", ".join(f'{i} is "{name}"' for i, name in enumerate(classes)))
+    return data
+
+
+def read_folder(folder: Path) -> Data:
+    """Read the folder's only .h5 file, or the one for training, whose sister is the one for testing."""
+    paths = sorted(folder.glob("*.h5"))
+    training = [path for path in paths if "train" in path.name] or paths
+    if len(training) > 1:
+        raise DataError(f"{folder.name}: holds {', '.join(path.name for path in training)}; name one of them")
+    return read_hdf5(training[0])
+
+
+def _read_file(path: Path) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
+    try:
+        import h5py
+    except ImportError:
+        raise UsageError(f"{path.name}: reading HDF5 needs h5py; pip install 'gpubp[hdf5]'") from None
+    try:
+        with h5py.File(path, "r") as file:
+            layout = next((names for names in LAYOUTS if names["X"] in file or names["X_test"] in file), None)
+            if layout is None:
+                raise DataError(f'{path.name}: there is no array "X" or "train_set_x"; {suggest("X", file)}')
+            found: dict[str, NDArray[Any] | None] = {
+                name: _read(path, file, stored) for name, stored in layout.items() if stored in file
+            }
+            classes = _read(path, file, "list_classes") if "list_classes" in file else ()
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path.name}: cannot be read as HDF5: {error}") from error
+    return found, [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in classes]
+
+
+def _read(path: Path, file: Any, name: str) -> NDArray[Any]:
+    """One array, whose bytes lie in this very file and are as many as it says."""
+    import h5py
+
+    where = f'{path.name}, array "{name}"'
+    link = file.get(name, getlink=True)
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise DataError(f"{where}: is not stored in this file itself, as an array; copy it into the file")
+    if dataset.dtype.hasobject:
+        raise DataError(f"{where}: {dataset.dtype} holds objects; save numbers, or texts of fixed length")
+    check_size(where, dataset.nbytes, dataset.id.get_storage_size())
+    array: NDArray[Any] = dataset[()]
+    return array

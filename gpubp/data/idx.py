@@ -1,0 +1,73 @@
+"""Folders of MNIST-format IDX files, gzipped or not."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.data.arrays import from_arrays
+from gpubp.data.source import Data, check_size
+from gpubp.errors import DataError
+
+UNSIGNED_BYTES = 0x08
+
+
+def read_folder(folder: Path) -> Data:
+    """Read ``train-images…``, ``train-labels…`` and, if they are there, ``t10k-`` or ``test-`` files."""
+    name = folder.resolve().name
+    found: dict[str, NDArray[Any] | None] = {
+        "X": _read(folder, ("train-images",), dimensions=3),
+        "y": _read(folder, ("train-labels",), dimensions=1),
+        "X_test": _read(folder, ("t10k-images", "test-images"), dimensions=3),
+        "y_test": _read(folder, ("t10k-labels", "test-labels"), dimensions=1),
+    }
+    if found["X"] is None:
+        raise DataError(f"{name}: the folder holds no train-images file; a folder of MNIST-format IDX files is needed")
+    return from_arrays(name, found)
+
+
+def _read(folder: Path, kinds: tuple[str, ...], dimensions: int) -> NDArray[Any] | None:
+    paths = sorted({path for kind in kinds for path in folder.glob(f"*{kind}*")})
+    if not paths:
+        return None
+    if len(paths) > 1:
+        raise DataError(f"{folder.name}: {paths[0].name} and {paths[1].name} hold the same part; keep one of them")
+    path = paths[0]
+    try:
+        opener: Callable[[Path], Any] = gzip.open if path.suffix == ".gz" else partial(open, mode="rb")
+        with opener(path) as stream:
+            return _read_stream(stream, path, dimensions)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path.name}: the gzip data are damaged ({error}); download or copy it again") from error
+
+
+def _read_stream(stream: IO[bytes], path: Path, dimensions: int) -> NDArray[Any]:
+    """The array of one file. Its size is known from the header, so no more is ever unpacked."""
+    magic = bytes([0, 0, UNSIGNED_BYTES, dimensions])
+    header = stream.read(4 + 4 * dimensions)
+    if len(header) < 4 + 4 * dimensions or header[:4] != magic:
+        raise DataError(
+            f"{path.name}: starts with {header[:4].hex() or 'nothing'}, not with {magic.hex()}, "
+            f"the magic number of unsigned bytes in {dimensions} dimension(s)"
+        )
+    shape = struct.unpack(f">{dimensions}I", header[4:])
+    size = math.prod(shape)
+    stored = path.stat().st_size
+    check_size(path.name, size, stored)
+    body = stream.read(size + 1)
+    if len(body) != size:
+        more = "more than " if len(body) > size else ""
+        raise DataError(
+            f"{path.name}: the header promises {size:,} bytes for shape {shape}, and the file holds "
+            f"{more}{min(len(body), size):,}; download or copy it again"
+        )
+    return np.frombuffer(body, dtype=np.uint8).reshape(shape)

@@ -1,0 +1,80 @@
+"""From the name of a data set, a file or a folder to its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gpubp.data import arrays, hdf5, idx, tables
+from gpubp.data.builtin import BUILTIN
+from gpubp.data.source import Data
+from gpubp.errors import DataError, UsageError, suggest
+
+READERS: dict[str, Callable[[Path], Data]] = {
+    ".csv": tables.read_csv,
+    ".csv.gz": tables.read_csv,
+    ".parquet": tables.read_parquet,
+    ".npz": arrays.read_npz,
+    ".npy": arrays.read_npy,
+    ".h5": hdf5.read_hdf5,
+    ".hdf5": hdf5.read_hdf5,
+}
+
+
+def read(source: str | Path, target: str | None = None) -> Data:
+    """Read a data set.
+
+    Parameters
+    ----------
+    source : str or Path
+        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz
+        (arrays X, y, optionally X_test, y_test), .npy (a table without names: its columns are "1", "2", …) or
+        .h5/.hdf5 file (the names of .npz, or train_set_x, train_set_y, test_set_x, test_set_y); a folder of
+        MNIST-format IDX files, or of one .h5 file for training and one for testing.
+    target : str, optional
+        The column to be predicted, for tables; `prepare` takes the last one where none is given.
+
+    Returns
+    -------
+    Data
+
+    Raises
+    ------
+    DataError
+        If there is no such data set, or it cannot be read without guessing; the message names the file, the
+        line, the column, the text and the remedy.
+    """
+    if str(source) in BUILTIN:
+        data = BUILTIN[str(source)]()
+    else:
+        path = Path(source)
+        try:
+            data = _read_path(path)
+        except OSError as error:
+            raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    if target is not None:
+        _set_target(data, target)
+    return data
+
+
+def _read_path(path: Path) -> Data:
+    if path.is_dir():
+        return hdf5.read_folder(path) if any(path.glob("*.h5")) else idx.read_folder(path)
+    ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
+    if not path.exists():
+        hint = suggest(str(path), BUILTIN) if ending is None else "check the path"
+        raise DataError(f'there is no file, folder or built-in data set "{path}"; {hint}')
+    if ending is None:
+        raise DataError(
+            f'{path.name}: cannot tell the format from "{path.suffix}"; known: {", ".join(READERS)}, '
+            "or a folder of IDX files"
+        )
+    return READERS[ending](path)
+
+
+def _set_target(data: Data, target: str) -> None:
+    if data.kind != "table":
+        raise UsageError(f'{data.name} has no named columns, so no target "{target}"; leave the target out')
+    if target not in data.columns:
+        raise DataError(f'{data.name}: there is no column "{target}"; {suggest(target, data.columns)}')
+    data.target = target

@@ -1,0 +1,247 @@
+"""What this machine can run, why, and what to install or set: what ``gpubp doctor`` finds.
+
+Nothing here prints. `findings` looks; `checks_of_this_machine` computes: float32 against float64, and the
+four equations against complex-step differentiation.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.activations import ACTIVATIONS
+from gpubp.backends import get_backend
+from gpubp.backends.cuda.probe import probe
+from gpubp.diagnostics import check_gradients
+from gpubp.losses import LOSSES, Loss
+from gpubp.network import MLP
+
+REQUIRED = ("numpy", "scipy", "scikit-learn", "safetensors", "rich", "typer", "duckdb")
+OPTIONAL = {"h5py": "pip install 'gpubp[hdf5]' to read .h5 files"}
+
+# From the slowest to the fastest kernels that OpenBLAS, MKL and BLIS may be told to use, by the processor's
+# flags that they need. Families that are not listed (other architectures') are never judged.
+LEVELS = ("SSE", "AVX", "AVX2", "AVX-512")
+FLAGS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("avx",),
+    ("avx2", "fma"),
+    ("avx512f", "avx512bw", "avx512dq", "avx512vl"),
+)
+FAMILIES: dict[str, int] = {
+    **dict.fromkeys(("prescott", "core2", "penryn", "dunnington", "nehalem", "atom", "barcelona", "bobcat"), 0),
+    **dict.fromkeys(("generic", "compatible", "sse2", "sse3", "ssse3", "sse4_2"), 0),
+    **dict.fromkeys(("sandybridge", "bulldozer", "piledriver", "steamroller", "avx"), 1),
+    **dict.fromkeys(("haswell", "zen", "zen2", "zen3", "excavator", "avx2"), 2),
+    **dict.fromkeys(("skylakex", "skx", "cooperlake", "sapphirerapids", "avx512", "zen4"), 3),
+}
+PINS = ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "BLIS_ARCH_TYPE")
+THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
+
+PARITY_LIMIT = 1e-5  # normwise; the float32 unit roundoff is 6e-8, and a few layers of sums stand between
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of what was found.
+
+    Attributes
+    ----------
+    subject, found : str
+        "BLAS", "OpenBLAS 0.3.31, SkylakeX kernels, 2 threads".
+    warning : str
+        What is wrong or slower than need be, and what to install or set; empty where all is well.
+    """
+
+    subject: str
+    found: str
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One computation on this machine.
+
+    Attributes
+    ----------
+    name : str
+    error, limit : float
+        The largest relative error found, and what is allowed.
+    """
+
+    name: str
+    error: float
+    limit: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is a number within the limit."""
+        return self.error <= self.limit
+
+
+def findings() -> list[Finding]:
+    """Versions, processor, BLAS, CuPy and the device that ``device="auto"`` picks."""
+    cuda = probe()
+    backend = get_backend("auto")
+    return [
+        Finding("gpubp", _version("gpubp") or _source_version()),
+        Finding("Python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        *_packages(),
+        Finding("processor", _processor()),
+        *_blas(),
+        *slow_kernels(os.environ, _cpu_flags()),
+        Finding("CuPy", cuda.found, cuda.remedy),
+        Finding("device", f"{backend.device}: {backend.reason}"),
+    ]
+
+
+def checks_of_this_machine() -> Iterator[Check]:
+    """Parity of float32 with float64 for every activation, and gradients for every loss."""
+    for name in ACTIVATIONS:
+        yield Check(f"float32 against float64, {name}", _parity(name), PARITY_LIMIT)
+    for name, make in LOSSES.items():
+        net, X, y = _example(make(), "tanh", "float64")
+        found = check_gradients(net, X, y)
+        yield Check(f"gradients, {name}", max(found.errors.values()), found.tolerance)
+
+
+def slow_kernels(environment: Mapping[str, str], flags: frozenset[str]) -> list[Finding]:
+    """Warnings about environment variables that pin BLAS to slower kernels than the processor has.
+
+    Parameters
+    ----------
+    environment : mapping
+        ``os.environ``.
+    flags : frozenset of str
+        The processor's, as Linux names them; empty where unknown, and then nothing is said.
+    """
+    best = max((i for i, needed in enumerate(FLAGS) if flags.issuperset(needed)), default=0)
+    found = []
+    for variable in PINS:
+        family = environment.get(variable, "")
+        level = FAMILIES.get(family.split(",")[0].strip().lower())
+        if flags and level is not None and level < best:
+            warning = f"slower {LEVELS[level]} kernels, though the processor has {LEVELS[best]}; unset {variable}"
+            found.append(Finding("BLAS kernels", f"{variable}={family}", warning))
+    return found
+
+
+def _packages() -> Iterator[Finding]:
+    for name in REQUIRED:
+        version = _version(name)
+        yield Finding(name, version or "not installed", "" if version else f"pip install {name}")
+    for name, remedy in OPTIONAL.items():
+        yield Finding(name, _version(name) or f"not installed (optional: {remedy})")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _source_version() -> str:
+    import gpubp
+
+    return f"{gpubp.__version__}, from a checkout"
+
+
+def _processor() -> str:
+    cores = cpu_count()
+    text = _cpuinfo()
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    name = model[1].strip() if model else platform.processor() or platform.machine()
+    return f"{name}, {cores} core{'s' if cores > 1 else ''} to use"
+
+
+def cpu_count() -> int:
+    """Cores that this process may run on."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_flags() -> frozenset[str]:
+    flags = re.search(r"^flags\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    return frozenset(flags[1].split()) if flags else frozenset()
+
+
+def _blas() -> Iterator[Finding]:
+    """NumPy's BLAS as threadpoolctl finds it in this process, or as NumPy was built with."""
+    libraries = _loaded_blas()
+    for library in libraries:
+        version = library.get("version") or "of unknown version"
+        kernels = f", {library['architecture']} kernels" if library.get("architecture") else ""
+        threads = int(library["num_threads"])
+        found = f"{library['internal_api']} {version}{kernels}, {threads} thread{'s' if threads > 1 else ''}"
+        yield Finding("BLAS", found, _few_threads(threads))
+    if not libraries:
+        built: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        yield Finding("BLAS", f"{built.get('name', 'unknown')} {built.get('version', '')}".strip())
+
+
+def _loaded_blas() -> list[dict[str, Any]]:
+    """The BLAS libraries in this process that NumPy uses; SciPy's wheel carries one of its own."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return []
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    of_numpy = [library for library in libraries if "numpy" in str(library["filepath"]).lower()]
+    return of_numpy or libraries
+
+
+def _few_threads(threads: int) -> str:
+    cores = cpu_count()
+    limit = next((f"{name}={os.environ[name]}" for name in THREADS if os.environ.get(name)), None)
+    if threads >= cores or limit is None:
+        return ""
+    return f"{limit} leaves {cores - threads} of {cores} cores idle; unset it unless others need them"
+
+
+def _parity(activation: str) -> float:
+    """The largest normwise error of outputs and gradients in float32, against float64 from the same weights."""
+    narrow, X, y = _example(LOSSES["cross_entropy"](), activation, "float32")
+    wide, _, _ = _example(LOSSES["cross_entropy"](), activation, "float64")
+    for exact, rounded in zip((*wide.weights, *wide.biases), (*narrow.weights, *narrow.biases), strict=True):
+        exact[...] = rounded
+    _, rounded_grads = narrow.gradients(X, y)
+    _, exact_grads = wide.gradients(X, y)
+    pairs = [
+        (narrow.forward(X), wide.forward(X)),
+        *zip(rounded_grads.weights, exact_grads.weights, strict=True),
+        *zip(rounded_grads.biases, exact_grads.biases, strict=True),
+    ]
+    return max(_relative(rounded, exact) for rounded, exact in pairs)
+
+
+def _relative(rounded: Array, exact: Array) -> float:
+    return float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact))
+
+
+def _example(loss: Loss, activation: str, precision: str) -> tuple[MLP, Array, Array]:
+    """A small network with hidden layers, inputs that float32 holds exactly, and targets that fit the loss."""
+    rng = np.random.default_rng(0)
+    net = MLP([6, 8, 7, 4], activation, loss, seed=1, device="auto", precision=precision)
+    X = rng.normal(size=(32, 6)).astype(np.float32)
+    if loss.integer_targets:
+        return net, X, rng.integers(0, 4, 32)
+    low, high = np.clip(loss.targets, -2.0, 2.0)
+    values = rng.uniform(low, high, (32, 4))
+    return net, X, np.rint(values) if loss.classification else values

@@ -1,0 +1,292 @@
+"""The losses C and their gradients.
+
+A loss works on logits: one formula gives value and gradient together, so shared terms are computed once
+and no logarithm of a rounded probability is ever taken. The loss names the output activation that turns
+its logits into predictions. A loss written in terms of values (``half_squared_error``, …) can be combined
+with any other output activation: `through` applies BP1, δᴸ = ∇ₐC ⊙ σ′(zᴸ).
+
+Formulas are per sample and unweighted; the normalizer 1/m (or 1/Σw) is the business of the backend's
+``loss_delta`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+from gpubp._typing import Array, Namespace
+from gpubp.activations import SOFTMAX, Activation, Softmax, exponential, identity, sigmoid
+from gpubp.errors import UsageError
+from gpubp.registry import canonical, require, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What is reported beside the loss.
+
+    Attributes
+    ----------
+    name : str
+        "accuracy" or "rmse".
+    per_row : callable
+        ``per_row(xp, logits, output, y) -> (…, rows)``, averaged over samples. `output` is a function
+        of no arguments that gives a^L, for the metrics that need it.
+    finish : callable
+        From the weighted mean over samples to the figure reported.
+    """
+
+    name: str
+    per_row: Callable[[Namespace, Array, Callable[[], Array], Array], Array]
+    finish: Callable[[float], float]
+
+
+def _hits_of_classes(xp: Namespace, logits: Array, output: Callable[[], Array], y: Array) -> Array:
+    truth = y if y.ndim < logits.ndim else y.argmax(axis=-1)
+    return logits.real.argmax(axis=-1) == truth
+
+
+def _hits_of_labels(xp: Namespace, logits: Array, output: Callable[[], Array], y: Array) -> Array:
+    return ((logits.real > 0) == (y > 0.5)).mean(axis=-1)
+
+
+def _squared_error(xp: Namespace, logits: Array, output: Callable[[], Array], y: Array) -> Array:
+    return ((output().real - y) ** 2).mean(axis=-1)
+
+
+CLASS_ACCURACY = Metric("accuracy", _hits_of_classes, float)
+LABEL_ACCURACY = Metric("accuracy", _hits_of_labels, float)
+RMSE = Metric("rmse", _squared_error, lambda mean: float(mean) ** 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss on logits.
+
+    Attributes
+    ----------
+    name : str
+        How it is called in files and on the command line.
+    formula : callable
+        ``formula(xp, z, y, smoothing) -> (value, delta)``. z, y and delta are (…, rows, n); value is
+        (…, rows), or (…, rows, n) still to be summed over the outputs of a row. Class targets may be
+        integers (…, rows). `smoothing` is a number or broadcasts against z.
+    output_activation : Activation or Softmax
+        What turns logits into predictions.
+    metric : Metric
+        Reported beside it.
+    classification : bool
+        Whether targets are classes or labels; only then may labels be smoothed.
+    scalar_value, scalar_delta : str or None
+        The same as expressions in ``z``, ``y`` and ``s`` (the smoothing), for elementwise losses.
+    targets : tuple of (float, float)
+        The interval in which every target must lie.
+    """
+
+    name: str
+    formula: Callable[[Namespace, Array, Array, Array], tuple[Array, Array]]
+    output_activation: Activation | Softmax
+    metric: Metric = RMSE
+    classification: bool = False
+    scalar_value: str | None = None
+    scalar_delta: str | None = None
+    targets: tuple[float, float] = (-inf, inf)
+
+    @property
+    def integer_targets(self) -> bool:
+        """Whether the targets are class indices: one integer a row for all outputs together."""
+        return self.metric is CLASS_ACCURACY
+
+
+def half_squared_error() -> Loss:
+    """C = ½ Σⱼ (zⱼ − yⱼ)²; ∂C/∂z = z − y."""
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        error = z - y
+        return 0.5 * error * error, error
+
+    return Loss(
+        "half_squared_error",
+        formula,
+        identity(),
+        scalar_value="T(0.5) * (z - y) * (z - y)",
+        scalar_delta="z - y",
+    )
+
+
+def absolute_error() -> Loss:
+    """C = Σⱼ |zⱼ − yⱼ|; ∂C/∂z = ±1, and 0 where they are equal."""
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        error = z - y
+        sign = xp.where(error.real > 0, xp.ones_like(z), xp.where(error.real < 0, -xp.ones_like(z), 0 * error))
+        return sign * error, sign
+
+    return Loss(
+        "absolute_error",
+        formula,
+        identity(),
+        scalar_value="fabs(z - y)",
+        scalar_delta="select(z > y, T(1), select(z < y, T(-1), T(0) * (z - y)))",
+    )
+
+
+def huber(delta: float = 1.0) -> Loss:
+    """C = Σⱼ ½e² for |e| ≤ d, else d(|e| − ½d), with e = z − y; ∂C/∂z = e cut to ±d. Source: Huber, 1964."""
+    delta = float(delta)
+    require("huber", "delta", delta, 0 < delta < inf, "delta > 0, such as 1.0")
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        error = z - y
+        cut = xp.minimum(xp.maximum(error, -delta), delta)
+        return cut * (error - 0.5 * cut), cut
+
+    d = f"T({delta!r})"
+    cut = f"select(z - y > {d}, {d}, select(z - y < -{d}, -{d}, z - y))"
+    return Loss(
+        canonical("huber", delta=(delta, 1.0)),
+        formula,
+        identity(),
+        scalar_value=f"{cut} * (z - y - T(0.5) * {cut})",
+        scalar_delta=cut,
+    )
+
+
+def quantile(q: float = 0.5) -> Loss:
+    """C = Σⱼ max(q (yⱼ − zⱼ), (q − 1)(yⱼ − zⱼ)), least at the q-quantile of y. Source: Koenker and Bassett, 1978."""
+    q = float(q)
+    require("quantile", "q", q, 0 < q < 1, "0 < q < 1, such as 0.9")
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        error = z - y
+        slope = xp.where(
+            error.real > 0,
+            (1 - q) * xp.ones_like(z),
+            xp.where(error.real < 0, -q * xp.ones_like(z), 0 * error),
+        )
+        return slope * error, slope
+
+    over, under = f"T({1 - q!r})", f"T({-q!r})"
+    slope = f"select(z > y, {over}, select(z < y, {under}, T(0) * (z - y)))"
+    return Loss(
+        canonical("quantile", q=(q, 0.5)),
+        formula,
+        identity(),
+        scalar_value=f"{slope} * (z - y)",
+        scalar_delta=slope,
+    )
+
+
+def poisson() -> Loss:
+    """C = Σⱼ (exp zⱼ − yⱼ zⱼ), the Poisson log-likelihood but for ln y!; ∂C/∂z = exp z − y. Logits are log rates."""
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        rate = xp.exp(z)
+        return rate - y * z, rate - y
+
+    return Loss(
+        "poisson",
+        formula,
+        exponential(),
+        scalar_value="exp(z) - y * z",
+        scalar_delta="exp(z) - y",
+        targets=(0.0, inf),
+    )
+
+
+def binary_cross_entropy() -> Loss:
+    """C = Σⱼ ln(1 + exp zⱼ) − tⱼ zⱼ; ∂C/∂z = σ(z) − t: the factor σ′ cancels. One sigmoid per label.
+
+    t = y + s(½ − y) is the target after label smoothing s. ln(1 + eᶻ) − tz is computed as
+    ln(1 + e^−|z|) + max(z, 0) − tz, which neither overflows nor cancels.
+    """
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        target = y + smoothing * (0.5 - y)
+        positive = xp.maximum(z, 0)
+        decay = xp.exp(z - 2 * positive)  # e^−|z|, at most 1
+        probability = xp.where(z.real > 0, 1 / (1 + decay), decay / (1 + decay))
+        return xp.log1p(decay) + (positive - target * z), probability - target
+
+    target, decay = "(y + s * (T(0.5) - y))", "exp(-fabs(z))"
+    return Loss(
+        "binary_cross_entropy",
+        formula,
+        sigmoid(),
+        metric=LABEL_ACCURACY,
+        classification=True,
+        scalar_value=f"log1p({decay}) + (select(z > T(0), z, T(0)) - {target} * z)",
+        scalar_delta=f"select(z > T(0), T(1), {decay}) / (T(1) + {decay}) - {target}",
+        targets=(0.0, 1.0),
+    )
+
+
+def cross_entropy() -> Loss:
+    """C = ln Σₖ exp zₖ − Σⱼ tⱼ zⱼ with softmax; ∂C/∂z = softmax(z) − t. The log-likelihood of a class.
+
+    t = (1 − s) y + s/n is the target after label smoothing s (Szegedy et al., 2016). y is an integer class
+    per row, or a distribution per row (one-hot). The row-wise loss: fused backends have one loop for it.
+    """
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        shifted = z - z.real.max(axis=-1, keepdims=True)
+        e = xp.exp(shifted)
+        total = e.sum(axis=-1, keepdims=True)
+        delta = e / total
+        if y.ndim < z.ndim:  # the same as one-hot y, without building it
+            index = y[..., None]
+            chosen = xp.take_along_axis(shifted, index, axis=-1)
+            picked = xp.take_along_axis(delta, index, axis=-1)
+            if xp.any(smoothing):
+                aim = (1 - smoothing) * chosen + smoothing * shifted.mean(axis=-1, keepdims=True)
+                delta = delta - smoothing / z.shape[-1]
+                picked = picked - smoothing / z.shape[-1]
+            else:
+                aim = chosen
+            xp.put_along_axis(delta, index, picked - (1 - smoothing), axis=-1)
+        else:
+            target = (1 - smoothing) * y + smoothing / z.shape[-1]
+            aim = (target * shifted).sum(axis=-1, keepdims=True)
+            delta = delta - target
+        return (xp.log(total) - aim)[..., 0], delta
+
+    return Loss("cross_entropy", formula, SOFTMAX, metric=CLASS_ACCURACY, classification=True, targets=(0.0, 1.0))
+
+
+def through(loss: Loss, activation: Activation | Softmax) -> Loss:
+    """`loss`, a loss on values, as a loss on the logits of another output activation.
+
+    BP1 by the chain rule: δᴸ = ∇ₐC ⊙ σ′(zᴸ), or softmax's Jacobian. ``half_squared_error`` with
+    ``sigmoid`` is Nielsen's first network: slow to learn where it starts badly wrong, since σ′ ≈ 0 there.
+    """
+    if activation.name == loss.output_activation.name:
+        return loss
+    if loss.output_activation.name != "identity":
+        raise UsageError(
+            f'loss "{loss.name}" is computed from logits and implies output activation '
+            f'"{loss.output_activation.name}"; "{activation.name}" cannot replace it. '
+            f'Use output_activation="auto", or a loss on values such as "half_squared_error"'
+        )
+
+    def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
+        a = activation.f(xp, z)
+        value, grad_a = loss.formula(xp, a, y, smoothing)
+        return value, activation.grad_z(xp, grad_a, z, a)
+
+    return Loss(loss.name, formula, activation, loss.metric, loss.classification, targets=loss.targets)
+
+
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "half_squared_error": half_squared_error,
+    "absolute_error": absolute_error,
+    "huber": huber,
+    "quantile": quantile,
+    "poisson": poisson,
+    "binary_cross_entropy": binary_cross_entropy,
+    "cross_entropy": cross_entropy,
+}
+
+
+def get_loss(spec: str | Loss) -> Loss:
+    """The loss that `spec`, a name such as ``"huber"`` or ``"quantile(0.9)"``, or a record, means."""
+    return resolve("loss", LOSSES, spec, Loss)

@@ -1,0 +1,103 @@
+"""Arrays and records to disk and back: safetensors with a JSON header, never pickle.
+
+Nothing is overwritten in place: a file is written beside its target, flushed to the disk and renamed over
+it, so a reader sees the old file or the new one, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.errors import DataError, UsageError
+
+FORMAT = 1  # of model files; a reader refuses newer ones
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all.
+
+    Raises
+    ------
+    UsageError
+        If the folder cannot be written to, or the disk is full; what stood at `path` before is untouched.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}; {len(data):,} bytes needed)") from error
+
+
+def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
+    """Write named tensors and a JSON-able dict as one safetensors file."""
+    from safetensors.numpy import save as to_bytes
+
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    header = {"gpubp": json.dumps({"format": FORMAT, **metadata}, allow_nan=False)}
+    atomic_write(path, to_bytes(contiguous, metadata=header))
+
+
+def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what `save` wrote.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no safetensors file, was not written by gpubp, or by a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; a model is a .safetensors file that MLP.save wrote")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get("gpubp")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        metadata = json.loads(header) if header else None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable safetensors file ({error})") from None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
+        raise DataError(f"{path}: not written by gpubp; load a file that MLP.save wrote")
+    if metadata["format"] > FORMAT:
+        raise DataError(f"{path}: format {metadata['format']}, but this gpubp reads up to {FORMAT}; update gpubp")
+    return tensors, metadata
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)

@@ -1,0 +1,205 @@
+"""Every format is read as what it holds; what it lacks or what was guessed is noted."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+
+from gpubp.data import prepare, read
+
+TABLE = 'a,"b, with comma",kind\n1,0.5,x\n2,,y\nNA,2.5, z \n4,nan,?\n'
+
+
+def check_table(path: Path) -> None:
+    data = read(path)
+    assert data.kind == "table" and data.name == path.name and data.target is None and data.rows == 4
+    assert list(data.columns) == ["a", "b, with comma", "kind"]
+    np.testing.assert_array_equal(data.columns["a"], [1, 2, np.nan, 4])
+    np.testing.assert_array_equal(data.columns["b, with comma"], [0.5, np.nan, 2.5, np.nan])
+    assert data.columns["kind"].tolist() == ["x", "y", "z", None]
+
+
+@pytest.mark.parametrize("delimiter", ",;\t|")
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_csv_dialects_read_alike(delimiter: str, ending: str, start: str, tmp_path: Path) -> None:
+    quoted, rest = TABLE.split('"')[1], TABLE.split('"')[2].replace(",", delimiter)
+    path = tmp_path / "t.csv"
+    path.write_bytes((start + f'a{delimiter}"{quoted}"{rest}'.replace("\n", ending)).encode())
+    check_table(path)
+
+
+def test_gzipped_csv_reads_as_csv(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(TABLE.encode()))
+    check_table(path)
+
+
+def test_names_that_sql_and_globs_would_obey_are_plain_names(tmp_path: Path) -> None:
+    (tmp_path / "it's 1ab;.csv").write_text("wrong,file\n1,2\n")
+    path = tmp_path / "it's [1]*?;.csv"
+    path.write_text(TABLE.replace("kind", "x'); DROP TABLE cells; --"))
+    assert list(read(path).columns)[-1] == "x'); DROP TABLE cells; --"
+    parquet = tmp_path / "it's [1]*.parquet"
+    duckdb.execute('CREATE TEMP TABLE odd AS SELECT 1 AS "say ""a""", 2 AS y')
+    duckdb.execute("COPY odd TO '" + str(parquet).replace("'", "''") + "'")
+    assert list(read(parquet).columns) == ['say "a"', "y"]
+
+
+def test_columns_of_codes_stay_texts(tmp_path: Path) -> None:
+    path = tmp_path / "codes.csv"
+    path.write_text("under,mixed,truth,y\n" + "1_0,1,true,5\n1_1,A,false,6\n" * 5)
+    data = read(path)
+    assert set(data.columns["under"]) == {"1_0", "1_1"}
+    assert set(data.columns["mixed"]) == {"1", "A"}
+    assert set(data.columns["truth"]) == {"true", "false"}
+    assert data.notes == ['column "mixed": 5 numbers and 5 texts, read as categories']
+
+
+def test_quoted_newlines_and_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "quotes.csv"
+    path.write_text('"a\nb",y\n"say ""hi""\nthere",1\n,2\n')
+    data = read(path)
+    assert data.columns["a\nb"].tolist() == ['say "hi"\nthere', None]
+    assert [data.place(row) for row in range(2)] == ["line 3", "line 5"]
+
+
+def test_parquet_types(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    duckdb.execute(
+        "COPY (SELECT * FROM (VALUES (1::TINYINT, 1.5::FLOAT, 2.25::DECIMAL(5, 2), true, 'x', DATE '2024-02-29'), "
+        f"(NULL, NULL, NULL, NULL, NULL, NULL)) AS t(i, f, d, b, s, day)) TO '{path}'"
+    )
+    columns = read(path).columns
+    for name, value in {"i": 1, "f": 1.5, "d": 2.25}.items():
+        np.testing.assert_array_equal(columns[name], [value, np.nan])
+    for name, text in {"b": "true", "s": "x", "day": "2024-02-29"}.items():
+        assert columns[name].tolist() == [text, None]
+
+
+X, Y = np.arange(24.0).reshape(6, 4), np.array([0, 1] * 3)
+
+
+def test_npz(tmp_path: Path) -> None:
+    path = tmp_path / "t.npz"
+    np.savez_compressed(path, X=X, y=Y[:, None], X_test=X[:2], y_test=Y[:2], other=np.array(["not", "read"]))
+    data = read(path)
+    assert data.kind == "arrays" and data.y is not None and data.test_part is not None
+    np.testing.assert_array_equal(data.X, X)
+    np.testing.assert_array_equal(data.y, Y)
+    np.testing.assert_array_equal(data.test_part.X, X[:2])
+    np.testing.assert_array_equal(data.test_part.y, Y[:2])
+
+
+@pytest.mark.parametrize("y", [np.array(["a", "é"] * 3), np.array([b"a", "é".encode()] * 3)])
+def test_npz_texts_are_classes(y: Any, tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", X=X, y=y)
+    assert prepare(read(tmp_path / "t.npz")).classes == ["a", "é"]
+
+
+def test_uint8_means_pixels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", X=np.full((6, 2, 3), 51, np.uint8), y=Y)
+    data = read(tmp_path / "t.npz")
+    assert data.kind == "images" and data.X is not None and data.X.shape == (6, 6)
+    assert "divided by 255" in data.notes[0]
+    np.testing.assert_array_equal(prepare(data).train[0], np.float32(0.2))
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_npy_is_a_table_whose_last_column_is_the_target(order: Any, tmp_path: Path) -> None:
+    np.save(tmp_path / "t.npy", np.asarray(np.column_stack([X, Y]), order=order))
+    data = read(tmp_path / "t.npy")
+    assert list(data.columns) == ["1", "2", "3", "4", "5"]
+    np.testing.assert_array_equal(data.columns["5"], Y)
+    assert prepare(data).preprocessing["target"]["name"] == "5"
+
+
+def test_hdf5_with_our_names_and_with_the_cats_names(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="HDF5 needs h5py")
+    with h5py.File(tmp_path / "ours.hdf5", "w") as file:
+        file["X"], file["y"] = X, Y
+    np.testing.assert_array_equal(read(tmp_path / "ours.hdf5").X, X)
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    with h5py.File(folder / "train_pets.h5", "w") as file:
+        file["train_set_x"], file["train_set_y"] = np.zeros((6, 2, 2, 3), np.uint8), Y[:, None]
+    with h5py.File(folder / "test_pets.h5", "w") as file:
+        file["test_set_x"], file["test_set_y"] = np.ones((2, 2, 2, 3), np.uint8), Y[:2, None]
+        file["list_classes"] = np.array([b"dog", b"cat"])
+    for source in (folder, folder / "train_pets.h5"):
+        data = read(source)
+        assert data.kind == "images" and data.rows == 6 and data.test_part is not None
+        assert data.test_part.rows == 2
+        assert 'classes: 0 is "dog", 1 is "cat"' in data.notes
+    alone = read(folder / "test_pets.h5")
+    assert alone.rows == 2 and alone.test_part is None
+
+
+def idx(array: np.ndarray) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_folder(zipped: bool, tmp_path: Path, rng: np.random.Generator) -> None:
+    pixels, labels = rng.integers(0, 256, (6, 4, 3), np.uint8), Y.astype(np.uint8)
+    parts = {"train": (pixels, labels), "t10k": (pixels[:2], labels[:2])}
+    for part, (images, classes) in parts.items():
+        for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", classes)):
+            content = gzip.compress(idx(array)) if zipped else idx(array)
+            (tmp_path / f"{name}{'.gz' * zipped}").write_bytes(content)
+    data = read(tmp_path)
+    assert data.kind == "images" and data.test_part is not None
+    np.testing.assert_array_equal(data.X, pixels.reshape(6, 12))
+    np.testing.assert_array_equal(data.y, Y)
+    np.testing.assert_array_equal(data.test_part.X, pixels[:2].reshape(2, 12))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "target"),
+    [
+        ("breast_cancer", (569, 30), "diagnosis"),
+        ("wine", (178, 13), "cultivar"),
+        ("diabetes", (442, 10), "progression"),
+        ("iris", (150, 4), "species"),
+    ],
+)
+def test_builtin_tables(name: str, shape: tuple[int, int], target: str) -> None:
+    data = read(name)
+    assert (data.rows, len(data.columns) - 1) == shape and data.target == target
+    assert read(name, next(iter(data.columns))).target == next(iter(data.columns))
+
+
+def test_digits() -> None:
+    data = read("digits")
+    assert data.kind == "arrays" and data.X is not None and data.X.shape == (1797, 64)
+
+
+def test_mnist_cats_and_housing_read_as_they_are(shared_data: Path) -> None:
+    mnist = read(shared_data / "mnist")
+    assert mnist.X is not None and mnist.X.shape == (60000, 784) and mnist.X.dtype == np.uint8
+    assert mnist.test_part is not None and mnist.test_part.rows == 10000
+    housing = read(shared_data / "housing.csv", "median_house_value")
+    assert housing.rows == 20640 and np.isnan(housing.columns["total_bedrooms"]).sum() == 207
+    assert housing.columns["ocean_proximity"][0] == "NEAR BAY"
+    pytest.importorskip("h5py", reason="HDF5 needs h5py")
+    cats = read(shared_data / "cats" / "train_catvnoncat.h5")
+    assert cats.X is not None and cats.X.shape == (209, 12288)
+    assert cats.test_part is not None and cats.test_part.rows == 50
+
+
+def test_reading_one_format_loads_no_other_library(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", X=X, y=Y)
+    code = (
+        "import sys; from gpubp.data import read; read(sys.argv[1]); "
+        "print({'duckdb', 'h5py', 'sklearn', 'pandas'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "t.npz")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "set()"
