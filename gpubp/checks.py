@@ -13,8 +13,10 @@ from gpubp.losses import Loss
 _BLOCK = 1 << 20  # elements looked at a time, so that a check costs no memory to speak of
 
 
-def inputs(X: Any, n_inputs: int, name: str = "X") -> NDArray[Any]:
-    """`X` as a two-dimensional real array (m, n_inputs) without NaN or infinity, copied only where it must be.
+def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> NDArray[Any]:
+    """`X` as a two-dimensional real array (m, n_inputs), copied only where it must be.
+
+    It holds neither NaN nor infinity, nor what becomes infinity when it is cast to `precision`.
 
     Raises
     ------
@@ -29,11 +31,13 @@ def inputs(X: Any, n_inputs: int, name: str = "X") -> NDArray[Any]:
         raise DataError(f"{name} has {array.shape[1]} columns, but the network has {n_inputs} inputs")
     if len(array) == 0:
         raise DataError(f"{name} has no rows; at least one is needed")
-    _require_finite(array, name)
+    _require_finite(array, name, precision)
     return array
 
 
-def targets(y: Any, rows: int, n_outputs: int, loss: Loss, name: str = "y") -> NDArray[Any]:
+def targets(
+    y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name: str = "y"
+) -> NDArray[Any]:
     """`y` as the loss takes it: integer classes (m,), or values (m, n_outputs).
 
     One-hot rows become integer classes; a matrix of class probabilities stays one.
@@ -46,7 +50,7 @@ def targets(y: Any, rows: int, n_outputs: int, loss: Loss, name: str = "y") -> N
     array = _real_array(y, name)
     if array.ndim == 0 or len(array) != rows:
         raise DataError(f"{name} has shape {array.shape}, but there are {rows} rows of X")
-    _require_finite(array, name)
+    _require_finite(array, name, precision)
     if loss.integer_targets and (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 != n_outputs)):
         return _classes(array.reshape(-1), n_outputs, loss, name)
     array = array.reshape(rows, 1) if array.ndim == 1 else array
@@ -126,7 +130,12 @@ def per_network(
     high_open: bool = True,
 ) -> NDArray[np.float64]:
     """A number, or one per network, as (K,) float64 within the given bounds."""
-    array = np.asarray(value, dtype=np.float64)
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name}={value!r} does not fit; give one number, or {models}, one per network"
+        ) from None
     if array.shape not in ((), (models,)):
         raise UsageError(f"{name} has shape {array.shape}; give one number, or {models}, one per network")
     valid = (array > low if low_open else array >= low) & (array < high if high_open else array <= high)
@@ -155,19 +164,22 @@ def _real_array(array: Any, name: str) -> NDArray[Any]:
     return found
 
 
-def _require_finite(array: NDArray[Any], name: str) -> None:
+def _require_finite(array: NDArray[Any], name: str, precision: str = "float64") -> None:
     if array.dtype.kind != "f":
         return
+    largest = np.finfo(precision).max
     rows = max(1, _BLOCK // max(1, array[:1].size))
     for start in range(0, len(array), rows):
-        wrong = ~np.isfinite(array[start : start + rows])
+        wrong = ~(np.abs(array[start : start + rows]) <= largest)
         if wrong.any():
             index = np.argwhere(wrong)[0]
             index[0] += start
-            where = ", ".join(str(i) for i in index)
-            raise DataError(
-                f"{name}[{where}] = {array[tuple(index)]}; values must be finite (impute or drop such rows)"
-            )
+            value, where = array[tuple(index)], ", ".join(str(i) for i in index)
+            if np.isfinite(value):
+                raise DataError(
+                    f'{name}[{where}] = {value} is too large for {precision}; scale it, or use "float64"'
+                )
+            raise DataError(f"{name}[{where}] = {value}; values must be finite (impute or drop such rows)")
 
 
 def _classes(y: NDArray[Any], n_classes: int, loss: Loss, name: str) -> NDArray[np.int64]:

@@ -154,6 +154,9 @@ def train(
         if epochs > EPOCHS:
             display.say(console, f"epochs: {epochs}, the data being small, for {FEWEST_STEPS:,} steps; else --epochs")
 
+    if ready.task == "regression":
+        display.say(console, "loss and rmse while training: of the target as the network sees it, not in its own units")
+
     with display.TrainingProgress(console, epochs, len(ready.train[0])) as progress:
         history = run_training(
             net,
@@ -176,7 +179,8 @@ def train(
             callbacks=(progress,),
         )
     display.say(console, display.how_it_ended(history, patience, update_tolerance))
-    config = {key: value for key, value in ctx.params.items() if key not in ("out", "quiet")}
+    asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
+    config = {key: value for key, value in asked.items() if key not in ("out", "quiet", "help")}
     config |= {"epochs": epochs, "target": ready.preprocessing["target"]["name"], "loss": ready.loss}
     metrics = runs.summarize(net, ready, history, config)
     folder = out or runs.default_folder(source.name)
@@ -216,7 +220,8 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
     source = runs.unseen_part(reading.read(data))
     X, y = reading.encode(preprocessing, source, dtype=net.backend.dtype)
     if y is None:
-        raise UsageError(f'{source.name}: has no target to compare with; to predict, use "gpubp predict"')
+        column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
+        raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
     found = runs.score(net, X, y)
     if as_json:
         typer.echo(json.dumps({"rows": len(X), **found}))

@@ -69,11 +69,11 @@ def describe_data(name: str, ready: Prepared) -> str:
     task = {
         "classification": f"classification into {len(ready.classes or ())} classes",
         "multilabel": f"classification with {ready.n_outputs} labels",
-        "regression": f"regression of {ready.n_outputs} value{'s' if ready.n_outputs > 1 else ''}",
+        "regression": f"regression of {plural(ready.n_outputs, 'value')}",
     }[ready.task]
     parts = {"training": ready.train, "validation": ready.validation, "test": ready.test}
     rows = ", ".join(f"{len(part[0]):,} {use}" for use, part in parts.items() if part is not None)
-    return f"{name}: {task} from {ready.n_inputs} inputs; rows: {rows}"
+    return f"{name}: {task} from {plural(ready.n_inputs, 'input')}; rows: {rows}"
 
 
 def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]:
@@ -86,16 +86,16 @@ def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]
         lines = [f"inputs: {numbers['width']} pixels, divided by 255"]
     else:
         named = f": {_some(numbers['names'])}" if numbers["names"] else ""
-        lines = [f"inputs: {numbers['width']} numbers, standardized{named}"]
+        lines = [f"inputs: {plural(numbers['width'], 'number')}, standardized{named}"]
     if numbers["indicators"]:
-        lines.append(f"inputs: {len(numbers['indicators'])} indicators of missing numbers")
+        lines.append(f"inputs: {plural(len(numbers['indicators']), 'indicator')} of missing numbers")
     lines += [f'inputs: "{c["name"]}", one-hot: {_some(c["values"])}' for c in categories]
     what = f'"{target["name"]}"' if target["name"] else "the target"
     if target.get("classes"):
         lines.append(f"predicts {what}: {len(target['classes'])} classes: {_some(target['classes'])}")
     else:
-        kind = "labels" if target["type"] == "labels" else "values"
-        lines.append(f"predicts {what}: {target['outputs']} {kind}")
+        kind = "label" if target["type"] == "labels" else "value"
+        lines.append(f"predicts {what}: {plural(target['outputs'], kind)}")
     return lines
 
 
@@ -140,6 +140,11 @@ def figures(values: Mapping[str, float | None]) -> str:
     """Metrics on one line: ``accuracy 0.9722, loss 0.1043``."""
     names = sorted(values, key=lambda name: name == "loss")
     return ", ".join(f"{name} {figure(name, values[name])}" for name in names)
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 value``, ``12,288 inputs``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def size(n_bytes: float) -> str:
@@ -197,16 +202,17 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
 
     def _figures(self, history: History) -> str:
         name = history.metric_name
-        text = f"loss {history.loss[-1]:.4g}  {name} {history.metric[-1]:.4g}"
+        text = f"loss {_steady(history.loss[-1])}  {name} {_steady(history.metric[-1])}"
         if history.validation_loss:
-            text += f"  validation {history.validation_loss[-1]:.4g}, {history.validation_metric[-1]:.4g}"
+            watched = history.validation_loss[-1], history.validation_metric[-1]
+            text += f"  validation {_steady(watched[0])} {_steady(watched[1])}"
         before = history.seconds[-2] if history.epochs > 1 else 0.0
         return f"{text}  {self.rows / max(history.seconds[-1] - before, 1e-9):,.0f} samples/s"
 
 
 def how_it_ended(history: History, patience: int | None, tolerance: float | None) -> str:
     """One line on a training that is over."""
-    text = f"{history.epochs} epochs, {history.steps:,} steps in {history.seconds[-1]:.1f} s"
+    text = f"{plural(history.epochs, 'epoch')}, {plural(history.steps, 'step')} in {history.seconds[-1]:.1f} s"
     text += f", {history.samples_per_second:,.0f} samples/s"
     if history.stopped == "patience":
         text += f"; stopped as the validation loss had not fallen for {patience} epochs"
@@ -215,6 +221,11 @@ def how_it_ended(history: History, patience: int | None, tolerance: float | None
     if patience is not None:
         text += f"; the weights are those after epoch {history.best_epoch + 1}"
     return text
+
+
+def _steady(value: float) -> str:
+    """A number that keeps its width from epoch to epoch."""
+    return f"{value:#.4g}" if 1e-4 <= abs(value) < 1000 else f"{value:.3e}"
 
 
 def _layers(net: MLP) -> Iterable[tuple[str, Any, Any]]:

@@ -55,4 +55,7 @@ def _first_not_finite(step: TrainingStep, k: int, loss_is_finite: bool) -> tuple
         grads: Layer = step.grads[l]
         if not (finite(grads.W) and finite(grads.b)):
             return l + 1, "the gradient overflowed"
-    return None, "the norm of the gradient overflowed"
+    if backend.finite(step.grad)[k]:  # the weights it was left with are those from before
+        return None, "an update overflowed"
+    steepest = max(range(len(net.layers)), key=lambda l: np.abs(backend.to_host(step.grads[l].W[k])).max())
+    return steepest + 1, "the norm of the gradient overflowed"

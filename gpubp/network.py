@@ -165,7 +165,7 @@ class MLP:
 
     def forward(self, X: Any) -> Array:
         """a^L (m, n_L), (K, m, n_L) for a stack: probabilities, or values for regression. X (m, n_0)."""
-        X = checks.inputs(X, self.layer_sizes[0])
+        X = checks.inputs(X, self.layer_sizes[0], self.precision)
         out = np.empty((self.models, len(X), self.layer_sizes[-1]), self.precision)
 
         def collect(rows: slice, logits: Array) -> None:
@@ -190,8 +190,8 @@ class MLP:
 
         Numbers, or arrays (K,) for a stack.
         """
-        X = checks.inputs(X, self.layer_sizes[0])
-        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss)
+        X = checks.inputs(X, self.layer_sizes[0], self.precision)
+        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
         weight = checks.sample_weight(sample_weight, len(X))
         backend, values = self.backend, self.cast_targets(y)
         total, part = np.zeros((self.models, 2)), backend.empty((self.models, 2), np.float64)
@@ -228,8 +228,8 @@ class MLP:
         loss : float or (K,) array
         grads : Gradients
         """
-        X = checks.inputs(X, self.layer_sizes[0])
-        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss)
+        X = checks.inputs(X, self.layer_sizes[0], self.precision)
+        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
         weight = checks.sample_weight(sample_weight, len(X))
         penalty = checks.per_network("l2", l2, self.models, 0.0)
         rate = checks.per_network("dropout", dropout, self.models, 0.0, 1.0)
@@ -394,17 +394,18 @@ class MLP:
 
 def seeds_of(seed: int | Sequence[int], models: int) -> tuple[int, ...]:
     """One seed per network: seed, seed + 1, …, or those given."""
-    if isinstance(seed, (int, np.integer)):
-        seed = range(int(seed), int(seed) + models)
-    seeds = tuple(int(s) for s in seed)
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        first = checks.whole("seed", seed, 0)
+        return tuple(range(first, first + models))
+    seeds = tuple(checks.whole(f"seed[{k}]", s, 0) for k, s in enumerate(seed))
     if len(seeds) != models:
         raise UsageError(f"seed names {len(seeds)} seeds for {models} networks; give one number, or one per network")
-    if min(seeds) < 0:
-        raise UsageError(f"seed={min(seeds)} is negative; seeds are 0 or more")
     return seeds
 
 
 def _sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(layer_sizes, (Sequence, np.ndarray)):
+        raise UsageError(f"layer_sizes={layer_sizes!r} does not make a network; give a list, such as [64, 10]")
     sizes = tuple(checks.whole(f"layer_sizes[{i}]", n, 1) for i, n in enumerate(layer_sizes))
     if len(sizes) < 2:
         raise UsageError(
@@ -414,7 +415,7 @@ def _sizes(layer_sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _hidden(activations: Any, n_hidden: int) -> tuple[Activation, ...]:
-    if isinstance(activations, (str, Activation)):
+    if isinstance(activations, str) or not isinstance(activations, Sequence):
         return (get_activation(activations),) * n_hidden
     records = tuple(get_activation(a) for a in activations)
     if len(records) != n_hidden:

@@ -68,9 +68,12 @@ class Optimizer:
             if key not in self.options:
                 hint = suggest(key, self.options) if self.options else "it takes none"
                 raise UsageError(f'optimizer "{self.name}" has no option "{key}"; {hint}')
-            values = value if hasattr(value, "__len__") else [value]
+            values = [value] if isinstance(value, str) or not hasattr(value, "__len__") else value
             for v in values:
-                valid = v > 0 if key == "eps" else 0 <= v < 1
+                try:
+                    valid = v > 0 if key == "eps" else 0 <= v < 1
+                except TypeError:
+                    valid = False
                 if not valid:
                     rule = "eps > 0" if key == "eps" else f"0 <= {key} < 1"
                     raise UsageError(f'optimizer "{self.name}": {key}={v} does not fit; use {rule}')

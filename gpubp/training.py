@@ -107,14 +107,17 @@ def train(
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
         weights are in `net`. In a stack the others go on; it is raised when none is left.
     """
-    X = checks.inputs(X, net.layer_sizes[0])
-    y = checks.targets(y, len(X), net.layer_sizes[-1], net.loss)
+    X = checks.inputs(X, net.layer_sizes[0], net.precision)
+    y = checks.targets(y, len(X), net.layer_sizes[-1], net.loss, net.precision)
     weight = checks.sample_weight(sample_weight, len(X))
     by_class = checks.class_weights(class_weight, y, net.layer_sizes[-1], net.loss)
     weight = by_class if weight is None else weight if by_class is None else weight * by_class
     if weight is not None and not weight.any():
         raise DataError("class_weight and sample_weight leave every sample with weight 0; at least one must count")
-    validation = _validation(validation_data)
+    validation = _validation(net, validation_data)
+    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
+        raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
+    seeds = seeds_of(seed, net.models)
     epochs = checks.whole("epochs", epochs, 1)
     batch_size = min(checks.whole("batch_size", batch_size, 1), len(X))
     if patience is not None:
@@ -152,7 +155,7 @@ def train(
     step = TrainingStep(net, X, y, weight, batch_size, state, number("dropout", dropout, 0.0, 1.0), smoothing)
     planner = _Planner(
         len(X), batch_size, epochs, weight, number("learning_rate", learning_rate, 0.0, low_open=True),
-        get_schedule(schedule), seeds_of(seed, net.models) if shuffle and batch_size < len(X) else None,
+        get_schedule(schedule), seeds if shuffle and batch_size < len(X) else None,
     )  # fmt: skip
     total_weight = float(len(X) if weight is None else weight.sum())
     return _Run(net, step, planner, total_weight, validation, patience, tolerance, callbacks).until_done()
@@ -309,7 +312,13 @@ class _Run:
         return host
 
 
-def _validation(data: Sequence[Any] | None) -> Sequence[Any] | None:
-    if data is not None and len(data) not in (2, 3):
-        raise UsageError(f"validation_data has {len(data)} parts; give (X, y) or (X, y, sample_weight)")
-    return data
+def _validation(net: MLP, data: Sequence[Any] | None) -> Sequence[Any] | None:
+    """(X, y, sample_weight), checked before anything is trained."""
+    if data is None:
+        return None
+    if not isinstance(data, Sequence) or len(data) not in (2, 3):
+        raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
+    X = checks.inputs(data[0], net.layer_sizes[0], net.precision, "validation X")
+    y = checks.targets(data[1], len(X), net.layer_sizes[-1], net.loss, net.precision, "validation y")
+    weight = checks.sample_weight(data[2], len(X), "validation sample_weight") if len(data) == 3 else None
+    return X, y, weight

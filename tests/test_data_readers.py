@@ -72,6 +72,15 @@ def test_quoted_newlines_and_quotes(tmp_path: Path) -> None:
     assert [data.place(row) for row in range(2)] == ["line 3", "line 5"]
 
 
+def test_rows_of_a_large_file_keep_their_order(tmp_path: Path) -> None:
+    rows = 100_000  # 26 MB, several of the pieces that DuckDB reads: one piece keeps its order whatever the plan
+    path = tmp_path / "large.csv"
+    path.write_text("i,kind,j\n" + "".join(f"{i},{'xyz'[i % 3] * 250},{-i}\n" for i in range(rows)))
+    columns = read(path).columns
+    np.testing.assert_array_equal(columns["i"], np.arange(rows))
+    np.testing.assert_array_equal(columns["j"], -np.arange(rows))
+
+
 def test_parquet_types(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     duckdb.execute(

@@ -73,9 +73,9 @@ def test_hand_worked_updates(backend, name, options, expected):
     state = start(backend, name, size=1, n_weights=0, options=options)
     theta = array(backend, [0.0])
     before = 0.0
+    tolerance = float(8 * np.finfo(backend.dtype).eps)
     for gradient, wanted in zip([2.0, -1.0], expected, strict=True):
         update(backend, state, theta, [gradient])
-
         assert before - float(theta[0, 0]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
         before = float(theta[0, 0])
 

@@ -18,7 +18,7 @@ from gpubp.errors import DataError
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MISSING = ["", "na", "nan", "null", "?"]  # written as SQL as it is in Python
+MISSING = r"|na|nan|null|\?"
 # Texts among numbers are mistakes if they are this few; where they are more, all cells are categories.
 FEW = 0.05
 FEW_CELLS = 3
@@ -95,9 +95,9 @@ def _from_parquet(path: Path, i: int, name: str, kind: str) -> str:
 def _clean(cell: str, name: str = "") -> str:
     """SQL for a cell without the spaces around it, or NULL where it is a marker of a missing value.
 
-    Not with NOT IN, which DuckDB plans as a join with the markers, and a join shuffles the rows.
+    A regular expression, because DuckDB plans NOT IN as a join, and a join of many rows shuffles them.
     """
-    return f"CASE WHEN lower(trim({cell})) NOT IN {tuple(MISSING)} THEN trim({cell}) END AS {name or cell}"
+    return f"CASE WHEN NOT regexp_full_match(trim({cell}), '{MISSING}', 'i') THEN trim({cell}) END AS {name or cell}"
 
 
 def _number(cell: str) -> str:

@@ -62,7 +62,7 @@ def _installed_wheels() -> list[str]:
 
 def _import_failed(error: Exception, wheels: list[str]) -> CudaState:
     if not wheels and isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-        return CudaState(False, "CuPy is not installed", INSTALL)
+        return CudaState(False, "not installed")
     listed = f" ({', '.join(wheels)})" if wheels else ""
     remedy = _reinstall(wheels) if wheels else INSTALL
     return CudaState(False, f"CuPy{listed} cannot be imported: {_one_line(error)}", remedy)
