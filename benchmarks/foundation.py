@@ -20,13 +20,14 @@ from pathlib import Path
 import numpy as np
 
 import gpubp
-from benchmarks import machine
 from benchmarks.steps import bare_gemms, training_step
 from benchmarks.timing import interleaved, ratio
 from gpubp.activations import ACTIVATIONS
 from gpubp.data import read
+from gpubp.doctor import findings
 
 SEEDS = (0, 1, 2)
+MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")
 
 
 @dataclass(frozen=True)
@@ -246,8 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.probe_memory:
         print(probe_memory(options.data))
         return 0
-    about = machine.describe()
-    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    about = {found.subject: found.found for found in findings() if found.subject in MACHINE}
+    print("; ".join(about.values()), flush=True)
     rows: list[Row] = []
     for name in options.only:
         start = time.perf_counter()

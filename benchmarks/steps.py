@@ -9,7 +9,8 @@ import numpy as np
 import gpubp
 from gpubp.backends import OptimizerState
 from gpubp.optimizers import get_optimizer
-from gpubp.step import TrainingStep, draw_table
+from gpubp.step import TrainingStep
+from gpubp.step_table import draw_table
 
 
 def training_step(

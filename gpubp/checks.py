@@ -35,9 +35,7 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> NDArray[An
     return array
 
 
-def targets(
-    y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name: str = "y"
-) -> NDArray[Any]:
+def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name: str = "y") -> NDArray[Any]:
     """`y` as the loss takes it: integer classes (m,), or values (m, n_outputs).
 
     One-hot rows become integer classes; a matrix of class probabilities stays one.
@@ -133,9 +131,7 @@ def per_network(
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UsageError(
-            f"{name}={value!r} does not fit; give one number, or {models}, one per network"
-        ) from None
+        raise UsageError(f"{name}={value!r} does not fit; give one number, or {models}, one per network") from None
     if array.shape not in ((), (models,)):
         raise UsageError(f"{name} has shape {array.shape}; give one number, or {models}, one per network")
     valid = (array > low if low_open else array >= low) & (array < high if high_open else array <= high)
@@ -176,9 +172,7 @@ def _require_finite(array: NDArray[Any], name: str, precision: str = "float64") 
             index[0] += start
             value, where = array[tuple(index)], ", ".join(str(i) for i in index)
             if np.isfinite(value):
-                raise DataError(
-                    f'{name}[{where}] = {value} is too large for {precision}; scale it, or use "float64"'
-                )
+                raise DataError(f'{name}[{where}] = {value} is too large for {precision}; scale it, or use "float64"')
             raise DataError(f"{name}[{where}] = {value}; values must be finite (impute or drop such rows)")
 
 

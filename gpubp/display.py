@@ -21,6 +21,7 @@ from gpubp.network import MLP
 
 PLAIN_LINES = 20  # of a training whose output is not a terminal, however many epochs it has
 PIPED_WIDTH = 120
+WIDE = 105  # columns that a line of progress takes with everything in it
 UNITS = ("B", "kB", "MB", "GB")
 
 
@@ -170,12 +171,13 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
     def __init__(self, console: Console, epochs: int, rows: int) -> None:
         self.console, self.epochs, self.rows = console, epochs, rows
         self.live = console.is_terminal and not console.quiet
+        self.wide = console.width >= WIDE
+        figures = TextColumn("{task.fields[figures]}")
+        remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
         self.bar = Progress(
-            TextColumn("epoch"),
             MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            *(BarColumn(20 if self.wide else 5), figures),
+            *([remaining] if self.wide else []),
             console=console,
         )
         self.task = self.bar.add_task("training", total=epochs, figures="")
@@ -201,13 +203,12 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
             say(self.console, f"epoch {history.epochs:>{len(str(self.epochs))}}/{self.epochs}  {text}")
 
     def _figures(self, history: History) -> str:
-        name = history.metric_name
-        text = f"loss {_steady(history.loss[-1])}  {name} {_steady(history.metric[-1])}"
+        text = f"loss {_steady(history.loss[-1])} {history.metric_name} {_steady(history.metric[-1])}"
         if history.validation_loss:
-            watched = history.validation_loss[-1], history.validation_metric[-1]
-            text += f"  validation {_steady(watched[0])} {_steady(watched[1])}"
+            named = "validation" if self.wide else "val"
+            text += f" {named} {_steady(history.validation_loss[-1])} {_steady(history.validation_metric[-1])}"
         before = history.seconds[-2] if history.epochs > 1 else 0.0
-        return f"{text}  {self.rows / max(history.seconds[-1] - before, 1e-9):,.0f} samples/s"
+        return f"{text} {self.rows / max(history.seconds[-1] - before, 1e-9):,.0f} samples/s"
 
 
 def how_it_ended(history: History, patience: int | None, tolerance: float | None) -> str:

@@ -1,8 +1,6 @@
-"""The training step: one function over preallocated buffers, driven by a table drawn up for each epoch."""
+"""The training step: one function over preallocated buffers, driven by the epoch's table."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,58 +9,7 @@ from gpubp._typing import Array
 from gpubp.backends import OptimizerState
 from gpubp.backprop import backward, forward
 from gpubp.network import MLP
-
-
-@dataclass(frozen=True, slots=True)
-class StepTable:
-    """What each step of an epoch needs from the host, for K networks.
-
-    Attributes
-    ----------
-    first_step : int
-        The number, over the whole training, of the epoch's first step.
-    bounds : (steps + 1,) int
-        Step i takes the rows ``order[:, bounds[i]:bounds[i + 1]]``.
-    order : (K or 1, m) int
-        Rows of the data in the order in which each network sees them; 1 where all see the same.
-    normalizer : (steps, K) float64
-        1/Σ of the sample weights over the whole batch; 0 where that sum is 0.
-    learning_rate : (steps, K) float64
-    """
-
-    first_step: int
-    bounds: NDArray[np.int64]
-    order: NDArray[np.int64]
-    normalizer: NDArray[np.float64]
-    learning_rate: NDArray[np.float64]
-
-    @property
-    def steps(self) -> int:
-        """Steps in the epoch; the last may have fewer rows."""
-        return len(self.bounds) - 1
-
-    def rows(self, index: int) -> NDArray[np.int64]:
-        """The rows of step `index`, (K or 1, r)."""
-        return self.order[:, self.bounds[index] : self.bounds[index + 1]]
-
-
-def draw_table(
-    order: NDArray[np.int64],
-    batch_size: int,
-    models: int,
-    weight: NDArray[np.float64] | None,
-    first_step: int,
-    learning_rate: NDArray[np.float64],
-) -> StepTable:
-    """The table of an epoch from the order of its rows, the weights (m,) and the learning rates (steps, K)."""
-    m = order.shape[1]
-    bounds = np.append(np.arange(0, m, batch_size), m)
-    if weight is None:
-        total = np.broadcast_to(np.diff(bounds).astype(np.float64), (models, len(bounds) - 1))
-    else:
-        total = np.broadcast_to(np.add.reduceat(weight[order], bounds[:-1], axis=1), (models, len(bounds) - 1))
-    normalizer = np.divide(1.0, total, out=np.zeros(total.shape), where=total > 0).T
-    return StepTable(first_step, bounds, order, normalizer, learning_rate)
+from gpubp.step_table import StepTable
 
 
 class TrainingStep:

@@ -14,10 +14,12 @@ from gpubp.backends import OptimizerState
 from gpubp.divergence import report
 from gpubp.errors import DataError, UsageError
 from gpubp.history import History
-from gpubp.network import MLP, seeds_of
+from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
-from gpubp.schedules import Progress, Schedule, ScheduleSpec, get_schedule
-from gpubp.step import StepTable, TrainingStep, draw_table
+from gpubp.schedules import ScheduleSpec, get_schedule
+from gpubp.stack import seeds_of
+from gpubp.step import TrainingStep
+from gpubp.step_table import Planner
 
 Callback = Callable[[MLP, History], Any]
 
@@ -153,50 +155,12 @@ def train(
         else backend.from_host(number("max_grad_norm", max_grad_norm, 0.0, low_open=True)),
     )
     step = TrainingStep(net, X, y, weight, batch_size, state, number("dropout", dropout, 0.0, 1.0), smoothing)
-    planner = _Planner(
+    planner = Planner(
         len(X), batch_size, epochs, weight, number("learning_rate", learning_rate, 0.0, low_open=True),
         get_schedule(schedule), seeds if shuffle and batch_size < len(X) else None,
     )  # fmt: skip
     total_weight = float(len(X) if weight is None else weight.sum())
     return _Run(net, step, planner, total_weight, validation, patience, tolerance, callbacks).until_done()
-
-
-class _Planner:
-    """Draws up the step table of each epoch: orders and learning rates, on the host."""
-
-    def __init__(
-        self,
-        m: int,
-        batch_size: int,
-        epochs: int,
-        weight: NDArray[np.float64] | None,
-        learning_rate: NDArray[np.float64],
-        schedule: Schedule,
-        seeds: tuple[int, ...] | None,
-    ) -> None:
-        self.m, self.batch_size, self.epochs, self.weight = m, batch_size, epochs, weight
-        self.learning_rate, self.schedule, self.seeds = learning_rate, schedule, seeds
-        self.steps_per_epoch = -(-m // batch_size)
-
-    def table(self, epoch: int, monitored: NDArray[np.float64]) -> StepTable:
-        """The table of an epoch, given the monitored losses of those before, (epoch, K).
-
-        An order depends on seed and epoch alone, so it can be drawn again.
-        """
-        models, first = len(self.learning_rate), epoch * self.steps_per_epoch
-        steps = np.arange(first, first + self.steps_per_epoch)
-        factors = [
-            self.schedule.factor(
-                Progress(steps, self.steps_per_epoch, self.epochs * self.steps_per_epoch, tuple(losses))
-            )
-            for losses in monitored.T
-        ]
-        if self.seeds is None:
-            order = np.arange(self.m)[None]
-        else:
-            order = np.stack([np.random.default_rng([seed, epoch]).permutation(self.m) for seed in self.seeds])
-        rates = np.stack(factors, axis=1) * self.learning_rate
-        return draw_table(order, self.batch_size, models, self.weight, first, rates)
 
 
 class _Run:
@@ -206,7 +170,7 @@ class _Run:
         self,
         net: MLP,
         step: TrainingStep,
-        planner: _Planner,
+        planner: Planner,
         total_weight: float,
         validation: Sequence[Any] | None,
         patience: int | None,

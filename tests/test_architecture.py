@@ -20,8 +20,8 @@ LAYERS = (
     ("backends", {"backends", "philox"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
-    ("network", {"network", "checks"}),
-    ("training", {"training", "step", "history", "divergence"}),
+    ("network", {"network", "stack", "checks"}),
+    ("training", {"training", "step", "step_table", "history", "divergence"}),
     ("users", set()),
     ("command line", {"cli", "__main__"}),
 )

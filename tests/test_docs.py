@@ -1,6 +1,6 @@
 """README.md does what it says: its commands run, its code runs, its tables are the registries.
 
-``python tests/test_docs.py`` writes the tables anew after a registry has changed.
+``python tests/test_docs.py`` writes the tables anew after a registry or a measured figure has changed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import doctest
 import gzip
 import importlib
 import inspect
+import json
 import os
 import re
 import shlex
@@ -28,6 +29,7 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
 
 README = REPOSITORY / "README.md"
+FIGURES = REPOSITORY / "benchmarks" / "results" / "foundation.json"
 RUN_CLI = "import sys; from gpubp.cli import main; sys.exit(main())"
 TABLES: dict[str, Mapping[str, Callable[..., object]]] = {
     "activations": ACTIVATIONS,
@@ -53,10 +55,17 @@ def table(registry: Mapping[str, Callable[..., object]]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def figures() -> str:
+    """The measured figures in Markdown, under what they were measured on."""
+    measured = json.loads(FIGURES.read_text(encoding="utf-8"))
+    machine = "; ".join(f"{key} {value}" for key, value in measured["machine"].items())
+    rows = [f"| {row['what']} | {row['asked']} | {row['measured']} |" for row in measured["rows"]]
+    return "\n".join([f"{machine}:", "", "| what | bar | measured |", "|---|---|---|", *rows]) + "\n"
+
+
 def with_tables(text: str) -> str:
-    """`text` with the table of each registry between its two marks."""
-    for name, registry in TABLES.items():
-        rows = table(registry)
+    """`text` with the table of each registry, and of the measured figures, between its two marks."""
+    for name, rows in {**{name: table(registry) for name, registry in TABLES.items()}, "figures": figures()}.items():
         text, places = re.subn(
             BETWEEN_MARKS.format(name), lambda m, rows=rows: m[1] + rows + m[2], text, flags=re.DOTALL
         )
@@ -150,7 +159,7 @@ def test_code_blocks_are_of_a_language_that_is_run() -> None:
     }
 
 
-def test_tables_are_the_registries() -> None:
+def test_tables_are_the_registries_and_the_figures_those_measured() -> None:
     text = README.read_text(encoding="utf-8")
     assert with_tables(text) == text, "run `python tests/test_docs.py` to write the tables anew"
 

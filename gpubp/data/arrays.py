@@ -66,7 +66,7 @@ def from_arrays(name: str, found: Mapping[str, Member]) -> Data:
             )
     data = Data(name, "images" if X.dtype == np.uint8 else "arrays", X=X, y=y, X_test=X_test, y_test=y_test)
     if data.kind == "images":
-        data.say("X: uint8, read as pixels and divided by 255; save it as float to have its columns standardized")
+        data.say("X: uint8, read as pixels and divided by 255")
     return data
 
 

@@ -1,0 +1,171 @@
+"""The working parts of a stack of networks: parameters, buffers, and the passes over them.
+
+`network.MLP` puts on it what users call; `training` and `diagnostics` drive it directly.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from gpubp import checks
+from gpubp._typing import Array
+from gpubp.activations import Activation, Softmax, get_activation, identity
+from gpubp.backends import Backend, Dropout
+from gpubp.backprop import Layer, Record, forward
+from gpubp.errors import UsageError
+from gpubp.initializers import get_initializer
+from gpubp.layout import Gradients, Layout
+from gpubp.losses import Loss
+
+_CHUNK = 1 << 20  # elements of the widest layer in a batch when predicting
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Buffers for batches of up to `rows` rows."""
+
+    rows: int
+    records: list[Record]
+
+    def first(self, rows: int) -> list[Record]:
+        """The records for a batch of `rows` rows."""
+        return self.records if rows == self.rows else [record.first(rows) for record in self.records]
+
+
+class Stack:
+    """K networks of one shape on a backend.
+
+    Attributes
+    ----------
+    layer_sizes, activations, output_activation, loss, seeds, models
+        As `network.MLP` takes them, resolved.
+    backend : Backend
+    layout : Layout
+    theta : (K, P) array
+        All parameters.
+    layers : list of Layer
+        Views into it.
+    """
+
+    layer_sizes: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    output_activation: Activation | Softmax
+    loss: Loss
+    models: int
+    seeds: tuple[int, ...]
+    backend: Backend
+    layout: Layout
+    theta: Array
+    layers: list[Layer]
+
+    def like(self, theta: Array, backend: Backend) -> Self:
+        """A stack of len(theta) networks that shares all but θ and the machine with this one."""
+        twin = copy.copy(self)
+        twin.backend, twin.theta, twin.models = backend, theta, len(theta)
+        twin.layers = self.layout.layers(theta)
+        twin.seeds = self.seeds[:1] * len(theta)
+        return twin
+
+    @property
+    def stack_activations(self) -> list[Activation]:
+        """One per layer; the output layer's logits stay as they are."""
+        return [*self.activations, identity()]
+
+    def workspace(self, rows: int, dropout: bool) -> Forward:
+        """Buffers for the forward and backward pass of batches of up to `rows` rows.
+
+        δ of one layer and of the next lie in two buffers by turns: more are never alive at once.
+        """
+        widest = max(self.layer_sizes[1:])
+        deltas = [self.backend.empty((self.models, rows * widest)) for _ in range(min(2, len(self.activations)))]
+        records = []
+        for l, activation in enumerate(self.stack_activations):
+            shape = (self.models, rows, self.layer_sizes[l + 1])
+            hidden = l < len(self.activations)
+            z = self.backend.empty(shape)
+            a = z if activation.derivative_from == "a" else self.backend.empty(shape)
+            delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if hidden else a
+            mask = self.backend.empty(shape, np.bool_) if dropout and hidden else None
+            records.append(Record(z, a, delta, mask))
+        return Forward(rows, records)
+
+    def dropout(self, rate: Array, step: int = 0) -> Dropout | None:
+        """Dropout at `rate` (K,), or None where no network uses it."""
+        if not rate.any():
+            return None
+        seeds = np.array([s & (2**64 - 1) for s in self.seeds], np.uint64)
+        return Dropout(self.backend.from_host(rate), self.backend.from_host(seeds), step)
+
+    def cast_targets(self, y: Array) -> Array:
+        """Integer classes as they are, values in the network's dtype."""
+        return y if y.ndim == 1 else y.astype(self.backend.dtype, copy=False)
+
+    def _each_batch(self, X: Array, then: Callable[[slice, Array], None]) -> None:
+        """Run the forward pass over all of X without dropout, and ``then(rows, logits (K, rows, n_L))``."""
+        backend = self.backend
+        rows = int(np.clip(_CHUNK // (max(self.layer_sizes) * self.models), 1, len(X)))
+        work = self.workspace(rows, dropout=False)
+
+        def step(start: int) -> None:
+            batch = backend.from_host(X[start : start + rows], backend.dtype)[None]
+            records = work.first(batch.shape[1])
+            logits = forward(backend, self.layers, self.stack_activations, batch, records)
+            then(slice(start, start + batch.shape[1]), logits)
+
+        run = backend.capture(step)
+        for start in range(0, len(X), rows):
+            run(start)
+
+    def _public(self, layers: Sequence[Layer]) -> Gradients:
+        if self.models > 1:
+            return Gradients(tuple(x.W for x in layers), tuple(x.b[:, 0] for x in layers))
+        return Gradients(tuple(x.W[0] for x in layers), tuple(x.b[0, 0] for x in layers))
+
+    def _one_or_all(self, values: Array) -> Any:
+        return values if self.models > 1 else float(values[0])
+
+    def _draw(self, init: Any) -> None:
+        initializers = [get_initializer(init, a.init) for a in (*self.activations, self.output_activation)]
+        for k, seed in enumerate(self.seeds):
+            rng = np.random.default_rng(seed)
+            for layer, initializer, (n_in, n_out) in zip(self.layers, initializers, self.layout.shapes, strict=True):
+                layer.W[k] = self.backend.from_host(initializer.weights(rng, n_in, n_out), self.backend.dtype)
+                layer.b[k, 0] = self.backend.from_host(initializer.biases(rng, n_out), self.backend.dtype)
+
+
+def seeds_of(seed: int | Sequence[int], models: int) -> tuple[int, ...]:
+    """One seed per network: seed, seed + 1, …, or those given."""
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        first = checks.whole("seed", seed, 0)
+        return tuple(range(first, first + models))
+    seeds = tuple(checks.whole(f"seed[{k}]", s, 0) for k, s in enumerate(seed))
+    if len(seeds) != models:
+        raise UsageError(f"seed names {len(seeds)} seeds for {models} networks; give one number, or one per network")
+    return seeds
+
+
+def sizes_of(layer_sizes: Sequence[int]) -> tuple[int, ...]:
+    """Inputs, hidden layers and outputs: whole numbers, two at least."""
+    if not isinstance(layer_sizes, (Sequence, np.ndarray)):
+        raise UsageError(f"layer_sizes={layer_sizes!r} does not make a network; give a list, such as [64, 10]")
+    sizes = tuple(checks.whole(f"layer_sizes[{i}]", n, 1) for i, n in enumerate(layer_sizes))
+    if len(sizes) < 2:
+        raise UsageError(
+            f"layer_sizes={list(sizes)} does not make a network; give inputs and outputs at least, [64, 10]"
+        )
+    return sizes
+
+
+def hidden_of(activations: Any, n_hidden: int) -> tuple[Activation, ...]:
+    """One activation per hidden layer, from one for all or from a sequence."""
+    if isinstance(activations, str) or not isinstance(activations, Sequence):
+        return (get_activation(activations),) * n_hidden
+    records = tuple(get_activation(a) for a in activations)
+    if len(records) != n_hidden:
+        raise UsageError(f"activations names {len(records)}, but there are {n_hidden} hidden layers; give one each")
+    return records
