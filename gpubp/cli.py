@@ -223,12 +223,12 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
     found = runs.score(net, X, y)
+    console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
+    display.show_notes(console, source.notes)
     if as_json:
         typer.echo(json.dumps({"rows": len(X), **found}))
-        return
-    console = display.make_console()
-    display.show_notes(console, source.notes)
-    display.show_metrics(console, {f"{source.name}, {len(X):,} rows": found})
+    else:
+        display.show_metrics(console, {f"{source.name}, {len(X):,} rows": found})
 
 
 @app.command()
@@ -254,7 +254,7 @@ def inspect(model: options.Model) -> None:
     """Show a trained network: its layers, what they hold, and what its inputs and outputs mean."""
     from gpubp import display, runs
 
-    net = runs.load_model(model)
+    net = runs.load_model(model, "cpu")
     console = display.make_console()
     stack = f", a stack of {net.models}" if net.models > 1 else ""
     display.say(console, f"{'-'.join(map(str, net.layer_sizes))}, {net.parameters:,} parameters{stack}", "bold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -14,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from gpubp.data import Prepared
-from gpubp.doctor import Check, Finding
-from gpubp.history import History
-from gpubp.network import MLP
+if TYPE_CHECKING:
+    from gpubp.data import Prepared
+    from gpubp.doctor import Check, Finding
+    from gpubp.history import History
+    from gpubp.network import MLP
 
 PLAIN_LINES = 20  # of a training whose output is not a terminal, however many epochs it has
 PIPED_WIDTH = 120

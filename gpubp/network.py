@@ -275,6 +275,9 @@ class MLP(Stack):
         """
         tensors, saved = serialization.load(path)
         try:
+            for name, start, stop in Layout(sizes_of(saved["layer_sizes"])).names():  # before memory is taken
+                if tensors[name].shape != (saved["models"], stop - start):
+                    raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
             net = cls(
                 saved["layer_sizes"],
                 records.pop("activations", saved["activations"]),
@@ -287,10 +290,8 @@ class MLP(Stack):
                 output_activation=records.pop("output_activation", saved["output_activation"]),
             )
             for name, start, stop in net.layout.names():
-                if tensors[name].shape != (net.models, stop - start) or tensors[name].dtype != net.precision:
-                    raise DataError(
-                        f"{path}: {name} is {tensors[name].dtype} {tensors[name].shape}; the file is damaged"
-                    )
+                if tensors[name].dtype != net.precision:
+                    raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
                 net.theta[:, start:stop] = net.backend.from_host(tensors[name])
         except KeyError as error:
             raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None

@@ -73,7 +73,7 @@ UpdateTolerance = Annotated[
     float | None, _option("Training", "Stop when no weight or bias moved more than this in an epoch.")
 ]
 
-Seed = Annotated[int, _option("Run", "Of weights, splits, order of rows and dropout.")]
+Seed = Annotated[int, _option("Run", "Of weights, splits, order of rows and dropout.", min=0, max=2**32 - 1)]
 Device = Annotated[str, _option("Run", f"One of {', '.join(DEVICES)}.", "NAME")]
 Precision = Annotated[str, _option("Run", f"One of {', '.join(PRECISIONS)}.", "NAME")]
 Out = Annotated[Path | None, _option("Run", "Folder for the results (default: runs/NAME-DATE).", "DIR")]

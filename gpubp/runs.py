@@ -122,7 +122,7 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
     UsageError
         If it cannot be written; then nothing of it was.
     """
-    stage = folder.parent / f".{folder.name}.{os.getpid()}"
+    stage = (folder if folder.is_dir() else folder.parent) / f".{folder.name}.{os.getpid()}"
     try:
         stage.mkdir(parents=True)
         net.save(stage / MODEL)

@@ -51,6 +51,12 @@ def test_the_mask_is_its_definition_element_by_element(seed, columns):
             assert found[0, row, column] == (word >= threshold)
 
 
+def test_a_word_equal_to_the_threshold_is_kept():
+    """The first word of seed 0 is known; a rate of exactly word / 2³² keeps it, the next larger drops it."""
+    word = 0x6627E8D5
+    assert mask([0], word / 2**32)[0, 0, 0] and not mask([0], (word + 1) / 2**32)[0, 0, 0]
+
+
 @pytest.mark.parametrize("columns", [1, 3, 4, 7])
 @pytest.mark.parametrize("first", [1, 2, 3, 5])
 def test_any_part_of_a_batch_draws_its_part_of_the_mask(columns, first):

@@ -20,7 +20,7 @@ EPS = np.finfo(np.float64).eps
 sizes = st.lists(st.integers(1, 9), min_size=2, max_size=4)
 seeds = st.integers(0, 2**32 - 1)
 activations = st.sampled_from([name for name in ACTIVATIONS if name != "exponential"])  # towers of it overflow
-losses = st.sampled_from([name for name in LOSSES])
+losses = st.sampled_from(list(LOSSES))
 
 
 @st.composite

@@ -76,9 +76,9 @@ def _look_at_devices(runtime: Any, named: str) -> CudaState:
     count = runtime.getDeviceCount()
     names = [runtime.getDeviceProperties(i)["name"] for i in range(count)]
     devices = ", ".join(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-    return CudaState(
-        True, f"{named}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}, {count} device(s): {devices}"
-    )
+    cuda = f"{driver // 1000}.{driver % 1000 // 10}"
+    number = f"{count} device{'' if count == 1 else 's'}"
+    return CudaState(True, f"{named}, driver for CUDA {cuda}, {number}: {devices}")
 
 
 def _driver_remedy() -> str:
