@@ -25,6 +25,7 @@ from benchmarks.timing import interleaved, ratio
 from gpubp.activations import ACTIVATIONS
 from gpubp.data import read
 from gpubp.doctor import findings
+from gpubp.serialization import atomic_write
 
 SEEDS = (0, 1, 2)
 MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=default, help="folder with mnist/, cats/ and housing.csv")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--json", type=Path, help="also write the rows and the machine here")
+    parser.add_argument("--json", type=Path, help="also keep the rows and the machine in this file")
     parser.add_argument("--probe-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.probe_memory:
@@ -249,16 +250,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     about = {found.subject: found.found for found in findings() if found.subject in MACHINE}
     print("; ".join(about.values()), flush=True)
-    rows: list[Row] = []
+    parts: dict[str, list[Row]] = {}
     for name in options.only:
         start = time.perf_counter()
-        for row in PARTS[name](options.data):
-            rows.append(row)
+        parts[name] = PARTS[name](options.data)
+        for row in parts[name]:
             print(f"{'ok  ' if row.met else 'MISS'} {row.what:<58} {row.asked:<18} {row.measured}", flush=True)
         print(f"     ({name}: {time.perf_counter() - start:.0f} s)", flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    return 0 if all(row.met for row in rows) else 1
+        _merge(options.json, about, parts)
+    return 0 if all(row.met for rows in parts.values() for row in rows) else 1
+
+
+def _merge(path: Path, about: dict[str, str], parts: dict[str, list[Row]]) -> None:
+    """Replace the parts measured now in the file; the others stay, if they are of the same machine."""
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    kept = known["parts"] if known.get("machine") == about else {}
+    measured = {name: [asdict(row) for row in rows] for name, rows in parts.items()}
+    ordered = {name: rows for name in PARTS if (rows := measured.get(name, kept.get(name)))}
+    atomic_write(path, (json.dumps({"machine": about, "parts": ordered}, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -59,7 +59,9 @@ def figures() -> str:
     """The measured figures in Markdown, under what they were measured on."""
     measured = json.loads(FIGURES.read_text(encoding="utf-8"))
     machine = "; ".join(f"{key} {value}" for key, value in measured["machine"].items())
-    rows = [f"| {row['what']} | {row['asked']} | {row['measured']} |" for row in measured["rows"]]
+    rows = [
+        f"| {row['what']} | {row['asked']} | {row['measured']} |" for part in measured["parts"].values() for row in part
+    ]
     return "\n".join([f"{machine}:", "", "| what | bar | measured |", "|---|---|---|", *rows]) + "\n"
 
 
