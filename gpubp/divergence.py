@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from gpubp._typing import Array
 from gpubp.backprop import Layer
 from gpubp.errors import DivergenceError
+from gpubp.history import History
 from gpubp.step import TrainingStep
 
 
-def report(step: TrainingStep, diverged: NDArray[np.bool_]) -> DivergenceError:
+def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) -> DivergenceError:
     """The error for the first of the networks that diverged in this epoch: step, layer, likely cause, remedy.
 
     The layer is found by replaying the recorded batch with the weights that the network was left with.
@@ -36,6 +37,7 @@ def report(step: TrainingStep, diverged: NDArray[np.bool_]) -> DivergenceError:
         f"or inputs scaled to about unit variance",
         step=at,
         layer=layer,
+        history=history,
     )
 
 

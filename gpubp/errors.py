@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class GpubpError(Exception):
@@ -31,12 +32,15 @@ class DivergenceError(GpubpError, ArithmeticError):
         The step, counted from 0 over the whole training, whose loss or gradient was not finite.
     layer : int or None
         The layer, counted from 1, in which the first non-finite value appeared.
+    history : gpubp.History
+        The curves up to the epoch in which it happened.
     """
 
-    def __init__(self, message: str, *, step: int, layer: int | None) -> None:
+    def __init__(self, message: str, *, step: int, layer: int | None, history: Any) -> None:
         super().__init__(message)
         self.step = step
         self.layer = layer
+        self.history = history
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

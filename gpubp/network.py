@@ -273,6 +273,8 @@ class MLP(Stack):
             ``activations``, ``loss`` or ``output_activation``, where the network was made with a record of
             your own that no registry knows.
         """
+        if unknown := records.keys() - {"activations", "loss", "output_activation"}:
+            raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(sorted(unknown))}")
         tensors, saved = serialization.load(path)
         try:
             for name, start, stop in Layout(sizes_of(saved["layer_sizes"])).names():  # before memory is taken
@@ -280,14 +282,14 @@ class MLP(Stack):
                     raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
             net = cls(
                 saved["layer_sizes"],
-                records.pop("activations", saved["activations"]),
-                records.pop("loss", saved["loss"]),
+                records.get("activations", saved["activations"]),
+                records.get("loss", saved["loss"]),
                 init="zeros",
                 seed=saved["seeds"],
                 device=device,
                 precision=saved["precision"],
                 models=saved["models"],
-                output_activation=records.pop("output_activation", saved["output_activation"]),
+                output_activation=records.get("output_activation", saved["output_activation"]),
             )
             for name, start, stop in net.layout.names():
                 if tensors[name].dtype != net.precision:
@@ -295,7 +297,10 @@ class MLP(Stack):
                 net.theta[:, start:stop] = net.backend.from_host(tensors[name])
         except KeyError as error:
             raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
-        if records:
-            raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(records)}")
+        except DataError:
+            raise
+        except UsageError as error:
+            own = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
+            raise DataError(f"{path}: {error}{own}") from None
         net.preprocessing = saved.get("preprocessing")
         return net

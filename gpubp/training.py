@@ -241,7 +241,7 @@ class _Run:
         if diverged.any():
             self.stopped[diverged] = "diverged"
             if not self._active().any() and (self.stopped == "diverged").all():
-                raise report(step, diverged)
+                raise report(step, diverged, self.history)
         self._watch(epoch, watched)
 
     def _restore(self, before: NDArray[np.bool_], start_theta: Any) -> NDArray[np.bool_]:
