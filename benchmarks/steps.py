@@ -15,8 +15,8 @@ from gpubp.step_table import draw_table
 
 def training_step(
     layer_sizes: Sequence[int], batch_size: int, optimizer: str = "adam", batches: int = 8
-) -> tuple[gpubp.MLP, TrainingStep]:
-    """A float32 ReLU network with cross-entropy, ready to take steps 0 … batches − 1 of an epoch."""
+) -> tuple[gpubp.MLP, Callable[[], None]]:
+    """A float32 ReLU network with cross-entropy, and a function that takes its next step on random data."""
     net = gpubp.MLP(layer_sizes, device="cpu")
     rng = np.random.default_rng(0)
     m = batches * batch_size
@@ -35,7 +35,13 @@ def training_step(
     step = TrainingStep(net, X, y, None, batch_size, state, np.zeros(1), np.zeros(1))
     rates = np.full((batches, 1), 1e-3)
     step.begin(draw_table(rng.permutation(m)[None], batch_size, 1, None, 0, rates))
-    return net, step
+
+    def one() -> None:
+        if step.epoch.cursor[0] == batches:
+            step.epoch.cursor[0] = 0
+        step.run(1, batch_size)
+
+    return net, one
 
 
 def bare_gemms(net: gpubp.MLP, batch_size: int) -> Callable[[], None]:

@@ -24,9 +24,9 @@ def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) ->
     at = last if fault < 0 else fault
     layer, what = None, "an update overflowed"
     if fault >= 0:
-        totals = backend.zeros((net.models, 2), backend.accumulator)
-        backend.capture(lambda index: step.forward_backward(index, totals))(fault - table.first_step)
-        layer, what = _first_not_finite(step, k, bool(np.isfinite(backend.to_host(totals)[k, 0])))
+        step.replay(fault - table.first_step)
+        totals = backend.to_host(step.epoch.totals)[fault - table.first_step, k]
+        layer, what = _first_not_finite(step, k, bool(np.isfinite(totals[0])))
     who = f"network {k}: " if net.models > 1 else ""
     where = "" if layer is None else f" in layer {layer} of {len(net.layers)}"
     rate = float(table.learning_rate[at - table.first_step, k])

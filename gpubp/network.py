@@ -170,15 +170,15 @@ class MLP(Stack):
         y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
         weight = checks.sample_weight(sample_weight, len(X))
         backend, values = self.backend, self.cast_targets(y)
-        total, part = np.zeros((self.models, 2)), backend.empty((self.models, 2), np.float64)
+        total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
         grad_b = backend.empty((self.models, 1, self.layer_sizes[-1]))
-        one, none = backend.from_host(np.ones(self.models)), backend.zeros((self.models, 1, 1))
+        unsmoothed = backend.zeros((self.models, 1, 1))
 
         def add(rows: slice, logits: Array) -> None:
             w = None if weight is None else backend.from_host(weight[rows])[None]
             target = backend.from_host(values[rows])[None]
-            backend.loss_delta(self.loss, logits, target, w, one, none, grad_b, part)
-            total[...] += backend.to_host(part)
+            backend.loss_delta(self.loss, logits, target, w, unsmoothed, epoch, grad_b)
+            total[...] += backend.to_host(epoch.totals)[0]
 
         self._each_batch(X, add)
         mean = total / (len(X) if weight is None else weight.sum())
@@ -209,37 +209,25 @@ class MLP(Stack):
         weight = checks.sample_weight(sample_weight, len(X))
         penalty = checks.per_network("l2", l2, self.models, 0.0)
         rate = checks.per_network("dropout", dropout, self.models, 0.0, 1.0)
-        grad = self.backend.zeros(self.theta.shape)
-        grads = self.layout.layers(grad)
-        totals = self.backend.empty((self.models, 2), self.backend.accumulator)
-        drop = self.dropout(rate, step)
-        work = self.workspace(len(X), drop is not None)
-        normalizer = np.full(self.models, 1.0 / (len(X) if weight is None else weight.sum()))
-
-        def run(_: int) -> None:
-            batch = self.backend.from_host(X, self.backend.dtype)[None]
-            logits = forward(self.backend, self.layers, self.stack_activations, batch, work.records, drop)
-            row_weight = None if weight is None else self.backend.from_host(weight)[None]
-            self.backend.loss_delta(
-                self.loss,
-                logits,
-                self.backend.from_host(self.cast_targets(y))[None],
-                row_weight,
-                self.backend.from_host(normalizer),
-                self.backend.zeros((self.models, 1, 1)),
-                grads[-1].b,
-                totals,
-            )
-            backward(self.backend, self.layers, self.stack_activations, batch, work.records, grads, drop)
-
-        self.backend.capture(run)(step)
-        loss = self.backend.to_host(totals)[:, 0] * normalizer
+        backend, activations = self.backend, self.stack_activations
+        grads = self.layout.layers(backend.zeros(self.theta.shape))
+        epoch = self.single_step(1.0 / (len(X) if weight is None else weight.sum()), step)
+        drop = self.dropout(rate, epoch.cursor)
+        records = self.workspace(len(X), drop is not None).records
+        batch = backend.from_host(X, backend.dtype)[None]
+        target = backend.from_host(self.cast_targets(y))[None]
+        row_weight = None if weight is None else backend.from_host(weight)[None]
+        unsmoothed = backend.zeros((self.models, 1, 1))
+        with backend.computing():
+            logits = forward(backend, self.layers, activations, batch, records, drop)
+            backend.loss_delta(self.loss, logits, target, row_weight, unsmoothed, epoch, grads[-1].b)
+            backward(backend, self.layers, activations, batch, records, grads, drop)
+        loss = backend.to_host(epoch.totals)[0, :, 0] * backend.to_host(epoch.normalizer)[0]
         if penalty.any():
-            scale = self.backend.from_host(penalty, self.backend.dtype)[:, None, None]
+            scale = backend.from_host(penalty, backend.dtype)[:, None, None]
             for layer, g in zip(self.layers, grads, strict=True):
-                loss = loss + 0.5 * penalty * np.square(
-                    self.backend.to_host(layer.W), dtype=self.backend.accumulator
-                ).sum(axis=(1, 2))
+                square = np.square(backend.to_host(layer.W), dtype=backend.accumulator)
+                loss = loss + 0.5 * penalty * square.sum(axis=(1, 2))
                 g.W[...] += scale * layer.W
         return self._one_or_all(loss), self._public(grads)
 

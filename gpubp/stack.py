@@ -15,7 +15,7 @@ import numpy as np
 from gpubp import checks
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, get_activation, identity
-from gpubp.backends import Backend, Dropout
+from gpubp.backends import Backend, Dropout, Epoch
 from gpubp.backprop import Layer, Record, forward
 from gpubp.errors import UsageError
 from gpubp.initializers import get_initializer
@@ -94,12 +94,31 @@ class Stack:
             records.append(Record(z, a, delta, mask))
         return Forward(rows, records)
 
-    def dropout(self, rate: Array, step: int = 0) -> Dropout | None:
+    def epoch(self, rows: int, batch_size: int, orders: int = 1) -> Epoch:
+        """Tables for epochs over `rows` rows, zero, with the cursor at the beginning."""
+        backend, steps = self.backend, -(-rows // batch_size)
+        return Epoch(
+            backend.zeros((2,), np.int64),
+            batch_size,
+            backend.zeros((orders, rows), np.int64),
+            backend.zeros((steps, self.models), np.float64),
+            backend.zeros((steps, self.models), np.float64),
+            backend.zeros((steps, self.models, 2), backend.accumulator),
+        )
+
+    def single_step(self, normalizer: float, step: int = 0) -> Epoch:
+        """An epoch of one step, on rows where they lie, for what is computed outside training."""
+        epoch = self.epoch(rows=1, batch_size=1)
+        epoch.normalizer[...] = normalizer
+        epoch.cursor[1] = step
+        return epoch
+
+    def dropout(self, rate: Array, cursor: Array) -> Dropout | None:
         """Dropout at `rate` (K,), or None where no network uses it."""
         if not rate.any():
             return None
         seeds = np.array([s & (2**64 - 1) for s in self.seeds], np.uint64)
-        return Dropout(self.backend.from_host(rate), self.backend.from_host(seeds), step)
+        return Dropout(self.backend.from_host(rate), self.backend.from_host(seeds), cursor)
 
     def cast_targets(self, y: Array) -> Array:
         """Integer classes as they are, values in the network's dtype."""
@@ -111,15 +130,12 @@ class Stack:
         rows = int(np.clip(_CHUNK // (max(self.layer_sizes) * self.models), 1, len(X)))
         work = self.workspace(rows, dropout=False)
 
-        def step(start: int) -> None:
+        for start in range(0, len(X), rows):
             batch = backend.from_host(X[start : start + rows], backend.dtype)[None]
             records = work.first(batch.shape[1])
-            logits = forward(backend, self.layers, self.stack_activations, batch, records)
-            then(slice(start, start + batch.shape[1]), logits)
-
-        run = backend.capture(step)
-        for start in range(0, len(X), rows):
-            run(start)
+            with backend.computing():
+                logits = forward(backend, self.layers, self.stack_activations, batch, records)
+                then(slice(start, start + batch.shape[1]), logits)
 
     def _public(self, layers: Sequence[Layer]) -> Gradients:
         if self.models > 1:

@@ -25,6 +25,8 @@ class TrainingStep:
         At most m. With m, the rows are used where they lie, in their own order.
     state : OptimizerState
     dropout, label_smoothing : (K,) float64
+    orders : int
+        1 where all networks see the rows in the same order, else K.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class TrainingStep:
         state: OptimizerState,
         dropout: NDArray[np.float64],
         label_smoothing: NDArray[np.float64],
+        orders: int = 1,
     ) -> None:
         self.net, self.state, self.batch_size = net, state, batch_size
         backend = net.backend
@@ -45,72 +48,68 @@ class TrainingStep:
         self.y = backend.from_host(net.cast_targets(y))
         self.weight = None if weight is None else backend.from_host(weight)
         self.smoothing = backend.from_host(label_smoothing, backend.dtype)[:, None, None]
-        self.dropout = net.dropout(dropout)
+        self.epoch = net.epoch(len(X), batch_size, orders)
+        self.dropout = net.dropout(dropout, self.epoch.cursor)
         self.activations = net.stack_activations
         self.work = net.workspace(batch_size, self.dropout is not None)
         self.grad = backend.zeros(net.theta.shape)
         self.grads = net.layout.layers(self.grad)
-        self.batch: tuple[Array, Array, Array | None] | None = None
+        shape = (orders, batch_size)
+        self.buffers = (  # of batches
+            None if self.whole else backend.empty((*shape, *self.X.shape[1:])),
+            None if self.whole else backend.empty((*shape, *self.y.shape[1:]), self.y.dtype),
+            None if self.whole or self.weight is None else backend.empty(shape, self.weight.dtype),
+        )
         self.run = backend.capture(self._step)
 
-    def begin(self, table: StepTable) -> None:
-        """Take over an epoch's table."""
+    def train_epoch(self, table: StepTable) -> None:
+        """Take all steps of a table: those of full batches, then the last if it is smaller."""
+        self.begin(table)
+        full, rest = divmod(table.rows, self.batch_size)
+        if full:
+            self.run(full, self.batch_size)
+        if rest:
+            self.run(1, rest)
+
+    def begin(self, table: StepTable, at: int = 0) -> None:
+        """Copy a table to the device, with the cursor at step `at`."""
+        self.table, epoch = table, self.epoch
+        for array, values in (
+            (epoch.cursor, np.array([at, table.first_step + at])),
+            (epoch.order, table.order),
+            (epoch.normalizer, table.normalizer),
+            (epoch.learning_rate, table.learning_rate),
+        ):
+            array[...] = self.net.backend.from_host(values)
+
+    def replay(self, index: int) -> None:
+        """Loss and gradients of step `index` of the table once more, with the weights as they are now."""
+        self.begin(self.table, index)
+        with self.net.backend.computing():
+            self._forward_backward(min(self.batch_size, self.table.rows - index * self.batch_size))
+
+    def _step(self, rows: int) -> None:
+        self._forward_backward(rows)
         backend = self.net.backend
-        self.table = table
-        self.normalizer = backend.from_host(table.normalizer)
-        self.learning_rate = backend.from_host(table.learning_rate)
-        self.totals = backend.zeros((table.steps, self.net.models, 2), backend.accumulator)
-        if not self.whole and (self.batch is None or len(self.batch[0]) != len(table.order)):
-            self.batch = self._buffers(len(table.order))
+        backend.optimizer_step(self.state, self.net.theta, self.grad, self.epoch)
+        backend.advance(self.epoch)
 
-    def __call__(self, index: int) -> None:
-        """Take step `index` of the epoch."""
-        self.run(index)
-
-    def forward_backward(self, index: int, totals: Array) -> None:
-        """Loss into `totals` (K, 2) and gradients into `grad`, from the batch of step `index`."""
+    def _forward_backward(self, rows: int) -> None:
+        """Loss into the step's totals and gradients into `grad`, from the next batch."""
         net, backend = self.net, self.net.backend
-        X, y, weight = self._batch(index)
-        records = self.work.first(X.shape[1])
-        if self.dropout is not None:
-            self.dropout.step = self.table.first_step + index
+        X, y, weight = self._batch(rows)
+        records = self.work.first(rows)
         logits = forward(backend, net.layers, self.activations, X, records, self.dropout)
-        backend.loss_delta(
-            net.loss, logits, y, weight, self.normalizer[index], self.smoothing, self.grads[-1].b, totals
-        )
+        backend.loss_delta(net.loss, logits, y, weight, self.smoothing, self.epoch, self.grads[-1].b)
         backward(backend, net.layers, self.activations, X, records, self.grads, self.dropout)
 
-    def _step(self, index: int) -> None:
-        totals = self.totals[index]
-        self.forward_backward(index, totals)
-        self.net.backend.optimizer_step(
-            self.state,
-            self.net.theta,
-            self.grad,
-            self.learning_rate[index],
-            totals,
-            self.table.first_step + index,
-        )
-
-    def _batch(self, index: int) -> tuple[Array, Array, Array | None]:
-        """X (K or 1, r, n_0), y and weights (K or 1, r) of step `index`."""
-        if self.batch is None:
+    def _batch(self, rows: int) -> tuple[Array, Array, Array | None]:
+        """X (K or 1, rows, n_0), y and weights (K or 1, rows) of the step."""
+        if self.whole:
             return self.X[None], self.y[None], None if self.weight is None else self.weight[None]
-        rows = self.table.rows(index)
-        sources = (self.X, self.y, self.weight)
-        taken = []
-        for source, buffer in zip(sources, self.batch, strict=True):
-            out = None if buffer is None else buffer[:, : rows.shape[1]]
+        taken = tuple(None if buffer is None else buffer[:, :rows] for buffer in self.buffers)
+        for source, out in zip((self.X, self.y, self.weight), taken, strict=True):
             if out is not None:
-                self.net.backend.gather(source, rows, out)
-            taken.append(out)
-        return taken[0], taken[1], taken[2]
-
-    def _buffers(self, networks: int) -> tuple[Array, Array, Array | None]:
-        """Where gathered batches lie, for `networks` different orders."""
-        backend, shape = self.net.backend, (networks, self.batch_size)
-        return (
-            backend.empty((*shape, *self.X.shape[1:])),
-            backend.empty((*shape, *self.y.shape[1:]), self.y.dtype),
-            None if self.weight is None else backend.empty(shape, self.weight.dtype),
-        )
+                self.net.backend.gather(source, self.epoch, out)
+        X, y, weight = taken
+        return X, y, weight

@@ -22,8 +22,8 @@ class StepTable:
     ----------
     first_step : int
         The number, over the whole training, of the epoch's first step.
-    bounds : (steps + 1,) int
-        Step i takes the rows ``order[:, bounds[i]:bounds[i + 1]]``.
+    batch_size : int
+        Step i takes the rows ``order[:, i·batch_size:(i + 1)·batch_size]``; the last step may have fewer.
     order : (K or 1, m) int
         Rows of the data in the order in which each network sees them; 1 where all see the same.
     normalizer : (steps, K) float64
@@ -32,19 +32,20 @@ class StepTable:
     """
 
     first_step: int
-    bounds: NDArray[np.int64]
+    batch_size: int
     order: NDArray[np.int64]
     normalizer: NDArray[np.float64]
     learning_rate: NDArray[np.float64]
 
     @property
     def steps(self) -> int:
-        """Steps in the epoch; the last may have fewer rows."""
-        return len(self.bounds) - 1
+        """Steps in the epoch."""
+        return len(self.normalizer)
 
-    def rows(self, index: int) -> NDArray[np.int64]:
-        """The rows of step `index`, (K or 1, r)."""
-        return self.order[:, self.bounds[index] : self.bounds[index + 1]]
+    @property
+    def rows(self) -> int:
+        """Rows in the epoch."""
+        return int(self.order.shape[1])
 
 
 def draw_table(
@@ -63,7 +64,7 @@ def draw_table(
     else:
         total = np.broadcast_to(np.add.reduceat(weight[order], bounds[:-1], axis=1), (models, len(bounds) - 1))
     normalizer = np.divide(1.0, total, out=np.zeros(total.shape), where=total > 0).T
-    return StepTable(first_step, bounds, order, normalizer, learning_rate)
+    return StepTable(first_step, batch_size, order, normalizer, learning_rate)
 
 
 class Planner:
@@ -82,6 +83,7 @@ class Planner:
         self.m, self.batch_size, self.epochs, self.weight = m, batch_size, epochs, weight
         self.learning_rate, self.schedule, self.seeds = learning_rate, schedule, seeds
         self.steps_per_epoch = -(-m // batch_size)
+        self.orders = 1 if seeds is None else len(seeds)
 
     def table(self, epoch: int, monitored: NDArray[np.float64]) -> StepTable:
         """The table of an epoch, given the monitored losses of those before, (epoch, K).

@@ -154,11 +154,12 @@ def train(
         if max_grad_norm is None
         else backend.from_host(number("max_grad_norm", max_grad_norm, 0.0, low_open=True)),
     )
-    step = TrainingStep(net, X, y, weight, batch_size, state, number("dropout", dropout, 0.0, 1.0), smoothing)
     planner = Planner(
         len(X), batch_size, epochs, weight, number("learning_rate", learning_rate, 0.0, low_open=True),
         get_schedule(schedule), seeds if shuffle and batch_size < len(X) else None,
     )  # fmt: skip
+    rate = number("dropout", dropout, 0.0, 1.0)
+    step = TrainingStep(net, X, y, weight, batch_size, state, rate, smoothing, planner.orders)
     total_weight = float(len(X) if weight is None else weight.sum())
     return _Run(net, step, planner, total_weight, validation, patience, tolerance, callbacks).until_done()
 
@@ -221,11 +222,9 @@ class _Run:
         start_theta = net.theta.copy()
         if state.largest_update is not None:
             state.largest_update[...] = 0
-        step.begin(table)
-        for index in range(table.steps):
-            step(index)
+        step.train_epoch(table)
         self.history.steps += table.steps
-        mean = backend.to_host(step.totals).sum(axis=0) / self.total_weight
+        mean = backend.to_host(step.epoch.totals).sum(axis=0) / self.total_weight
         diverged = self._restore(before, start_theta)
         mean[~before | diverged] = np.nan
         metric = np.array([net.loss.metric.finish(v) for v in mean[:, 1]])

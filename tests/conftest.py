@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpubp
-from gpubp.backends import Backend
+from gpubp.backends import Backend, Epoch
 from gpubp.backends.reference import ReferenceBackend
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,6 +28,19 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
     "reference-float64": lambda: ReferenceBackend(np.float64),
     "reference-float32": lambda: ReferenceBackend(np.float32),
 }
+
+
+def one_step(
+    backend: Backend, networks: int, *, normalizer: Any = 1.0, learning_rate: Any = 0.0, step: int = 0
+) -> Epoch:
+    """The tables of an epoch of one step; numbers may be one per network."""
+
+    def row(value: Any) -> Any:
+        return backend.from_host(np.broadcast_to(np.asarray(value, np.float64), (1, networks)).copy())
+
+    totals = backend.zeros((1, networks, 2), backend.accumulator)
+    cursor = backend.from_host(np.array([0, step]))
+    return Epoch(cursor, 1, backend.zeros((1, 1), np.int64), row(normalizer), row(learning_rate), totals)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import one_step
 
 from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backprop import Record, backward, forward
@@ -88,16 +89,15 @@ def test_bp1_is_the_weighted_mean_of_the_samples_deltas(backend, rng):
     z, y = rng.standard_normal((3, 6, 4)), rng.standard_normal((1, 6, 4))
     weight, normalizer = rng.random((1, 6)), np.array([0.5, 2.0, 0.0])
     logits, grad_b = backend.from_host(z.copy(), backend.dtype), backend.empty((3, 1, 4))
-    totals = backend.empty((3, 2), backend.accumulator)
+    epoch = one_step(backend, 3, normalizer=normalizer)
     backend.loss_delta(
         get_loss("half_squared_error"),
         logits,
         backend.from_host(y, backend.dtype),
         backend.from_host(weight),
-        backend.from_host(normalizer),
         backend.zeros((3, 1, 1)),
+        epoch,
         grad_b,
-        totals,
     )
     close = {"rtol": 30 * np.finfo(backend.dtype).eps, "atol": 10 * np.finfo(backend.dtype).eps}
     for k in range(3):
@@ -105,7 +105,7 @@ def test_bp1_is_the_weighted_mean_of_the_samples_deltas(backend, rng):
         values = [weight[0, i] * 0.5 * np.sum((z[k, i] - y[0, i]) ** 2) for i in range(6)]
         np.testing.assert_allclose(backend.to_host(logits)[k], deltas, **close)
         np.testing.assert_allclose(backend.to_host(grad_b)[k, 0], sum(deltas), **close)  # BP3
-        np.testing.assert_allclose(backend.to_host(totals)[k, 0], sum(values), **close)
+        np.testing.assert_allclose(backend.to_host(epoch.totals)[0, k, 0], sum(values), **close)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -186,7 +186,7 @@ def test_a_short_batch_in_larger_buffers_has_the_bits_of_exact_buffers(mlp, back
         for record in work.records:
             record.z[...] = record.a[...] = record.delta[...] = np.nan
         records = work.first(5)
-        grad, totals = backend.zeros(net.theta.shape), backend.empty((models, 2), backend.accumulator)
+        grad, epoch = backend.zeros(net.theta.shape), one_step(backend, models, normalizer=0.2)
         grads = net.layout.layers(grad)
         logits = forward(backend, net.layers, net.stack_activations, X, records)
         backend.loss_delta(
@@ -194,13 +194,12 @@ def test_a_short_batch_in_larger_buffers_has_the_bits_of_exact_buffers(mlp, back
             logits,
             y,
             None,
-            backend.from_host(np.full(models, 0.2)),
             backend.zeros((models, 1, 1)),
+            epoch,
             grads[-1].b,
-            totals,
         )
         backward(backend, net.layers, net.stack_activations, X, records, grads)
-        return backend.to_host(grad), backend.to_host(totals)
+        return backend.to_host(grad), backend.to_host(epoch.totals)
 
     exact, larger = gradients(5), gradients(12)
     assert np.isfinite(exact[0]).all()

@@ -101,7 +101,7 @@ def test_survivors_are_scaled_by_one_over_one_minus_rate(backend, rng):
 
     z = np.abs(rng.standard_normal((2, 9, 6))).astype(backend.dtype)
     rate, seeds = np.array([0.5, 0.75]), np.array([1, 2], np.uint64)
-    dropout = Dropout(backend.from_host(rate), backend.from_host(seeds), step=3)
+    dropout = Dropout(backend.from_host(rate), backend.from_host(seeds), cursor=backend.from_host(np.array([0, 3])))
     a, kept = backend.from_host(z.copy()), backend.empty(z.shape, np.bool_)
     backend.bias_activation(get_activation("relu"), a, backend.zeros((2, 1, 6)), a, dropout, kept, layer=1)
     expected = dropout_mask(np, seeds, rate, 1, 3, 9, 6)
@@ -116,7 +116,7 @@ def test_the_slope_is_that_of_the_undropped_activation(backend, rng, activation)
 
     record = get_activation(activation)
     z, grad = rng.standard_normal((2, 1, 8, 6)).astype(backend.dtype)
-    dropout = Dropout(backend.from_host(np.array([0.4])), backend.from_host(np.array([5], np.uint64)), 0)
+    dropout = Dropout(backend.from_host(np.array([0.4])), backend.from_host(np.array([5], np.uint64)), np.array([0, 0]))
     kept = backend.empty(z.shape, np.bool_)
     buffer = backend.from_host(z.copy())
     a = buffer if record.derivative_from == "a" else backend.empty(z.shape)

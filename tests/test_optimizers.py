@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import one_step
 from scalar_expressions import scalar_function
 
 from gpubp import MLP, Optimizer, UsageError, train
@@ -37,11 +38,11 @@ def start(backend, rule="sgd", *, networks=1, size=6, n_weights=4, options=None,
 def update(backend, state, theta, gradient, *, lr=LR, loss=0.0, step=0):
     """One update of θ (K, P) in place, taken as the training step takes it."""
     networks = theta.shape[0]
-    totals = backend.from_host(np.broadcast_to(np.array([[loss, 0.0]]), (networks, 2)).copy())
-    rate = backend.from_host(np.broadcast_to(np.asarray(lr, np.float64), (networks,)).copy())
+    epoch = one_step(backend, networks, learning_rate=lr, step=step)
+    epoch.totals[..., 0] = backend.from_host(np.broadcast_to(np.asarray(loss, np.float64), (networks,)).copy())
     gradient = backend.from_host(np.array(gradient, backend.dtype).reshape(theta.shape))
-    take = backend.capture(lambda step: backend.optimizer_step(state, theta, gradient, rate, totals, step))
-    take(step)
+    with backend.computing():
+        backend.optimizer_step(state, theta, gradient, epoch)
 
 
 def array(backend, values):

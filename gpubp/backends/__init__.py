@@ -8,6 +8,7 @@ their ``out`` arguments and allocate nothing that grows with the network.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,13 +34,41 @@ class Dropout:
         Probability that an element of a hidden layer is dropped, 0 ≤ rate < 1.
     seeds : (K,) uint64
         Each network's own key.
-    step : int
-        The training step, which the mask depends on.
+    cursor : (2,) int64
+        That of the `Epoch`: masks depend on the step over the whole training, cursor[1].
     """
 
     rate: Array
     seeds: Array
-    step: int = 0
+    cursor: Array
+
+
+@dataclass(slots=True)
+class Epoch:
+    """The tables of an epoch on the device, and how far it has got.
+
+    Operations read the row that the cursor points at, and the last one of a step moves it on, so a step is
+    the same function every time and can be replayed.
+
+    Attributes
+    ----------
+    cursor : (2,) int64
+        The step within the epoch, and over the whole training, both counted from 0.
+    batch_size : int
+        Step i takes rows ``order[:, i·batch_size:(i + 1)·batch_size]``.
+    order : (K or 1, m) int64
+        The rows of the data in the order in which each network sees them; 1 where all see the same.
+    normalizer, learning_rate : (steps, K) float64
+    totals : (steps, K, 2) float64
+        Filled: Σ weight · (value, metric) over the rows of each step.
+    """
+
+    cursor: Array
+    batch_size: int
+    order: Array
+    normalizer: Array
+    learning_rate: Array
+    totals: Array
 
 
 @dataclass(slots=True)
@@ -135,38 +164,40 @@ class Backend(Protocol):
         logits: Array,
         y: Array,
         weight: Array | None,
-        normalizer: Array,
         smoothing: Array,
+        epoch: Epoch,
         grad_b: Array,
-        totals: Array,
     ) -> None:
         """BP1 with the value, and the output layer's BP3.
 
-        logits (K, rows, n) become δᴸ = weight · normalizer · ∂C/∂z; grad_b (K, 1, n) = Σ_rows δᴸ;
-        totals (K, 2) = Σ_rows weight · (value, metric), in float64. weight is (1 or K, rows) or None for
-        ones, normalizer (K,), smoothing (K, 1, 1).
+        logits (K, rows, n) become δᴸ = weight · normalizer · ∂C/∂z; grad_b (K, 1, n) = Σ_rows δᴸ; the
+        step's totals are written. weight is (1 or K, rows) or None for ones, smoothing (K, 1, 1).
         """
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         """logits become a^L in place."""
 
-    def optimizer_step(
-        self, state: OptimizerState, theta: Array, grad: Array, learning_rate: Array, totals: Array, step: int
-    ) -> None:
+    def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
         """One update of θ (K, P), with l2 and clipping of the gradient, and decoupled weight decay.
 
-        A network whose totals or gradient norm are not finite is made inactive, and `step` noted, before
+        A network whose totals or gradient norm are not finite is made inactive, and the step noted, before
         anything of it is written.
         """
 
-    def gather(self, source: Array, rows: Array, out: Array) -> None:
-        """out[k, i] = source[rows[k, i]], cast to out's dtype. source (m, …), rows (K, r)."""
+    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
+        """out[k, i] = source[the i-th row of network k in this step], cast to out's dtype. source (m, …)."""
+
+    def advance(self, epoch: Epoch) -> None:
+        """The end of a step: the cursor moves on."""
 
     def finite(self, array: Array) -> Any:
         """Per network, on the host: (K,) bool, whether all its values are finite."""
 
-    def capture(self, step: Callable[[int], None]) -> Callable[[int], None]:
-        """The step as the machine runs it best: itself here, a replayed graph on a GPU."""
+    def computing(self) -> AbstractContextManager[Any]:
+        """Where operations are called outside a captured step."""
+
+    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
+        """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU."""
 
 
 def get_backend(device: str = "auto", precision: str = "float32") -> Backend:

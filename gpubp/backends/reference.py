@@ -7,6 +7,7 @@ network. No result depends on how a stack is cut into blocks: what is summed is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Dropout, OptimizerState
+from gpubp.backends import Dropout, Epoch, OptimizerState
 from gpubp.losses import Loss
 from gpubp.philox import dropout_mask
 
@@ -68,7 +69,9 @@ class ReferenceBackend:
     def to_host(self, array: Array) -> Any:
         return np.asarray(array)
 
-    def gather(self, source: Array, rows: Array, out: Array) -> None:
+    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
+        start = int(epoch.cursor[0]) * epoch.batch_size
+        rows = epoch.order[:, start : start + out.shape[1]]
         if source.dtype == out.dtype:
             np.take(source, rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
         else:
@@ -102,7 +105,7 @@ class ReferenceBackend:
                     dropout.seeds,
                     dropout.rate,
                     layer,
-                    dropout.step,
+                    int(dropout.cursor[1]),
                     block.shape[1],
                     z.shape[2],
                     rows.start,
@@ -137,12 +140,12 @@ class ReferenceBackend:
         logits: Array,
         y: Array,
         weight: Array | None,
-        normalizer: Array,
         smoothing: Array,
+        epoch: Epoch,
         grad_b: Array,
-        totals: Array,
     ) -> None:
         networks, n_rows, _ = logits.shape
+        normalizer = epoch.normalizer[epoch.cursor[0]]
         per_row = np.empty((networks, n_rows, 2), self.accumulator)
         factor = normalizer[:, None] if weight is None else weight * normalizer[:, None]
         factor = np.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
@@ -155,7 +158,7 @@ class ReferenceBackend:
             np.multiply(delta, factor[:, rows], out=z)
         if weight is not None:
             per_row *= weight[..., None]
-        per_row.sum(axis=1, out=totals)
+        per_row.sum(axis=1, out=epoch.totals[epoch.cursor[0]])
         logits.sum(axis=-2, keepdims=True, out=grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
@@ -164,9 +167,9 @@ class ReferenceBackend:
 
     # -- the update -----------------------------------------------------------------------------------
 
-    def optimizer_step(
-        self, state: OptimizerState, theta: Array, grad: Array, learning_rate: Array, totals: Array, step: int
-    ) -> None:
+    def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
+        index, step = epoch.cursor
+        learning_rate, totals = epoch.learning_rate[index], epoch.totals[index]
         weights = slice(0, state.n_weights)
         if state.l2 is not None:
             for part in _column_blocks(theta[:, weights]):
@@ -204,10 +207,19 @@ class ReferenceBackend:
                 largest = np.abs(update).max(axis=1)
                 np.maximum(state.largest_update, largest, out=state.largest_update, where=state.active)
 
-    def capture(self, step: Callable[[int], None]) -> Callable[[int], None]:
-        def run(index: int) -> None:
-            with np.errstate(all="ignore"):  # what is not finite is found by the step itself
-                step(index)
+    def advance(self, epoch: Epoch) -> None:
+        epoch.cursor += 1
+
+    # -- how steps are run ----------------------------------------------------------------------------
+
+    def computing(self) -> AbstractContextManager[Any]:
+        return np.errstate(all="ignore")  # what is not finite is found by the step itself
+
+    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
+        def run(count: int, rows: int) -> None:
+            with self.computing():
+                for _ in range(count):
+                    step(rows)
 
         return run
 
