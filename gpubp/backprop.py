@@ -56,9 +56,8 @@ def forward(
     """
     a = X
     for l, (layer, activation, record) in enumerate(zip(layers, activations, records, strict=True)):
-        backend.matmul(a, layer.W, out=record.z)
         dropped = dropout if record.mask is not None else None
-        backend.bias_activation(activation, record.z, layer.b, record.a, dropped, record.mask, l)
+        backend.dense(activation, a, layer.W, layer.b, record.z, record.a, dropped, record.mask, l)
         a = record.a
     return a
 

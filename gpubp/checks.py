@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss
+from gpubp.precision import PRECISIONS
 
 _BLOCK = 1 << 20  # elements looked at a time, so that a check costs no memory to speak of
 
@@ -48,7 +49,7 @@ def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name:
     array = _real_array(y, name)
     if array.ndim == 0 or len(array) != rows:
         raise DataError(f"{name} has shape {array.shape}, but there are {rows} rows of X")
-    _require_finite(array, name, precision)
+    _require_finite(array, name, PRECISIONS[precision].parameters)
     if loss.integer_targets and (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 != n_outputs)):
         return _classes(array.reshape(-1), n_outputs, loss, name)
     array = array.reshape(rows, 1) if array.ndim == 1 else array
@@ -163,7 +164,8 @@ def _real_array(array: Any, name: str) -> NDArray[Any]:
 def _require_finite(array: NDArray[Any], name: str, precision: str = "float64") -> None:
     if array.dtype.kind != "f":
         return
-    largest = np.finfo(precision).max
+    kept = PRECISIONS[precision]
+    largest = np.dtype(kept.parameters).type(kept.largest)
     rows = max(1, _BLOCK // max(1, array[:1].size))
     for start in range(0, len(array), rows):
         wrong = ~(np.abs(array[start : start + rows]) <= largest)

@@ -12,9 +12,9 @@ from gpubp import checks
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.errors import UsageError
 from gpubp.network import MLP
+from gpubp.precision import PRECISIONS
 
 STEP = 1e-200  # of the complex step: so small that h² vanishes, with no subtraction to lose digits
-TOLERANCE = {"float64": 1e-12, "float32": 1e-4}
 _STACK = 1 << 20  # elements of a stack of perturbed networks: 16 MB of complex numbers
 
 
@@ -86,7 +86,7 @@ def check_gradients(
         found = net.backend.to_host(grad).reshape(-1)[chosen].astype(np.float64)
         scale = float(np.linalg.norm(exact))
         errors[name] = float(np.linalg.norm(found - exact)) / (scale if scale > 0 else 1.0)
-    return GradientCheck(errors, TOLERANCE[net.precision])
+    return GradientCheck(errors, PRECISIONS[net.precision].gradient_tolerance)
 
 
 def complex_step(

@@ -11,7 +11,7 @@ import numpy as np
 from gpubp import checks, serialization
 from gpubp._typing import Array
 from gpubp.activations import Activation, get_output_activation
-from gpubp.backends import Backend, get_backend
+from gpubp.backends import get_backend
 from gpubp.backprop import backward, forward
 from gpubp.errors import DataError, UsageError
 from gpubp.layout import Gradients, Layout
@@ -82,10 +82,9 @@ class MLP(Stack):
             )
         self.models = checks.whole("models", models, 1)
         self.seeds = seeds_of(seed, self.models)
-        self.backend: Backend = get_backend(device, precision)
         self.layout = Layout(self.layer_sizes)
-        self.theta = self.backend.zeros((self.models, self.layout.size))
-        self.layers = self.layout.layers(self.theta)
+        backend = get_backend(device, precision)
+        self._hold(backend, backend.zeros((self.models, self.layout.size)))
         self.preprocessing: dict[str, Any] | None = None
         self._draw(init)
 
@@ -125,7 +124,7 @@ class MLP(Stack):
 
     def memory(self, batch_size: int = 128, optimizer: str = "adam") -> dict[str, int]:
         """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
-        item = np.dtype(self.precision).itemsize * self.models
+        item = np.dtype(self.backend.dtype).itemsize * self.models
         slots = len(get_optimizer(optimizer).slots)
         per_row = sum(
             n * (2 + (a.derivative_from == "z")) for n, a in zip(self.layer_sizes[1:-1], self.activations, strict=True)
@@ -142,7 +141,7 @@ class MLP(Stack):
     def forward(self, X: Any) -> Array:
         """a^L (m, n_L), (K, m, n_L) for a stack: probabilities, or values for regression. X (m, n_0)."""
         X = checks.inputs(X, self.layer_sizes[0], self.precision)
-        out = np.empty((self.models, len(X), self.layer_sizes[-1]), self.precision)
+        out = np.empty((self.models, len(X), self.layer_sizes[-1]), self.backend.dtype)
 
         def collect(rows: slice, logits: Array) -> None:
             self.backend.output(self.output_activation, logits)
@@ -172,7 +171,7 @@ class MLP(Stack):
         backend, values = self.backend, self.cast_targets(y)
         total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
         grad_b = backend.empty((self.models, 1, self.layer_sizes[-1]))
-        unsmoothed = backend.zeros((self.models, 1, 1))
+        unsmoothed = backend.zeros((self.models,), np.float64)
 
         def add(rows: slice, logits: Array) -> None:
             w = None if weight is None else backend.from_host(weight[rows])[None]
@@ -214,14 +213,15 @@ class MLP(Stack):
         epoch = self.single_step(1.0 / (len(X) if weight is None else weight.sum()), step)
         drop = self.dropout(rate, epoch.cursor)
         records = self.workspace(len(X), drop is not None).records
-        batch = backend.from_host(X, backend.dtype)[None]
+        batch = backend.from_host(X, backend.storage)[None]
         target = backend.from_host(self.cast_targets(y))[None]
         row_weight = None if weight is None else backend.from_host(weight)[None]
-        unsmoothed = backend.zeros((self.models, 1, 1))
+        unsmoothed = backend.zeros((self.models,), np.float64)
+        self.refresh()
         with backend.computing():
-            logits = forward(backend, self.layers, activations, batch, records, drop)
+            logits = forward(backend, self.operands, activations, batch, records, drop)
             backend.loss_delta(self.loss, logits, target, row_weight, unsmoothed, epoch, grads[-1].b)
-            backward(backend, self.layers, activations, batch, records, grads, drop)
+            backward(backend, self.operands, activations, batch, records, grads, drop)
         loss = backend.to_host(epoch.totals)[0, :, 0] * backend.to_host(epoch.normalizer)[0]
         if penalty.any():
             scale = backend.from_host(penalty, backend.dtype)[:, None, None]
@@ -280,7 +280,7 @@ class MLP(Stack):
                 output_activation=records.get("output_activation", saved["output_activation"]),
             )
             for name, start, stop in net.layout.names():
-                if tensors[name].dtype != net.precision:
+                if tensors[name].dtype != net.backend.dtype:
                     raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
                 net.theta[:, start:stop] = net.backend.from_host(tensors[name])
         except KeyError as error:

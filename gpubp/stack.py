@@ -50,6 +50,10 @@ class Stack:
         All parameters.
     layers : list of Layer
         Views into it.
+    operand_buffer : (K, P) array
+        θ as matrix products read it: θ itself, or a copy in the backend's storage type; see `refresh`.
+    operands : list of Layer
+        W from there, b from θ: what `backprop` computes with.
     """
 
     layer_sizes: tuple[int, ...]
@@ -62,14 +66,28 @@ class Stack:
     layout: Layout
     theta: Array
     layers: list[Layer]
+    operand_buffer: Array
+    operands: list[Layer]
 
     def like(self, theta: Array, backend: Backend) -> Self:
         """A stack of len(theta) networks that shares all but θ and the machine with this one."""
         twin = copy.copy(self)
-        twin.backend, twin.theta, twin.models = backend, theta, len(theta)
-        twin.layers = self.layout.layers(theta)
-        twin.seeds = self.seeds[:1] * len(theta)
+        twin.models, twin.seeds = len(theta), self.seeds[:1] * len(theta)
+        twin._hold(backend, theta)
         return twin
+
+    def _hold(self, backend: Backend, theta: Array) -> None:
+        self.backend, self.theta = backend, theta
+        self.layers = self.layout.layers(theta)
+        own = backend.storage == backend.dtype
+        self.operand_buffer = theta if own else backend.empty(theta.shape, backend.storage)
+        read = self.layout.layers(self.operand_buffer)
+        self.operands = [Layer(r.W, layer.b) for r, layer in zip(read, self.layers, strict=True)]
+
+    def refresh(self) -> None:
+        """Bring what matrix products read up to date with θ, which anyone may have written."""
+        if self.operand_buffer is not self.theta:
+            self.backend.cast(self.theta, self.operand_buffer)
 
     @property
     def stack_activations(self) -> list[Activation]:
@@ -82,13 +100,16 @@ class Stack:
         δ of one layer and of the next lie in two buffers by turns: more are never alive at once.
         """
         widest = max(self.layer_sizes[1:])
-        deltas = [self.backend.empty((self.models, rows * widest)) for _ in range(min(2, len(self.activations)))]
+        storage = self.backend.storage
+        deltas = [
+            self.backend.empty((self.models, rows * widest), storage) for _ in range(min(2, len(self.activations)))
+        ]
         records = []
         for l, activation in enumerate(self.stack_activations):
             shape = (self.models, rows, self.layer_sizes[l + 1])
             hidden = l < len(self.activations)
-            z = self.backend.empty(shape)
-            a = z if activation.derivative_from == "a" else self.backend.empty(shape)
+            z = self.backend.empty(shape, storage)
+            a = z if activation.derivative_from == "a" else self.backend.empty(shape, storage)
             delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if hidden else a
             mask = self.backend.empty(shape, np.bool_) if dropout and hidden else None
             records.append(Record(z, a, delta, mask))
@@ -129,12 +150,13 @@ class Stack:
         backend = self.backend
         rows = int(np.clip(_CHUNK // (max(self.layer_sizes) * self.models), 1, len(X)))
         work = self.workspace(rows, dropout=False)
+        self.refresh()
 
         for start in range(0, len(X), rows):
-            batch = backend.from_host(X[start : start + rows], backend.dtype)[None]
+            batch = backend.from_host(X[start : start + rows], backend.storage)[None]
             records = work.first(batch.shape[1])
             with backend.computing():
-                logits = forward(backend, self.layers, self.stack_activations, batch, records)
+                logits = forward(backend, self.operands, self.stack_activations, batch, records)
                 then(slice(start, start + batch.shape[1]), logits)
 
     def _public(self, layers: Sequence[Layer]) -> Gradients:

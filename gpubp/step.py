@@ -44,11 +44,12 @@ class TrainingStep:
         self.net, self.state, self.batch_size = net, state, batch_size
         backend = net.backend
         self.whole = batch_size == len(X)
-        self.X = backend.from_host(X, backend.dtype if self.whole else None)
+        self.X = backend.from_host(X, backend.storage if self.whole else None)
         self.y = backend.from_host(net.cast_targets(y))
         self.weight = None if weight is None else backend.from_host(weight)
-        self.smoothing = backend.from_host(label_smoothing, backend.dtype)[:, None, None]
+        self.smoothing = backend.from_host(label_smoothing)
         self.epoch = net.epoch(len(X), batch_size, orders)
+        self.epoch.loss_scale = backend.loss_scale(net.models)
         self.dropout = net.dropout(dropout, self.epoch.cursor)
         self.activations = net.stack_activations
         self.work = net.workspace(batch_size, self.dropout is not None)
@@ -56,7 +57,7 @@ class TrainingStep:
         self.grads = net.layout.layers(self.grad)
         shape = (orders, batch_size)
         self.buffers = (  # of batches
-            None if self.whole else backend.empty((*shape, *self.X.shape[1:])),
+            None if self.whole else backend.empty((*shape, *self.X.shape[1:]), backend.storage),
             None if self.whole else backend.empty((*shape, *self.y.shape[1:]), self.y.dtype),
             None if self.whole or self.weight is None else backend.empty(shape, self.weight.dtype),
         )
@@ -73,6 +74,7 @@ class TrainingStep:
 
     def begin(self, table: StepTable, at: int = 0) -> None:
         """Copy a table to the device, with the cursor at step `at`."""
+        self.net.refresh()
         self.table, epoch = table, self.epoch
         for array, values in (
             (epoch.cursor, np.array([at, table.first_step + at])),
@@ -90,18 +92,16 @@ class TrainingStep:
 
     def _step(self, rows: int) -> None:
         self._forward_backward(rows)
-        backend = self.net.backend
-        backend.optimizer_step(self.state, self.net.theta, self.grad, self.epoch)
-        backend.advance(self.epoch)
+        self.net.backend.optimizer_step(self.state, self.net.theta, self.grad, self.epoch)
 
     def _forward_backward(self, rows: int) -> None:
         """Loss into the step's totals and gradients into `grad`, from the next batch."""
         net, backend = self.net, self.net.backend
         X, y, weight = self._batch(rows)
         records = self.work.first(rows)
-        logits = forward(backend, net.layers, self.activations, X, records, self.dropout)
+        logits = forward(backend, net.operands, self.activations, X, records, self.dropout)
         backend.loss_delta(net.loss, logits, y, weight, self.smoothing, self.epoch, self.grads[-1].b)
-        backward(backend, net.layers, self.activations, X, records, self.grads, self.dropout)
+        backward(backend, net.operands, self.activations, X, records, self.grads, self.dropout)
 
     def _batch(self, rows: int) -> tuple[Array, Array, Array | None]:
         """X (K or 1, rows, n_0), y and weights (K or 1, rows) of the step."""

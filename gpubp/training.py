@@ -153,6 +153,7 @@ def train(
         max_grad_norm=None
         if max_grad_norm is None
         else backend.from_host(number("max_grad_norm", max_grad_norm, 0.0, low_open=True)),
+        operands=None if net.operand_buffer is net.theta else net.operand_buffer,
     )
     planner = Planner(
         len(X), batch_size, epochs, weight, number("learning_rate", learning_rate, 0.0, low_open=True),
@@ -208,7 +209,7 @@ class _Run:
         finally:
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
                 known = np.isfinite(self.best_loss)
-                net.theta[known] = self.best_theta[known]
+                net.backend.assign(net.theta, self.best_theta, known)
             if self.validation is not None and history.epochs:
                 history.best_epoch = self.best_epoch if net.models > 1 else int(self.best_epoch[0])
             history.stopped = self.stopped.tolist() if net.models > 1 else self.stopped[0]
@@ -247,8 +248,8 @@ class _Run:
         """Which networks diverged in this epoch; those whose θ itself overflowed go back to its start."""
         net, state = self.net, self.step.state
         overflowed = before & ~net.backend.finite(net.theta)
-        net.theta[overflowed] = start_theta[overflowed]
-        state.active[overflowed] = False
+        net.backend.assign(net.theta, start_theta, overflowed)
+        net.backend.assign(state.active, False, overflowed)
         diverged: NDArray[np.bool_] = before & (overflowed | (net.backend.to_host(state.fault_step) >= 0))
         return diverged
 
@@ -260,7 +261,7 @@ class _Run:
             better = active & (watched < self.best_loss)
             self.best_loss[better], self.best_epoch[better] = watched[better], epoch
             if self.best_theta is not None and self.patience is not None:
-                self.best_theta[better] = net.theta[better]
+                net.backend.assign(self.best_theta, net.theta, better)
                 self._stop(active & (epoch - self.best_epoch >= self.patience), "patience")
         if self.tolerance is not None:
             largest = net.backend.to_host(state.largest_update)
@@ -268,7 +269,7 @@ class _Run:
 
     def _stop(self, who: NDArray[np.bool_], why: str) -> None:
         self.stopped[who] = why
-        self.step.state.active[who] = False
+        self.net.backend.assign(self.step.state.active, False, who)
 
     def _active(self) -> NDArray[np.bool_]:
         host: NDArray[np.bool_] = self.net.backend.to_host(self.step.state.active)

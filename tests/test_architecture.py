@@ -17,7 +17,7 @@ from conftest import MODULES
 LAYERS = (
     ("errors", {"_typing", "errors", "registry"}),
     ("registries", {"activations", "losses", "optimizers", "initializers", "schedules"}),
-    ("backends", {"backends", "philox"}),
+    ("backends", {"backends", "philox", "precision"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
     ("network", {"network", "stack", "checks"}),

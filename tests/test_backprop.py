@@ -95,7 +95,7 @@ def test_bp1_is_the_weighted_mean_of_the_samples_deltas(backend, rng):
         logits,
         backend.from_host(y, backend.dtype),
         backend.from_host(weight),
-        backend.zeros((3, 1, 1)),
+        backend.zeros((3,), np.float64),
         epoch,
         grad_b,
     )
@@ -188,17 +188,17 @@ def test_a_short_batch_in_larger_buffers_has_the_bits_of_exact_buffers(mlp, back
         records = work.first(5)
         grad, epoch = backend.zeros(net.theta.shape), one_step(backend, models, normalizer=0.2)
         grads = net.layout.layers(grad)
-        logits = forward(backend, net.layers, net.stack_activations, X, records)
+        logits = forward(backend, net.operands, net.stack_activations, X, records)
         backend.loss_delta(
             net.loss,
             logits,
             y,
             None,
-            backend.zeros((models, 1, 1)),
+            backend.zeros((models,), np.float64),
             epoch,
             grads[-1].b,
         )
-        backward(backend, net.layers, net.stack_activations, X, records, grads)
+        backward(backend, net.operands, net.stack_activations, X, records, grads)
         return backend.to_host(grad), backend.to_host(epoch.totals)
 
     exact, larger = gradients(5), gradients(12)

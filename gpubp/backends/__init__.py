@@ -44,6 +44,27 @@ class Dropout:
 
 
 @dataclass(slots=True)
+class LossScale:
+    """Dynamic loss scaling, per network: δ is multiplied by `scale`, the gradient divided by it again.
+
+    A step whose gradient overflows is skipped and counted, and `scale` halved; after 2,000 steps without one
+    it is doubled. Source: Micikevicius et al., "Mixed precision training", 2018.
+
+    Attributes
+    ----------
+    scale : (K,) float64
+    clean_steps : (K,) int64
+        Steps since the last change.
+    overflows : (K,) int64
+        Steps skipped so far.
+    """
+
+    scale: Array
+    clean_steps: Array
+    overflows: Array
+
+
+@dataclass(slots=True)
 class Epoch:
     """The tables of an epoch on the device, and how far it has got.
 
@@ -61,6 +82,8 @@ class Epoch:
     normalizer, learning_rate : (steps, K) float64
     totals : (steps, K, 2) float64
         Filled: Σ weight · (value, metric) over the rows of each step.
+    loss_scale : LossScale or None
+        Where the backend's storage is float16.
     """
 
     cursor: Array
@@ -69,6 +92,7 @@ class Epoch:
     normalizer: Array
     learning_rate: Array
     totals: Array
+    loss_scale: LossScale | None = None
 
 
 @dataclass(slots=True)
@@ -94,6 +118,8 @@ class OptimizerState:
         θ[:, :n_weights] are weights, the rest biases: decay and l2 concern weights alone.
     l2, weight_decay, max_grad_norm : (K,) float64 or None
         None where no network uses it.
+    operands : (K, P) array or None
+        Where matrix products read a copy of θ in another type, that copy, written along with θ.
     """
 
     rule: Optimizer
@@ -107,6 +133,7 @@ class OptimizerState:
     l2: Array | None = None
     weight_decay: Array | None = None
     max_grad_norm: Array | None = None
+    operands: Array | None = None
 
 
 class Backend(Protocol):
@@ -116,7 +143,8 @@ class Backend(Protocol):
     device: str
     reason: str
     precision: str
-    dtype: Any  # of parameters and activations
+    dtype: Any  # of parameters and gradients
+    storage: Any  # of batches, activations and δ, and of weights as products read them
     accumulator: Any  # of sums over a batch: float64
     xp: Namespace
 
@@ -126,6 +154,9 @@ class Backend(Protocol):
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """The same, zero."""
 
+    def loss_scale(self, networks: int) -> LossScale | None:
+        """The state of loss scaling at the start of a training, None where `storage` needs none."""
+
     def from_host(self, array: Any, dtype: Any = None) -> Array:
         """A host array on the device, copied only where it must be."""
 
@@ -134,6 +165,20 @@ class Backend(Protocol):
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         """out = op(a) op(b): one GEMM per network; an operand whose leading axis is 1 is shared."""
+
+    def dense(
+        self,
+        activation: Activation,
+        a_prev: Array,
+        W: Array,
+        b: Array,
+        z: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        """z = a_prev W + b and a = σ(z): `matmul` and `bias_activation` in one."""
 
     def bias_activation(
         self,
@@ -171,7 +216,7 @@ class Backend(Protocol):
         """BP1 with the value, and the output layer's BP3.
 
         logits (K, rows, n) become δᴸ = weight · normalizer · ∂C/∂z; grad_b (K, 1, n) = Σ_rows δᴸ; the
-        step's totals are written. weight is (1 or K, rows) or None for ones, smoothing (K, 1, 1).
+        step's totals are written. weight is (1 or K, rows) or None for ones, smoothing (K,) float64.
         """
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
@@ -181,14 +226,17 @@ class Backend(Protocol):
         """One update of θ (K, P), with l2 and clipping of the gradient, and decoupled weight decay.
 
         A network whose totals or gradient norm are not finite is made inactive, and the step noted, before
-        anything of it is written.
+        anything of it is written. This ends the step: the cursor moves on.
         """
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
         """out[k, i] = source[the i-th row of network k in this step], cast to out's dtype. source (m, …)."""
 
-    def advance(self, epoch: Epoch) -> None:
-        """The end of a step: the cursor moves on."""
+    def cast(self, source: Array, out: Array) -> None:
+        """out = source, rounded to out's type; of one shape."""
+
+    def assign(self, target: Array, values: Any, who: Any) -> None:
+        """target[k] = values[k], or values if it is a number, for the networks of the host's (K,) bool `who`."""
 
     def finite(self, array: Array) -> Any:
         """Per network, on the host: (K,) bool, whether all its values are finite."""

@@ -50,7 +50,8 @@ class ReferenceBackend:
 
     def __init__(self, dtype: Any, reason: str = "asked for") -> None:
         self.dtype = np.dtype(dtype)
-        self.precision = self.dtype.name
+        self.storage = self.dtype
+        self.precision = "float64" if self.dtype.kind == "c" else self.dtype.name
         self.accumulator = np.result_type(self.dtype, np.float64)
         self.reason = reason
         self.xp: Namespace = NumpyNamespace()
@@ -62,6 +63,9 @@ class ReferenceBackend:
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return np.zeros(shape, self.dtype if dtype is None else dtype)
+
+    def loss_scale(self, networks: int) -> None:
+        return None
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
         return np.asarray(array, dtype)
@@ -77,6 +81,12 @@ class ReferenceBackend:
         else:
             out[...] = source[rows]
 
+    def cast(self, source: Array, out: Array) -> None:
+        out[...] = source
+
+    def assign(self, target: Array, values: Any, who: Any) -> None:
+        np.copyto(target, values, where=who.reshape(-1, *[1] * (target.ndim - 1)))
+
     def finite(self, array: Array) -> Any:
         return np.isfinite(self._squared_norm(array.reshape(len(array), -1)))
 
@@ -84,6 +94,21 @@ class ReferenceBackend:
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         np.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b, out=out)
+
+    def dense(
+        self,
+        activation: Activation,
+        a_prev: Array,
+        W: Array,
+        b: Array,
+        z: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        self.matmul(a_prev, W, out=z)
+        self.bias_activation(activation, z, b, a, dropout, mask, layer)
 
     def bias_activation(
         self,
@@ -149,6 +174,7 @@ class ReferenceBackend:
         per_row = np.empty((networks, n_rows, 2), self.accumulator)
         factor = normalizer[:, None] if weight is None else weight * normalizer[:, None]
         factor = np.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
+        smoothing = self._cast(smoothing)[..., None]
         for rows in _row_blocks(logits):
             z, target = logits[:, rows], y[:, rows]
             value, delta = loss.formula(self.xp, z, target, smoothing)
@@ -168,7 +194,8 @@ class ReferenceBackend:
     # -- the update -----------------------------------------------------------------------------------
 
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
-        index, step = epoch.cursor
+        index, step = epoch.cursor.tolist()
+        epoch.cursor += 1
         learning_rate, totals = epoch.learning_rate[index], epoch.totals[index]
         weights = slice(0, state.n_weights)
         if state.l2 is not None:
@@ -206,9 +233,6 @@ class ReferenceBackend:
             if state.largest_update is not None:
                 largest = np.abs(update).max(axis=1)
                 np.maximum(state.largest_update, largest, out=state.largest_update, where=state.active)
-
-    def advance(self, epoch: Epoch) -> None:
-        epoch.cursor += 1
 
     # -- how steps are run ----------------------------------------------------------------------------
 

@@ -1,0 +1,123 @@
+"""The few calls through which the CUDA backend reaches a device.
+
+There are two drivers: CuPy with cuBLASLt on a GPU, and one in the tests that runs the same kernel sources on
+the host. Everything above them is written against these protocols alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from gpubp._typing import Array, Namespace
+
+
+class Source(Protocol):
+    """The whole text of one kernel; `gpubp.backends.cuda.source` assembles it."""
+
+    @property
+    def name(self) -> str:
+        """The name of the one ``extern "C"`` kernel in it."""
+
+    @property
+    def text(self) -> str:
+        """CUDA C++ that includes nothing of ours."""
+
+
+class Kernel(Protocol):
+    """A compiled kernel, launched on the driver's stream."""
+
+    def __call__(self, grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
+        """Launch it.
+
+        Parameters
+        ----------
+        grid : tuple of 3 int
+            Blocks along x, y and z.
+        block : int
+            Threads of a block, along x.
+        args : tuple
+            Arrays, whose pointers are passed, and np.int32, np.int64, np.float32 or np.float64 scalars.
+        shared : int
+            Bytes of dynamic shared memory of a block.
+        """
+
+
+class Gemm(Protocol):
+    """One matrix product, prepared for its shapes and layouts."""
+
+    def __call__(self, a: Array, b: Array, out: Array) -> None:
+        """out = op(a) op(b) for every network, launched on the driver's stream.
+
+        Of the arrays only the pointer of their first element counts; shapes and strides are the spec's.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class GemmSpec:
+    """The product of two row-major matrices for each of K networks.
+
+    Per network, out (m, n) = op(a) (m, k) op(b) (k, n); rows are contiguous and follow each other without
+    gaps. So a lies in memory as (m, k), or as (k, m) where it is transposed, and b likewise.
+
+    Attributes
+    ----------
+    networks : int
+        K.
+    m, n, k : int
+    transpose_a, transpose_b : bool
+        Whether op is the transpose.
+    a_stride, b_stride, out_stride : int
+        Elements from one network's matrix to the next one's; 0 where all networks share it.
+    in_type : {"float64", "float32", "float16", "bfloat16"}
+        Of a and b.
+    out_type : same names
+        Of out: in_type, or float32 where in_type has 16 bits.
+    compute : {"float64", "float32", "tf32"}
+        How products are formed and summed.
+    """
+
+    networks: int
+    m: int
+    n: int
+    k: int
+    transpose_a: bool
+    transpose_b: bool
+    a_stride: int
+    b_stride: int
+    out_stride: int
+    in_type: str
+    out_type: str
+    compute: str
+
+
+class Driver(Protocol):
+    """A device, and how to run something on it. All work goes to one stream, in order."""
+
+    xp: Namespace
+    multiprocessors: int
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array on the device; contents undefined."""
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """The same, zero."""
+
+    def to_device(self, host: Any) -> Array:
+        """A copy of a host array on the device."""
+
+    def to_host(self, array: Array) -> Any:
+        """A NumPy array of the same values, once all work so far is done."""
+
+    def kernel(self, source: Source) -> Kernel:
+        """The compiled kernel; the same text is compiled once."""
+
+    def gemm(self, spec: GemmSpec) -> Gemm:
+        """The prepared product; the same spec is prepared once."""
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        """What `run` launches, as something to call again and again: a graph, or `run` itself."""
+
+    def synchronize(self) -> None:
+        """Wait until all work so far is done."""
