@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,17 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
+from gpubp.backends.compiled.program import cpu_count
 from gpubp.backends.cuda.probe import probe
 from gpubp.diagnostics import check_gradients
 from gpubp.losses import LOSSES, Loss
 from gpubp.network import MLP
 
 REQUIRED = ("numpy", "scipy", "scikit-learn", "safetensors", "rich", "typer", "duckdb")
-OPTIONAL = {"h5py": "pip install 'gpubp[hdf5]' to read .h5 files"}
+OPTIONAL = {
+    "numba": "pip install 'gpubp[cpu]' to compile the CPU's loops",
+    "h5py": "pip install 'gpubp[hdf5]' to read .h5 files",
+}
 
 # From the slowest to the fastest kernels that OpenBLAS, MKL and BLIS may be told to use, by the processor's
 # flags that they need. Families that are not listed (other architectures') are never judged.
@@ -90,7 +94,6 @@ class Check:
 
 def findings() -> list[Finding]:
     """Versions, processor, BLAS, CuPy and the device that ``device="auto"`` picks."""
-    cuda = probe()
     backend = get_backend("auto")
     return [
         Finding("gpubp", _version("gpubp") or _source_version()),
@@ -99,13 +102,13 @@ def findings() -> list[Finding]:
         Finding("processor", _processor()),
         *_blas(),
         *slow_kernels(os.environ, _cpu_flags()),
-        Finding("CuPy", cuda.found, cuda.remedy),
+        _cupy(),
         Finding("device", f"{backend.device}: {backend.reason}"),
     ]
 
 
 def checks_of_this_machine() -> Iterator[Check]:
-    """Parity of float32 with float64 for every activation, and gradients for every loss."""
+    """Parity of this machine's float32 with the reference's float64 for every activation, and gradients."""
     for name in ACTIVATIONS:
         yield Check(f"float32 against float64, {name}", _parity(name), PARITY_LIMIT)
     for name, make in LOSSES.items():
@@ -150,6 +153,13 @@ def _version(name: str) -> str | None:
         return None
 
 
+def _cupy() -> Finding:
+    state = probe()
+    if not state.installed:
+        return Finding("CuPy", f"{state.found} (optional: {state.remedy} to train on an NVIDIA GPU)")
+    return Finding("CuPy", state.found, state.remedy)
+
+
 def _source_version() -> str:
     import gpubp
 
@@ -162,12 +172,6 @@ def _processor() -> str:
     model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     name = model[1].strip() if model else platform.processor() or platform.machine()
     return f"{name}, {cores} core{'s' if cores > 1 else ''} to use"
-
-
-def cpu_count() -> int:
-    """Cores that this process may run on."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _cpuinfo() -> str:
@@ -218,27 +222,23 @@ def _few_threads(threads: int) -> str:
 def _parity(activation: str) -> float:
     """The largest normwise error of outputs and gradients in float32, against float64 from the same weights."""
     narrow, X, y = _example(LOSSES["cross_entropy"](), activation, "float32")
-    wide, _, _ = _example(LOSSES["cross_entropy"](), activation, "float64")
+    wide, _, _ = _example(LOSSES["cross_entropy"](), activation, "float64", "cpu-reference")
     for exact, rounded in zip((*wide.weights, *wide.biases), (*narrow.weights, *narrow.biases), strict=True):
-        exact[...] = rounded
-    _, rounded_grads = narrow.gradients(X, y)
-    _, exact_grads = wide.gradients(X, y)
-    pairs = [
-        (narrow.forward(X), wide.forward(X)),
-        *zip(rounded_grads.weights, exact_grads.weights, strict=True),
-        *zip(rounded_grads.biases, exact_grads.biases, strict=True),
-    ]
-    return max(_relative(rounded, exact) for rounded, exact in pairs)
+        exact[...] = wide.backend.from_host(narrow.backend.to_host(rounded), wide.backend.dtype)
+    pairs = zip(_computed(narrow, X, y), _computed(wide, X, y), strict=True)
+    return max(float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact)) for rounded, exact in pairs)
 
 
-def _relative(rounded: Array, exact: Array) -> float:
-    return float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact))
+def _computed(net: MLP, X: Array, y: Array) -> list[Array]:
+    """Outputs and gradients, on the host."""
+    _, grads = net.gradients(X, y)
+    return [net.forward(X), *(net.backend.to_host(g) for g in (*grads.weights, *grads.biases))]
 
 
-def _example(loss: Loss, activation: str, precision: str) -> tuple[MLP, Array, Array]:
+def _example(loss: Loss, activation: str, precision: str, device: str = "auto") -> tuple[MLP, Array, Array]:
     """A small network with hidden layers, inputs that float32 holds exactly, and targets that fit the loss."""
     rng = np.random.default_rng(0)
-    net = MLP([6, 8, 7, 4], activation, loss, seed=1, device="auto", precision=precision)
+    net = MLP([6, 8, 7, 4], activation, loss, seed=1, device=device, precision=precision)
     X = rng.normal(size=(32, 6)).astype(np.float32)
     if loss.integer_targets:
         return net, X, rng.integers(0, 4, 32)

@@ -31,6 +31,8 @@ class History:
         "accuracy" or "rmse".
     steps : int
         Training steps taken.
+    overflows : int or (K,) array
+        Steps that precision "float16" skipped, as their gradients overflowed; its loss scale then halves.
     stopped : str or list of str
         Why each network ended: "epochs", "patience", "update_tolerance", "callback" or "diverged".
     best_epoch : int, (K,) array or None
@@ -47,6 +49,7 @@ class History:
     learning_rate: list[Any] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     steps: int = 0
+    overflows: Any = 0
     stopped: Any = "epochs"
     best_epoch: Any = None
     samples_per_second: float = 0.0

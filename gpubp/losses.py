@@ -81,6 +81,10 @@ class Loss:
         The same as expressions in ``z``, ``y`` and ``s`` (the smoothing), for elementwise losses.
     targets : tuple of (float, float)
         The interval in which every target must lie.
+    row_loop : str or None
+        A loss that is not elementwise has a loop of its own in each fused backend; this is its name.
+    values : Loss or None
+        The loss on values from which `through` made this one.
     """
 
     name: str
@@ -91,6 +95,8 @@ class Loss:
     scalar_value: str | None = None
     scalar_delta: str | None = None
     targets: tuple[float, float] = (-inf, inf)
+    row_loop: str | None = None
+    values: Loss | None = None
 
     @property
     def integer_targets(self) -> bool:
@@ -250,7 +256,15 @@ def cross_entropy() -> Loss:
             delta = delta - target
         return (xp.log(total) - aim)[..., 0], delta
 
-    return Loss("cross_entropy", formula, SOFTMAX, metric=CLASS_ACCURACY, classification=True, targets=(0.0, 1.0))
+    return Loss(
+        "cross_entropy",
+        formula,
+        SOFTMAX,
+        metric=CLASS_ACCURACY,
+        classification=True,
+        targets=(0.0, 1.0),
+        row_loop="softmax_cross_entropy",
+    )
 
 
 def through(loss: Loss, activation: Activation | Softmax) -> Loss:
@@ -273,7 +287,7 @@ def through(loss: Loss, activation: Activation | Softmax) -> Loss:
         value, grad_a = loss.formula(xp, a, y, smoothing)
         return value, activation.grad_z(xp, grad_a, z, a)
 
-    return Loss(loss.name, formula, activation, loss.metric, loss.classification, targets=loss.targets)
+    return Loss(loss.name, formula, activation, loss.metric, loss.classification, targets=loss.targets, values=loss)
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {

@@ -11,12 +11,12 @@ import numpy as np
 from gpubp import checks, serialization
 from gpubp._typing import Array
 from gpubp.activations import Activation, get_output_activation
-from gpubp.backends import get_backend
+from gpubp.backends import get_backend, loadable_precision
 from gpubp.backprop import backward, forward
 from gpubp.errors import DataError, UsageError
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, through
-from gpubp.optimizers import get_optimizer
+from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.stack import Stack, hidden_of, seeds_of, sizes_of
 
 
@@ -35,8 +35,8 @@ class MLP(Stack):
         ``"auto"`` picks by activation. Biases start at zero, but for ``"standard_normal"``.
     seed : int or sequence of K ints
         Network k of a stack draws its weights as a single network with seed ``seed + k`` (or ``seed[k]``).
-    device : {"auto", "cpu"}
-    precision : {"float32", "float64"}
+    device, precision : str
+        As `gpubp.backends.get_backend` has them.
     models : int
         K. With 1, arrays have no leading axis.
     output_activation : str or Activation
@@ -122,17 +122,18 @@ class MLP(Stack):
             f"{self.parameters:,} parameters, {self.precision} on {self.device}{stack})"
         )
 
-    def memory(self, batch_size: int = 128, optimizer: str = "adam") -> dict[str, int]:
+    def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
         """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
-        item = np.dtype(self.backend.dtype).itemsize * self.models
+        item, storage = (self.models * int(np.dtype(t).itemsize) for t in (self.backend.dtype, self.backend.storage))
+        copied = storage if self.operand_buffer is not self.theta else 0
         slots = len(get_optimizer(optimizer).slots)
         per_row = sum(
             n * (2 + (a.derivative_from == "z")) for n, a in zip(self.layer_sizes[1:-1], self.activations, strict=True)
         )
         found = {
-            "parameters": item * self.layout.size,
+            "parameters": (item + copied) * self.layout.size,
             "optimizer": item * self.layout.size * (2 + slots),  # gradients, a copy from the epoch's start, slots
-            "activations": item * batch_size * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]),
+            "activations": storage * batch_size * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]),
         }
         return {**found, "total": sum(found.values())}
 
@@ -140,15 +141,19 @@ class MLP(Stack):
 
     def forward(self, X: Any) -> Array:
         """a^L (m, n_L), (K, m, n_L) for a stack: probabilities, or values for regression. X (m, n_0)."""
-        X = checks.inputs(X, self.layer_sizes[0], self.precision)
+        out = self.outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
+        return out if self.models > 1 else out[0]
+
+    def outputs(self, X: Array) -> Array:
+        """a^L (K, m, n_L) on the host, of rows that are known to be sound."""
         out = np.empty((self.models, len(X), self.layer_sizes[-1]), self.backend.dtype)
 
         def collect(rows: slice, logits: Array) -> None:
             self.backend.output(self.output_activation, logits)
             out[:, rows] = self.backend.to_host(logits)
 
-        self._each_batch(X, collect)
-        return out if self.models > 1 else out[0]
+        self.each_batch(X, collect)
+        return out
 
     def predict(self, X: Any) -> Array:
         """The class index (m,), the 0/1 matrix (m, n_L) of labels, or the value (m,) or (m, n_L)."""
@@ -167,7 +172,10 @@ class MLP(Stack):
         """
         X = checks.inputs(X, self.layer_sizes[0], self.precision)
         y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
-        weight = checks.sample_weight(sample_weight, len(X))
+        return self.measure(X, y, checks.sample_weight(sample_weight, len(X)))
+
+    def measure(self, X: Array, y: Array, weight: Array | None) -> dict[str, Any]:
+        """What `evaluate` gives, of data that are known to be sound."""
         backend, values = self.backend, self.cast_targets(y)
         total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
         grad_b = backend.empty((self.models, 1, self.layer_sizes[-1]))
@@ -179,7 +187,7 @@ class MLP(Stack):
             backend.loss_delta(self.loss, logits, target, w, unsmoothed, epoch, grad_b)
             total[...] += backend.to_host(epoch.totals)[0]
 
-        self._each_batch(X, add)
+        self.each_batch(X, add)
         mean = total / (len(X) if weight is None else weight.sum())
         metric = np.array([self.loss.metric.finish(v) for v in mean[:, 1]])
         return {"loss": self._one_or_all(mean[:, 0]), self.loss.metric.name: self._one_or_all(metric)}
@@ -275,7 +283,7 @@ class MLP(Stack):
                 init="zeros",
                 seed=saved["seeds"],
                 device=device,
-                precision=saved["precision"],
+                precision=loadable_precision(device, saved["precision"]),
                 models=saved["models"],
                 output_activation=records.get("output_activation", saved["output_activation"]),
             )

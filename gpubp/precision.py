@@ -19,6 +19,8 @@ class Precision:
         How matrix products are formed and summed.
     largest : float
         The largest finite number of `storage`.
+    capability : (int, int)
+        The least compute capability of a GPU that has it.
     gradient_tolerance : float
         Relative error of a gradient that rounding explains; for `diagnostics.check_gradients`.
     """
@@ -27,15 +29,16 @@ class Precision:
     storage: str
     compute: str
     largest: float
+    capability: tuple[int, int]
     gradient_tolerance: float
 
 
 _DOUBLE, _SINGLE, _BRAIN = 1.7976931348623157e308, 3.4028234663852886e38, 3.3895313892515355e38
 
 PRECISIONS: dict[str, Precision] = {
-    "float64": Precision("float64", "float64", "float64", _DOUBLE, 1e-12),
-    "float32": Precision("float32", "float32", "float32", _SINGLE, 1e-4),
-    "tf32": Precision("float32", "float32", "tf32", _SINGLE, 2e-2),
-    "bfloat16": Precision("float32", "bfloat16", "float32", _BRAIN, 2e-1),
-    "float16": Precision("float32", "float16", "float32", 65504.0, 2e-2),
+    "float64": Precision("float64", "float64", "float64", _DOUBLE, (5, 0), 1e-12),
+    "float32": Precision("float32", "float32", "float32", _SINGLE, (5, 0), 1e-4),
+    "tf32": Precision("float32", "float32", "tf32", _SINGLE, (8, 0), 2e-2),
+    "bfloat16": Precision("float32", "bfloat16", "float32", _BRAIN, (8, 0), 2e-1),
+    "float16": Precision("float32", "float16", "float32", 65504.0, (7, 0), 2e-2),
 }

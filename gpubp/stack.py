@@ -22,6 +22,7 @@ from gpubp.initializers import get_initializer
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss
 
+_LOGITS = identity()  # one record, so that what backends make of it is made once
 _CHUNK = 1 << 20  # elements of the widest layer in a batch when predicting
 
 
@@ -92,7 +93,7 @@ class Stack:
     @property
     def stack_activations(self) -> list[Activation]:
         """One per layer; the output layer's logits stay as they are."""
-        return [*self.activations, identity()]
+        return [*self.activations, _LOGITS]
 
     def workspace(self, rows: int, dropout: bool) -> Forward:
         """Buffers for the forward and backward pass of batches of up to `rows` rows.
@@ -145,10 +146,10 @@ class Stack:
         """Integer classes as they are, values in the network's dtype."""
         return y if y.ndim == 1 else y.astype(self.backend.dtype, copy=False)
 
-    def _each_batch(self, X: Array, then: Callable[[slice, Array], None]) -> None:
+    def each_batch(self, X: Array, then: Callable[[slice, Array], None]) -> None:
         """Run the forward pass over all of X without dropout, and ``then(rows, logits (K, rows, n_L))``."""
         backend = self.backend
-        rows = int(np.clip(_CHUNK // (max(self.layer_sizes) * self.models), 1, len(X)))
+        rows = max(1, min(len(X), _CHUNK // (max(self.layer_sizes) * self.models)))
         work = self.workspace(rows, dropout=False)
         self.refresh()
 

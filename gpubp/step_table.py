@@ -57,13 +57,14 @@ def draw_table(
     learning_rate: NDArray[np.float64],
 ) -> StepTable:
     """The table of an epoch from the order of its rows, the weights (m,) and the learning rates (steps, K)."""
-    m = order.shape[1]
-    bounds = np.append(np.arange(0, m, batch_size), m)
+    starts = range(0, order.shape[1], batch_size)
+    normalizer = np.zeros((len(starts), models))
     if weight is None:
-        total = np.broadcast_to(np.diff(bounds).astype(np.float64), (models, len(bounds) - 1))
+        normalizer[:-1] = 1 / batch_size
+        normalizer[-1] = 1 / (order.shape[1] - starts[-1])
     else:
-        total = np.broadcast_to(np.add.reduceat(weight[order], bounds[:-1], axis=1), (models, len(bounds) - 1))
-    normalizer = np.divide(1.0, total, out=np.zeros(total.shape), where=total > 0).T
+        total = np.add.reduceat(weight[order], starts, axis=1).T
+        np.divide(1.0, total, out=normalizer, where=total > 0)
     return StepTable(first_step, batch_size, order, normalizer, learning_rate)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp import checks
-from gpubp.backends import OptimizerState
 from gpubp.divergence import report
 from gpubp.errors import DataError, UsageError
 from gpubp.history import History
@@ -18,7 +17,7 @@ from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, get_schedule
 from gpubp.stack import seeds_of
-from gpubp.step import TrainingStep
+from gpubp.step import TrainingStep, first_state
 from gpubp.step_table import Planner
 
 Callback = Callable[[MLP, History], Any]
@@ -138,23 +137,13 @@ def train(
     tolerance = None if update_tolerance is None else number("update_tolerance", update_tolerance, 0.0)
     decay = number("weight_decay", rule.weight_decay if weight_decay is None else weight_decay, 0.0)
     penalty = number("l2", l2, 0.0)
-    backend = net.backend
-    state = OptimizerState(
-        rule,
-        {key: backend.from_host(value) for key, value in options.items()},
-        tuple(backend.zeros(net.theta.shape) for _ in rule.slots),
-        updates=backend.zeros((net.models,), np.int64),
-        active=backend.from_host(np.ones(net.models, np.bool_)),
-        fault_step=backend.from_host(np.full(net.models, -1)),
-        n_weights=net.layout.n_weights,
-        largest_update=None if tolerance is None else backend.zeros((net.models,)),
-        l2=backend.from_host(penalty) if penalty.any() else None,
-        weight_decay=backend.from_host(decay) if decay.any() else None,
-        max_grad_norm=None
-        if max_grad_norm is None
-        else backend.from_host(number("max_grad_norm", max_grad_norm, 0.0, low_open=True)),
-        operands=None if net.operand_buffer is net.theta else net.operand_buffer,
-    )
+    state = first_state(
+        net, rule, options,
+        largest_update=None if tolerance is None else np.zeros(net.models),
+        l2=penalty if penalty.any() else None,
+        weight_decay=decay if decay.any() else None,
+        max_grad_norm=None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0.0, low_open=True),
+    )  # fmt: skip
     planner = Planner(
         len(X), batch_size, epochs, weight, number("learning_rate", learning_rate, 0.0, low_open=True),
         get_schedule(schedule), seeds if shuffle and batch_size < len(X) else None,
@@ -203,8 +192,8 @@ class _Run:
                 answers = [callback(net, history) for callback in self.callbacks]  # every one is called
                 ended = any(answer is True for answer in answers)
                 if ended:
-                    self.stopped[self._active()] = "callback"
-                if ended or not self._active().any():
+                    self.stopped[self.step.active()] = "callback"
+                if ended or not self.step.active().any():
                     break
         finally:
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
@@ -212,21 +201,22 @@ class _Run:
                 net.backend.assign(net.theta, self.best_theta, known)
             if self.validation is not None and history.epochs:
                 history.best_epoch = self.best_epoch if net.models > 1 else int(self.best_epoch[0])
+            if self.step.epoch.loss_scale is not None:
+                overflows = net.backend.to_host(self.step.epoch.loss_scale.overflows)
+                history.overflows = overflows if net.models > 1 else int(overflows[0])
             history.stopped = self.stopped.tolist() if net.models > 1 else self.stopped[0]
         history.samples_per_second = self.planner.m * history.epochs / (time.perf_counter() - start)
         return history
 
     def _epoch(self, epoch: int, start: float) -> None:
-        net, backend, state, step = self.net, self.net.backend, self.step.state, self.step
-        before = self._active().copy()
+        net, state, step = self.net, self.step.state, self.step
+        before = step.active().copy()
         table = self.planner.table(epoch, self.monitored)
-        start_theta = net.theta.copy()
         if state.largest_update is not None:
             state.largest_update[...] = 0
-        step.train_epoch(table)
+        totals, diverged = step.watched_epoch(table)
         self.history.steps += table.steps
-        mean = backend.to_host(step.epoch.totals).sum(axis=0) / self.total_weight
-        diverged = self._restore(before, start_theta)
+        mean = totals.sum(axis=0) / self.total_weight
         mean[~before | diverged] = np.nan
         metric = np.array([net.loss.metric.finish(v) for v in mean[:, 1]])
         entries = {"loss": mean[:, 0], "metric": metric, "learning_rate": table.learning_rate[-1]}
@@ -240,23 +230,14 @@ class _Run:
         self.monitored = np.vstack([self.monitored, watched])
         if diverged.any():
             self.stopped[diverged] = "diverged"
-            if not self._active().any() and (self.stopped == "diverged").all():
+            if not self.step.active().any() and (self.stopped == "diverged").all():
                 raise report(step, diverged, self.history)
         self._watch(epoch, watched)
-
-    def _restore(self, before: NDArray[np.bool_], start_theta: Any) -> NDArray[np.bool_]:
-        """Which networks diverged in this epoch; those whose θ itself overflowed go back to its start."""
-        net, state = self.net, self.step.state
-        overflowed = before & ~net.backend.finite(net.theta)
-        net.backend.assign(net.theta, start_theta, overflowed)
-        net.backend.assign(state.active, False, overflowed)
-        diverged: NDArray[np.bool_] = before & (overflowed | (net.backend.to_host(state.fault_step) >= 0))
-        return diverged
 
     def _watch(self, epoch: int, watched: NDArray[np.float64]) -> None:
         """Early stopping and the sources' ε."""
         net, state = self.net, self.step.state
-        active = self._active()
+        active = self.step.active()
         if self.validation is not None:
             better = active & (watched < self.best_loss)
             self.best_loss[better], self.best_epoch[better] = watched[better], epoch
@@ -265,15 +246,11 @@ class _Run:
                 self._stop(active & (epoch - self.best_epoch >= self.patience), "patience")
         if self.tolerance is not None:
             largest = net.backend.to_host(state.largest_update)
-            self._stop(self._active() & (largest <= self.tolerance), "update_tolerance")
+            self._stop(self.step.active() & (largest <= self.tolerance), "update_tolerance")
 
     def _stop(self, who: NDArray[np.bool_], why: str) -> None:
         self.stopped[who] = why
         self.net.backend.assign(self.step.state.active, False, who)
-
-    def _active(self) -> NDArray[np.bool_]:
-        host: NDArray[np.bool_] = self.net.backend.to_host(self.step.state.active)
-        return host
 
 
 def _validation(net: MLP, data: Sequence[Any] | None) -> Sequence[Any] | None:

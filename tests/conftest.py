@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda_host import HostDriver, host_compiler
 
 import gpubp
-from gpubp.backends import Backend, Epoch
+from gpubp.backends import Backend, Epoch, get_backend
+from gpubp.backends.compiled import CompiledBackend, numba_state
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.probe import probe_device
+from gpubp.backends.cuda.unfused import UnfusedBackend
 from gpubp.backends.reference import ReferenceBackend
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = Path(gpubp.__file__).resolve().parent
-# Every module by its dotted name, without importing any; the package itself only resolves names.
+# Every module by its dotted name, without importing any; the package itself only resolves names, and the compiled
+# backend's loops are text for the modules that it writes.
 MODULES = {
     ".".join(("gpubp", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"
+    if path != PACKAGE / "__init__.py" and path.parent.name != "loops"
 }
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@functools.cache
+def host_driver() -> HostDriver:
+    """Kernels compiled for the host, in place of a GPU; one for all tests, since compiling takes its time."""
+    if host_compiler() is None:
+        pytest.skip("no C++ compiler to run kernels with on the host; install g++ or clang++")
+    return HostDriver(REPOSITORY / ".pytest_cache" / "cuda_host")
+
+
+def compiled_backend(precision: str) -> CompiledBackend:
+    """The CPU's compiled backend, where Numba is installed."""
+    state = numba_state()
+    if not state.usable:
+        pytest.skip(state.found)
+    return CompiledBackend(precision)
+
 
 # Every backend that the suite runs on; a new one is a line here.
 BACKENDS: dict[str, Callable[[], Backend]] = {
     "reference-float64": lambda: ReferenceBackend(np.float64),
     "reference-float32": lambda: ReferenceBackend(np.float32),
+    "compiled-float64": lambda: compiled_backend("float64"),
+    "compiled-float32": lambda: compiled_backend("float32"),
+    "cuda-host-float64": lambda: CudaBackend(host_driver(), "float64"),
+    "cuda-host-float32": lambda: CudaBackend(host_driver(), "float32"),
+    "cuda-unfused-host-float64": lambda: UnfusedBackend(host_driver(), "float64"),
 }
 
 
@@ -49,10 +78,66 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20240229)
 
 
-@pytest.fixture(params=BACKENDS)
+# Those that need a device; their tests carry the mark "gpu".
+GPU_BACKENDS: dict[str, Callable[[], Backend]] = {
+    f"{device}-{precision}": functools.partial(get_backend, device, precision)
+    for device, precision in (("cuda", "float64"), ("cuda", "float32"), ("cuda-unfused", "float64"))
+}
+
+
+def _backends(fits: Callable[[str], bool] = bool) -> list[Any]:
+    """The backends whose names fit, as parameters of a test."""
+    there = filter(fits, BACKENDS)
+    return [*there, *(pytest.param(name, marks=pytest.mark.gpu) for name in filter(fits, GPU_BACKENDS))]
+
+
+def _on_backends(fits: Callable[[str], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("backend", _backends(fits), indirect=True)
+
+
+# Marks of tests about what NumPy alone has, of those whose comparisons need double precision, and of long ones,
+# which run the reference formulas once and not on a device's arrays too.
+on_the_reference = _on_backends(lambda name: name.startswith("reference"))
+in_float64 = _on_backends(lambda name: name.endswith("float64"))
+but_unfused = _on_backends(lambda name: "unfused" not in name)
+
+
+def host(array: Any) -> Any:
+    """A NumPy array of the same values, wherever the array lies: device arrays and NumPy's never mix."""
+    return array.get() if hasattr(array, "get") else np.asarray(array)
+
+
+def alike(backend: Backend, found: Any, expected: Any) -> None:
+    """Assert what a backend promises of one computation done in two ways, such as a stack and a network alone.
+
+    That is the same bits, but on a GPU, where a product of another shape may be summed in another order.
+    """
+    if backend.name.startswith("cuda"):
+        tolerance = 4096 * np.finfo(backend.dtype).eps
+        np.testing.assert_allclose(host(found), host(expected), rtol=tolerance, atol=tolerance)
+    else:
+        np.testing.assert_array_equal(host(found), host(expected))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-gpu", action="store_true", help="tests that need a GPU fail where there is none")
+    parser.addoption(
+        "--all-architectures", action="store_true", help="compile every kernel for every GPU; takes some minutes"
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None or (state := probe_device()).usable:
+        return
+    if item.config.getoption("--require-gpu"):
+        pytest.fail(f"--require-gpu: CuPy is {state.found}; {state.remedy}")
+    pytest.skip(f"no GPU to run on: CuPy is {state.found}")
+
+
+@pytest.fixture(params=_backends())
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn."""
-    return BACKENDS[request.param]()
+    return {**BACKENDS, **GPU_BACKENDS}[request.param]()
 
 
 @pytest.fixture

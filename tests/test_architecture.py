@@ -15,20 +15,21 @@ from conftest import MODULES
 # From the bottom up. A module imports from its own layer and from those below; every module that is not
 # named stands in the layer "users", between training and the command line.
 LAYERS = (
-    ("errors", {"_typing", "errors", "registry"}),
+    ("errors", {"_typing", "errors", "registry", "notices"}),
     ("registries", {"activations", "losses", "optimizers", "initializers", "schedules"}),
     ("backends", {"backends", "philox", "precision"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
     ("network", {"network", "stack", "checks"}),
-    ("training", {"training", "step", "step_table", "history", "divergence"}),
+    ("training", {"training", "rows", "step", "step_table", "history", "divergence"}),
     ("users", set()),
     ("command line", {"cli", "__main__"}),
 )
 REGISTRIES = LAYERS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}
-UNLOADED = {"sklearn", "scipy", "cupy", "cupyx", "numba", "duckdb", "typer", "rich", "h5py", "pandas"}
+UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pandas"}
+UNLOADED |= {"cupy", "cupyx", "cuda", "nvmath", "ml_dtypes"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 LONGEST = 320
 
@@ -107,6 +108,13 @@ def test_registries_are_pure_mathematics(registry: str) -> None:
 def test_only_the_cuda_backend_imports_cupy() -> None:
     users = {name for name in MODULES if _third_party(name) & {"cupy", "cupyx"}}
     assert all(name.startswith("gpubp.backends.cuda") for name in users), sorted(users)
+
+
+def test_only_the_compiled_backend_imports_numba() -> None:
+    """And only in functions: its modules can be imported where Numba is absent or broken."""
+    users = {name for name in MODULES if _third_party(name) & {"numba", "llvmlite"}}
+    assert users and all(name.startswith("gpubp.backends.compiled") for name in users), sorted(users)
+    assert not [name for name in MODULES if _imports(name, in_functions=False) & {"numba", "llvmlite"}]
 
 
 def test_nothing_unpickles() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import one_step
+from conftest import alike, host, on_the_reference, one_step
 
 from gpubp.activations import ACTIVATIONS, get_activation
+from gpubp.backends.reference import NumpyNamespace
 from gpubp.backprop import Record, backward, forward
 from gpubp.losses import get_loss
 
+XP = NumpyNamespace()
 UNEVEN = [  # layer sizes that matmul and sum treat specially, and ordinary ones
     (1, 1, 1),
     (5, 1, 2),
@@ -22,12 +24,13 @@ UNEVEN = [  # layer sizes that matmul and sum treat specially, and ordinary ones
 def set_layers(net, *layers):
     """Give a network its weights and biases."""
     for layer, (W, b) in zip(net.layers, layers, strict=True):
-        layer.W[...], layer.b[...] = W, b
+        layer.W[...] = net.backend.from_host(W, net.backend.dtype)
+        layer.b[...] = net.backend.from_host(b, net.backend.dtype)
 
 
 def flat(gradients) -> np.ndarray:
     """All gradients of a network in one vector."""
-    return np.concatenate([np.ravel(g) for part in gradients for g in part])
+    return np.concatenate([host(g).ravel() for part in gradients for g in part])
 
 
 # -- by hand ----------------------------------------------------------------------------------------------
@@ -49,11 +52,11 @@ def test_a_relu_network_worked_by_hand(mlp):
 
     assert loss == (2 + 8) / 2
     # BP1: δ² = error / 2 rows = (1, −2).  BP3: Σ δ² = −1.  BP4: a¹ᵀ δ² = (3·1 + 2·−2, 1·1 + 0·−2).
-    np.testing.assert_array_equal(grads.biases[1], [-1])
-    np.testing.assert_array_equal(grads.weights[1], [[-1], [1]])
+    np.testing.assert_array_equal(host(grads.biases[1]), [-1])
+    np.testing.assert_array_equal(host(grads.weights[1]), [[-1], [1]])
     # BP2: δ¹ = δ² W²ᵀ ⊙ σ′(z¹) = (2, 1) ⊙ (1, 1) and (−4, −2) ⊙ (1, 0) = (2, 1) and (−4, 0).
-    np.testing.assert_array_equal(grads.biases[0], [-2, 1])
-    np.testing.assert_array_equal(grads.weights[0], [[1 * 2 + 2 * -4, 1 * 1], [1 * 2, 1 * 1]])
+    np.testing.assert_array_equal(host(grads.biases[0]), [-2, 1])
+    np.testing.assert_array_equal(host(grads.weights[0]), [[1 * 2 + 2 * -4, 1 * 1], [1 * 2, 1 * 1]])
 
 
 def test_nielsens_sigmoid_network_worked_by_hand(mlp):
@@ -78,8 +81,8 @@ def test_cross_entropy_worked_by_hand(mlp):
     net = mlp([1, 4], loss="cross_entropy", init="zeros")
     loss, grads = net.gradients([[3.0]], [2])
     assert loss == pytest.approx(np.log(4), rel=1e-7)
-    np.testing.assert_array_equal(grads.biases[0], [0.25, 0.25, -0.75, 0.25])
-    np.testing.assert_array_equal(grads.weights[0], [[0.75, 0.75, -2.25, 0.75]])
+    np.testing.assert_array_equal(host(grads.biases[0]), [0.25, 0.25, -0.75, 0.25])
+    np.testing.assert_array_equal(host(grads.weights[0]), [[0.75, 0.75, -2.25, 0.75]])
 
 
 # -- one by one, sample by sample -------------------------------------------------------------------------
@@ -103,9 +106,9 @@ def test_bp1_is_the_weighted_mean_of_the_samples_deltas(backend, rng):
     for k in range(3):
         deltas = [weight[0, i] * normalizer[k] * (z[k, i] - y[0, i]) for i in range(6)]
         values = [weight[0, i] * 0.5 * np.sum((z[k, i] - y[0, i]) ** 2) for i in range(6)]
-        np.testing.assert_allclose(backend.to_host(logits)[k], deltas, **close)
-        np.testing.assert_allclose(backend.to_host(grad_b)[k, 0], sum(deltas), **close)  # BP3
-        np.testing.assert_allclose(backend.to_host(epoch.totals)[0, k, 0], sum(values), **close)
+        np.testing.assert_allclose(host(logits)[k], deltas, **close)
+        np.testing.assert_allclose(host(grad_b)[k, 0], sum(deltas), **close)  # BP3
+        np.testing.assert_allclose(host(epoch.totals)[0, k, 0], sum(values), **close)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -113,15 +116,15 @@ def test_bp2_and_bp3_multiply_by_the_slope_and_sum_over_samples(backend, rng, na
     activation = get_activation(name)
     z, grad = rng.standard_normal((2, 3, 7, 5))
     z, grad = z.astype(backend.dtype), grad.astype(backend.dtype)
-    kept = activation.f(backend.xp, z) if activation.derivative_from == "a" else z
-    slope = activation.derivative(backend.xp, kept)
+    kept = activation.f(XP, z) if activation.derivative_from == "a" else z
+    slope = activation.derivative(XP, kept)
     delta, grad_b = backend.from_host(grad.copy()), backend.empty((3, 1, 5))
     backend.hadamard_derivative(activation, delta, backend.from_host(kept), grad_b)
     close = {"rtol": 30 * np.finfo(backend.dtype).eps, "atol": 10 * np.finfo(backend.dtype).eps}
     for k in range(3):
         for i in range(7):
-            np.testing.assert_allclose(backend.to_host(delta)[k, i], grad[k, i] * slope[k, i], **close)
-        np.testing.assert_allclose(backend.to_host(grad_b)[k, 0], sum(grad[k] * slope[k]), **close)
+            np.testing.assert_allclose(host(delta)[k, i], grad[k, i] * slope[k, i], **close)
+        np.testing.assert_allclose(host(grad_b)[k, 0], sum(grad[k] * slope[k]), **close)
 
 
 def test_bp4_is_the_sum_of_the_samples_outer_products(backend, rng):
@@ -136,7 +139,7 @@ def test_bp4_is_the_sum_of_the_samples_outer_products(backend, rng):
     )
     for k in range(3):
         outer = sum(np.outer(a_prev[0, i], delta[k, i]) for i in range(7))
-        np.testing.assert_allclose(backend.to_host(grad_W)[k], outer, rtol=0, atol=100 * np.finfo(backend.dtype).eps)
+        np.testing.assert_allclose(host(grad_W)[k], outer, rtol=0, atol=100 * np.finfo(backend.dtype).eps)
 
 
 def test_forward_is_one_affine_map_and_one_activation_per_layer(mlp, backend, rng):
@@ -146,7 +149,7 @@ def test_forward_is_one_affine_map_and_one_activation_per_layer(mlp, backend, rn
     for i in range(6):
         a = X[i]
         for W, b, activation in zip(net.weights, net.biases, net.stack_activations, strict=True):
-            a = activation.f(backend.xp, a @ W.astype(np.float64) + b)
+            a = activation.f(XP, a @ host(W).astype(np.float64) + host(b))
         np.testing.assert_allclose(found[i], a, rtol=1e-4 if backend.precision == "float32" else 1e-13)
 
 
@@ -166,11 +169,11 @@ def test_a_stack_has_the_bits_of_its_networks_alone(mlp, rng, sizes, rows, dropo
     for k in range(4):
         solo = mlp(sizes, **settings, seed=5 + k)
         solo_loss, solo_grads = solo.gradients(X, y, weight, l2=0.1, dropout=dropout, step=9)
-        assert loss[k] == solo_loss
-        np.testing.assert_array_equal(outputs[k], solo.forward(X))
+        alike(stack.backend, loss[k], solo_loss)
+        alike(stack.backend, outputs[k], solo.forward(X))
         for part, solo_part in zip(grads, solo_grads, strict=True):
             for g, solo_g in zip(part, solo_part, strict=True):
-                np.testing.assert_array_equal(g[k], solo_g)
+                alike(stack.backend, g[k], solo_g)
 
 
 @pytest.mark.parametrize("models", [1, 3])
@@ -199,7 +202,7 @@ def test_a_short_batch_in_larger_buffers_has_the_bits_of_exact_buffers(mlp, back
             grads[-1].b,
         )
         backward(backend, net.operands, net.stack_activations, X, records, grads)
-        return backend.to_host(grad), backend.to_host(epoch.totals)
+        return host(grad), host(epoch.totals)
 
     exact, larger = gradients(5), gradients(12)
     assert np.isfinite(exact[0]).all()
@@ -207,6 +210,7 @@ def test_a_short_batch_in_larger_buffers_has_the_bits_of_exact_buffers(mlp, back
     np.testing.assert_array_equal(exact[1], larger[1])
 
 
+@on_the_reference
 def test_blocks_of_rows_do_not_show(mlp, rng, monkeypatch):
     """The same bits whether formulas run over all rows at once or over three at a time."""
     net = mlp([6, 8, 7, 3], "mish", "cross_entropy", models=2)
@@ -221,9 +225,9 @@ def test_blocks_of_rows_do_not_show(mlp, rng, monkeypatch):
 def test_backward_leaves_the_parameters_and_the_input_alone(mlp, backend, rng):
     net = mlp([3, 4, 2], "relu", "half_squared_error")
     X, y = rng.standard_normal((5, 3)).astype(backend.dtype), rng.standard_normal((5, 2)).astype(backend.dtype)
-    theta, X_before, y_before = net.theta.copy(), X.copy(), y.copy()
+    theta, X_before, y_before = host(net.theta).copy(), X.copy(), y.copy()
     net.gradients(X, y, dropout=0.5, l2=1.0)
-    np.testing.assert_array_equal(net.theta, theta)
+    np.testing.assert_array_equal(host(net.theta), theta)
     np.testing.assert_array_equal(X, X_before)
     np.testing.assert_array_equal(y, y_before)
 

@@ -9,11 +9,13 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import host_driver
 from typer.testing import CliRunner
 
 from gpubp import doctor
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends.cuda import probe as probing
+from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.probe import probe
 from gpubp.cli import app
 from gpubp.losses import LOSSES
@@ -42,6 +44,11 @@ def test_doctor_checks_every_activation_and_loss() -> None:
         assert 0 < checks[f"float32 against float64, {name}"].error < 2e-6
     for name in LOSSES:
         assert checks[f"gradients, {name}"].error < 1e-13
+
+
+def test_the_checks_compute_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: CudaBackend(host_driver(), precision))
+    assert all(check.ok for check in doctor.checks_of_this_machine())
 
 
 @pytest.mark.parametrize("error", [1e-3, float("nan"), float("inf")])
@@ -155,7 +162,9 @@ def fails_to_import(monkeypatch: pytest.MonkeyPatch, error: Exception, wheels: l
 def test_cupy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"), [])
     state = probe()
-    assert (state.usable, state.found, state.remedy) == (False, "not installed", "")
+    assert (state.usable, state.installed, state.found) == (False, False, "not installed")
+    assert state.remedy.startswith("pip install")
+    assert doctor._cupy().warning == ""  # nothing is wrong with a machine without a GPU
 
 
 def test_cupy_is_listed_but_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ with the backward pass: it is exact to rounding. Errors are normwise, ‖g − g
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
+from conftest import host, in_float64
 
 from gpubp import MLP, Activation, UsageError, check_gradients
 from gpubp.activations import ACTIVATIONS, get_activation
@@ -29,10 +31,15 @@ VARIANTS = {
 }
 
 
+# A record that is changed runs by its array formulas alone.
+UNFUSED = {"scalar_f": None, "scalar_derivative": None}
+UNFUSED_LOSS = {"scalar_value": None, "scalar_delta": None, "row_loop": None, "values": None}
+
+
 def smoothed(name: str):
     """A classification loss with label smoothing 0.2 built in: `gradients` has no argument for it."""
     loss = get_loss(name)
-    return replace(loss, formula=lambda xp, z, y, s: loss.formula(xp, z, y, s + 0.2))
+    return replace(loss, formula=lambda xp, z, y, s: loss.formula(xp, z, y, s + 0.2), **UNFUSED_LOSS)
 
 
 # name -> loss, output activation, kind of targets. Every loss of the registry, and those on values through
@@ -76,11 +83,16 @@ def inputs(rows: int = ROWS) -> np.ndarray:
     return np.random.default_rng(2).standard_normal((rows, INPUTS))
 
 
-def network(activation, case: str, depth: int, precision: str = "float64", width: int = WIDTH) -> MLP:
-    """A network with weights small enough for a tower of exponentials and biases that are not zero."""
+def network(activation, case: str, depth: int, precision: str = "float64", width: int = WIDTH, make=MLP) -> MLP:
+    """A network with weights small enough for a tower of exponentials and biases that are not zero.
+
+    It is on the reference backend, or on that of the fixture `mlp`, given as `make`.
+    """
     loss, output, _ = CASES[case]
-    sizes = [INPUTS, *[width] * depth, OUTPUTS]
-    net = MLP(sizes, activation, loss, "standard_normal", seed=1, precision=precision, output_activation=output)
+    net = make(
+        [INPUTS, *[width] * depth, OUTPUTS], activation, loss, "standard_normal", seed=1, device="cpu-reference",
+        precision=precision, output_activation=output,
+    )  # fmt: skip
     net.theta *= 0.45
     return net
 
@@ -94,7 +106,7 @@ def exact_gradient(net: MLP, X, y, sample_weight=None, l2=0.0, dropout=0.0) -> l
 
 def tensors(grads) -> list[np.ndarray]:
     """∂C/∂θ tensor by tensor, flattened."""
-    return [np.ravel(g).astype(np.float64) for part in grads for g in part]
+    return [host(g).ravel().astype(np.float64) for part in grads for g in part]
 
 
 def error(found: list[np.ndarray], exact: list[np.ndarray]) -> float:
@@ -124,8 +136,30 @@ def test_gradients_are_exact(activation, case):
         for variant, settings in VARIANTS.items():
             _, grads = net.gradients(X, y, **settings)
             if variant == "plain":  # the comparison would be empty if a tensor's gradient were zero
-                assert all(np.any(g) for part in grads for g in part)
+                assert all(g.any() for g in tensors(grads))
             assert_exact(tensors(grads), exact_gradient(net, X, y, **settings), f"depth {depth}, {variant}")
+
+
+# The grid for every other backend: each activation, case and depth, in pairs.
+PAIRS = list(zip(cycle(ACTIVATIONS), CASES, cycle(DEPTHS), strict=False))
+
+
+@pytest.mark.parametrize("activation, case, depth", PAIRS)
+def test_every_backend_has_the_gradients(mlp, activation, case, depth):
+    X, y = inputs(), targets(CASES[case][2])
+    net = network(activation, case, depth, make=mlp)
+    for variant, settings in VARIANTS.items():
+        _, grads = net.gradients(X, y, **settings)
+        exact = exact_gradient(net, X, y, **settings)
+        if net.precision == "float64":
+            assert_exact(tensors(grads), exact, variant)
+        else:
+            assert error(tensors(grads), exact) <= 1e-5, variant
+
+
+def test_the_pairs_leave_nothing_out():
+    assert {activation for activation, _, _ in PAIRS} == set(ACTIVATIONS)
+    assert [case for _, case, _ in PAIRS] == list(CASES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -137,9 +171,10 @@ def test_gradients_are_exact_without_a_hidden_layer(case):
         assert_exact(tensors(grads), exact_gradient(net, X, y, **settings), variant)
 
 
-def test_gradients_are_exact_with_everything_at_once_and_mixed_activations():
+@in_float64
+def test_gradients_are_exact_with_everything_at_once_and_mixed_activations(mlp):
     X, y = inputs(), targets("classes")
-    net = network(["gelu", "leaky_relu(0.2)", "elu(0.5)"], "cross_entropy", depth=3)
+    net = network(["gelu", "leaky_relu(0.2)", "elu(0.5)"], "cross_entropy", depth=3, make=mlp)
     settings = {"l2": 0.3, "dropout": 0.4, "sample_weight": np.arange(4.0)}
     _, grads = net.gradients(X, y, **settings)
     assert_exact(tensors(grads), exact_gradient(net, X, y, **settings))
@@ -153,7 +188,7 @@ def test_a_relative_error_of_1e_10_in_one_slope_is_caught(activation):
     """In the derivative of one hidden layer of four; the same network without it passes."""
     X, y = inputs(), targets("classes")
     right = get_activation(activation)
-    wrong = replace(right, derivative=lambda xp, x: right.derivative(xp, x) * (1 + 1e-10))
+    wrong = replace(right, derivative=lambda xp, x: right.derivative(xp, x) * (1 + 1e-10), **UNFUSED)
     net = network([right, right, wrong, right], "cross_entropy", depth=4)
     _, grads = net.gradients(X, y)
     assert error(tensors(grads), exact_gradient(net, X, y)) > 10 * WORST
@@ -169,7 +204,7 @@ def test_a_relative_error_of_1e_10_in_bp1_is_caught(case):
         value, delta = right.formula(xp, z, y, smoothing)
         return value, delta * (1 + 1e-10)
 
-    net.loss = replace(right, formula=formula)
+    net.loss = replace(right, formula=formula, **UNFUSED_LOSS)
     _, grads = net.gradients(X, y)
     assert error(tensors(grads), exact_gradient(net, X, y)) > 10 * WORST
 
@@ -191,7 +226,7 @@ def test_a_relative_error_of_1e_10_in_one_entry_is_caught():
 def test_float32_gradients_agree_with_float64(activation, case):
     X, y = inputs().astype(np.float32), targets(CASES[case][2])
     single, double = network(activation, case, 2, "float32"), network(activation, case, 2)
-    double.theta[...] = single.theta
+    double.theta[...] = double.backend.from_host(host(single.theta))
     loss, grads = single.gradients(X, y)
     true_loss, true_grads = double.gradients(X, y)
     assert grads.weights[0].dtype == np.float32
@@ -236,7 +271,7 @@ def test_torch_finds_the_same_loss_and_gradient(case):
     weight = VARIANTS["sample weights"]["sample_weight"]
     loss, grads = net.gradients(X, y, weight, l2=0.3)
 
-    parameters = [torch.tensor(p, requires_grad=True) for p in (*net.weights, *net.biases)]
+    parameters = [torch.tensor(host(p), requires_grad=True) for p in (*net.weights, *net.biases)]
     W, b = parameters[:3], parameters[3:]
     a = torch.tensor(X)
     for l, f in enumerate(hidden.values()):
@@ -253,9 +288,8 @@ def test_torch_finds_the_same_loss_and_gradient(case):
 # -- what users call --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_check_gradients_reports_every_tensor_and_approves(precision):
-    net = network("gelu", "cross_entropy", 2, precision)
+def test_check_gradients_reports_every_tensor_and_approves(mlp):
+    net = network("gelu", "cross_entropy", 2, make=mlp)
     check = check_gradients(net, inputs(), targets("classes"), sample_weight=np.arange(1.0, 5), l2=0.1, dropout=0.2)
     assert list(check.errors) == ["weights.0", "weights.1", "weights.2", "biases.0", "biases.1", "biases.2"]
     assert check.ok and max(check.errors.values()) <= check.tolerance
@@ -263,10 +297,11 @@ def test_check_gradients_reports_every_tensor_and_approves(precision):
     assert "gradients are right" in str(check)
 
 
-def test_check_gradients_names_the_tensors_behind_a_wrong_derivative():
+@in_float64
+def test_check_gradients_names_the_tensors_behind_a_wrong_derivative(mlp):
     """A record of one's own whose σ′ forgets a factor: what lies above the layer is right, the rest is not."""
     wrong = Activation("my_square", lambda xp, z: z * z, lambda xp, z: z, "z")
-    net = network(["tanh", wrong], "half_squared_error", depth=2)
+    net = network(["tanh", wrong], "half_squared_error", depth=2, make=mlp)
     check = check_gradients(net, inputs(), targets("values"))
     assert not check.ok
     wrongs = {name for name, value in check.errors.items() if value > check.tolerance}
@@ -275,9 +310,10 @@ def test_check_gradients_names_the_tensors_behind_a_wrong_derivative():
     assert check.errors["weights.1"] == pytest.approx(0.5)
 
 
-def test_check_gradients_approves_a_right_record_of_ones_own():
+def test_check_gradients_approves_a_right_record_of_ones_own(mlp):
     square = Activation("my_square", lambda xp, z: z * z, lambda xp, z: 2 * z, "z")
-    assert check_gradients(network(square, "half_squared_error", depth=2), inputs(), targets("values")).ok
+    net = network(square, "half_squared_error", depth=2, make=mlp)
+    assert check_gradients(net, inputs(), targets("values")).ok
 
 
 def test_check_gradients_samples_large_tensors():
@@ -287,9 +323,9 @@ def test_check_gradients_samples_large_tensors():
 
 def test_check_gradients_changes_nothing():
     net = network("tanh", "cross_entropy", depth=1)
-    before = net.theta.copy()
+    before = host(net.theta).copy()
     check_gradients(net, inputs(), targets("classes"))
-    np.testing.assert_array_equal(net.theta, before)
+    np.testing.assert_array_equal(host(net.theta), before)
 
 
 def test_check_gradients_refuses_a_stack_by_name():
@@ -310,7 +346,7 @@ def test_the_complex_step_runs_on_the_backend_of_complex_numbers():
     """All perturbations are one stack: the loss of network k moves only by its own parameter."""
     net = network("tanh", "half_squared_error", depth=1)
     backend = ReferenceBackend(np.complex128)
-    theta = np.repeat(net.theta.astype(np.complex128), 3, axis=0)
+    theta = np.repeat(host(net.theta).astype(np.complex128), 3, axis=0)
     theta[1, 0] += 1e-200j
     loss, _ = net.like(theta, backend).gradients(inputs(), targets("values"))
     assert loss[0].imag == loss[2].imag == 0 != loss[1].imag

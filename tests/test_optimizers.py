@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import one_step
+from conftest import host, on_the_reference, one_step
 from scalar_expressions import scalar_function
 
-from gpubp import MLP, Optimizer, UsageError, train
+from gpubp import Optimizer, UsageError, train
 from gpubp.backends import OptimizerState
 from gpubp.layout import ALIGNMENT
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
@@ -15,7 +15,12 @@ from gpubp.optimizers import OPTIMIZERS, get_optimizer
 LR = 0.125
 
 
-def start(backend, rule="sgd", *, networks=1, size=6, n_weights=4, options=None, **extra) -> OptimizerState:
+def padded(size: int) -> int:
+    """Elements that a tensor takes up in a buffer of parameters, as `Layout` places them."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def start(backend, rule="sgd", *, networks=1, weights=4, biases=2, options=None, **extra) -> OptimizerState:
     """The state before the first update; options and extras are numbers, or one per network."""
 
     def per_network(value):
@@ -25,28 +30,37 @@ def start(backend, rule="sgd", *, networks=1, size=6, n_weights=4, options=None,
     return OptimizerState(
         rule,
         {name: per_network(value) for name, value in rule.configured(options).items()},
-        tuple(backend.zeros((networks, size)) for _ in rule.slots),
+        tuple(backend.zeros((networks, padded(weights) + padded(biases))) for _ in rule.slots),
         updates=backend.zeros((networks,), np.int64),
         active=backend.from_host(np.ones(networks, np.bool_)),
         fault_step=backend.from_host(np.full(networks, -1)),
-        n_weights=n_weights,
-        largest_update=backend.zeros((networks,)),
+        n_weights=padded(weights),
+        largest_update=backend.zeros((networks,), np.float64),
         **{name: per_network(value) for name, value in extra.items()},
     )
 
 
-def update(backend, state, theta, gradient, *, lr=LR, loss=0.0, step=0):
+def buffer(backend, values, weights=4):
+    """(K, P) on the device: the first of the values are weights, the others biases; padding is zero."""
+    values = np.atleast_2d(np.array(values, backend.dtype))
+    laid_out = np.zeros((len(values), padded(weights) + padded(values.shape[1] - weights)), backend.dtype)
+    laid_out[:, :weights] = values[:, :weights]
+    laid_out[:, padded(weights) :][:, : values.shape[1] - weights] = values[:, weights:]
+    return backend.from_host(laid_out)
+
+
+def parameters(theta, weights=4, biases=2) -> np.ndarray:
+    """The values that `buffer` laid out, (K, weights + biases), copied to the host."""
+    return np.hstack([host(theta)[:, :weights], host(theta)[:, padded(weights) :][:, :biases]])
+
+
+def update(backend, state, theta, gradient, *, weights=4, lr=LR, loss=0.0, step=0):
     """One update of θ (K, P) in place, taken as the training step takes it."""
     networks = theta.shape[0]
     epoch = one_step(backend, networks, learning_rate=lr, step=step)
     epoch.totals[..., 0] = backend.from_host(np.broadcast_to(np.asarray(loss, np.float64), (networks,)).copy())
-    gradient = backend.from_host(np.array(gradient, backend.dtype).reshape(theta.shape))
     with backend.computing():
-        backend.optimizer_step(state, theta, gradient, epoch)
-
-
-def array(backend, values):
-    return backend.from_host(np.atleast_2d(np.array(values, backend.dtype)))
+        backend.optimizer_step(state, theta, buffer(backend, gradient, weights), epoch)
 
 
 # -- the rules --------------------------------------------------------------------------------------------
@@ -71,12 +85,12 @@ def array(backend, values):
     ],
 )
 def test_hand_worked_updates(backend, name, options, expected):
-    state = start(backend, name, size=1, n_weights=0, options=options)
-    theta = array(backend, [0.0])
+    state = start(backend, name, weights=0, biases=1, options=options)
+    theta = buffer(backend, [0.0], weights=0)
     before = 0.0
     tolerance = float(8 * np.finfo(backend.dtype).eps)
     for gradient, wanted in zip([2.0, -1.0], expected, strict=True):
-        update(backend, state, theta, [gradient])
+        update(backend, state, theta, [gradient], weights=0)
         assert before - float(theta[0, 0]) == pytest.approx(wanted, rel=tolerance, abs=tolerance)
         before = float(theta[0, 0])
 
@@ -107,7 +121,7 @@ def test_ten_steps_are_torchs(backend, rng, name, decay):
         groups = [{"params": [weights, biases]}]
     theirs = getattr(torch.optim, kind)(groups, lr=0.05, **options)
 
-    ours, state = array(backend, theta), start(backend, name, weight_decay=decay)
+    ours, state = buffer(backend, theta), start(backend, name, weight_decay=decay)
     for gradient in gradients:
         if kind != "AdamW":  # PyTorch has no decoupled decay elsewhere: its definition is applied by hand
             with torch.no_grad():
@@ -118,7 +132,7 @@ def test_ten_steps_are_torchs(backend, rng, name, decay):
 
     expected = np.concatenate([p.detach().numpy() for p in (weights, biases)])
     tolerance = 1e-13 if backend.precision == "float64" else 2e-5
-    np.testing.assert_allclose(backend.to_host(ours)[0], expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(parameters(ours)[0], expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -150,24 +164,24 @@ def test_a_stack_with_options_of_its_own_has_the_bits_of_its_networks_alone(back
     options = {key: np.array([0.5, 0.9, 0.99]) if key != "eps" else np.full(3, 1e-6) for key in rule.options}
     settings = {"l2": np.array([0.0, 0.1, 1.0]), "weight_decay": np.array([0.1, 0.0, 0.2])}
     rates = np.array([0.1, 0.01, 0.3])
-    stack = array(backend, theta)
-    state = start(backend, rule, networks=3, size=300, n_weights=200, options=options, max_grad_norm=9.0, **settings)
+    stack = buffer(backend, theta, weights=200)
+    state = start(backend, rule, networks=3, weights=200, biases=100, options=options, max_grad_norm=9.0, **settings)
     for gradient in gradients:
-        update(backend, state, stack, gradient, lr=rates)
+        update(backend, state, stack, gradient, weights=200, lr=rates)
     for k in range(3):
-        solo = array(backend, theta[k])
+        solo = buffer(backend, theta[k], weights=200)
         state = start(
             backend,
             rule,
-            size=300,
-            n_weights=200,
+            weights=200,
+            biases=100,
             options={key: value[k] for key, value in options.items()},
             max_grad_norm=9.0,
             **{key: value[k] for key, value in settings.items()},
         )
         for gradient in gradients:
-            update(backend, state, solo, gradient[k], lr=rates[k])
-        np.testing.assert_array_equal(backend.to_host(stack)[k], backend.to_host(solo)[0])
+            update(backend, state, solo, gradient[k], weights=200, lr=rates[k])
+        np.testing.assert_array_equal(host(stack)[k], host(solo)[0])
 
 
 # -- what every update has in common ----------------------------------------------------------------------
@@ -176,10 +190,10 @@ def test_a_stack_with_options_of_its_own_has_the_bits_of_its_networks_alone(back
 def test_weight_decay_is_decoupled_and_spares_biases(backend):
     """W loses lr · decay · W whatever the gradient: nothing of it reaches the slots."""
     state = start(backend, "adam", weight_decay=0.5)
-    theta = array(backend, [1, 2, 3, 4, 5, 6])
+    theta = buffer(backend, [1, 2, 3, 4, 5, 6])
     update(backend, state, theta, np.zeros(6))
-    np.testing.assert_array_equal(theta[0], [*(w * (1 - LR * 0.5) for w in (1, 2, 3, 4)), 5, 6])
-    assert not any(np.any(slot) for slot in state.slots)
+    np.testing.assert_array_equal(parameters(theta)[0], [*(w * (1 - LR * 0.5) for w in (1, 2, 3, 4)), 5, 6])
+    assert not any(host(slot).any() for slot in state.slots)
 
 
 def test_adamw_decays_by_a_hundredth_unless_told_otherwise():
@@ -189,123 +203,125 @@ def test_adamw_decays_by_a_hundredth_unless_told_otherwise():
 
 def test_l2_joins_the_gradient_of_weights_alone(backend):
     state = start(backend, l2=2.0)
-    theta = array(backend, [1, 2, 3, 4, 5, 6])
+    theta = buffer(backend, [1, 2, 3, 4, 5, 6])
     update(backend, state, theta, np.ones(6))
-    np.testing.assert_array_equal(theta[0], [*(w - LR * (1 + 2 * w) for w in (1, 2, 3, 4)), 5 - LR, 6 - LR])
+    np.testing.assert_array_equal(parameters(theta)[0], [*(w - LR * (1 + 2 * w) for w in (1, 2, 3, 4)), 5 - LR, 6 - LR])
 
 
 def test_the_gradient_is_clipped_to_the_norm_after_l2(backend):
     """g + l2 W = (3, 0, 0, 0 | 4, 0) has norm 5; clipped to 1 it is (0.6, … | 0.8, …)."""
     state = start(backend, l2=2.0, max_grad_norm=1.0)
-    theta = array(backend, [1, 0, 0, 0, 0, 0])
+    theta = buffer(backend, [1, 0, 0, 0, 0, 0])
     update(backend, state, theta, [1, 0, 0, 0, 4, 0], lr=1.0)
-    np.testing.assert_allclose(theta[0], [1 - 0.6, 0, 0, 0, -0.8, 0], rtol=1e-6)
+    np.testing.assert_allclose(parameters(theta)[0], [1 - 0.6, 0, 0, 0, -0.8, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("gradient", [[3, 0, 0, 0, 4, 0], [0] * 6], ids=["short", "zero"])
 def test_a_gradient_within_the_norm_is_not_touched(backend, gradient):
-    state, theta = start(backend, max_grad_norm=5.0), array(backend, [0] * 6)
+    state, theta = start(backend, max_grad_norm=5.0), buffer(backend, [0] * 6)
     update(backend, state, theta, gradient, lr=1.0)
-    np.testing.assert_array_equal(theta[0], np.negative(gradient))
+    np.testing.assert_array_equal(parameters(theta)[0], np.negative(gradient))
 
 
 def test_a_norm_whose_square_overflows_float32_is_still_clipped(backend):
-    state, theta = start(backend, max_grad_norm=5.0), array(backend, [0] * 6)
+    state, theta = start(backend, max_grad_norm=5.0), buffer(backend, [0] * 6)
     update(backend, state, theta, [3e30, 0, 0, 0, 4e30, 0], lr=1.0)
-    np.testing.assert_allclose(theta[0], [-3, 0, 0, 0, -4, 0], rtol=1e-6)
-    assert bool(state.active[0])
+    np.testing.assert_allclose(parameters(theta)[0], [-3, 0, 0, 0, -4, 0], rtol=1e-6)
+    assert host(state.active)[0]
 
 
 def test_the_norm_is_each_networks_own(backend):
     state = start(backend, networks=2, max_grad_norm=np.array([1.0, 100.0]))
-    theta = array(backend, np.zeros((2, 6)))
+    theta = buffer(backend, np.zeros((2, 6)))
     update(backend, state, theta, [[10, 0, 0, 0, 0, 0]] * 2, lr=1.0)
-    np.testing.assert_allclose(theta[:, 0], [-1, -10], rtol=1e-6)
+    np.testing.assert_allclose(parameters(theta)[:, 0], [-1, -10], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_nothing_of_an_inactive_network_is_written(backend, rng, name):
     theta = rng.standard_normal((3, 6))
     state = start(backend, name, networks=3, l2=0.1, weight_decay=0.1, max_grad_norm=1.0)
-    ours = array(backend, theta)
+    ours = buffer(backend, theta)
     update(backend, state, ours, rng.standard_normal((3, 6)))
-    before, slots = ours.copy(), [slot.copy() for slot in state.slots]
-    largest = state.largest_update.copy()
+    before, slots = parameters(ours), [host(slot).copy() for slot in state.slots]
+    largest = host(state.largest_update).copy()
     state.active[1] = False
     update(backend, state, ours, 100 * np.ones((3, 6)))
-    np.testing.assert_array_equal(ours[1], before[1])
+    after = parameters(ours)
+    np.testing.assert_array_equal(after[1], before[1])
     for slot, old in zip(state.slots, slots, strict=True):
-        np.testing.assert_array_equal(slot[1], old[1])
-    assert state.largest_update[1] == largest[1]
-    assert backend.to_host(state.updates).tolist() == [2, 1, 2]
-    assert (ours[[0, 2]] != before[[0, 2]]).any(axis=1).all()
+        np.testing.assert_array_equal(host(slot)[1], old[1])
+    assert host(state.largest_update)[1] == largest[1]
+    assert host(state.updates).tolist() == [2, 1, 2]
+    assert (after[[0, 2]] != before[[0, 2]]).any(axis=1).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_gradient_that_is_not_finite_stops_its_network_and_touches_nothing(backend, rng, name, bad):
-    theta = array(backend, rng.standard_normal((2, 6)))
+    theta = buffer(backend, rng.standard_normal((2, 6)))
     state = start(backend, name, networks=2, max_grad_norm=1.0, weight_decay=0.1)
     gradient = rng.standard_normal((2, 6))
     update(backend, state, theta, gradient, step=4)
-    before, slots = theta.copy(), [slot.copy() for slot in state.slots]
+    before, slots = parameters(theta), [host(slot).copy() for slot in state.slots]
     gradient[0, 3] = bad
     update(backend, state, theta, gradient, step=5)
-    assert backend.to_host(state.active).tolist() == [False, True]
-    assert backend.to_host(state.fault_step).tolist() == [5, -1]
-    np.testing.assert_array_equal(theta[0], before[0])
+    assert host(state.active).tolist() == [False, True]
+    assert host(state.fault_step).tolist() == [5, -1]
+    np.testing.assert_array_equal(parameters(theta)[0], before[0])
     for slot, old in zip(state.slots, slots, strict=True):
-        np.testing.assert_array_equal(slot[0], old[0])
-    assert (theta[1] != before[1]).any()
+        np.testing.assert_array_equal(host(slot)[0], old[0])
+    assert (parameters(theta)[1] != before[1]).any()
     update(backend, state, theta, np.ones((2, 6)), step=6)
-    np.testing.assert_array_equal(theta[0], before[0])
-    assert state.fault_step[0] == 5  # the first fault, not the last
+    np.testing.assert_array_equal(parameters(theta)[0], before[0])
+    assert host(state.fault_step)[0] == 5  # the first fault, not the last
 
 
 def test_a_loss_that_is_not_finite_stops_its_network(backend):
-    state, theta = start(backend), array(backend, [1.0] * 6)
+    state, theta = start(backend), buffer(backend, [1.0] * 6)
     update(backend, state, theta, np.ones(6), loss=np.inf, step=3)
-    assert not state.active[0] and state.fault_step[0] == 3
-    np.testing.assert_array_equal(theta[0], np.ones(6))
+    assert not host(state.active)[0] and host(state.fault_step)[0] == 3
+    np.testing.assert_array_equal(parameters(theta)[0], np.ones(6))
 
 
 def test_bias_correction_counts_the_updates_that_were_applied(backend):
     """A network that sat out a step makes, at its first update, the first update of Adam: lr itself."""
-    state, theta = start(backend, "adam", networks=2), array(backend, np.zeros((2, 6)))
+    state, theta = start(backend, "adam", networks=2), buffer(backend, np.zeros((2, 6)))
     state.active[1] = False
     update(backend, state, theta, np.full((2, 6), 3.0))
     state.active[1] = True
     update(backend, state, theta, np.full((2, 6), 3.0))
-    np.testing.assert_allclose(theta[1], np.full(6, -LR), rtol=1e-5)
-    assert backend.to_host(state.updates).tolist() == [2, 1]
+    np.testing.assert_allclose(parameters(theta)[1], np.full(6, -LR), rtol=1e-5)
+    assert host(state.updates).tolist() == [2, 1]
 
 
 def test_the_largest_update_is_kept_until_it_is_cleared(backend):
     """In absolute value, over parameters and steps, weight decay included."""
-    state, theta = start(backend, networks=2, weight_decay=np.array([0.0, 1.0])), array(backend, np.zeros((2, 6)))
+    state, theta = start(backend, networks=2, weight_decay=np.array([0.0, 1.0])), buffer(backend, np.zeros((2, 6)))
     theta[1, 0] = 32.0
     for gradient in (1.0, -16.0, 2.0):
         update(backend, state, theta, np.full((2, 6), gradient))
     # the second network's first update is ⅛ · (1 + 1.0 · 32)
-    np.testing.assert_array_equal(state.largest_update, [2.0, 33 / 8])
+    np.testing.assert_array_equal(host(state.largest_update), [2.0, 33 / 8])
 
 
 def test_learning_rates_are_each_networks_own(backend):
-    state, theta = start(backend, networks=3), array(backend, np.zeros((3, 6)))
+    state, theta = start(backend, networks=3), buffer(backend, np.zeros((3, 6)))
     update(backend, state, theta, np.ones((3, 6)), lr=[0.5, 0.25, 2.0])
-    np.testing.assert_array_equal(theta, -np.array([[0.5], [0.25], [2.0]]) * np.ones(6))
+    np.testing.assert_array_equal(parameters(theta), -np.array([[0.5], [0.25], [2.0]]) * np.ones(6))
 
 
+@on_the_reference
 def test_blocks_of_parameters_do_not_show(backend, rng, monkeypatch):
     """Also where a block straddles the border between weights and biases."""
     theta, gradient = rng.standard_normal((2, 100)), rng.standard_normal((2, 100))
     found = []
     for block in (10**6, 34):
         monkeypatch.setattr("gpubp.backends.reference.BLOCK", block)
-        state = start(backend, "adam", networks=2, size=100, n_weights=60, l2=0.1, weight_decay=0.2)
-        ours = array(backend, theta)
+        state = start(backend, "adam", networks=2, weights=60, biases=40, l2=0.1, weight_decay=0.2)
+        ours = buffer(backend, theta, weights=60)
         for _ in range(3):
-            update(backend, state, ours, gradient)
+            update(backend, state, ours, gradient, weights=60)
         found.append((ours, state.largest_update))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     np.testing.assert_array_equal(found[0][1], found[1][1])
@@ -322,16 +338,16 @@ def test_padding_stays_zero(mlp, rng, name):
         assert begin % ALIGNMENT == 0
         padding[begin:end] = False
     assert padding.sum() == 4 * ALIGNMENT - net.parameters
-    assert not np.any(net.backend.to_host(net.theta)[:, padding])
+    assert not np.any(host(net.theta)[:, padding])
 
 
-def test_a_record_of_ones_own_trains(rng):
+def test_a_record_of_ones_own_trains(mlp):
     sign_descent = Optimizer(
         "sign_descent", lambda o: {"lr": o["lr"]}, lambda xp, g, slots, s: (s["lr"] * xp.sign(g), ())
     )
-    net = MLP([2, 1], loss="half_squared_error", init="zeros", precision="float64")
+    net = mlp([2, 1], loss="half_squared_error", init="zeros")
     train(net, np.eye(2), [1.0, -1.0], optimizer=sign_descent, learning_rate=0.25, epochs=1)
-    np.testing.assert_array_equal(net.weights[0], [[0.25], [-0.25]])
+    np.testing.assert_array_equal(host(net.weights[0]), [[0.25], [-0.25]])
 
 
 # -- options ----------------------------------------------------------------------------------------------
@@ -357,3 +373,18 @@ def test_options_that_cannot_be_meant(name, options, message):
 def test_an_unknown_optimizer_is_answered_with_the_nearest():
     with pytest.raises(UsageError, match='unknown optimizer "adan"; did you mean "adam"'):
         get_optimizer("adan")
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_the_penalty_is_recorded_and_may_be_divided_as_the_loss_is(backend, by_batch):
+    """½ l2 Σ W² of the weights before each step; the gradient gains l2 W, or l2 W times the batch's normalizer."""
+    values = [[1.0, -2.0, 3.0, 0.5, 7.0, 7.0], [2.0, 0.0, 0.0, 1.0, 7.0, 7.0]]
+    state = start(backend, networks=2, l2=[0.5, 2.0])
+    state.l2_by_batch, state.penalty = by_batch, backend.zeros((1, 2), np.float64)
+    theta, epoch = buffer(backend, values), one_step(backend, 2, normalizer=0.25, learning_rate=LR)
+    with backend.computing():
+        backend.optimizer_step(state, theta, buffer(backend, np.zeros((2, 6))), epoch)
+    weights = np.array(values)[:, :4]
+    np.testing.assert_allclose(host(state.penalty), [0.5 * np.array([0.5, 2.0]) * (weights**2).sum(axis=1)])
+    shrink = 1 - LR * np.array([[0.5], [2.0]]) * (0.25 if by_batch else 1.0)
+    np.testing.assert_allclose(parameters(theta), np.hstack([weights * shrink, np.array(values)[:, 4:]]))

@@ -13,7 +13,9 @@ from conftest import PACKAGE, REPOSITORY
 import gpubp
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
-CONDA_NAMES = {"duckdb": "python-duckdb"}  # where conda-forge's name is not PyPI's
+# Where conda-forge's name is not that of the wheel.
+CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
+UNTESTED = {"cuda13", "cuda12", "bench"}  # extras that need a device, or bring the peers of benchmarks
 
 
 @pytest.fixture
@@ -25,29 +27,33 @@ def installed() -> importlib.metadata.Distribution:
 
 
 def _conda(requirement: str) -> str:
-    name, bounds = re.fullmatch(r"([\w.-]+?)([<>=!~].*)?", requirement).groups(default="")
+    name, bounds = re.fullmatch(r"([\w.\[\]-]+?)([<>=!~].*)?", requirement).groups(default="")
     return CONDA_NAMES.get(name, name) + bounds
 
 
 def test_environment_yml_lists_what_pyproject_requires() -> None:
     project = PYPROJECT["project"]
-    text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
-    listed = re.findall(r"^  - (\S+)$", text.partition("\ndependencies:")[2], re.MULTILINE)
-    required = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8").partition("\ndependencies:")[2]
+    conda, _, pip = text.partition("\n  - pip:\n")
+    listed = re.findall(r"^  - (\S+)$", conda, re.MULTILINE)
+    extras = project["optional-dependencies"]
+    required = list(dict.fromkeys([*project["dependencies"], *extras["test"], *extras["cuda13"]]))
+    anywhere = [requirement for requirement in required if ";" not in requirement]
     assert set(listed) == {
         "python" + project["requires-python"],
         "pip",
         *PYPROJECT["build-system"]["requires"],
-        *map(_conda, required),
+        *map(_conda, anywhere),
     }
     assert len(listed) == len(set(listed))
+    assert re.findall(r"^      - (.+)$", pip, re.MULTILINE) == [r for r in required if r not in anywhere]
 
 
 def test_the_test_extra_covers_the_extras_of_users() -> None:
     """Otherwise their code would go untested under the README's test command."""
     extras = dict(PYPROJECT["project"]["optional-dependencies"])
     test = set(extras.pop("test"))
-    assert all(set(extra) <= test for extra in extras.values())
+    assert all(set(extra) <= test for name, extra in extras.items() if name not in UNTESTED)
 
 
 def test_the_version_is_written_once() -> None:

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import alike, host, in_float64
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpubp import MLP, train
+from gpubp import train
 from gpubp.activations import ACTIVATIONS
 from gpubp.losses import LOSSES
 
-FEW = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+# One backend serves all examples of a test, so its fixture need not be made anew for each.
+FEW = settings(
+    max_examples=25, deadline=None, derandomize=True, database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
 EPS = np.finfo(np.float64).eps
 
 sizes = st.lists(st.integers(1, 9), min_size=2, max_size=4)
@@ -23,16 +28,21 @@ activations = st.sampled_from([name for name in ACTIVATIONS if name != "exponent
 losses = st.sampled_from(list(LOSSES))
 
 
+def fill(net, parameter, values) -> None:
+    """Write a host array to one of the network's arrays."""
+    parameter[...] = net.backend.from_host(values, net.backend.dtype)
+
+
 @st.composite
-def problems(draw, models: int = 1, min_rows: int = 2):
-    """A float64 network with data that suits its loss: net, X, y, sample weights."""
+def problems(draw, mlp, models: int = 1, min_rows: int = 2):
+    """A network with data that suits its loss: net, X, y, sample weights."""
     layers, loss, seed = draw(sizes), draw(losses), draw(seeds)
     if loss == "cross_entropy":
         layers[-1] += 1
-    net = MLP(layers, draw(activations), loss, seed=seed, precision="float64", models=models)
+    net = mlp(layers, draw(activations), loss, seed=seed, models=models)
     rng = np.random.default_rng(seed)
     for b in net.biases:
-        b[...] = 0.3 * rng.standard_normal(b.shape)
+        fill(net, b, 0.3 * rng.standard_normal(b.shape))
     rows = draw(st.integers(min_rows, 12))
     X = rng.standard_normal((rows, layers[0]))
     y = {
@@ -46,7 +56,7 @@ def problems(draw, models: int = 1, min_rows: int = 2):
 def gradient(net, X, y, weight=None, **settings) -> tuple[float, np.ndarray]:
     """The loss and the gradient as one vector."""
     loss, grads = net.gradients(X, y, weight, **settings)
-    return loss, np.concatenate([np.ravel(g) for part in grads for g in part])
+    return loss, np.concatenate([host(g).ravel() for part in grads for g in part])
 
 
 def assert_same(found, expected, scale: float, roundings: int = 64) -> None:
@@ -61,10 +71,11 @@ def size_of_terms(net, X, y, weight) -> float:
     return float(np.dot(weight, sizes) / np.sum(weight)) + 1.0
 
 
+@in_float64
 @FEW
-@given(problems(), st.data())
-def test_the_gradient_of_a_batch_is_the_weighted_mean_over_its_parts(problem, data):
-    net, X, y, weight = problem
+@given(data=st.data())
+def test_the_gradient_of_a_batch_is_the_weighted_mean_over_its_parts(mlp, data):
+    net, X, y, weight = data.draw(problems(mlp))
     cut = data.draw(st.integers(1, len(X) - 1))
     loss, whole = gradient(net, X, y, weight)
     parts = [gradient(net, X[part], y[part], weight[part]) for part in (slice(cut), slice(cut, None))]
@@ -74,10 +85,11 @@ def test_the_gradient_of_a_batch_is_the_weighted_mean_over_its_parts(problem, da
     assert_same(sum(share * part for share, (part, _) in zip(shares, parts, strict=True)), loss, scale)
 
 
+@in_float64
 @FEW
-@given(problems(), st.randoms(use_true_random=False))
-def test_the_order_of_rows_does_not_matter(problem, random):
-    net, X, y, weight = problem
+@given(data=st.data(), random=st.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(mlp, data, random):
+    net, X, y, weight = data.draw(problems(mlp))
     order = list(range(len(X)))
     random.shuffle(order)
     scale = size_of_terms(net, X, y, weight)
@@ -88,34 +100,34 @@ def test_the_order_of_rows_does_not_matter(problem, random):
     np.testing.assert_allclose(net.forward(X[order]), net.forward(X)[order], rtol=1e-12, atol=1e-12)
 
 
+@in_float64
 @FEW
-@given(problems(), st.randoms(use_true_random=False))
-def test_hidden_units_may_change_places(problem, random):
+@given(data=st.data(), random=st.randoms(use_true_random=False))
+def test_hidden_units_may_change_places(mlp, data, random):
     """With their weights: the outputs stay, and the gradients change places alike."""
-    net, X, y, weight = problem
-    twin = MLP(
-        net.layer_sizes, net.activations, net.loss, precision="float64",
-        output_activation=net.output_activation,
-    )  # fmt: skip
+    net, X, y, weight = data.draw(problems(mlp))
+    twin = mlp(net.layer_sizes, net.activations, net.loss, output_activation=net.output_activation)
     orders = [list(range(n)) for n in net.layer_sizes]
     for order in orders[1:-1]:
         random.shuffle(order)
     for l in range(len(net.weights)):
-        twin.weights[l][...] = net.weights[l][np.ix_(orders[l], orders[l + 1])]
-        twin.biases[l][...] = net.biases[l][orders[l + 1]]
+        fill(twin, twin.weights[l], host(net.weights[l])[np.ix_(orders[l], orders[l + 1])])
+        fill(twin, twin.biases[l], host(net.biases[l])[orders[l + 1]])
     scale = size_of_terms(net, X, y, weight)
     np.testing.assert_allclose(twin.forward(X), net.forward(X), rtol=1e-12, atol=1e-12)
     (loss, grads), (twin_loss, twin_grads) = (n.gradients(X, y, weight) for n in (net, twin))
     assert_same(twin_loss, loss, scale)
     for l in range(len(net.weights)):
-        assert_same(twin_grads.weights[l], grads.weights[l][np.ix_(orders[l], orders[l + 1])], scale)
-        assert_same(twin_grads.biases[l], grads.biases[l][orders[l + 1]], scale)
+        changed = host(grads.weights[l])[np.ix_(orders[l], orders[l + 1])]
+        assert_same(host(twin_grads.weights[l]), changed, scale)
+        assert_same(host(twin_grads.biases[l]), host(grads.biases[l])[orders[l + 1]], scale)
 
 
+@in_float64
 @FEW
-@given(problems(), st.data())
-def test_a_weight_of_two_is_the_row_twice_and_a_weight_of_zero_no_row(problem, data):
-    net, X, y, weight = problem
+@given(data=st.data())
+def test_a_weight_of_two_is_the_row_twice_and_a_weight_of_zero_no_row(mlp, data):
+    net, X, y, weight = data.draw(problems(mlp))
     row = data.draw(st.integers(0, len(X) - 1))
     scale = 2 * size_of_terms(net, X, y, weight)
     for times, rows in ((2.0, [*range(len(X)), row]), (0.0, [i for i in range(len(X)) if i != row])):
@@ -128,42 +140,36 @@ def test_a_weight_of_two_is_the_row_twice_and_a_weight_of_zero_no_row(problem, d
 
 
 @FEW
-@given(
-    sizes, st.sampled_from(["identity", "relu"]), st.integers(-20, 20), seeds,
-    st.sampled_from(["float32", "float64"]),
-)  # fmt: skip
-def test_scaling_by_a_power_of_two_is_exact(layers, activation, power, seed, precision):
+@given(layers=sizes, activation=st.sampled_from(["identity", "relu"]), power=st.integers(-20, 20), seed=seeds)
+def test_scaling_by_a_power_of_two_is_exact(mlp, layers, activation, power, seed):
     """X·c with W¹/c is the same network, bit for bit; and c·b, c·W¹ scale a relu network's outputs by c."""
     c = 2.0**power
     rng = np.random.default_rng(seed)
     X, y = rng.standard_normal((5, layers[0])), rng.standard_normal((5, layers[-1]))
-    X = X.astype(precision)
-    net, inverse, scaled = (
-        MLP(layers, activation, "half_squared_error", seed=seed, precision=precision) for _ in range(3)
-    )
+    net, inverse, scaled = (mlp(layers, activation, "half_squared_error", seed=seed) for _ in range(3))
     inverse.weights[0][...] /= c
     np.testing.assert_array_equal(inverse.forward(X * c), net.forward(X))
     (loss, grads), (inverse_loss, inverse_grads) = net.gradients(X, y), inverse.gradients(X * c, y)
     assert inverse_loss == loss
-    np.testing.assert_array_equal(inverse_grads.weights[0], c * grads.weights[0])
+    np.testing.assert_array_equal(host(inverse_grads.weights[0]), c * host(grads.weights[0]))
     for l in range(1, len(grads.weights)):
-        np.testing.assert_array_equal(inverse_grads.weights[l], grads.weights[l])
+        np.testing.assert_array_equal(host(inverse_grads.weights[l]), host(grads.weights[l]))
 
     scaled.weights[0][...] *= c
     np.testing.assert_array_equal(scaled.forward(X), c * net.forward(X))  # biases are zero here
 
 
+@in_float64
 @FEW
-@given(problems(models=3), st.sampled_from([0.0, 0.4]), st.sampled_from(["adam", "nesterov"]))
-def test_a_stack_is_its_networks_one_by_one(problem, dropout, optimizer):
-    """Gradients and trained weights, bit for bit."""
-    stack, X, y, weight = problem
+@given(data=st.data(), dropout=st.sampled_from([0.0, 0.4]), optimizer=st.sampled_from(["adam", "nesterov"]))
+def test_a_stack_is_its_networks_one_by_one(mlp, data, dropout, optimizer):
+    """Gradients and trained weights."""
+    stack, X, y, weight = data.draw(problems(mlp, models=3))
     solos = []
     for k, seed in enumerate(stack.seeds):
-        solo = MLP(
-            stack.layer_sizes, stack.activations, stack.loss, seed=seed, precision="float64",
-            output_activation=stack.output_activation,
-        )  # fmt: skip
+        solo = mlp(
+            stack.layer_sizes, stack.activations, stack.loss, seed=seed, output_activation=stack.output_activation
+        )
         solo.theta[0] = stack.theta[k]
         solos.append(solo)
     how = {"optimizer": optimizer, "dropout": dropout, "max_grad_norm": 1.0, "batch_size": 3, "epochs": 2}
@@ -171,22 +177,23 @@ def test_a_stack_is_its_networks_one_by_one(problem, dropout, optimizer):
     train(stack, X, y, weight, seed=11, **how)
     for k, solo in enumerate(solos):
         solo_loss, solo_grads = solo.gradients(X, y, weight, dropout=dropout)
-        assert solo_loss == loss[k]
+        alike(stack.backend, loss[k], solo_loss)
         for ours, theirs in zip(
             (*grads.weights, *grads.biases), (*solo_grads.weights, *solo_grads.biases), strict=True
         ):
-            np.testing.assert_array_equal(ours[k], theirs)
+            alike(stack.backend, ours[k], theirs)
         train(solo, X, y, weight, seed=11 + k, **how)
-        np.testing.assert_array_equal(stack.theta[k], solo.theta[0])
+        alike(stack.backend, stack.theta[k], solo.theta[0])
 
 
+@in_float64
 @FEW
-@given(problems(), st.floats(0.1, 10))
-def test_the_loss_falls_along_the_negative_gradient(problem, share):
+@given(data=st.data(), share=st.floats(0.1, 10))
+def test_the_loss_falls_along_the_negative_gradient(mlp, data, share):
     """C(θ − ηg) ≈ C(θ) − η‖g‖² for a small enough η: the gradient is one of descent."""
-    net, X, y, weight = problem
+    net, X, y, weight = data.draw(problems(mlp))
     loss, grads = net.gradients(X, y, weight)
-    square = sum(float(np.sum(g * g)) for part in grads for g in part)
+    square = sum(float((g * g).sum()) for part in grads for g in part)
     eta = share * 1e-7 / (1 + square)
     for parameter, g in zip((*net.weights, *net.biases), (*grads.weights, *grads.biases), strict=True):
         parameter -= eta * g

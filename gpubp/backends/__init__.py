@@ -12,16 +12,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
 from gpubp.errors import DeviceError, UsageError, suggest
 from gpubp.losses import Loss
 from gpubp.optimizers import Optimizer
+from gpubp.precision import PRECISIONS
 
-DEVICES = ("auto", "cpu")
-PRECISIONS = ("float32", "float64")
+DEVICES = ("auto", "cpu", "cpu-reference", "cuda", "cuda-unfused")
+CPU_PRECISIONS = ("float32", "float64")
+_CPU = ("cpu", "cpu-reference")
 
 
 @dataclass(slots=True)
@@ -115,9 +115,14 @@ class OptimizerState:
     largest_update : (K,) float64 or None
         Where tracked, the largest |Δθ| of any parameter in any step since it was last cleared.
     n_weights : int
-        θ[:, :n_weights] are weights, the rest biases: decay and l2 concern weights alone.
+        θ[:, :n_weights] are weights, the rest biases: decay and l2 concern weights alone. A multiple of 128,
+        as P is, so that kernels can take several parameters at a time.
     l2, weight_decay, max_grad_norm : (K,) float64 or None
         None where no network uses it.
+    l2_by_batch : bool
+        Whether the penalty is part of what the normalizer divides: the gradient then gains l2 · normalizer · W.
+    penalty : (steps, K) float64 or None
+        Where recorded, ½ l2 Σ W² of the weights that each step of the epoch read; a step that is not taken writes none.
     operands : (K, P) array or None
         Where matrix products read a copy of θ in another type, that copy, written along with θ.
     """
@@ -133,6 +138,8 @@ class OptimizerState:
     l2: Array | None = None
     weight_decay: Array | None = None
     max_grad_norm: Array | None = None
+    l2_by_batch: bool = False
+    penalty: Array | None = None
     operands: Array | None = None
 
 
@@ -154,11 +161,14 @@ class Backend(Protocol):
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """The same, zero."""
 
+    def room(self) -> float:
+        """Bytes that can still be allocated on the device; infinite on the CPU, which swaps before it fails."""
+
     def loss_scale(self, networks: int) -> LossScale | None:
         """The state of loss scaling at the start of a training, None where `storage` needs none."""
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
-        """A host array on the device, copied only where it must be."""
+        """A host array, or one that is there already, on the device; copied only where it must be."""
 
     def to_host(self, array: Array) -> Any:
         """A NumPy array of the same values; waits for the device."""
@@ -253,25 +263,56 @@ def get_backend(device: str = "auto", precision: str = "float32") -> Backend:
 
     Parameters
     ----------
-    device : {"auto", "cpu"}
-    precision : {"float32", "float64"}
+    device : {"auto", "cpu", "cpu-reference", "cuda", "cuda:1", "cuda-unfused", ...}
+        "auto" is a GPU where one works: it is made to run a kernel and a matrix product first. "cpu" compiles its
+        loops where Numba is installed. "cpu-reference" and "cuda-unfused" run the reference formulas, for
+        comparison.
+    precision : {"float32", "float64", "tf32", "bfloat16", "float16"}
+        The last three on a GPU only.
 
     Raises
     ------
     DeviceError
-        For ``"cuda"``, which this version does not have.
+        For a GPU that cannot work here, or not in this precision: why, and the remedy.
     UsageError
-        For any other unknown device or precision.
+        For an unknown device or precision, or one that the CPU does not have.
     """
-    from gpubp.backends.reference import ReferenceBackend
+    from gpubp.backends.cpu import on_the_cpu
 
-    if device.split(":")[0] == "cuda":
-        raise DeviceError(
-            f'device "{device}": this version of gpubp trains on the CPU only; use device="cpu" or "auto"'
-        )
-    if device not in DEVICES:
+    kind, index = _parse(device)
+    _check(precision)
+    if kind in _CPU:
+        return on_the_cpu(kind, precision, "asked for")
+    from gpubp.backends.cuda import open_backend, probe_device
+
+    state = probe_device(index)
+    if state.usable:
+        return open_backend(device, kind, index, precision)
+    if kind == "auto":
+        return on_the_cpu(kind, precision, f"no GPU: CuPy is {state.found}" if not state.installed else state.found)
+    raise DeviceError(f'device "{device}": {"" if state.installed else "CuPy is "}{state.found}; {state.remedy}')
+
+
+def loadable_precision(device: str, precision: str) -> str:
+    """`precision`, or where `device` means the CPU and that lacks it, the type that parameters are kept in."""
+    kind, index = _parse(device)
+    _check(precision)
+    if kind not in _CPU and precision not in CPU_PRECISIONS:
+        from gpubp.backends.cuda import probe_device
+
+        if kind != "auto" or probe_device(index).usable:
+            return precision
+    return PRECISIONS[precision].parameters
+
+
+def _parse(device: str) -> tuple[str, int]:
+    """One of DEVICES, and the index of a GPU."""
+    kind, colon, index = device.partition(":")
+    if kind not in DEVICES or (colon and not (kind.startswith("cuda") and index.isdecimal())):
         raise UsageError(f'unknown device "{device}"; {suggest(device, DEVICES)}')
+    return kind, int(index or 0)
+
+
+def _check(precision: str) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(f'precision "{precision}" is not available on the CPU; use {" or ".join(PRECISIONS)}')
-    reason = "asked for" if device == "cpu" else "this version of gpubp trains on the CPU only"
-    return ReferenceBackend(np.dtype(precision), reason)
+        raise UsageError(f'unknown precision "{precision}"; {suggest(precision, PRECISIONS)}')

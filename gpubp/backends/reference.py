@@ -15,10 +15,11 @@ import numpy as np
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Dropout, Epoch, OptimizerState
+from gpubp.backends import Dropout, Epoch, LossScale, OptimizerState
 from gpubp.losses import Loss
 from gpubp.philox import dropout_mask
 
+_TINY = float(np.finfo(np.float64).tiny)
 BLOCK = 32768  # elements of a temporary: 128 kB in float32, so that a few of them share a core's L2
 
 
@@ -64,7 +65,10 @@ class ReferenceBackend:
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return np.zeros(shape, self.dtype if dtype is None else dtype)
 
-    def loss_scale(self, networks: int) -> None:
+    def room(self) -> float:
+        return np.inf
+
+    def loss_scale(self, networks: int) -> LossScale | None:
         return None
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
@@ -74,8 +78,7 @@ class ReferenceBackend:
         return np.asarray(array)
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        start = int(epoch.cursor[0]) * epoch.batch_size
-        rows = epoch.order[:, start : start + out.shape[1]]
+        rows = self._rows(epoch, out.shape[1])
         if source.dtype == out.dtype:
             np.take(source, rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
         else:
@@ -85,10 +88,11 @@ class ReferenceBackend:
         out[...] = source
 
     def assign(self, target: Array, values: Any, who: Any) -> None:
-        np.copyto(target, values, where=who.reshape(-1, *[1] * (target.ndim - 1)))
+        for k in np.flatnonzero(who).tolist():
+            target[k] = values[k] if hasattr(values, "shape") else values
 
     def finite(self, array: Array) -> Any:
-        return np.isfinite(self._squared_norm(array.reshape(len(array), -1)))
+        return self.to_host(self.xp.isfinite(self._squared_norm(array.reshape(len(array), -1))))
 
     # -- the four equations ---------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class ReferenceBackend:
             result = activation.f(self.xp, block)
             if dropout is not None and mask is not None:
                 keep = dropout_mask(
-                    np,
+                    self.xp,
                     dropout.seeds,
                     dropout.rate,
                     layer,
@@ -136,7 +140,7 @@ class ReferenceBackend:
                     rows.start,
                 )
                 mask[:, rows] = keep
-                np.multiply(result, keep * self._survivor_scale(dropout), out=a[:, rows])
+                self.xp.multiply(result, keep * self._survivor_scale(dropout), out=a[:, rows])
             elif result is not block or a is not z:
                 a[:, rows] = result
 
@@ -157,7 +161,7 @@ class ReferenceBackend:
                 if activation.derivative_from == "a":
                     x = x / scale  # kept is mask ⊙ a/(1 − rate)
             delta *= activation.derivative(self.xp, x)
-        grad.sum(axis=-2, keepdims=True, out=grad_b)
+        grad_b[...] = grad.sum(axis=-2, keepdims=True)
 
     def loss_delta(
         self,
@@ -169,23 +173,23 @@ class ReferenceBackend:
         epoch: Epoch,
         grad_b: Array,
     ) -> None:
-        networks, n_rows, _ = logits.shape
-        normalizer = epoch.normalizer[epoch.cursor[0]]
-        per_row = np.empty((networks, n_rows, 2), self.accumulator)
-        factor = normalizer[:, None] if weight is None else weight * normalizer[:, None]
-        factor = np.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
+        xp, (networks, n_rows, _), step = self.xp, logits.shape, int(epoch.cursor[0])
+        normalizer = epoch.normalizer[step][:, None]
+        per_row = self.empty((networks, n_rows, 2), self.accumulator)
+        factor = normalizer if weight is None else weight * normalizer
+        factor = xp.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
         smoothing = self._cast(smoothing)[..., None]
         for rows in _row_blocks(logits):
             z, target = logits[:, rows], y[:, rows]
-            value, delta = loss.formula(self.xp, z, target, smoothing)
+            value, delta = loss.formula(xp, z, target, smoothing)
             per_row[:, rows, 0] = value.sum(axis=-1) if value.ndim == z.ndim else value
-            output = partial(loss.output_activation.f, self.xp, z)
-            per_row[:, rows, 1] = loss.metric.per_row(self.xp, z, output, target)
-            np.multiply(delta, factor[:, rows], out=z)
+            output = partial(loss.output_activation.f, xp, z)
+            per_row[:, rows, 1] = loss.metric.per_row(xp, z, output, target)
+            xp.multiply(delta, factor[:, rows], out=z)
         if weight is not None:
             per_row *= weight[..., None]
-        per_row.sum(axis=1, out=epoch.totals[epoch.cursor[0]])
-        logits.sum(axis=-2, keepdims=True, out=grad_b)
+        epoch.totals[step] = per_row.sum(axis=1)
+        grad_b[...] = logits.sum(axis=-2, keepdims=True)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         for rows in _row_blocks(logits):
@@ -194,45 +198,46 @@ class ReferenceBackend:
     # -- the update -----------------------------------------------------------------------------------
 
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
-        index, step = epoch.cursor.tolist()
+        xp, (index, step) = self.xp, self.to_host(epoch.cursor).tolist()
         epoch.cursor += 1
         learning_rate, totals = epoch.learning_rate[index], epoch.totals[index]
         weights = slice(0, state.n_weights)
         if state.l2 is not None:
+            l2 = self._cast(state.l2 * epoch.normalizer[index] if state.l2_by_batch else state.l2)
             for part in _column_blocks(theta[:, weights]):
-                grad[:, part] += self._cast(state.l2) * theta[:, part]
+                grad[:, part] += l2 * theta[:, part]
         square = self._squared_norm(grad)
-        sound = np.isfinite(square) & np.isfinite(totals[:, 0])
+        sound = xp.isfinite(square) & xp.isfinite(totals[:, 0])
         state.fault_step[state.active & ~sound] = step
         state.active &= sound
         if not state.active.any():
             return
         state.updates += state.active
-        given = {**state.options, "lr": learning_rate, "t": np.maximum(state.updates, 1)}
+        if state.l2 is not None and state.penalty is not None:
+            recorded = 0.5 * state.l2 * self._squared_norm(theta[:, weights])
+            state.penalty[index] = xp.where(state.active, recorded, state.penalty[index])
+        given = {**state.options, "lr": learning_rate, "t": xp.maximum(state.updates, 1)}
         scalars = {name: self._cast(value) for name, value in state.rule.scalars(given).items()}
         clip = None
         if state.max_grad_norm is not None:
-            norm = np.sqrt(np.where(sound, square, 1.0))
-            clip = self._cast(np.minimum(1.0, state.max_grad_norm / np.maximum(norm, np.finfo(float).tiny)))
+            norm = xp.sqrt(xp.where(sound, square, 1.0))
+            clip = self._cast(xp.minimum(1.0, state.max_grad_norm / xp.maximum(norm, _TINY)))
         decay = None if state.weight_decay is None else self._cast(learning_rate * state.weight_decay)
         everyone = bool(state.active.all())
-        who = True if everyone else state.active[:, None]
+        who = state.active[:, None]
         for part in _column_blocks(theta):
             g = grad[:, part] if clip is None else grad[:, part] * clip
             slots = tuple(slot[:, part] for slot in state.slots)
-            update, new_slots = state.rule.step(self.xp, g, slots, scalars)
+            update, new_slots = state.rule.step(xp, g, slots, scalars)
             if decay is not None and part.start < state.n_weights:
                 end = min(part.stop, state.n_weights) - part.start
                 update[:, :end] += decay * theta[:, part.start : part.start + end]
             for slot, new in zip(slots, new_slots, strict=True):
-                np.copyto(slot, new, where=who)
-            if everyone:
-                theta[:, part] -= update
-            else:
-                np.subtract(theta[:, part], update, out=theta[:, part], where=who)
+                slot[...] = new if everyone else xp.where(who, new, slot)
+            theta[:, part] -= update if everyone else xp.where(who, update, 0)
             if state.largest_update is not None:
-                largest = np.abs(update).max(axis=1)
-                np.maximum(state.largest_update, largest, out=state.largest_update, where=state.active)
+                largest = xp.maximum(state.largest_update, xp.abs(update).max(axis=1))
+                state.largest_update[...] = xp.where(state.active, largest, state.largest_update)
 
     # -- how steps are run ----------------------------------------------------------------------------
 
@@ -249,9 +254,14 @@ class ReferenceBackend:
 
     # -- pieces ---------------------------------------------------------------------------------------
 
+    def _rows(self, epoch: Epoch, count: int) -> Array:
+        """Which rows of the data each network sees in this step, (K or 1, count)."""
+        start = int(epoch.cursor[0]) * epoch.batch_size
+        return epoch.order[:, start : start + count]
+
     def _cast(self, per_network: Array) -> Array:
         """(K,) in float64 as (K, 1) in the backend's dtype, so that a stack and a solo run round alike."""
-        return np.asarray(per_network, self.dtype)[:, None]
+        return per_network.astype(self.dtype)[:, None]
 
     def _survivor_scale(self, dropout: Dropout) -> Array:
         """1/(1 − rate), (K, 1, 1)."""

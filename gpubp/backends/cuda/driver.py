@@ -11,6 +11,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gpubp._typing import Array, Namespace
+from gpubp.errors import DeviceError
+
+EPILOGUES = ("none", "bias", "relu_bias")
+
+# What goes into a product and what comes out of it, as cuBLASLt's table of data types has them. Every epilogue
+# is in that table for each of them, with a bias of the type of the output.
+TYPES = (
+    ("float64", "float64"),
+    ("float32", "float32"),
+    ("float16", "float16"),
+    ("float16", "float32"),
+    ("bfloat16", "bfloat16"),
+    ("bfloat16", "float32"),
+)
 
 
 class Source(Protocol):
@@ -47,10 +61,11 @@ class Kernel(Protocol):
 class Gemm(Protocol):
     """One matrix product, prepared for its shapes and layouts."""
 
-    def __call__(self, a: Array, b: Array, out: Array) -> None:
-        """out = op(a) op(b) for every network, launched on the driver's stream.
+    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
+        """out = op(a) op(b), then the epilogue, for every network, launched on the driver's stream.
 
-        Of the arrays only the pointer of their first element counts; shapes and strides are the spec's.
+        Of the arrays only the pointer of their first element counts; shapes and strides are the spec's. The
+        bias is given where the epilogue has one.
         """
 
 
@@ -76,6 +91,10 @@ class GemmSpec:
         Of out: in_type, or float32 where in_type has 16 bits.
     compute : {"float64", "float32", "tf32"}
         How products are formed and summed.
+    epilogue : {"none", "bias", "relu_bias"}
+        What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0).
+    bias_stride : int
+        Elements from one network's bias (n,) to the next one's. A bias is of out_type: cuBLASLt takes no other.
     """
 
     networks: int
@@ -90,13 +109,44 @@ class GemmSpec:
     in_type: str
     out_type: str
     compute: str
+    epilogue: str = "none"
+    bias_stride: int = 0
+
+    def __str__(self) -> str:
+        a = f"{self.m} x {self.k}{' transposed' if self.transpose_a else ''}"
+        b = f"{self.k} x {self.n}{' transposed' if self.transpose_b else ''}"
+        types = f"{self.in_type} to {self.out_type} in {self.compute}"
+        return f"product of {self.networks} x ({a}) ({b}), {types}, epilogue {self.epilogue}"
+
+
+def epilogue_supported(in_type: str, out_type: str, epilogue: str) -> bool:
+    """Whether a product of these types can end in this epilogue."""
+    return epilogue in EPILOGUES and (in_type, out_type) in TYPES
+
+
+class OutOfDeviceMemoryError(DeviceError):
+    """The device has no room for an array.
+
+    Attributes
+    ----------
+    asked, free : int
+        Bytes.
+    """
+
+    def __init__(self, message: str, *, asked: int, free: int) -> None:
+        super().__init__(message)
+        self.asked = asked
+        self.free = free
 
 
 class Driver(Protocol):
     """A device, and how to run something on it. All work goes to one stream, in order."""
 
     xp: Namespace
+    name: str  # the product's
+    compute_capability: tuple[int, int]
     multiprocessors: int
+    supports_capture: bool
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array on the device; contents undefined."""
@@ -110,6 +160,9 @@ class Driver(Protocol):
     def to_host(self, array: Array) -> Any:
         """A NumPy array of the same values, once all work so far is done."""
 
+    def free_memory(self) -> int:
+        """Bytes that `empty` can still give."""
+
     def kernel(self, source: Source) -> Kernel:
         """The compiled kernel; the same text is compiled once."""
 
@@ -117,7 +170,11 @@ class Driver(Protocol):
         """The prepared product; the same spec is prepared once."""
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """What `run` launches, as something to call again and again: a graph, or `run` itself."""
+        """What `run` launches, as something to call again and again: a graph, or `run` itself.
+
+        Call it once before, outside a capture: kernels are compiled and algorithms chosen then. Inside, it calls
+        kernels and products and nothing else; allocation, copies and array arithmetic are errors there.
+        """
 
     def synchronize(self) -> None:
         """Wait until all work so far is done."""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+
+from gpubp.backends.cuda.driver import Driver, GemmSpec
+from gpubp.backends.cuda.faults import INSTALL, INSTALL_DRIVER, NO_DEVICE, NO_DRIVER, SEE_DEVICES, explain, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,19 +23,19 @@ class CudaState:
     Attributes
     ----------
     usable : bool
-        Whether CuPy imports and sees at least one device.
+        Whether what was looked at works.
     found : str
         One line: versions and devices, or what stands in the way.
     remedy : str
-        What to install or set; empty where nothing is to be done.
+        What to install or set, in one line; empty where nothing is to be done.
+    installed : bool
+        Whether CuPy is there at all; it need not be.
     """
 
     usable: bool
     found: str
     remedy: str = ""
-
-
-INSTALL = "pip install 'cupy-cuda13x[ctk]' (or 'cupy-cuda12x[ctk]' for drivers before CUDA 13)"
+    installed: bool = True
 
 
 def probe() -> CudaState:
@@ -47,7 +53,57 @@ def probe() -> CudaState:
     try:
         return _look_at_devices(cupy.cuda.runtime, named)
     except Exception as error:
-        return CudaState(False, f"{named}, but the CUDA runtime fails: {_one_line(error)}", _driver_remedy())
+        cause, remedy = explain(error)
+        return CudaState(False, f"{named}, but {cause}", remedy)
+
+
+@cache
+def probe_device(device: int = 0) -> CudaState:
+    """Have a device run a kernel and a matrix product, and copy what they computed back.
+
+    Takes seconds, so the answer is kept for the rest of the process.
+
+    Parameters
+    ----------
+    device : int
+        CUDA's index of it.
+    """
+    state = probe()
+    if not state.usable:
+        return state
+    try:
+        from gpubp.backends.cuda.cupy_driver import CupyDriver
+
+        right = _computes(CupyDriver(device))
+    except Exception as error:
+        cause, remedy = explain(error.__cause__ or error)  # a DeviceError holds what CUDA or CuPy said
+        return CudaState(False, f"{state.found}; on device {device}, {cause}", remedy)
+    if not right:
+        return CudaState(False, f"{state.found}; device {device} computes wrong numbers", "see what nvidia-smi -q says")
+    return state
+
+
+# Needs the compiler, its headers and the device; adds 1 to numbers that 16 bits hold exactly.
+PROBE = SimpleNamespace(
+    name="probe",
+    text="""
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+extern "C" __global__ void probe(float* x, int n) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] = __half2float(__float2half_rn(x[i])) + __bfloat162float(__float2bfloat16_rn(1.0f));
+}
+""",
+)
+
+
+def _computes(driver: Driver) -> bool:
+    x = np.arange(32, dtype=np.float32).reshape(4, 8)
+    a, out = driver.to_device(x), driver.empty((4, 4), np.float32)
+    driver.kernel(PROBE)((1, 1, 1), 64, (a, np.int32(x.size)))
+    spec = GemmSpec(1, 4, 4, 8, False, True, 0, 0, 0, "float32", "float32", "float32")
+    driver.gemm(spec)(a, a, out)
+    return np.array_equal(driver.to_host(out), (x + 1) @ (x + 1).T)
 
 
 def _installed_wheels() -> list[str]:
@@ -62,37 +118,28 @@ def _installed_wheels() -> list[str]:
 
 def _import_failed(error: Exception, wheels: list[str]) -> CudaState:
     if not wheels and isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-        return CudaState(False, "not installed")
+        return CudaState(False, "not installed", INSTALL, installed=False)
     listed = f" ({', '.join(wheels)})" if wheels else ""
     remedy = _reinstall(wheels) if wheels else INSTALL
-    return CudaState(False, f"CuPy{listed} cannot be imported: {_one_line(error)}", remedy)
+    return CudaState(False, f"CuPy{listed} cannot be imported: {one_line(error)}", remedy)
 
 
 def _look_at_devices(runtime: Any, named: str) -> CudaState:
     # 0 means that no driver is there at all; CuPy's own error then speaks of one that is too old.
     driver = runtime.driverGetVersion()
     if driver == 0:
-        return CudaState(False, f"{named}, but no NVIDIA driver", "install the NVIDIA driver, if there is a GPU")
-    count = runtime.getDeviceCount()
-    names = [runtime.getDeviceProperties(i)["name"] for i in range(count)]
-    devices = ", ".join(name.decode() if isinstance(name, bytes) else str(name) for name in names)
-    cuda = f"{driver // 1000}.{driver % 1000 // 10}"
-    number = f"{count} device{'' if count == 1 else 's'}"
-    return CudaState(True, f"{named}, driver for CUDA {cuda}, {number}: {devices}")
-
-
-def _driver_remedy() -> str:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return f'CUDA_VISIBLE_DEVICES="{visible}" may hide the devices: unset it; else see what nvidia-smi says'
-    return "see what nvidia-smi says, and update the NVIDIA driver"
+        return CudaState(False, f"{named}, but {NO_DRIVER}", INSTALL_DRIVER)
+    named = f"{named}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}"
+    try:
+        count = runtime.getDeviceCount()
+        names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+    except Exception as error:
+        cause, remedy = explain(error)
+        return CudaState(False, f"{named}, but {cause}", remedy)
+    if count == 0:
+        return CudaState(False, f"{named}, but {NO_DEVICE}", SEE_DEVICES)
+    return CudaState(True, f"{named}, {count} device{'' if count == 1 else 's'}: {', '.join(names)}")
 
 
 def _reinstall(wheels: list[str]) -> str:
     return f"pip uninstall {' '.join(wheel.split()[0] for wheel in wheels)}; then {INSTALL}"
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip(" =") for line in str(error).splitlines()]
-    text = next((line for line in lines if line), "")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

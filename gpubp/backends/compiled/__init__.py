@@ -1,0 +1,207 @@
+"""The CPU with loops compiled by Numba around NumPy's products; a step runs without Python in between.
+
+What has no scalar expressions runs as in the reference, for that operation alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.activations import Activation, Softmax
+from gpubp.backends import Dropout, Epoch, OptimizerState
+from gpubp.backends.compiled.cache import address, load, numba_state
+from gpubp.backends.compiled.program import Arguments, Launches, Program, address_of
+from gpubp.backends.compiled.source import (
+    NUMBERS,
+    ModuleSource,
+    activation_source,
+    gather_source,
+    launch_source,
+    loss_source,
+    optimizer_source,
+)
+from gpubp.backends.compiled.ufunc import matmul_loop
+from gpubp.backends.reference import ReferenceBackend
+from gpubp.losses import Loss, get_loss
+
+__all__ = ["CompiledBackend", "numba_state"]
+
+_WITH_SOFTMAX = get_loss("cross_entropy")
+
+
+class CompiledBackend(ReferenceBackend):
+    """NumPy's products and compiled loops.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        float32 or float64.
+    reason : str
+        Why this device was chosen, in a few words.
+    """
+
+    name = "compiled"
+
+    def __init__(self, dtype: Any, reason: str = "asked for") -> None:
+        super().__init__(dtype, reason)
+        self._program: Program | None = None  # where operations are recorded, while they are
+
+    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
+        programs: dict[int, Program] = {}
+
+        def run(count: int, rows: int) -> None:
+            if rows not in programs:
+                programs[rows] = self._record(partial(step, rows))
+            with self.computing():
+                programs[rows].run(count)
+
+        return run
+
+    # -- operations -----------------------------------------------------------------------------------
+
+    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
+        if not (source.dtype.isnative and source.dtype.name in NUMBERS and _regular(source[None], out)):
+            return self._call(super().gather, source, epoch, out)
+        given = Arguments().numbers(out.shape[1], out[0, 0].size).parts(source.dtype, source)
+        given.parts(out.dtype, out).parts(np.int64, epoch.order).tables(np.int64, epoch.cursor)
+        given.numbers(epoch.batch_size)
+        self._launch(gather_source(source.dtype.name, out.dtype.name), "gather", len(out), given)
+
+    def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        if self._program is None or not self._typed(a, b, out):
+            return self._call(super().matmul, a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
+        operands = (a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b, out)
+        networks, rows, columns = out.shape
+        places = [[address_of(x[k if len(x) > 1 else 0]) for x in operands] for k in range(networks)]
+        sizes = [1, rows, operands[0].shape[2], columns]
+        strides = [0, 0, 0, *(stride for x in operands for stride in x.strides[1:])]
+        given = Arguments().numbers(matmul_loop(self.dtype))
+        given.tables(np.int64, *(np.array(table, np.int64) for table in (places, sizes, strides)))
+        given.kept += operands
+        self._launch(launch_source(), "matmul", networks, given)
+
+    def bias_activation(
+        self,
+        activation: Activation,
+        z: Array,
+        b: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        module = activation_source(activation, self.dtype.name)
+        if module is None or not (self._typed(z, b, a) and _regular(z, b, a)):
+            return self._call(super().bias_activation, activation, z, b, a, dropout, mask, layer)
+        given, name = Arguments().numbers(*z.shape[1:]).parts(self.dtype, z, b, a), "bias_activation"
+        if dropout is not None and mask is not None:
+            given.parts(np.bool_, mask).tables(np.float64, dropout.rate).tables(np.uint64, dropout.seeds)
+            given.tables(np.int64, dropout.cursor).numbers(layer)
+            name = "bias_dropout"
+        self._launch(module, name if address_of(a) == address_of(z) else f"{name}_apart", len(z), given)
+
+    def hadamard_derivative(
+        self,
+        activation: Activation,
+        grad: Array,
+        kept: Array,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+    ) -> None:
+        module = activation_source(activation, self.dtype.name)
+        if module is None or not (self._typed(grad, kept, grad_b) and _regular(grad, kept, grad_b)):
+            return self._call(super().hadamard_derivative, activation, grad, kept, grad_b, dropout, mask)
+        given = Arguments().numbers(*grad.shape[1:]).parts(self.dtype, grad, kept, grad_b)
+        name = "hadamard_derivative"
+        if dropout is not None and mask is not None:
+            given.parts(np.bool_, mask).tables(np.float64, dropout.rate)
+            name = "hadamard_dropout"
+        self._launch(module, name, len(grad), given)
+
+    def loss_delta(
+        self,
+        loss: Loss,
+        logits: Array,
+        y: Array,
+        weight: Array | None,
+        smoothing: Array,
+        epoch: Epoch,
+        grad_b: Array,
+    ) -> None:
+        module, classes = loss_source(loss, self.dtype.name), y.ndim == 2
+        kind, given_weight = np.int64 if classes else self.dtype, () if weight is None else (weight,)
+        typed = self._typed(logits, grad_b) and y.dtype == kind
+        if module is None or not (typed and _regular(logits, y, grad_b, *given_weight)):
+            return self._call(super().loss_delta, loss, logits, y, weight, smoothing, epoch, grad_b)
+        given = Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits).parts(kind, y)
+        given.parts(np.float64, weight).tables(np.float64, smoothing)
+        given.tables(np.int64, epoch.cursor).numbers(len(logits))
+        given.tables(np.float64, epoch.normalizer, epoch.totals).parts(self.dtype, grad_b)
+        name = "loss_delta" if loss.row_loop is None else "classes" if classes else "distributions"
+        self._launch(module, name, len(logits), given)
+
+    def output(self, activation: Activation | Softmax, logits: Array) -> None:
+        if isinstance(activation, Softmax):
+            module, name = loss_source(_WITH_SOFTMAX, self.dtype.name), "softmax"
+        else:
+            module, name = activation_source(activation, self.dtype.name), "output"
+        if module is None or not (self._typed(logits) and _regular(logits)):
+            return self._call(super().output, activation, logits)
+        self._launch(module, name, len(logits), Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits))
+
+    def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
+        module, buffers = optimizer_source(state.rule, self.dtype.name), (theta, grad, *state.slots)
+        if module is None or not (self._typed(*buffers) and all(x.flags.c_contiguous for x in buffers)):
+            return self._call(super().optimizer_step, state, theta, grad, epoch)
+        networks, size = theta.shape
+        given = Arguments().numbers(size, state.n_weights, theta.strides[0]).tables(self.dtype, theta, grad)
+        given.tables(np.int64, epoch.cursor).tables(np.float64, epoch.learning_rate, epoch.totals).numbers(networks)
+        given.tables(np.int64, state.updates, state.fault_step).tables(np.bool_, state.active)
+        given.tables(np.float64, state.largest_update, state.l2, state.weight_decay, state.max_grad_norm)
+        given.tables(np.float64, epoch.normalizer if state.l2_by_batch else None, state.penalty)
+        given.tables(np.float64, *(state.options[name] for name in state.rule.options))
+        given.tables(self.dtype, *state.slots)
+        self._launch(module, "optimizer_step", networks, given)
+        if self._program is None:
+            epoch.cursor += 1
+        else:
+            self._program.cursor = epoch.cursor
+
+    # -- pieces ---------------------------------------------------------------------------------------
+
+    def _record(self, step: Callable[[], None]) -> Program:
+        self._program = Program()
+        try:
+            step()
+            return self._program
+        finally:
+            self._program = None
+
+    def _launch(self, module: ModuleSource, name: str, networks: int, arguments: Arguments) -> None:
+        """Run a loop, or record it."""
+        launches = Launches(address(load(module), name), networks, arguments)
+        if self._program is not None:
+            self._program.launch(launches)
+        else:
+            launches.run(0, networks, 1)
+
+    def _call(self, operation: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Run an operation of the reference, or record it."""
+        if self._program is not None:
+            self._program.call(partial(operation, *arguments, **options))
+        else:
+            operation(*arguments, **options)
+
+    def _typed(self, *arrays: Array) -> bool:
+        return all(array.dtype == self.dtype and array.flags.aligned for array in arrays)
+
+
+def _regular(*arrays: Array) -> bool:
+    """Whether each network's part lies in one piece."""
+    return all(array[0].flags.c_contiguous for array in arrays)

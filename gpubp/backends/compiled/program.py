@@ -1,0 +1,206 @@
+"""A recorded step: loops by their addresses, run for many steps without Python in between.
+
+As a graph is on a GPU, a program is what a step launches, with the arrays it launches it on. Networks of a stack
+have nothing in common but what they read, so each takes many steps before the next one does: its parameters stay
+in a core's cache, and every core can work on networks of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.backends.compiled.cache import load
+from gpubp.backends.compiled.source import launch_source
+
+WORTH_SPREADING = 0.001  # seconds of work
+PATIENCE = 0.05  # seconds of machine code after which Python looks for an interrupt
+_LIMITED = threading.Lock()  # one stack at a time tells BLAS how many threads to use
+
+
+class Arguments:
+    """What a loop is called with: numbers and addresses, and the arrays that keep the addresses valid."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self.kept: list[Array] = []
+
+    def numbers(self, *values: int) -> Arguments:
+        """Append numbers."""
+        self.values += values
+        return self
+
+    def parts(self, dtype: Any, *arrays: Array | None) -> Arguments:
+        """Append where an array begins and the bytes from one network's part to the next, 0 where it is shared."""
+        for array in arrays:
+            assert array is None or (array.dtype == dtype and array[0].flags.c_contiguous)
+            self._keep(array)
+            self.values.append(0 if array is None or len(array) == 1 else array.strides[0])
+        return self
+
+    def tables(self, dtype: Any, *arrays: Array | None) -> Arguments:
+        """Append where arrays in one piece begin; 0 for none."""
+        for array in arrays:
+            assert array is None or (array.dtype == dtype and array.flags.c_contiguous)
+            self._keep(array)
+        return self
+
+    def _keep(self, array: Array | None) -> None:
+        self.kept.append(array)
+        self.values.append(0 if array is None else address_of(array))
+
+
+class Launches:
+    """Loops to be called one after the other for each network, each with its arguments.
+
+    Attributes
+    ----------
+    networks : int
+    shares : bool
+        Whether a loop fills what all networks read; it is then called, and fills it, for each of them.
+    """
+
+    def __init__(self, function: int, networks: int, arguments: Arguments) -> None:
+        self.networks, self.shares = networks, False
+        given = np.array(arguments.values, np.int64)
+        self._kept = [given, *arguments.kept]
+        self._functions, self._arguments = (np.array([x], np.int64) for x in (function, address_of(given)))
+
+    def add(self, following: Launches) -> None:
+        """Append the loops of another."""
+        self.shares |= self.networks != following.networks or following.shares
+        self.networks = max(self.networks, following.networks)
+        self._kept += following._kept
+        self._functions = np.append(self._functions, following._functions)
+        self._arguments = np.append(self._arguments, following._arguments)
+
+    def run(self, first: int, last: int, count: int) -> None:
+        """Take `count` steps with each of the networks first … last − 1."""
+        _run()(self._functions, self._arguments, first, last, count)
+
+
+class Program:
+    """What a step does: launches, and in between calls of what is not compiled.
+
+    Attributes
+    ----------
+    cursor : (2,) int64 or None
+        Where the steps are counted; None where one of the calls does that.
+    """
+
+    def __init__(self) -> None:
+        self.cursor: Array | None = None
+        self._parts: list[Launches | Callable[[], None]] = []
+
+    def launch(self, launches: Launches) -> None:
+        """Append loops."""
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, Launches):
+            last.add(launches)
+        else:
+            self._parts.append(launches)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Append a call."""
+        self._parts.append(function)
+
+    def run(self, count: int) -> None:
+        """Take `count` steps."""
+        only = self._parts[0] if len(self._parts) == 1 else None
+        if isinstance(only, Launches):
+            self._run_launches(only, count)
+            return
+        for _ in range(count):
+            for part in self._parts:
+                if isinstance(part, Launches):
+                    part.run(0, part.networks, 1)
+                else:
+                    part()
+            self._advance(1)
+
+    def _run_launches(self, launches: Launches, count: int) -> None:
+        """As many steps at a time as PATIENCE allows; by all cores once that is worth waking them."""
+        portion, seconds = 1, 0.0
+        with _cores_for(launches) as pool:
+            while count > 0:
+                taken, start = min(portion, count), time.perf_counter()
+                if pool is None or seconds < WORTH_SPREADING:
+                    launches.run(0, launches.networks, taken)
+                else:
+                    one = partial(_run_one, launches, taken)
+                    list(pool.map(one, range(launches.networks)))
+                self._advance(taken)
+                count, seconds = count - taken, time.perf_counter() - start
+                if seconds < PATIENCE:
+                    portion *= 2
+
+    def _advance(self, count: int) -> None:
+        if self.cursor is not None:
+            self.cursor += count
+
+
+@contextmanager
+def _cores_for(launches: Launches) -> Iterator[ThreadPoolExecutor | None]:
+    """Threads that take a network each, with one BLAS thread; none where networks are fewer than cores.
+
+    The number of BLAS threads can show in the last bits, so it does not depend on how much there is to do.
+    """
+    if launches.networks == 1:
+        yield None
+        return
+    with _LIMITED:
+        threads = _threads()
+        if launches.networks < threads:
+            yield None
+            return
+        with _blas().limit(limits=1, user_api="blas"):
+            if launches.shares:
+                yield None
+                return
+            with ThreadPoolExecutor(threads) as pool:
+                yield pool
+
+
+def _run_one(launches: Launches, count: int, k: int) -> None:
+    launches.run(k, k + 1, count)
+
+
+def _threads() -> int:
+    """As many as BLAS would use, but no more than there are cores."""
+    found: list[int] = [library.num_threads for library in _blas().lib_controllers if library.user_api == "blas"]
+    return min([cpu_count(), *found])
+
+
+@cache
+def cpu_count() -> int:
+    """Cores that this process may run on."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def address_of(array: Array) -> int:
+    """Where an array begins."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+@cache
+def _run() -> Callable[..., None]:
+    run: Callable[..., None] = load(launch_source()).run
+    return run
+
+
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

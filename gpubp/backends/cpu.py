@@ -1,0 +1,28 @@
+"""Which backend the CPU gets: compiled loops where Numba is installed and works, else the reference."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpubp.backends import CPU_PRECISIONS, Backend
+from gpubp.backends.compiled import CompiledBackend, numba_state
+from gpubp.backends.reference import ReferenceBackend
+from gpubp.errors import UsageError
+
+
+def on_the_cpu(device: str, precision: str, reason: str) -> Backend:
+    """The backend for "cpu-reference", or for any other name that came to mean the CPU.
+
+    Raises
+    ------
+    UsageError
+        For a precision that the CPU does not have.
+    """
+    if precision not in CPU_PRECISIONS:
+        raise UsageError(
+            f'precision "{precision}" needs a GPU; on the CPU ({reason}) use {" or ".join(CPU_PRECISIONS)}'
+        )
+    numba = numba_state()
+    if device == "cpu-reference" or not numba.usable:
+        return ReferenceBackend(np.dtype(precision), reason if numba.usable else f"{reason}; {numba.found}")
+    return CompiledBackend(np.dtype(precision), f"{reason}; {numba.found}")

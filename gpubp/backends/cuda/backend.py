@@ -1,0 +1,298 @@
+"""Every operation as launches of the kernels in ``kernels/`` and of cuBLASLt products, through a driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.activations import Activation, Softmax, identity, relu
+from gpubp.backends import Dropout, Epoch, LossScale, OptimizerState
+from gpubp.backends.cuda.driver import Driver
+from gpubp.backends.cuda.graph import StepGraphs
+from gpubp.backends.cuda.source import kernel_source
+from gpubp.backends.cuda.unfused import UnfusedBackend, stride
+from gpubp.errors import UsageError
+from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
+from gpubp.notices import say_once
+
+THREADS = 256  # of every block, as kernels/common.cuh has it
+LINE = 128  # bytes of a row in a block's tile of columns
+FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
+NULL = np.uint64(0)
+
+# Formulas that cuBLASLt applies itself, after adding the bias, as it writes the product.
+EPILOGUES = {relu().scalar_f: "relu_bias", identity().scalar_f: "bias"}
+
+
+class CudaBackend(UnfusedBackend):
+    """An NVIDIA GPU, or what stands for one.
+
+    A record without scalar expressions, a user's own, runs by the formulas that are inherited.
+    """
+
+    name = "cuda"
+
+    def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
+        super().__init__(driver, precision, device, reason)
+        self.scratch: dict[tuple[Any, ...], Array] = {}
+        self.fused = True  # until a record without scalar expressions is met
+
+    # -- memory ---------------------------------------------------------------------------------------
+
+    def loss_scale(self, networks: int) -> LossScale | None:
+        if self.storage != np.float16:
+            return None
+        scale = self.from_host(np.full(networks, FIRST_SCALE))
+        return LossScale(scale, self.zeros((networks,), np.int64), self.zeros((networks,), np.int64))
+
+    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
+        orders, rows, columns = len(out), out.shape[1], prod(out.shape[2:])
+        self._launch(
+            "gather",
+            (_blocks(rows * columns), orders, 1),
+            (source, epoch.order, out, epoch.cursor, np.int32(rows), np.int32(columns), np.int32(epoch.batch_size),
+             _stride(epoch.order), _stride(out)),
+            defines={"S": source.dtype.name, "D": out.dtype.name},
+        )  # fmt: skip
+
+    def cast(self, source: Array, out: Array) -> None:
+        self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
+
+    # -- the four equations ---------------------------------------------------------------------------
+
+    def dense(
+        self,
+        activation: Activation,
+        a_prev: Array,
+        W: Array,
+        b: Array,
+        z: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        epilogue = EPILOGUES.get(activation.scalar_f)
+        if epilogue is not None and z is a and dropout is None and b.dtype == z.dtype:
+            spec = self._product(a_prev, W, z, False, False, epilogue, stride(b))
+            self.driver.gemm(spec)(a_prev, W, z, b)
+        else:
+            self.matmul(a_prev, W, out=z)
+            self.bias_activation(activation, z, b, a, dropout, mask, layer)
+
+    def bias_activation(
+        self,
+        activation: Activation,
+        z: Array,
+        b: Array,
+        a: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+        layer: int = 0,
+    ) -> None:
+        if activation.scalar_f is None:
+            self._unfuse(activation.name)
+            return super().bias_activation(activation, z, b, a, dropout, mask, layer)
+        networks, rows, n = z.shape
+        height = 32 if rows * n < 1 << 20 else 128  # rows of a block
+        grid = (self._tiles(n), -(-rows // height), networks)
+        args = (z, b, a, np.int32(rows), np.int32(n), np.int32(height), _stride(z), _stride(b), _stride(a))
+        if dropout is None or mask is None:
+            return self._launch("bias_activation", grid, args, activation=activation)
+        dropping = (mask, _stride(mask), dropout.rate, dropout.seeds, dropout.cursor, np.int32(layer))
+        self._launch("bias_activation", grid, (*args, *dropping), activation=activation, defines={"DROPOUT": 1})
+
+    def hadamard_derivative(
+        self,
+        activation: Activation,
+        grad: Array,
+        kept: Array,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+        mask: Array | None = None,
+    ) -> None:
+        if activation.scalar_derivative is None:
+            self._unfuse(activation.name)
+            return super().hadamard_derivative(activation, grad, kept, grad_b, dropout, mask)
+        networks, rows, n = grad.shape
+        partial, chunks, height = self._chunks(networks, rows, n, grad_b)
+        grid = (self._tiles(n), chunks, networks)
+        args = (grad, kept, partial, np.int32(rows), np.int32(n), np.int32(height),
+                _stride(grad), _stride(kept), _stride(partial))  # fmt: skip
+        if dropout is None or mask is None:
+            self._launch("hadamard_derivative", grid, args, activation=activation)
+        else:
+            dropping = (mask, _stride(mask), dropout.rate)
+            self._launch("hadamard_derivative", grid, (*args, *dropping), activation=activation,
+                         defines={"DROPOUT": 1})  # fmt: skip
+        self._sum_chunks(partial, chunks, grad_b)
+
+    def loss_delta(
+        self,
+        loss: Loss,
+        logits: Array,
+        y: Array,
+        weight: Array | None,
+        smoothing: Array,
+        epoch: Epoch,
+        grad_b: Array,
+    ) -> None:
+        networks, rows, n = logits.shape
+        kernel = _loss_kernel(loss, n, classes=y.ndim < logits.ndim)
+        if kernel is None:
+            self._unfuse(loss.name)
+            return super().loss_delta(loss, logits, y, weight, smoothing, epoch, grad_b)
+        name, group, formulas = kernel
+        row_values = self._scratch("row_values", (networks, rows, 2), np.float64)
+        self._launch(
+            name,
+            (-(-rows * group // THREADS), networks, 1),
+            (logits, y, NULL if weight is None else weight, epoch.normalizer, smoothing,
+             NULL if epoch.loss_scale is None else epoch.loss_scale.scale, row_values, epoch.cursor,
+             np.int32(rows), np.int32(n), _stride(logits), _stride(y),
+             np.int64(0) if weight is None else _stride(weight)),
+            **formulas,
+        )  # fmt: skip
+        partial, chunks, height = self._chunks(networks, rows, n, grad_b)
+        self._launch(
+            "loss_sums",
+            (self._tiles(n) + 1, chunks, networks),
+            (logits, partial, row_values, epoch.totals, epoch.cursor, np.int32(rows), np.int32(n), np.int32(height),
+             _stride(logits), _stride(partial)),
+        )  # fmt: skip
+        self._sum_chunks(partial, chunks, grad_b)
+
+    def output(self, activation: Activation | Softmax, logits: Array) -> None:
+        networks, rows, n = logits.shape
+        if isinstance(activation, Softmax):
+            grid = (-(-rows * 32 // THREADS), networks, 1)
+            self._launch("softmax", grid, (logits, np.int32(rows), np.int32(n), _stride(logits)))
+        elif activation.scalar_f is None:
+            self._unfuse(activation.name)
+            super().output(activation, logits)
+        else:
+            grid = (_blocks(rows * n), networks, 1)
+            self._launch("output_activation", grid, (logits, np.int64(rows * n), _stride(logits)), output=activation)
+
+    # -- the update -----------------------------------------------------------------------------------
+
+    def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
+        rule = state.rule
+        if rule.scalar_step is None or rule.scalar_prologue is None:
+            self._unfuse(rule.name)
+            return super().optimizer_step(state, theta, grad, epoch)
+        networks, P = theta.shape
+        blocks = min(_blocks(P // (16 // theta.dtype.itemsize)), 1024)
+        members = 1 + len(rule.options) + len(rule.scalar_prologue) + 4  # of Step<Rule>, none above 8 bytes
+        steps = self._scratch("steps", (networks, 8 * members), np.uint8)
+        penalized = {} if state.l2 is None else {"L2": 1}
+        counted = {} if state.penalty is None or state.l2 is None else {"PENALTY": 1}
+        scaling = epoch.loss_scale
+        self._launch(
+            "step_begin",
+            (blocks, networks, 1),
+            (grad, theta, self._scratch("squares", (networks, blocks, 2), np.float64), self._arrived(networks),
+             epoch.cursor, epoch.totals, epoch.learning_rate, state.active, state.fault_step, state.updates, steps,
+             NULL if state.l2 is None else state.l2, epoch.normalizer if state.l2_by_batch else NULL,
+             state.penalty if counted else NULL,
+             *(NULL if option is None else option for option in (state.weight_decay, state.max_grad_norm)),
+             *((NULL,) * 3 if scaling is None else (scaling.scale, scaling.clean_steps, scaling.overflows)),
+             np.int64(CLEAN_STEPS), np.int64(state.n_weights), np.int64(P),
+             *(state.options[name] for name in rule.options)),
+            rule=rule, defines={**penalized, **counted},
+        )  # fmt: skip
+        tracked = {} if state.largest_update is None else {"TRACKED": 1}
+        copied = {} if state.operands is None else {"OPERANDS": 1}
+        self._launch(
+            "optimizer_step",
+            (_blocks(P // (16 // theta.dtype.itemsize)), networks, 1),
+            (theta, grad, NULL if state.operands is None else state.operands, steps,
+             NULL if state.largest_update is None else state.largest_update, epoch.cursor,
+             np.int64(state.n_weights), np.int64(P), *state.slots),
+            rule=rule, defines={**penalized, **tracked, **copied},
+        )  # fmt: skip
+
+    # -- how steps are run ----------------------------------------------------------------------------
+
+    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
+        return StepGraphs(self.driver, step, lambda: self.fused).run
+
+    # -- pieces ---------------------------------------------------------------------------------------
+
+    def _launch(self, name: str, grid: tuple[int, int, int], args: tuple[Any, ...], **what: Any) -> None:
+        source = kernel_source(name, self.storage.name, **what)
+        self.driver.kernel(source)(grid, THREADS, args)
+
+    def _unfuse(self, name: str) -> None:
+        """Note that a record without scalar expressions was met: nothing is captured from now on."""
+        if self.storage != self.dtype:
+            raise UsageError(
+                f'"{name}" has no scalar expressions, and precision "{self.precision}" has kernels only; '
+                f'give it scalar expressions, or use precision="{self.dtype.name}"'
+            )
+        if self.fused:
+            say_once(f'"{name}" has no scalar expressions: it runs unfused, and steps are not captured into graphs')
+        self.fused = False
+
+    def _tiles(self, n: int) -> int:
+        """Blocks side by side over n columns."""
+        return -(-n * int(self.storage.itemsize) // LINE)
+
+    def _chunks(self, networks: int, rows: int, n: int, grad_b: Array) -> tuple[Array, int, int]:
+        """Where sums over chunks of rows go, how many chunks, and their height: a function of rows and n alone."""
+        wanted = 1 if rows <= 256 else min(-(-rows // 128), max(1, 1024 // self._tiles(n)))
+        height = -(-rows // wanted)
+        chunks = -(-rows // height)
+        if chunks == 1:
+            return grad_b, 1, height
+        return self._scratch("partial", (networks, chunks, n), self.dtype), chunks, height
+
+    def _sum_chunks(self, partial: Array, chunks: int, grad_b: Array) -> None:
+        if chunks > 1:
+            networks, _, n = grad_b.shape
+            args = (partial, grad_b, np.int32(chunks), np.int32(n), _stride(partial), _stride(grad_b))
+            self._launch("column_sum", (_blocks(n), 1, networks), args)
+
+    def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A buffer kept for as long as the backend, since graphs hold its address."""
+        key = (name, shape, dtype)
+        if key not in self.scratch:
+            self.scratch[key] = self.driver.empty(shape, dtype)
+        return self.scratch[key]
+
+    def _arrived(self, networks: int) -> Array:
+        key = ("arrived", networks)
+        if key not in self.scratch:
+            self.scratch[key] = self.driver.zeros((networks,), np.uint32)
+        return self.scratch[key]
+
+
+def _stride(array: Array) -> Any:
+    """`stride` as a kernel takes it."""
+    return np.int64(stride(array))
+
+
+def _blocks(threads: int) -> int:
+    """Blocks for so many threads; beyond a few thousand blocks, threads take several turns."""
+    return min(-(-threads // THREADS), 8192)
+
+
+def _loss_kernel(loss: Loss, n: int, classes: bool) -> tuple[str, int, dict[str, Any]] | None:
+    """Name, threads per row, and formulas of the kernel for a loss over n outputs; None where its records lack them."""
+    if loss.row_loop is not None:
+        group = 32 if n <= 1024 else THREADS
+        return loss.row_loop, group, {"defines": {"GROUP": group, **({"CLASSES": 1} if classes else {})}}
+    on_values, output = loss.values or loss, loss.output_activation
+    if on_values.scalar_value is None or on_values.scalar_delta is None or loss.metric not in (LABEL_ACCURACY, RMSE):
+        return None
+    defines = {"LABELS": 1} if loss.metric is LABEL_ACCURACY else {}
+    if isinstance(output, Softmax):
+        return ("elementwise_loss", 32, {"loss": on_values, "defines": {"LINK": 2, **defines}}) if loss.values else None
+    if output.scalar_f is None or output.scalar_derivative is None:
+        return None
+    link = {"LINK": 1 if loss.values else 0}
+    return "elementwise_loss", 32, {"loss": on_values, "output": output, "defines": {**link, **defines}}

@@ -1,0 +1,212 @@
+"""The driver of a real device: memory, kernels and graphs through CuPy, products through cuBLASLt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array, Namespace
+from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
+from gpubp.backends.cuda.faults import explain, is_fault
+from gpubp.backends.cuda.gemm import CublasLt, EagerGemm, LtGemm, handle_of, workspace_size
+from gpubp.errors import DeviceError
+from gpubp.notices import say_once
+
+COMPILER_OPTIONS = ("-std=c++17",)  # CuPy adds the device's architecture, and -ftz=true: float32 has no subnormals
+NO_NVMATH = (
+    "nvmath-python is not installed: matrix products go through CuPy, one by one, and steps are not replayed as "
+    "graphs, which is several times slower for small networks; pip install nvmath-python"
+)
+
+
+class CupyNamespace:
+    """CuPy, and from cupyx what it lacks."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "erf":
+            from cupyx.scipy.special import erf as function
+        else:
+            import cupy
+
+            function = getattr(cupy, name)
+        setattr(self, name, function)  # found at once from now on
+        return function
+
+
+class CupyDriver:
+    """One NVIDIA device.
+
+    Its stream is an ordinary one, not of the kind that ignores the default stream: array arithmetic, which CuPy
+    sends to the default stream, thus runs after the kernels launched before it and before those launched after
+    it. And arithmetic inside a captured step is an error, instead of missing from the graph.
+
+    Parameters
+    ----------
+    device : int
+        CUDA's index of it.
+
+    Raises
+    ------
+    DeviceError
+        Where the device or a library cannot be used: what, why, and the remedy.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        import cupy
+
+        self._cupy = cupy
+        self._index = device
+        self.xp: Namespace = CupyNamespace()
+        self._device = cupy.cuda.Device(device)
+        self.name = f"CUDA device {device}"
+        self._kernels: dict[str, Kernel] = {}
+        self._gemms: dict[GemmSpec, Gemm] = {}
+        with self._at_work("start"):
+            properties = cupy.cuda.runtime.getDeviceProperties(device)
+            self.name = properties["name"].decode()
+            self.compute_capability: tuple[int, int] = (properties["major"], properties["minor"])
+            self.multiprocessors: int = properties["multiProcessorCount"]
+            self._stream = cupy.cuda.Stream(non_blocking=False)
+            self._cublas = self._start_cublas()
+        self.supports_capture = self._cublas is not None
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self._allocating(shape, dtype):
+            return self._cupy.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        with self._allocating(shape, dtype):
+            return self._cupy.zeros(shape, dtype)
+
+    def to_device(self, host: Any) -> Array:
+        host = np.asarray(host)
+        with self._allocating(host.shape, host.dtype):
+            return self._cupy.array(host, order="C")
+
+    def to_host(self, array: Array) -> Any:
+        with self._in_stream("copy to the host"):
+            return self._cupy.asnumpy(array)
+
+    def free_memory(self) -> int:
+        with self._at_work("looking at its memory"):
+            free, _ = self._cupy.cuda.runtime.memGetInfo()
+            return int(free + self._cupy.get_default_memory_pool().free_bytes())
+
+    def kernel(self, source: Source) -> Kernel:
+        if source.text not in self._kernels:
+            with self._at_work(f'kernel "{source.name}"'):
+                module = self._cupy.RawModule(code=source.text, options=COMPILER_OPTIONS, backend="nvrtc")
+                self._kernels[source.text] = self._launcher(source.name, module.get_function(source.name))
+        return self._kernels[source.text]
+
+    def gemm(self, spec: GemmSpec) -> Gemm:
+        if spec not in self._gemms:
+            with self._at_work(str(spec)):
+                self._gemms[spec] = (
+                    EagerGemm(self._cupy, spec, self._in_stream) if self._cublas is None else LtGemm(self._cublas, spec)
+                )
+        return self._gemms[spec]
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        if not self.supports_capture:
+            return run
+        with self._at_work("capture of a step"):
+            # In the relaxed mode, since the garbage collector may return memory at any moment.
+            self._stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
+            try:
+                run()
+            except BaseException:
+                # An invalid capture ends with an error of its own; what made it invalid is the one to raise.
+                with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
+                    self._stream.end_capture()
+                raise
+            return Replay(self, self._stream.end_capture(), run)
+
+    def replay(self, graph: Any) -> None:
+        """Launch a captured graph."""
+        with self._at_work("replay of a step"):
+            graph.launch(self._stream)
+
+    def use(self) -> None:
+        """Make this the device on which the thread's array arithmetic, outside kernels, happens."""
+        with self._at_work("start"):
+            self._device.use()
+
+    def synchronize(self) -> None:
+        with self._at_work("waiting for the device"):
+            self._stream.synchronize()
+
+    # -- pieces ---------------------------------------------------------------------------------------
+
+    def _start_cublas(self) -> CublasLt | None:
+        try:
+            from nvmath.bindings import cublasLt
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "nvmath":
+                raise
+            say_once(NO_NVMATH)
+            return None
+        workspace = self.empty((workspace_size(self.compute_capability),), np.uint8)
+        handle = handle_of(cublasLt, self._index)
+        return CublasLt(cublasLt, handle, workspace, self._stream.ptr, self.name, self._at_work)
+
+    def _launcher(self, name: str, function: Any) -> Kernel:
+        doing = f'kernel "{name}"'
+
+        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
+            with self._in_stream(doing):
+                function(grid, (block,), args, shared_mem=shared)
+
+        return launch
+
+    @contextmanager
+    def _at_work(self, doing: str, asked: int | None = None) -> Iterator[None]:
+        """The device is current inside, and its faults are raised as what they mean."""
+        try:
+            with self._device:
+                yield
+        except Exception as error:
+            if asked is not None and isinstance(error, self._cupy.cuda.memory.OutOfMemoryError):
+                raise self._out_of_memory(asked) from error
+            if not is_fault(error):
+                raise
+            cause, remedy = explain(error)
+            raise DeviceError(f"{self.name}, {doing}: {cause}; {remedy}") from error
+
+    @contextmanager
+    def _in_stream(self, doing: str, asked: int | None = None) -> Iterator[None]:
+        """The same, and what CuPy does inside goes to the driver's stream."""
+        with self._at_work(doing, asked), self._stream:
+            yield
+
+    def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        return self._in_stream("allocation", int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+
+    def _out_of_memory(self, asked: int) -> OutOfDeviceMemoryError:
+        free, total = self._cupy.cuda.runtime.memGetInfo()
+        return OutOfDeviceMemoryError(
+            f"{self.name} is out of memory: {_mib(asked)} were asked for, {_mib(free)} of {_mib(total)} are free; "
+            "train with smaller batches, a smaller network or less data on the device, or end other programs on it",
+            asked=asked,
+            free=free,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A captured step, to be called. It keeps what was captured alive: a graph holds nothing but addresses."""
+
+    driver: CupyDriver
+    graph: Any
+    captured: Callable[[], None]
+
+    def __call__(self) -> None:
+        self.driver.replay(self.graph)
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

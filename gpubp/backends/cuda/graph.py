@@ -1,0 +1,55 @@
+"""Steps as CUDA graphs: captured once per row pattern, replayed with no work between them on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gpubp.backends.cuda.driver import Driver
+
+UNROLLED = 16  # steps in one graph, so that the gap between two launches is paid once for all of them
+
+
+class StepGraphs:
+    """The graphs of one training step; a step finds its rows by the cursor on the device, so all are alike.
+
+    Parameters
+    ----------
+    driver : Driver
+    step : callable
+        ``step(rows)`` launches one step.
+    capturable : callable
+        Whether what the step launches can be captured; asked after it was called once.
+    """
+
+    def __init__(self, driver: Driver, step: Callable[[int], None], capturable: Callable[[], bool]) -> None:
+        self.driver, self.step, self.capturable = driver, step, capturable
+        self.known: set[int] = set()
+        self.graphs: dict[tuple[int, int], Callable[[], None]] = {}
+
+    def run(self, count: int, rows: int) -> None:
+        """Take `count` steps of `rows` rows.
+
+        The first of a row pattern is called, which compiles its kernels, prepares its products and allocates
+        its scratch: nothing of that could happen inside a capture.
+        """
+        if count and rows not in self.known:
+            self.step(rows)
+            self.known.add(rows)
+            count -= 1
+        if not self.capturable():
+            for _ in range(count):
+                self.step(rows)
+            return
+        for steps in (UNROLLED, 1):
+            times, count = divmod(count, steps)
+            for _ in range(times):
+                self._graph(rows, steps)()
+
+    def _graph(self, rows: int, steps: int) -> Callable[[], None]:
+        def several() -> None:
+            for _ in range(steps):
+                self.step(rows)
+
+        if (rows, steps) not in self.graphs:
+            self.graphs[rows, steps] = self.driver.capture(several)
+        return self.graphs[rows, steps]

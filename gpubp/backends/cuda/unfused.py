@@ -1,0 +1,99 @@
+"""The reference formulas on a GPU: what CuPy alone makes of them, for comparison and for records of one's own."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.backends import Epoch
+from gpubp.backends.cuda.driver import Driver, GemmSpec
+from gpubp.backends.cuda.source import C_TYPES
+from gpubp.backends.reference import ReferenceBackend
+from gpubp.precision import PRECISIONS
+
+
+class UnfusedBackend(ReferenceBackend):
+    """Each formula as a chain of array operations, each operation a kernel of the array library.
+
+    Parameters
+    ----------
+    driver : Driver
+    precision : str
+        A key of `gpubp.precision.PRECISIONS`.
+    device : str
+        "cuda", "cuda:1" or "cuda-unfused".
+    reason : str
+        Why this device was chosen, in a few words.
+    """
+
+    name = "cuda-unfused"
+
+    def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
+        kept = PRECISIONS[precision]
+        super().__init__(np.dtype(kept.parameters), reason)
+        self.driver, self.xp, self.device, self.precision = driver, driver.xp, device, precision
+        self.storage, self.compute = dtype_of(kept.storage), kept.compute
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return self.driver.empty(shape, self.dtype if dtype is None else dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return self.driver.zeros(shape, self.dtype if dtype is None else dtype)
+
+    def room(self) -> float:
+        return self.driver.free_memory()
+
+    def from_host(self, array: Any, dtype: Any = None) -> Array:
+        if hasattr(array, "__cuda_array_interface__"):  # it is there
+            return array if dtype is None else array.astype(dtype, copy=False)
+        host = np.asarray(array, dtype)
+        return self.driver.to_device(host if host.dtype.name in C_TYPES else host.astype(self.dtype))
+
+    def to_host(self, array: Array) -> Any:
+        return self.driver.to_host(array)
+
+    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
+        out[...] = source[self._rows(epoch, out.shape[1])]
+
+    def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
+        self.driver.gemm(self._product(a, b, out, transpose_a, transpose_b))(a, b, out)
+
+    def computing(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def _product(
+        self,
+        a: Array,
+        b: Array,
+        out: Array,
+        transpose_a: bool,
+        transpose_b: bool,
+        epilogue: str = "none",
+        bias_stride: int = 0,
+    ) -> GemmSpec:
+        networks, m, n = out.shape
+        k = a.shape[1 if transpose_a else 2]
+        return GemmSpec(
+            networks, m, n, k, transpose_a, transpose_b, stride(a), stride(b), stride(out),
+            a.dtype.name, out.dtype.name, self.compute, epilogue, bias_stride,
+        )  # fmt: skip
+
+    def _squared_norm(self, array: Array) -> Array:
+        return self.xp.square(array.astype(self.accumulator)).sum(axis=1)
+
+
+def dtype_of(name: str) -> Any:
+    """A dtype from its name; NumPy itself has no bfloat16."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def stride(array: Array) -> int:
+    """Elements from one network to the next; 0 where all share one."""
+    return 0 if len(array) == 1 else int(array.strides[0] // array.itemsize)

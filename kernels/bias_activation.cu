@@ -1,0 +1,87 @@
+// z += b by rows, then a = Act(z), with DROPOUT a = mask * Act(z) / (1 - rate), for each of K networks.
+// z (K, rows, n), b (K, n), a (K, rows, n), which may be z; mask (K, rows, n), one byte each, is filled.
+// Moves z twice (once where a is z), a once and the mask once.
+//
+// The mask's words are Philox 4x32-10 with key = the network's seed and counter = (element / 4, layer, step);
+// the element is word (element % 4) and stays where that is >= round(rate * 2^32).
+// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
+
+#ifdef DROPOUT
+struct Philox {
+    unsigned word[4];
+
+    __device__ __forceinline__ Philox(Index quad, unsigned layer, Index step, unsigned long long seed) {
+        unsigned c0 = quad, c1 = layer, c2 = step, c3 = 0, k0 = seed, k1 = seed >> 32;
+        for (int round = 0; round < 10; round++) {
+            unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+            unsigned high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+            c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+        word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
+    }
+};
+#endif
+
+template <int N>
+__device__ __forceinline__ void activate(T* z, const A* b, T* a, int rows, int n, int rows_per_block
+#ifdef DROPOUT
+                                         , unsigned char* mask, double rate, unsigned long long seed, Index step, int layer
+#endif
+) {
+    const Tile<N> at;
+    if (at.column >= n) return;
+    const Pack<A, N> bias = load<N>(b + at.column);
+    const int first = blockIdx.y * rows_per_block, last = min(first + rows_per_block, rows);
+#ifdef DROPOUT
+    const unsigned long long threshold = rint(rate * 4294967296.0);
+    const A scale = 1.0 / (1.0 - rate);
+#endif
+    for (int row = first + at.lane; row < last; row += at.lanes) {
+        const Index place = Index(row) * n + at.column;
+        Pack<T, N> before = load<N>(z + place), after;
+#ifdef DROPOUT
+        Pack<unsigned char, N> kept;
+        Philox random(place / 4, layer, step, seed);
+#endif
+        for (int i = 0; i < N; i++) {
+            const A sum = convert<A>(before.x[i]) + bias.x[i];
+            A value = Act::f(sum);
+#ifdef DROPOUT
+            if (i > 0 && i % 4 == 0) random = Philox((place + i) / 4, layer, step, seed);  // N > 4 starts at a quad
+            kept.x[i] = random.word[(place + i) % 4] >= threshold;
+            value *= kept.x[i] ? scale : A(0);
+#endif
+            before.x[i] = convert<T>(sum);
+            after.x[i] = convert<T>(value);
+        }
+        if (z != a) store(z + place, before);
+        store(a + place, after);
+#ifdef DROPOUT
+        store(mask + place, kept);
+#endif
+    }
+}
+
+extern "C" __global__ void
+bias_activation(T* z, const A* b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride, Index a_stride
+#ifdef DROPOUT
+                , unsigned char* mask, Index mask_stride, const double* rates, const unsigned long long* seeds,
+                const Index* cursor, int layer
+#endif
+) {
+    const Index k = blockIdx.z;
+    z += k * z_stride, b += k * b_stride, a += k * a_stride;
+    bool packed = n % WIDTH == 0 && aligned(z) && aligned(b) && aligned(a);
+#ifdef DROPOUT
+    mask += k * mask_stride;
+    packed = packed && aligned(mask, WIDTH);
+#define DROPPING , mask, rates[k], seeds[k], cursor[1], layer
+#else
+#define DROPPING
+#endif
+    if (packed)
+        activate<WIDTH>(z, b, a, rows, n, rows_per_block DROPPING);
+    else
+        activate<1>(z, b, a, rows, n, rows_per_block DROPPING);
+}

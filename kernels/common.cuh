@@ -1,0 +1,133 @@
+// What all kernels share. Python puts it in front of each of them, after the types and formulas:
+//   T  type of batches, activations and deltas        A  type of parameters, and of all arithmetic
+// An activation, loss or update rule is a struct Act, Out, Loss or Rule made from the registries' expressions.
+
+using Index = long long;
+
+// Of every block. No kernel has __launch_bounds__: with them ptxas saves registers until one more block fits, and
+// spills to get there. Without them it takes at most 255, for which a block of this size always has room.
+constexpr int THREADS = 256;
+constexpr int COLUMNS = 128 / sizeof(T);    // of a block's tile: one memory line a row
+constexpr int WIDTH = 16 / sizeof(T);       // elements of a 16-byte access
+
+// -- types ---------------------------------------------------------------------------------------------
+
+// Between 16 bits and any other type the way leads through float.
+template <class V>
+__device__ __forceinline__ V widened(V x) { return x; }
+template <class To>
+struct Rounded {
+    template <class From>
+    static __device__ __forceinline__ To of(From x) { return static_cast<To>(x); }
+};
+#ifdef FLOAT16
+__device__ __forceinline__ float widened(__half x) { return __half2float(x); }
+template <>
+struct Rounded<__half> {
+    static __device__ __forceinline__ __half of(float x) { return __float2half_rn(x); }
+};
+#endif
+#ifdef BFLOAT16
+__device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
+template <>
+struct Rounded<__nv_bfloat16> {
+    static __device__ __forceinline__ __nv_bfloat16 of(float x) { return __float2bfloat16_rn(x); }
+};
+#endif
+
+template <class To, class From>
+__device__ __forceinline__ To convert(From x) {
+    return Rounded<To>::of(widened(x));
+}
+
+__device__ __forceinline__ A select(bool condition, A x, A y) { return condition ? x : y; }
+
+// -- 16-byte accesses ----------------------------------------------------------------------------------
+
+// N neighbours in memory, moved by as few instructions as their alignment allows.
+template <class V, int N>
+struct alignas(sizeof(V) * N < 16 ? sizeof(V) * N : 16) Pack {
+    V x[N];
+};
+
+template <int N, class V>
+__device__ __forceinline__ Pack<V, N> load(const V* from) {
+    return *reinterpret_cast<const Pack<V, N>*>(from);
+}
+
+template <int N, class V>
+__device__ __forceinline__ void store(V* to, const Pack<V, N>& pack) {
+    *reinterpret_cast<Pack<V, N>*>(to) = pack;
+}
+
+__device__ __forceinline__ bool aligned(const void* pointer, int bytes = 16) {
+    return reinterpret_cast<unsigned long long>(pointer) % bytes == 0;
+}
+
+// -- matrices by tiles of columns ----------------------------------------------------------------------
+
+// A thread's place where a block works on COLUMNS columns of a matrix: N neighbouring columns, of the rows
+// lane, lane + lanes, ... of the block's rows. With N = 1 there is a thread per column.
+template <int N>
+struct Tile {
+    static constexpr int width = COLUMNS / N, lanes = THREADS / width;
+    int inside = threadIdx.x % width * N, lane = threadIdx.x / width;
+    int column = blockIdx.x * COLUMNS + inside;
+};
+
+// Adds up, in a fixed order, what the lanes of a block hold for the same columns; lane 0 ends with the totals.
+template <int N>
+__device__ __forceinline__ void add_lanes(const Tile<N>& at, A (&sum)[N]) {
+    __shared__ A upper[THREADS / 2 * N];
+    for (int half = Tile<N>::lanes / 2; half > 0; half /= 2) {
+        if (half <= at.lane && at.lane < 2 * half)
+            for (int i = 0; i < N; i++) upper[(at.lane - half) * COLUMNS + at.inside + i] = sum[i];
+        __syncthreads();
+        if (at.lane < half)
+            for (int i = 0; i < N; i++) sum[i] += upper[at.lane * COLUMNS + at.inside + i];
+        __syncthreads();
+    }
+}
+
+// -- sums and maxima over threads ----------------------------------------------------------------------
+
+struct Add {
+    template <class V>
+    __device__ V operator()(V x, V y) const { return x + y; }
+};
+// Where a maximum starts: minus infinity.
+__device__ __forceinline__ A least() { return -__int_as_float(0x7f800000); }
+
+struct Max {
+    __device__ A operator()(A x, A y) const { return x > y ? x : y; }
+};
+struct Min {
+    __device__ int operator()(int x, int y) const { return x < y ? x : y; }
+};
+
+// The values of SPAN neighbouring threads combined; each of them gets the same bits.
+template <int SPAN, class V, class Combine>
+__device__ __forceinline__ V over_group(V x, Combine combine) {
+    for (int offset = 16; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
+    if constexpr (SPAN > 32) {
+        __shared__ V warps[SPAN / 32];
+        __syncthreads();  // the last call's readers are done
+        if (threadIdx.x % 32 == 0) warps[threadIdx.x % SPAN / 32] = x;
+        __syncthreads();
+        x = warps[0];
+        for (int warp = 1; warp < SPAN / 32; warp++) x = combine(x, warps[warp]);
+    }
+    return x;
+}
+
+// -- an update -----------------------------------------------------------------------------------------
+
+// What step_begin decides for a network and optimizer_step carries out.
+template <class Rule>
+struct Step {
+    Rule rule;    // with the scalars of this update
+    A factor;     // of the gradient: clipping, and one over the loss scale
+    A penalty;    // l2, in the gradient's scale
+    A decay;      // learning rate times weight decay
+    bool counts;  // whether anything is written
+};

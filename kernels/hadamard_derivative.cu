@@ -1,0 +1,63 @@
+// BP2 and BP3: grad becomes delta = grad * Act'(kept), and partial the sums of delta over chunks of rows.
+// grad, kept (K, rows, n); partial (K, chunks, n), of which column_sum makes grad_b, or grad_b itself where all
+// rows are one chunk. With DROPOUT delta = mask / (1 - rate) * grad * Act'(x), x being kept * (1 - rate) where
+// kept is a, the scaled activation. Moves grad twice, kept once and the mask once.
+
+template <int N>
+__device__ __forceinline__ void differentiate(T* grad, const T* kept, A* partial, int rows, int n, int rows_per_chunk
+#ifdef DROPOUT
+                                              , const unsigned char* mask, double rate
+#endif
+) {
+    const Tile<N> at;
+    const int first = blockIdx.y * rows_per_chunk, last = min(first + rows_per_chunk, rows);
+    A sum[N] = {};
+#ifdef DROPOUT
+    const A scale = 1.0 / (1.0 - rate);
+#endif
+    for (int row = first + at.lane; at.column < n && row < last; row += at.lanes) {
+        const Index place = Index(row) * n + at.column;
+        Pack<T, N> delta = load<N>(grad + place);
+        const Pack<T, N> x = load<N>(kept + place);
+#ifdef DROPOUT
+        const Pack<unsigned char, N> stays = load<N>(mask + place);
+#endif
+        for (int i = 0; i < N; i++) {
+            A d = convert<A>(delta.x[i]), k = convert<A>(x.x[i]);
+#ifdef DROPOUT
+            d *= stays.x[i] ? scale : A(0);
+            if (Act::from_a) k /= scale;
+#endif
+            d *= Act::derivative(k);
+            sum[i] += d;
+            delta.x[i] = convert<T>(d);
+        }
+        store(grad + place, delta);
+    }
+    add_lanes(at, sum);
+    if (at.lane == 0 && at.column < n)
+        for (int i = 0; i < N; i++) partial[Index(blockIdx.y) * n + at.column + i] = sum[i];
+}
+
+extern "C" __global__ void
+hadamard_derivative(T* grad, const T* kept, A* partial, int rows, int n, int rows_per_chunk, Index grad_stride,
+                    Index kept_stride, Index partial_stride
+#ifdef DROPOUT
+                    , const unsigned char* mask, Index mask_stride, const double* rates
+#endif
+) {
+    const Index k = blockIdx.z;
+    grad += k * grad_stride, kept += k * kept_stride, partial += k * partial_stride;
+    bool packed = n % WIDTH == 0 && aligned(grad) && aligned(kept);
+#ifdef DROPOUT
+    mask += k * mask_stride;
+    packed = packed && aligned(mask, WIDTH);
+#define DROPPING , mask, rates[k]
+#else
+#define DROPPING
+#endif
+    if (packed)
+        differentiate<WIDTH>(grad, kept, partial, rows, n, rows_per_chunk DROPPING);
+    else
+        differentiate<1>(grad, kept, partial, rows, n, rows_per_chunk DROPPING);
+}

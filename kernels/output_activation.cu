@@ -1,0 +1,9 @@
+// a = Out(z) in place, for inference. z (K, rows, n), a network's matrix in one piece of `size` elements.
+// Moves z twice.
+
+extern "C" __global__ void
+output_activation(T* z, Index size, Index z_stride) {
+    z += blockIdx.y * z_stride;
+    for (Index i = Index(blockIdx.x) * THREADS + threadIdx.x; i < size; i += Index(gridDim.x) * THREADS)
+        z[i] = convert<T>(Out::f(convert<A>(z[i])));
+}

@@ -1,0 +1,92 @@
+// What an update must know before it writes anything: the squared norm of each network's gradient, whether the
+// step counts, and the scalars of the rule. grad, theta (K, P); partial (K, blocks), arrived (K), zero between
+// launches; all others (K) but cursor and the tables, (steps, K); null where an option is not used. steps is filled.
+// The last block of a network to arrive decides for it. Moves grad once, and theta's weights where there is L2.
+// With PENALTY the squared norm of the weights is taken along, and l2 / 2 times it is recorded in penalty[cursor, k].
+//
+// A network whose loss or norm is not finite becomes inactive. Where the loss is finite and the gradient scaled
+// (float16), the scale is to blame: the step is skipped and the scale halved; after clean_limit steps it doubles.
+
+struct Squares {
+    double grad, weights;
+};
+
+template <int N>
+__device__ __forceinline__ Squares squares(const A* grad, const A* theta, A l2, Index n_weights, Index P) {
+    Squares sum = {0, 0};
+    const Index stride = Index(gridDim.x) * THREADS * N;
+    for (Index p = (Index(blockIdx.x) * THREADS + threadIdx.x) * N; p < P; p += stride) {
+        const Pack<A, N> g = load<N>(grad + p);
+#ifdef L2
+        const Pack<A, N> w = load<N>(theta + p);
+        for (int i = 0; i < N; i++) {
+            const double x = p < n_weights ? g.x[i] + l2 * w.x[i] : g.x[i];
+            sum.grad += x * x;
+#ifdef PENALTY
+            if (p < n_weights) sum.weights += double(w.x[i]) * double(w.x[i]);
+#endif
+        }
+#else
+        for (int i = 0; i < N; i++) sum.grad += double(g.x[i]) * double(g.x[i]);
+#endif
+    }
+    return sum;
+}
+
+// The sum over a network's threads, all of whose blocks have it in the same place.
+__device__ __forceinline__ Squares over_block(Squares sum) {
+    sum.grad = over_group<THREADS>(sum.grad, Add());
+#ifdef PENALTY
+    sum.weights = over_group<THREADS>(sum.weights, Add());
+#endif
+    return sum;
+}
+
+extern "C" __global__ void
+step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, const Index* cursor, const double* totals,
+           const double* learning_rates, bool* active, Index* fault_step, Index* updates, Step<Rule>* steps,
+           const double* l2, const double* normalizers, double* penalty, const double* weight_decay,
+           const double* max_grad_norm, double* loss_scale, Index* clean_steps, Index* overflows, Index clean_limit,
+           Index n_weights, Index P OPTION_PARAMETERS) {
+    const Index k = blockIdx.y, networks = gridDim.y, now = cursor[0] * networks + k;
+    const double scale = loss_scale ? loss_scale[k] : 1.0;
+    const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;
+    grad += k * P, theta += k * P, partial += k * gridDim.x;
+    const Squares mine = over_block(squares<16 / sizeof(A)>(grad, theta, shrink, n_weights, P));
+    __shared__ bool last;
+    if (threadIdx.x == 0) {
+        partial[blockIdx.x] = mine;
+        __threadfence();
+        last = atomicAdd(arrived + k, 1u) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    Squares sum = {0, 0};
+    for (unsigned block = threadIdx.x; block < gridDim.x; block += THREADS) {
+        const volatile Squares& theirs = partial[block];
+        sum.grad += theirs.grad, sum.weights += theirs.weights;
+    }
+    sum = over_block(sum);
+    if (threadIdx.x > 0) return;
+
+    arrived[k] = 0;  // for the next launch
+    const double square = sum.grad / (scale * scale), value = totals[now * 2], rate = learning_rates[now];
+    const bool sound = isfinite(square) && isfinite(value);
+    Step<Rule>& step = steps[k];
+    step.counts = active[k] && sound;
+    if (active[k] && !sound) {
+        if (isfinite(value) && scale > 1.0)
+            loss_scale[k] = scale * 0.5, clean_steps[k] = 0, overflows[k] += 1;
+        else
+            active[k] = false, fault_step[k] = cursor[1];
+    }
+    if (!step.counts) return;
+    updates[k] += 1;
+    step.rule = Rule::of(rate, updates[k] OPTION_VALUES);
+    step.factor = (max_grad_norm && square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(square)) : 1.0) / scale;
+    step.penalty = shrink;
+    if (penalty) penalty[now] = 0.5 * l2[k] * sum.weights;
+    step.decay = weight_decay ? rate * weight_decay[k] : 0.0;
+    if (loss_scale && ++clean_steps[k] == clean_limit) loss_scale[k] = scale * 2.0, clean_steps[k] = 0;
+}

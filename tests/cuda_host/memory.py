@@ -1,0 +1,97 @@
+"""Memory that stands for a device's: filled with poison, and between guard zones."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 512  # of every allocation, as CuPy's pool has it
+GUARD_BYTES = 256  # on either side of one
+
+
+class HostDriverError(RuntimeError):
+    """What would be undefined, hang or fail on a device."""
+
+
+class Device:
+    """What allocations, arrays and the driver share: whether launches are being recorded."""
+
+    def __init__(self) -> None:
+        self.capturing = False
+        self._random = np.random.default_rng(0)
+
+    def work(self, what: str) -> None:
+        """Called before anything that a device would have to do at once: impossible while launches are recorded."""
+        if self.capturing:
+            raise HostDriverError(f"{what} during a capture: only kernels and GEMMs may be launched there")
+
+    def guard(self) -> bytes:
+        """A guard zone's content: NaN in every floating type, another one everywhere, so that no copy passes for it."""
+        words = self._random.integers(0xFF81, 0xFFC0, GUARD_BYTES // 2, np.uint16)
+        words[3::4] |= 0x70  # the upper words of float64
+        return words.tobytes()
+
+
+class Allocation:
+    """`nbytes` bytes, and a guard zone on either side.
+
+    Attributes
+    ----------
+    bytes : (nbytes,) uint8 array
+    """
+
+    __slots__ = ("__weakref__", "_after", "_before", "_guard", "bytes", "device", "start")
+
+    def __init__(self, device: Device, nbytes: int) -> None:
+        device.work("an allocation")
+        raw = np.empty(nbytes + 2 * GUARD_BYTES + ALIGNMENT, np.uint8)
+        first = GUARD_BYTES + -(raw.ctypes.data + GUARD_BYTES) % ALIGNMENT
+        self.device = device
+        self.bytes = raw[first : first + nbytes]
+        self.start = raw.ctypes.data + first
+        self._before = raw[first - GUARD_BYTES : first]
+        self._after = raw[first + nbytes : first + nbytes + GUARD_BYTES]
+        self._guard = device.guard()
+        self._before[:] = self._after[:] = np.frombuffer(self._guard, np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """The bytes as an array."""
+        return self.bytes.view(dtype).reshape(shape)
+
+    def damage(self) -> str:
+        """Which guard zone was written, or nothing."""
+        if self._before.tobytes() != self._guard:
+            return f"the memory before its {self.bytes.size} bytes"
+        if self._after.tobytes() != self._guard:
+            return f"the memory behind its {self.bytes.size} bytes"
+        return ""
+
+
+class Pointer:
+    """An address as a launch keeps it: it does not keep the memory alive."""
+
+    __slots__ = ("_allocation", "address", "what")
+
+    def __init__(self, what: str, allocation: Allocation, address: int) -> None:
+        self.what = what
+        self.address = address
+        self._allocation = weakref.ref(allocation)
+
+    def allocation(self) -> Allocation:
+        """Where it points to."""
+        allocation = self._allocation()
+        if allocation is None:
+            raise HostDriverError(f"{self.what} was freed between its capture and this replay")
+        return allocation
+
+
+def poison(array: Any) -> None:
+    """Fill with what shows when it is read: NaN, or integers far outside any range."""
+    if array.dtype.kind in "fcV":  # V: bfloat16
+        array[...] = np.nan
+    elif array.dtype.kind == "b":
+        array[...] = True
+    else:
+        array[...] = np.iinfo(array.dtype).max // 2
