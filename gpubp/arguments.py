@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
-from gpubp.errors import UsageError
+from gpubp.errors import UsageError, suggest
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
+from gpubp.precision import PRECISIONS
 
 EPOCHS = 20
 FEWEST_STEPS = 1000
+_SIZE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
 
 
 def parse_list(text: str) -> list[str]:
@@ -31,7 +33,7 @@ def parse_hidden(text: str) -> list[int]:
     if text.strip().lower() == "none":
         return []
     parts = parse_list(text)
-    wrong = next((part for part in parts if not re.fullmatch(r"0*[1-9][0-9]*", part, re.ASCII)), None)
+    wrong = next((part for part in parts if not _SIZE.fullmatch(part)), None)
     if wrong is not None:
         named = f' ("{wrong}")' if len(parts) > 1 else ""
         raise UsageError(
@@ -39,6 +41,40 @@ def parse_hidden(text: str) -> list[int]:
             'with commas, such as 128 or 512,256, or "none"'
         )
     return [int(part) for part in parts]
+
+
+def parse_layers(text: str) -> list[int]:
+    """The sizes of all layers, inputs and outputs included: ``784,512,10``.
+
+    Raises
+    ------
+    UsageError
+        If there are fewer than two, or a part is not a whole number of at least 1.
+    """
+    parts = parse_list(text)
+    wrong = next((part for part in parts if not _SIZE.fullmatch(part)), None)
+    if wrong is not None or len(parts) < 2:
+        named = f' ("{wrong}")' if wrong is not None and len(parts) > 1 else ""
+        raise UsageError(
+            f'--layers "{text}"{named}: not the sizes of layers; write inputs, hidden layers and outputs, whole '
+            "numbers of at least 1, with commas, such as 784,512,10"
+        )
+    return [int(part) for part in parts]
+
+
+def parse_precisions(text: str) -> list[str]:
+    """``float32`` or ``float32,tf32``, each once.
+
+    Raises
+    ------
+    UsageError
+        If one is unknown.
+    """
+    names = list(dict.fromkeys(parse_list(text)))
+    for name in names:
+        if name not in PRECISIONS:
+            raise UsageError(f'--precision "{text}": unknown precision "{name}"; {suggest(name, PRECISIONS)}')
+    return names
 
 
 def parse_test(text: str | None) -> float | str | None:

@@ -19,7 +19,9 @@ from gpubp.arguments import (
     default_epochs,
     optimizer_options,
     parse_hidden,
+    parse_layers,
     parse_list,
+    parse_precisions,
     parse_test,
 )
 from gpubp.backends import get_backend
@@ -247,6 +249,36 @@ def doctor() -> None:
         display.say(console, f"{failed} of {len(checks)} checks FAILED", "bold red")
         raise typer.Exit(1)
     display.say(console, f"all {len(checks)} checks passed")
+
+
+@app.command()
+def bench(
+    layers: options.Layers = "784,512,10",
+    batch_size: options.BatchSize = 128,
+    activation: options.LayersActivation = "relu",
+    optimizer: options.Optimizer = "adam",
+    precision: options.Precisions = "float32",
+    json_file: options.JsonFile = None,
+) -> None:
+    """Time training steps of a network of yours on every backend of this machine, and say which to use."""
+    from gpubp import bench as measuring
+    from gpubp import display
+    from gpubp.bench_steps import workload
+
+    network = workload(parse_layers(layers), batch_size, get_activation(activation).name)
+    precisions = parse_precisions(precision)
+    optimizer_options(optimizer, None)
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.parent}; make it first")
+    console = display.make_console()
+    display.say(console, f"{network.name}, {network.parameters:,} parameters, {optimizer}", "bold")
+    report = measuring.bench(network, precisions, optimizer)
+    display.show_bench(console, report)
+    if json_file is not None:
+        report.save(json_file)
+        display.say(console, f"wrote {json_file}")
+    if report.interrupted:
+        raise typer.Exit(130)
 
 
 @app.command()

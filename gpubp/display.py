@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from gpubp.bench_report import Report
     from gpubp.data import Prepared
     from gpubp.doctor import Check, Finding
     from gpubp.history import History
@@ -129,6 +130,31 @@ def show_checks(console: Console, checks: Iterable[Check]) -> None:
     console.print(table)
 
 
+def show_bench(console: Console, report: Report) -> None:
+    """What was measured on what, why the rest was not, and the advice."""
+    about = Table.grid(padding=(0, 2))
+    for subject, found in report.machine.items():
+        about.add_row(subject, found)
+    console.print(about)
+    columns = (">ms per step", ">quartiles", ">samples/s", ">GFLOP/s", ">of bare GEMMs", ">memory")
+    table = _table("backend", "precision", *columns)
+    for row in report.rows:
+        if row.measured:
+            ms, low, high = (value * 1e3 for value in row.step)
+            samples, part = report.network.batch_size / row.step.median, row.of_floor.median
+            figures = (f"{ms:.3g}", f"{low:.3g}-{high:.3g}", f"{samples:,.0f}", f"{report.gflops(row):,.3g}")
+            table.add_row(row.backend, row.precision, *figures, f"{part:.0%}", size(row.memory))
+    console.print()
+    console.print(table)
+    for row in report.rows:
+        if not row.measured:
+            say(console, f"{row.backend}, {row.precision}: {row.reason or 'not reached'}", "dim")
+    for sentence in report.advice:
+        say(console, sentence)
+    if report.interrupted:
+        say(console, "interrupted: the figures are of the rounds until then", "yellow")
+
+
 def figure(name: str, value: float | None) -> str:
     """A metric as it is printed: accuracies and r2 with four decimals, others with four digits or more."""
     if value is None:
@@ -216,6 +242,8 @@ def how_it_ended(history: History, patience: int | None, tolerance: float | None
     """One line on a training that is over."""
     text = f"{plural(history.epochs, 'epoch')}, {plural(history.steps, 'step')} in {history.seconds[-1]:.1f} s"
     text += f", {history.samples_per_second:,.0f} samples/s"
+    if history.overflows:
+        text += f"; {plural(history.overflows, 'step')} skipped for overflow in float16"
     if history.stopped == "patience":
         text += f"; stopped as the validation loss had not fallen for {patience} epochs"
     elif history.stopped == "update_tolerance":

@@ -10,10 +10,11 @@ from typer import Argument, Option
 
 from gpubp.activations import ACTIVATIONS
 from gpubp.arguments import EPOCHS, FEWEST_STEPS
-from gpubp.backends import DEVICES, PRECISIONS
+from gpubp.backends import DEVICES
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
 from gpubp.optimizers import OPTIMIZERS
+from gpubp.precision import PRECISIONS
 from gpubp.schedules import SCHEDULES
 
 
@@ -74,10 +75,17 @@ UpdateTolerance = Annotated[
 ]
 
 Seed = Annotated[int, _option("Run", "Of weights, splits, order of rows and dropout.", min=0, max=2**32 - 1)]
-Device = Annotated[str, _option("Run", f"One of {', '.join(DEVICES)}.", "NAME")]
-Precision = Annotated[str, _option("Run", f"One of {', '.join(PRECISIONS)}.", "NAME")]
+Device = Annotated[str, _option("Run", f"One of {', '.join(DEVICES)}; cuda:1 is the second GPU.", "NAME")]
+Precision = Annotated[str, _option("Run", f"One of {', '.join(PRECISIONS)}; the last three need a GPU.", "NAME")]
 Out = Annotated[Path | None, _option("Run", "Folder for the results (default: runs/NAME-DATE).", "DIR")]
 Quiet = Annotated[bool, Option("--quiet", help="Print the result only.", rich_help_panel="Run")]
 
 Predictions = Annotated[Path, Option(help="The file to write.", metavar="FILE")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object only.")]
+
+Layers = Annotated[str, Option(help="Sizes of all layers: inputs, hidden ones, outputs.", metavar="SIZES")]
+LayersActivation = Annotated[str, Option("--activation", help="Of all hidden layers.", metavar="NAME")]
+Precisions = Annotated[
+    str, Option("--precision", help=f"One or more, with commas, of {', '.join(PRECISIONS)}.", metavar="NAMES")
+]
+JsonFile = Annotated[Path | None, Option("--json", help="Also write the figures there.", metavar="FILE")]

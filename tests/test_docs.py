@@ -30,6 +30,7 @@ from gpubp.schedules import SCHEDULES
 
 README = REPOSITORY / "README.md"
 FIGURES = REPOSITORY / "benchmarks" / "results" / "foundation.json"
+CPU_FIGURES = REPOSITORY / "benchmarks" / "results" / "cpu.json"
 RUN_CLI = "import sys; from gpubp.cli import main; sys.exit(main())"
 TABLES: dict[str, Mapping[str, Callable[..., object]]] = {
     "activations": ACTIVATIONS,
@@ -58,16 +59,34 @@ def table(registry: Mapping[str, Callable[..., object]]) -> str:
 def figures() -> str:
     """The measured figures in Markdown, under what they were measured on."""
     measured = json.loads(FIGURES.read_text(encoding="utf-8"))
-    machine = "; ".join(f"{key} {value}" for key, value in measured["machine"].items())
-    rows = [
-        f"| {row['what']} | {row['asked']} | {row['measured']} |" for part in measured["parts"].values() for row in part
-    ]
-    return "\n".join([f"{machine}:", "", "| what | bar | measured |", "|---|---|---|", *rows]) + "\n"
+    return _measured(measured["machine"], [row for part in measured["parts"].values() for row in part])
+
+
+def cpu_figures() -> str:
+    """The same of the steps on a CPU, under each machine that parts were measured on."""
+    if not CPU_FIGURES.exists():
+        return "Not measured yet.\n"
+    parts = json.loads(CPU_FIGURES.read_text(encoding="utf-8"))["parts"].values()
+    assert all(part["kind"] == "measured" for part in parts)
+    machines = {json.dumps(part["machine"]): part["machine"] for part in parts}
+    return "\n".join(
+        _measured(
+            machine, [row for part in parts if part["machine"] == machine for row in part["rows"] if row["asked"]]
+        )
+        for machine in machines.values()
+    )
+
+
+def _measured(machine: Mapping[str, str], rows: list[dict[str, str]]) -> str:
+    about = "; ".join(f"{key} {value}" for key, value in machine.items())
+    lines = [f"| {row['what']} | {row['asked']} | {row['measured']} |" for row in rows]
+    return "\n".join([f"{about}:", "", "| what | bar | measured |", "|---|---|---|", *lines]) + "\n"
 
 
 def with_tables(text: str) -> str:
     """`text` with the table of each registry, and of the measured figures, between its two marks."""
-    for name, rows in {**{name: table(registry) for name, registry in TABLES.items()}, "figures": figures()}.items():
+    tables = {name: table(registry) for name, registry in TABLES.items()}
+    for name, rows in {**tables, "figures": figures(), "figures of a CPU": cpu_figures()}.items():
         text, places = re.subn(
             BETWEEN_MARKS.format(name), lambda m, rows=rows: m[1] + rows + m[2], text, flags=re.DOTALL
         )

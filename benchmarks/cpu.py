@@ -1,0 +1,149 @@
+"""Training steps on a CPU against peers and against their floor: ``python -m benchmarks.cpu --out DIR [--part PART]``.
+
+Everyone's steps select their batch by a permutation; contenders take turns, each in a process of its own, and none
+is timed before its steps agree with float64's. What is behind the table goes into DIR/cpu.json. ``--dry-run`` runs
+the same program on tiny networks; its figures mean nothing and never stand beside measured ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cases import ACTIVATIONS, CPU_NETWORKS, SMALL, Network, Task
+from benchmarks.contest import Contest, Times, environment
+from benchmarks.cpu_training import Machine, training
+from benchmarks.parts import MixedError, Part, kept, kind, line, load
+from benchmarks.peers import ON_A_CPU
+from benchmarks.remote import Remote
+
+FILE, SECONDS = "cpu.json", 1200.0
+OURS, REFERENCE, GEMMS, SKLEARN = "gpubp cpu", "gpubp cpu-reference", "bare GEMMs cpu", "scikit-learn"
+PEERS, OTHERS = ("torch eager", "torch compile", "jax jit", SKLEARN), ("jax scan", "thinc")
+TINY = Network((8, 16, 16, 4), 8, 4)  # of dry runs
+
+MEAN_AT_LEAST = 1.45  # geometric, of the ratios to the fastest peer
+FLOOR_AT_MOST = dict(zip(CPU_NETWORKS, (1.6, 1.35, 1.2, 1.2, 1.15), strict=True))
+
+
+def steps(part: Part) -> None:
+    """Five networks with ReLU, and gpubp without Numba against scikit-learn."""
+    ratios = []
+    with Contest(part, ON_A_CPU) as contest:
+        for network in (TINY,) if part.dry_run else CPU_NETWORKS:
+            times = _measured(part, contest, network)
+            ratios += _against_peers(part, times)
+            bar = FLOOR_AT_MOST.get(network)
+            _compare(part, times, "gpubp over its bare GEMMs", OURS, GEMMS, at_most=bar)
+            _compare(part, times, "scikit-learn over gpubp without Numba", SKLEARN, REFERENCE, at_least=1.0)
+    if ratios:
+        mean = float(np.exp(np.mean(np.log(ratios))))
+        met = mean >= MEAN_AT_LEAST
+        part.timed("fastest peer over gpubp, geometric mean", f">= {MEAN_AT_LEAST}", f"{mean:.2f}", met)
+
+
+def activations(part: Part) -> None:
+    """784-512-512-10 with other activations than ReLU."""
+    network = TINY if part.dry_run else SMALL[2]
+    with Contest(part, (OURS, *PEERS, *OTHERS)) as contest:
+        for activation in ACTIVATIONS:
+            _against_peers(part, _measured(part, contest, replace(network, activation=activation)))
+
+
+def _measured(part: Part, contest: Contest, network: Network) -> Times:
+    """Everyone's step, printed in one line; who could not take part has a row."""
+    times = contest.measure(Task(network, "float32", "cpu", part.dry_run))
+    for name, reason in times.missing.items():
+        (part.failed if name == OURS else part.skipped)(f"{network.name}: {name}", reason)
+    found = ", ".join(f"{name} {times.microseconds(name):,.1f}" for name in times.seconds)
+    print(f"     {network.name}, us: {found}", flush=True)
+    return times
+
+
+def _against_peers(part: Part, times: Times) -> list[float]:
+    """Rows; the ratio to the fastest peer, if there was one."""
+    found = []
+    for names, bar in ((PEERS, 1.0), (OTHERS, None)):
+        peers = [name for name in names if name in times.seconds]
+        if OURS not in times.seconds or not peers:
+            continue
+        ratio = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *peers)
+        fastest = min(peers, key=times.microseconds)
+        what = f"{times.network.name}: {'fastest peer' if bar else 'fastest of ' + ' and '.join(names)} over gpubp"
+        met = None if bar is None else ratio.median >= bar
+        part.timed(what, f">= {bar}" if bar else "", f"{ratio}; {fastest}", met)
+        found += [ratio.median] if bar else []
+    return found
+
+
+def _compare(
+    part: Part,
+    times: Times,
+    what: str,
+    a: str,
+    b: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """A row on the seconds of a over those of b."""
+    if not {a, b} <= times.seconds.keys():
+        return
+    ratio = times.compared(lambda x, y: x / y, a, b)
+    asked, met = "", None
+    if at_least is not None:
+        asked, met = f">= {at_least}", ratio.median >= at_least
+    elif at_most is not None:
+        asked, met = f"<= {at_most}", ratio.median <= at_most
+    part.timed(f"{times.network.name}: {what}", asked, str(ratio), met)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
+    names = ("steps", "activations", "training")
+    parser.add_argument("--part", nargs="+", choices=names, default=names)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
+    parser.add_argument("--mnist", metavar="FOLDER", help="with MNIST's IDX files; without it, data of their shape")
+    parser.add_argument("--dry-run", action="store_true", help="tiny networks, to see that everything runs")
+    options = parser.parse_args(arguments)
+    parts: dict[str, Callable[[Part], None]] = {
+        "steps": steps,
+        "activations": activations,
+        "training": lambda part: training(part, options.mnist),
+    }
+    machine = Remote(Machine, environment=environment(options.dry_run))
+    try:
+        load(options.out, options.dry_run, FILE)
+        about = machine.call("found")
+    except MixedError as error:
+        print(f"benchmarks.cpu: {error}", file=sys.stderr)
+        return 2
+    finally:
+        machine.close()
+    print("; ".join(f"{what} {found}" for what, found in about.items()), flush=True)
+    done: list[Part] = []
+    interrupted = False
+    try:
+        for name in options.part:
+            done.append(part := Part(name, options.dry_run, FILE, SECONDS))
+            with kept(part, options.out, about):
+                parts[name](part)
+    except KeyboardInterrupt:
+        interrupted = True
+    for part in done:
+        print(f"\n{part.name}, {kind(part.dry_run)}:")
+        for row in part.rows:
+            print(line(row))
+    if interrupted:
+        print("interrupted: the rows until then are saved")
+        return 130
+    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

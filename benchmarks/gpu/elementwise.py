@@ -1,0 +1,88 @@
+"""What the kernels do, by CuPy's own means: its ElementwiseKernel, made of the same formulas, and its reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.peers import UnavailableError, require
+from gpubp.activations import Activation
+from gpubp.optimizers import Optimizer
+
+# As kernels/common.cuh has them: T for constants, arithmetic in float32 whatever the arrays hold.
+PREAMBLE = "__device__ inline float select(bool c, float x, float y) { return c ? x : y; }"
+T = "typedef float T; "
+
+
+def bias_activation(activation: Activation, z: Any, b: Any, a: Any) -> Callable[[], None]:
+    """z += b and a = σ(z)."""
+    if a is z:
+        kernel = _kernel("B b", "S y", f"T z = T(y) + T(b); y = S({activation.scalar_f});", "bias_activation")
+        return lambda: kernel(b, z)
+    kernel = _kernel(
+        "B b", "S x, S y", f"T z = T(x) + T(b); x = S(z); y = S({activation.scalar_f});", "bias_activation"
+    )
+    return lambda: kernel(b, z, a)
+
+
+def hadamard_derivative(activation: Activation, grad: Any, kept: Any) -> Callable[[], None]:
+    """grad *= σ′(kept), then its column sums."""
+    x = activation.derivative_from
+    kernel = _kernel(
+        "S kept",
+        "S grad",
+        f"T {x} = T(kept); grad = S(T(grad) * T({activation.scalar_derivative}));",
+        "hadamard_derivative",
+    )
+
+    def run() -> None:
+        kernel(kept, grad)
+        grad.sum(axis=1)
+
+    return run
+
+
+def gather(source: Any, order: Any, out: Any) -> Callable[[], None]:
+    """Rows in an order."""
+    kernel = _kernel(
+        "raw S source, raw int64 order, int64 columns", "D out",
+        "out = D(T(source[order[i / columns] * columns + i % columns]));", "gather",
+    )  # fmt: skip
+    return lambda: kernel(source, order, out.shape[2], out)
+
+
+def column_sums(delta: Any) -> Callable[[], None]:
+    """Over rows."""
+    _cupy()
+    return lambda: delta.sum(axis=1)
+
+
+def cast(source: Any, out: Any) -> Callable[[], None]:
+    """To another type."""
+    kernel = _kernel("S x", "D y", "y = D(T(x));", "cast")
+    return lambda: kernel(source, out)
+
+
+def optimizer_step(rule: Optimizer, theta: Any, grad: Any, slots: tuple[Any, ...]) -> Callable[[], None]:
+    """The rule over all parameters at once, with scalars of its first step."""
+    scalars = rule.scalars({**rule.options, "lr": 1e-3, "t": 1})
+    steps = "".join(
+        f"{'' if name in rule.slots else 'T '}{name} = {expression}; " for name, expression in rule.scalar_step or ()
+    )
+    kernel = _kernel(
+        ", ".join(["float32 g", *(f"float32 {name}" for name in scalars)]),
+        ", ".join(["float32 theta", *(f"float32 {name}" for name in rule.slots)]),
+        f"{steps} theta -= update;", "optimizer_step",
+    )  # fmt: skip
+    return lambda: kernel(grad, *scalars.values(), theta, *slots)
+
+
+def _kernel(inputs: str, outputs: str, operation: str, name: str) -> Any:
+    return _cupy().ElementwiseKernel(inputs, outputs, T + operation, f"elementwise_{name}", preamble=PREAMBLE)
+
+
+def _cupy() -> Any:
+    cupy = require("cupy")
+    if not cupy.cuda.is_available():
+        raise UnavailableError("CuPy finds no CUDA device")
+    return cupy

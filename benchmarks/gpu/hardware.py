@@ -1,0 +1,35 @@
+"""What figures were measured on: device, driver, processor, versions."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+
+from benchmarks.devices import host_driver
+from benchmarks.peers import version
+from gpubp.backends.cuda.probe import probe
+from gpubp.doctor import findings
+
+ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
+FOUND = ("gpubp", "Python", "numpy", "processor", "BLAS")  # of what gpubp doctor says
+LIBRARIES = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "jax")
+
+
+def machine(dry_run: bool) -> dict[str, str]:
+    """One line per subject."""
+    found = {finding.subject: finding.found for finding in findings() if finding.subject in FOUND}
+    versions = {name: number for name in LIBRARIES if (number := version(name))}
+    device = host_driver().name if dry_run else _smi() or probe().found
+    return {"device": device, "system": platform.platform(), **found, **versions}
+
+
+def _smi() -> str:
+    """What the driver says of the first device; empty without its tool."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ""
+    run = subprocess.run(
+        [tool, "--id=0", f"--query-gpu={ASKED}", "--format=csv,noheader"], capture_output=True, text=True
+    )
+    return f"{run.stdout.strip()} ({ASKED})" if run.returncode == 0 else ""

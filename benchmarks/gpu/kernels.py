@@ -1,0 +1,110 @@
+"""Part ``kernels``: bytes per second of each kernel, against the device's copy rate and CuPy's own kernels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.devices import open_backend
+from benchmarks.gpu.kernel_cases import Case, Cases
+from benchmarks.parts import Part
+from benchmarks.peers import UnavailableError
+from benchmarks.peers.floors import copied
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.driver import Driver
+
+PRECISIONS = ("float32", "bfloat16")
+ROUNDS, LAUNCHES = 20, 20  # turns of everyone; launches in a turn
+
+
+def kernels(part: Part) -> None:
+    """A row for each kernel and precision."""
+    for precision in PRECISIONS:
+        backend = open_backend("cuda", precision, part.dry_run)
+        assert isinstance(backend, CudaBackend)
+        for case in Cases(backend, copied(part.dry_run)):
+            _measure(part, precision, backend, case)
+
+
+def _measure(part: Part, precision: str, backend: CudaBackend, case: Case) -> None:
+    driver = backend.driver
+    source = backend.zeros((copied(part.dry_run) // 4,), np.float32)
+    target = backend.zeros(source.shape, np.float32)
+
+    def copy() -> None:
+        target[...] = source
+
+    repeats = 2 if part.dry_run else LAUNCHES
+    runs = {"copy": _repeated(copy, repeats), "kernel": driver.capture(_repeated(case.launch, repeats))}
+    figure: dict[str, Any] = {"precision": precision, "kernel": case.name, "bytes": case.nbytes}
+    if case.rung_of is not None:
+        try:
+            runs["cupy"] = _repeated(_tried(case.rung_of()), repeats)
+        except UnavailableError as error:
+            figure["cupy skipped"] = str(error)
+        except Exception as error:  # CuPy's own kernels may not know a type; ours is measured all the same
+            figure["cupy failed"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    seconds = _by_turns(driver, runs, 2 if part.dry_run else ROUNDS, part.dry_run)
+    moved = {"copy": 2 * source.nbytes, "kernel": case.nbytes, "cupy": case.nbytes}
+    rates = {name: moved[name] * repeats / values for name, values in seconds.items()}
+    middle = {name: float(np.median(rate)) / 1e9 for name, rate in rates.items()}
+    low, fraction, high = np.percentile(rates["kernel"] / rates["copy"], [25, 50, 75])
+    figure |= {"GB/s": middle, "of the copy rate": [low, fraction, high]}
+    part.figures.append(figure)
+    rung = f"; CuPy's own {middle['cupy'] / middle['copy']:.0%}" if "cupy" in middle else ""
+    part.timed(
+        f"{precision} {case.name}: of the copy rate",
+        f">= {case.asked:.0%}" if case.asked else "",
+        f"{fraction:.0%} ({low:.0%}-{high:.0%}; {middle['kernel']:,.0f} GB/s of {middle['copy']:,.0f}){rung}",
+        fraction >= case.asked if case.asked else None,
+    )
+
+
+def _repeated(run: Callable[[], None], times: int) -> Callable[[], None]:
+    def several() -> None:
+        for _ in range(times):
+            run()
+
+    return several
+
+
+def _tried(run: Callable[[], None]) -> Callable[[], None]:
+    """The same, after a first call: CuPy compiles then."""
+    run()
+    return run
+
+
+def _by_turns(
+    driver: Driver, runs: Mapping[str, Callable[[], None]], rounds: int, dry_run: bool
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each, (rounds,), after three turns that are not measured."""
+    clock = _on_the_host if dry_run else _between_events
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(3 + rounds):
+        for name, run in runs.items():
+            seconds[name].append(clock(driver, run))
+    return {name: np.array(values[3:]) for name, values in seconds.items()}
+
+
+def _between_events(driver: Driver, run: Callable[[], None]) -> float:
+    """On the default stream, with which the driver's stream keeps in order."""
+    import cupy
+
+    start, end = cupy.cuda.Event(), cupy.cuda.Event()
+    driver.synchronize()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(cupy.cuda.get_elapsed_time(start, end)) / 1e3
+
+
+def _on_the_host(driver: Driver, run: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    run()
+    driver.synchronize()
+    return time.perf_counter() - start

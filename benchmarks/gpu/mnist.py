@@ -1,0 +1,80 @@
+"""MNIST from the call to trained weights on the host: 784-512-512-10, ten epochs."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+
+import gpubp
+from benchmarks.contest import environment
+from benchmarks.data import like_mnist, pixels
+from benchmarks.devices import open_backend
+from benchmarks.parts import Part
+from benchmarks.peers import UnavailableError
+from benchmarks.remote import Remote, RemoteError
+from gpubp.bench_steps import mlp_on
+
+AT_MOST, AT_LEAST = 1.5, 0.983  # seconds; accuracy on t10k
+CACHES = ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
+
+
+class Training:
+    """The data in memory, as a user has them, and the training.
+
+    Parameters
+    ----------
+    folder : str or None
+        With MNIST's IDX files; None for random data of their shape.
+    dry_run : bool
+    """
+
+    def __init__(self, folder: str | None, dry_run: bool) -> None:
+        self.dry_run = dry_run
+        self.layer_sizes, self.epochs = ((784, 16, 16, 10), 2) if dry_run else ((784, 512, 512, 10), 10)
+        self.X, self.y, self.X_test, self.y_test = (
+            like_mnist(640 if dry_run else 60_000) if folder is None else pixels(folder)
+        )
+        if dry_run:
+            self.X, self.y = self.X[:640], self.y[:640]
+
+    def train(self) -> dict[str, float]:
+        """Seconds of the training, and the accuracy then."""
+        start = time.perf_counter()
+        if self.dry_run:
+            net = mlp_on(open_backend("cuda", "float32", True), self.layer_sizes)
+        else:
+            net = gpubp.MLP(self.layer_sizes, device="cuda")
+        gpubp.train(net, self.X, self.y, batch_size=128, epochs=self.epochs, learning_rate=1e-3, schedule="cosine")
+        net.backend.to_host(net.theta)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "accuracy": float((net.predict(self.X_test) == self.y_test).mean())}
+
+
+def end_to_end(part: Part, folder: str | None) -> None:
+    """Rows on time and accuracy."""
+    what = f"{'MNIST' if folder else 'data of the shape of MNIST'}, 784-512-512-10, 10 epochs"
+    with tempfile.TemporaryDirectory() as caches:
+        variables = {**environment(part.dry_run), **{cache: f"{caches}/{cache}" for cache in CACHES}}
+        try:
+            (cold,), (fresh, again) = (_trainings(folder, part, variables, count) for count in (1, 2))
+        except UnavailableError as error:
+            return part.skipped(what, str(error))
+        except RemoteError as error:
+            return part.failed(what, str(error))
+    part.figures.append({"mnist": bool(folder), "cold": cold, "warm kernel cache": fresh, "again": again})
+    for when, found in (("fresh process, warm kernel cache", fresh), ("once more in the process", again)):
+        seconds = found["seconds"]
+        measured = f"{seconds:.2f} s (cold {cold['seconds']:.2f} s)"
+        part.timed(f"{what}: {when}", f"<= {AT_MOST} s", measured, seconds <= AT_MOST)
+    if folder is None:
+        return part.skipped("MNIST, accuracy on t10k", "no --mnist FOLDER was given")
+    accuracy = fresh["accuracy"]
+    part.timed("MNIST, accuracy on t10k", f">= {AT_LEAST:.1%}", f"{accuracy:.2%}", accuracy >= AT_LEAST)
+
+
+def _trainings(folder: str | None, part: Part, variables: dict[str, str | None], count: int) -> list[dict[str, float]]:
+    process = Remote(Training, folder, part.dry_run, environment=variables)
+    try:
+        return [process.call("train", timeout=part.left()) for _ in range(count)]
+    finally:
+        process.close()

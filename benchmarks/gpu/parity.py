@@ -1,0 +1,282 @@
+"""Part ``parity``: every step against float64, a replayed graph against eager steps, and fresh processes."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.devices import open_backend
+from benchmarks.parts import Part
+from benchmarks.peers import UnavailableError
+from benchmarks.remote import Remote, RemoteError
+from gpubp.activations import Activation
+from gpubp.backends import Backend
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.reference import ReferenceBackend
+from gpubp.bench_steps import mlp_on
+from gpubp.optimizers import get_optimizer
+from gpubp.step import TrainingStep, first_state
+from gpubp.step_table import draw_table
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 2e-2}
+COMPARED = ("loss", "gradient", "update", "theta")
+STEPS, REPLAYED = 12, 21  # more than a graph holds, so that graphs of several steps and of one are replayed
+PROCESSES, AT_ONCE = 20, 10
+CACHES = ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training that is followed step by step."""
+
+    layer_sizes: tuple[int, ...]
+    batch_size: int
+    activations: Any = "relu"
+    loss: str = "cross_entropy"
+    optimizer: str = "adam"
+    learning_rate: float = 0.01
+    models: int = 1
+    dropout: float = 0.0
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+
+    @property
+    def name(self) -> str:
+        """64-64-10 b32 relu adam."""
+        activations = self.activations if isinstance(self.activations, str) else ",".join(self.activations)
+        stack = f" x{self.models}" if self.models > 1 else ""
+        dropout = f" dropout {self.dropout}" if self.dropout else ""
+        sizes = "-".join(map(str, self.layer_sizes))
+        return f"{sizes} b{self.batch_size}{stack} {activations} {self.optimizer}{dropout}"
+
+
+EXAMPLES = (
+    Example((64, 64, 64, 10), 32),
+    Example((784, 512, 512, 10), 128, dropout=0.2, weight_decay=0.01),
+    Example((33, 65, 17, 3), 31, ("tanh", "gelu"), optimizer="momentum", learning_rate=0.5, max_grad_norm=0.1),
+    Example((20, 40, 40, 4), 32, "silu", models=5, dropout=0.3),
+    Example((16, 24, 2), 33, "sigmoid", "half_squared_error", "nesterov", learning_rate=0.1, models=3),
+    Example((64, 1100), 16, (), optimizer="sgd", learning_rate=1.0),
+)
+TINY = (
+    Example((6, 9, 4), 5, dropout=0.2, weight_decay=0.01, max_grad_norm=0.1),
+    Example((5, 8, 7, 2), 6, ("tanh", "gelu"), "half_squared_error", "momentum", learning_rate=0.1, models=3),
+)
+
+
+def parity(part: Part) -> None:
+    """Rows by precision: the largest errors of any example in any step, then bits."""
+    examples = TINY if part.dry_run else EXAMPLES
+    for precision, tolerance in TOLERANCE.items():
+        try:
+            backend = open_backend("cuda", precision, part.dry_run)
+        except UnavailableError as error:
+            part.skipped(f"{precision}: steps against float64", str(error))
+            continue
+        found = [errors_of(example, backend) for example in examples]
+        part.figures += [
+            {"precision": precision, "example": e.name, **errors} for e, errors in zip(examples, found, strict=True)
+        ]
+        for what in COMPARED:
+            worst = max(errors[what] for errors in found)
+            part.computed(
+                f"{precision}: {what} of a step against float64",
+                f"<= {tolerance:.0e}",
+                f"{worst:.1e}",
+                worst <= tolerance,
+            )
+        same = [replays_alike(example, precision, part.dry_run) for example in examples]
+        measured = f"in {sum(same)} of {len(same)} trainings"
+        part.computed(f"{precision}: replayed graphs give the bits of eager steps", "all", measured, all(same))
+    _fresh_processes(part)
+
+
+class Followed:
+    """An example on a backend, its next step ready to be taken."""
+
+    def __init__(self, example: Example, backend: Backend, steps: int) -> None:
+        self.example, self.backend = example, backend
+        self.net = net = mlp_on(
+            backend, example.layer_sizes, example.activations, loss=example.loss, models=example.models, seed=1
+        )
+        rng = np.random.default_rng(2)
+        m = example.batch_size * steps - example.batch_size // 2  # the last batch is a smaller one
+        X = rng.standard_normal((m, example.layer_sizes[0])).astype(np.float16).astype(backend.dtype)  # exact in most
+        n_out = example.layer_sizes[-1]
+        y = rng.integers(0, n_out, m) if net.loss.integer_targets else rng.standard_normal((m, n_out))
+
+        def each(value: float | None) -> Any:
+            return None if not value else np.full(net.models, value)
+
+        rule = get_optimizer(example.optimizer)
+        self.state = first_state(
+            net,
+            rule,
+            {name: np.full(net.models, value) for name, value in rule.options.items()},
+            weight_decay=each(example.weight_decay),
+            max_grad_norm=each(example.max_grad_norm),
+        )
+        dropout = np.full(net.models, example.dropout)
+        self.step = TrainingStep(net, X, y, None, example.batch_size, self.state, dropout, np.zeros(net.models))
+        rates = np.full((steps, net.models), example.learning_rate)
+        self.table = draw_table(rng.permutation(m)[None], example.batch_size, net.models, None, 0, rates)
+        self.step.begin(self.table)
+
+    def rows(self, index: int) -> int:
+        """Of a step."""
+        return min(self.example.batch_size, self.table.rows - index * self.example.batch_size)
+
+    def activations(self, rows: int) -> list[Any]:
+        """a of every hidden layer as the last step left it, in float64."""
+        records = self.step.work.first(rows)[:-1]
+        return [self.backend.to_host(record.a).astype(np.float64) for record in records]
+
+    def host(self) -> dict[str, Any]:
+        """θ, the optimizer's slots and its count of updates, in float64."""
+        to_host = self.backend.to_host
+        return {
+            "theta": to_host(self.net.theta).astype(np.float64),
+            "slots": [to_host(slot).astype(np.float64) for slot in self.state.slots],
+            "updates": to_host(self.state.updates),
+        }
+
+
+class FollowingBackend(ReferenceBackend):
+    """The reference in float64, with ReLU's derivative where another backend's rounding had it.
+
+    A z near 0 that rounding puts on the other side changes a derivative from 0 to 1: that is no error of the
+    step, but would hide one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(np.float64)
+        self.kept: list[Any] = []  # the other's activations of every hidden layer
+
+    def hadamard_derivative(
+        self, activation: Activation, grad: Any, kept: Any, grad_b: Any, dropout: Any = None, mask: Any = None
+    ) -> None:
+        """BP2 and BP3."""
+        others = self.kept.pop()
+        super().hadamard_derivative(
+            activation, grad, others if activation.name == "relu" else kept, grad_b, dropout, mask
+        )
+
+
+def errors_of(example: Example, backend: Backend) -> dict[str, Any]:
+    """The largest relative error of loss, gradient, update and θ in any step.
+
+    Each step of the reference begins where the device's began, so errors do not add up. Its gradient comes from
+    the four equations, its update from the device's gradient: Adam's update of a small gradient hangs on the
+    rounding of that.
+    """
+    following = FollowingBackend()
+    measured, reference = Followed(example, backend, STEPS), Followed(example, following, STEPS)
+    errors: dict[str, list[float]] = {what: [] for what in COMPARED}
+    overflows = 0
+    for index in range(STEPS):
+        before = measured.host()
+        scaling = measured.step.epoch.loss_scale
+        scale = 1.0 if scaling is None else backend.to_host(scaling.scale)[:, None]
+        measured.step.run(1, measured.rows(index))
+        after = measured.host()
+        grad = backend.to_host(measured.step.grad).astype(np.float64) / scale
+        updated = after["updates"] > before["updates"]  # a float16 gradient that overflowed makes no update
+        overflows += int((~updated).sum())
+        reference.net.theta[...] = before["theta"]
+        for slot, values in zip(reference.state.slots, before["slots"], strict=True):
+            slot[...] = values
+        reference.state.updates[...] = before["updates"]
+        following.kept = measured.activations(measured.rows(index))
+        reference.step.replay(index)
+        loss = backend.to_host(measured.step.epoch.totals)[index, :, :1]
+        errors["loss"] += _relative(loss, reference.step.epoch.totals[index, :, :1], updated)
+        errors["gradient"] += _relative(grad, reference.step.grad, updated)
+        reference.step.grad[...] = np.where(updated[:, None], grad, 0)
+        following.optimizer_step(reference.state, reference.net.theta, reference.step.grad, reference.step.epoch)
+        expected = reference.net.theta
+        errors["update"] += _relative(after["theta"] - before["theta"], expected - before["theta"], updated)
+        errors["theta"] += _relative(after["theta"], expected, updated)
+    return {what: float(np.max(each)) for what, each in errors.items()} | {"steps": STEPS, "overflows": overflows}
+
+
+def _relative(found: Any, expected: Any, who: Any) -> list[float]:
+    """Of each of these networks, in the Euclidean norm."""
+    return [float(np.linalg.norm(f - e) / np.linalg.norm(e)) for f, e in zip(found[who], expected[who], strict=True)]
+
+
+def replays_alike(example: Example, precision: str, dry_run: bool) -> bool:
+    """Whether steps that are replayed leave the same bits behind as steps that are launched one by one."""
+    captured, eager = (open_backend("cuda", precision, dry_run) for _ in range(2))
+    assert isinstance(eager, CudaBackend)
+    eager.driver = Uncaptured(eager.driver)
+    return _bits(Followed(example, captured, REPLAYED)) == _bits(Followed(example, eager, REPLAYED))
+
+
+def _bits(followed: Followed) -> str:
+    """A digest of θ and the optimizer's slots after an epoch."""
+    followed.step.train_epoch(followed.table)
+    digest = hashlib.sha256()
+    for array in (followed.net.theta, *followed.state.slots):
+        digest.update(followed.backend.to_host(array).tobytes())
+    return digest.hexdigest()
+
+
+class Uncaptured:
+    """A driver whose captures are calls."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def capture(self, run: Any) -> Any:
+        """Nothing is captured."""
+        return run
+
+
+class FreshProcess:
+    """One of many that should all compute the same."""
+
+    def bits(self, precision: str, dry_run: bool) -> list[str]:
+        """A digest for each training."""
+        backend = open_backend("cuda", precision, dry_run)
+        return [_bits(Followed(example, backend, REPLAYED)) for example in (TINY if dry_run else EXAMPLES)]
+
+
+def _fresh_processes(part: Part) -> None:
+    """Rows by precision: whether processes that compile everything anew agree."""
+    wanted = 2 if part.dry_run else PROCESSES
+    found: dict[str, list[list[str]]] = {precision: [] for precision in TOLERANCE}
+    for _ in range(0, wanted, AT_ONCE):
+        with ExitStack() as ended:
+            processes = []
+            for _ in range(min(AT_ONCE, wanted)):
+                folder = ended.enter_context(tempfile.TemporaryDirectory())
+                process = Remote(FreshProcess, environment={cache: f"{folder}/{cache}" for cache in CACHES})
+                ended.callback(process.close)
+                processes.append(process)
+            for precision in list(found):
+                try:
+                    for process in processes:
+                        process.send("bits", precision, part.dry_run)
+                    found[precision] += [process.receive(part.left()) for process in processes]
+                except UnavailableError:
+                    del found[precision]  # its row has been written
+                except RemoteError as error:
+                    del found[precision]
+                    part.failed(f"{precision}: bits of the final weights", str(error))
+    for precision, digests in found.items():
+        different = len({tuple(digest) for digest in digests})
+        part.computed(
+            f"{precision}: bits of the final weights, {len(digests)} fresh processes",
+            "identical",
+            f"{different} kind{'s' * (different > 1)}",
+            different == 1 and len(digests) == wanted,
+        )
+        part.figures.append({"precision": precision, "digests": digests})

@@ -1,0 +1,150 @@
+"""Rows and figures of a part, and the file that keeps them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpubp.serialization import atomic_write
+
+FILE = "gpu.json"
+MEASURED, DRY_RUN = "measured", "dry run"
+SECONDS = 330.0  # that a part may take, unless it says otherwise; what would begin later is left out, by name
+
+
+class MixedError(Exception):
+    """Figures of a dry run would stand beside measured ones."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    what, asked, measured : str
+    met : bool or None
+        None where nothing is asked, or nothing was measured.
+    """
+
+    what: str
+    asked: str
+    measured: str
+    met: bool | None
+
+
+@dataclass
+class Part:
+    """What a part has found so far.
+
+    Attributes
+    ----------
+    name : str
+    dry_run : bool
+    file : str
+        Its name in the folder of results.
+    seconds : float
+        That it may take.
+    rows : list of Row
+        The short table.
+    figures : list of dict
+        Everything behind it, as JSON keeps it.
+    """
+
+    name: str
+    dry_run: bool
+    file: str = FILE
+    seconds: float = SECONDS
+    rows: list[Row] = field(default_factory=list)
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def left(self) -> float:
+        """Seconds until the part should end."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    def computed(self, what: str, asked: str, measured: str, met: bool) -> None:
+        """A row that holds wherever it is computed."""
+        self._add(Row(what, asked, measured, met))
+
+    def timed(self, what: str, asked: str, measured: str, met: bool | None) -> None:
+        """A row that a dry run cannot judge."""
+        self._add(Row(what, asked, measured, None if self.dry_run else met))
+
+    def skipped(self, what: str, reason: str) -> None:
+        """A row that says why there is no figure."""
+        self._add(Row(what, "", f"skipped: {reason}", None))
+
+    def failed(self, what: str, reason: str) -> None:
+        """A row of something that should have worked."""
+        self._add(Row(what, "", f"FAILED: {reason}", False))
+
+    def _add(self, row: Row) -> None:
+        self.rows.append(row)
+        print(line(row), flush=True)
+
+
+def line(row: Row) -> str:
+    """A row as it is printed."""
+    mark = {True: "ok  ", False: "MISS", None: "    "}[row.met]
+    return f"{mark} {row.what:<66} {row.asked:<9} {row.measured}"
+
+
+def kind(dry_run: bool) -> str:
+    """The word that stands with all figures of a run."""
+    return DRY_RUN if dry_run else MEASURED
+
+
+def load(folder: Path, dry_run: bool, file: str = FILE) -> dict[str, Any]:
+    """The parts in a folder, by name.
+
+    Raises
+    ------
+    MixedError
+        If they are of the other kind than this run.
+    """
+    path = folder / file
+    if not path.is_file():
+        return {}
+    try:
+        parts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parts"]
+        others = [name for name, part in parts.items() if part["kind"] != kind(dry_run)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MixedError(
+            f"{path} is not a file of these results ({error!r}); move it away, or use another --out"
+        ) from None
+    if others:
+        raise MixedError(
+            f"{path} holds {parts[others[0]]['kind']} figures ({', '.join(others)}), and this run's are "
+            f"{kind(dry_run)}; the two are never mixed: use another --out"
+        )
+    return parts
+
+
+@contextmanager
+def kept(part: Part, folder: Path, machine: dict[str, str]) -> Iterator[None]:
+    """What the part finds inside goes into the folder's file, whole or not at all, also when it breaks off."""
+    broken_off = ""
+    try:
+        yield
+    except BaseException as error:
+        broken_off = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        if part.rows or part.figures:
+            parts = load(folder, part.dry_run, part.file)
+            parts[part.name] = {
+                "kind": kind(part.dry_run),
+                "machine": machine,
+                "date": time.strftime("%Y-%m-%d"),
+                "seconds": round(time.monotonic() - part.started, 1),
+                "broken off": broken_off,
+                "rows": [asdict(row) for row in part.rows],
+                "figures": part.figures,
+            }
+            atomic_write(folder / part.file, (json.dumps({"parts": parts}, indent=1) + "\n").encode())

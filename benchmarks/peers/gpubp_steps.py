@@ -1,0 +1,14 @@
+"""gpubp itself: fused and captured on a GPU, its formulas as plain CuPy there, or on the CPU."""
+
+from __future__ import annotations
+
+from benchmarks.cases import Task
+from benchmarks.devices import open_backend
+from gpubp.bench_steps import Steps
+
+VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "numba", "numpy")
+
+
+def prepare(task: Task, device: str) -> Steps:
+    """The steps on a device of gpubp's."""
+    return Steps(task.network, open_backend(device, task.precision, task.dry_run), learning_rate=task.learning_rate)

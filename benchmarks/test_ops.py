@@ -1,0 +1,99 @@
+"""The backends' operations one by one, on a layer of 512 units and batches of 128, captured as a step is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubp.activations import get_activation
+from gpubp.backends import Backend
+from gpubp.bench_steps import mlp_on
+from gpubp.losses import get_loss
+from gpubp.optimizers import OPTIMIZERS, get_optimizer
+from gpubp.step import first_state
+
+ROWS, UNITS, CLASSES = 128, 512, 10
+ACTIVATIONS = ("relu", "tanh", "gelu")
+
+pytestmark = pytest.mark.benchmark(max_time=0.5, min_rounds=3)
+
+
+class Operands:
+    """Arrays of a layer, and the tables of an epoch whose cursor is put back before every operation."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.net = backend, mlp_on(backend, [UNITS, UNITS, CLASSES])
+        self.epoch = self.net.epoch(4 * ROWS, ROWS)
+        self.epoch.normalizer[...] = 1 / ROWS
+        self.epoch.learning_rate[...] = 1e-3
+        self.first = backend.from_host(np.zeros(2, np.int64))
+        self.b = backend.zeros((1, 1, UNITS))
+        self.grad_b = backend.zeros((1, 1, UNITS))
+
+    def drawn(self, *shape: int) -> Any:
+        """Normal numbers."""
+        return self.backend.from_host(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
+
+    def repeated(self, operation: Callable[[], None]) -> Callable[[], None]:
+        """The operation, done when it returns."""
+        run = self.backend.capture(lambda rows: operation())
+
+        def once() -> None:
+            self.epoch.cursor[...] = self.first
+            run(1, ROWS)
+            self.backend.to_host(self.epoch.cursor)
+
+        once()  # compiles
+        return once
+
+
+@pytest.fixture
+def operands(backend: Backend) -> Operands:
+    """On every backend."""
+    return Operands(backend)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bias_activation(benchmark: Any, operands: Operands, activation: str) -> None:
+    """Forward, between two products."""
+    record, z = get_activation(activation), operands.drawn(1, ROWS, UNITS)
+    a = z if record.derivative_from == "a" else operands.drawn(1, ROWS, UNITS)
+    benchmark.group = f"bias_activation {activation}"
+    benchmark(operands.repeated(lambda: operands.backend.bias_activation(record, z, operands.b, a)))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_hadamard_derivative(benchmark: Any, operands: Operands, activation: str) -> None:
+    """Backward, between two products."""
+    record, grad, kept = get_activation(activation), *(operands.drawn(1, ROWS, UNITS) for _ in range(2))
+    benchmark.group = f"hadamard_derivative {activation}"
+    benchmark(operands.repeated(lambda: operands.backend.hadamard_derivative(record, grad, kept, operands.grad_b)))
+
+
+def test_loss_delta(benchmark: Any, operands: Operands) -> None:
+    """Softmax cross-entropy of ten classes."""
+    backend, loss = operands.backend, get_loss("cross_entropy")
+    logits, y = operands.drawn(1, ROWS, CLASSES), backend.from_host(np.arange(ROWS)[None] % CLASSES)
+    smoothing, grad_b = backend.zeros((1,), np.float64), backend.zeros((1, 1, CLASSES))
+    benchmark.group = "loss_delta cross_entropy"
+    benchmark(operands.repeated(lambda: backend.loss_delta(loss, logits, y, None, smoothing, operands.epoch, grad_b)))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_optimizer_step(benchmark: Any, operands: Operands, optimizer: str) -> None:
+    """Of all parameters."""
+    net, rule = operands.net, get_optimizer(optimizer)
+    state = first_state(net, rule, {name: np.full(1, value) for name, value in rule.options.items()})
+    grad = operands.drawn(*net.theta.shape)
+    benchmark.group = f"optimizer_step {optimizer}"
+    benchmark(operands.repeated(lambda: operands.backend.optimizer_step(state, net.theta, grad, operands.epoch)))
+
+
+def test_gather(benchmark: Any, operands: Operands) -> None:
+    """A batch of rows."""
+    source, out = operands.drawn(4 * ROWS, UNITS), operands.drawn(1, ROWS, UNITS)
+    benchmark.group = "gather"
+    benchmark(operands.repeated(lambda: operands.backend.gather(source, operands.epoch, out)))

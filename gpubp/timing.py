@@ -1,0 +1,52 @@
+"""Timing functions against each other on a machine that is not quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Spread(NamedTuple):
+    """Median and quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def spread(values: Any) -> Spread:
+    """Of numbers, one from each round."""
+    low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+    return Spread(median, low, high)
+
+
+def ratio(a: Any, b: Any) -> Spread:
+    """Of a/b, round by round: a slow spell of the machine is in both."""
+    return spread(np.divide(a, b))
+
+
+def turns(functions: Mapping[str, Callable[[], object]]) -> Iterator[dict[str, float]]:
+    """Round after round without end, the seconds that each function takes, one after the other."""
+    while True:
+        seconds = {}
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            seconds[name] = time.perf_counter() - start
+        yield seconds
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each function, (rounds,), by turns, after `warm_up` rounds that are not measured."""
+    found = list(islice(turns(functions), warm_up, warm_up + rounds))
+    return {name: np.array([seconds[name] for seconds in found]) for name in functions}
