@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "MLP": "network",
     "Gradients": "layout",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "from_sklearn": "estimators",
+    "to_sklearn": "estimators",
     "train": "training",
     "History": "history",
     "check_gradients": "diagnostics",
@@ -36,6 +40,10 @@ if TYPE_CHECKING:
     from gpubp.errors import DivergenceError as DivergenceError
     from gpubp.errors import GpubpError as GpubpError
     from gpubp.errors import UsageError as UsageError
+    from gpubp.estimators import MLPClassifier as MLPClassifier
+    from gpubp.estimators import MLPRegressor as MLPRegressor
+    from gpubp.estimators import from_sklearn as from_sklearn
+    from gpubp.estimators import to_sklearn as to_sklearn
     from gpubp.history import History as History
     from gpubp.initializers import Initializer as Initializer
     from gpubp.layout import Gradients as Gradients

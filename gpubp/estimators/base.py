@@ -1,0 +1,263 @@
+"""What the classifier and the regressor share: their parameters, and how they are fitted."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils import check_array, check_consistent_length, check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from gpubp import checks
+from gpubp.activations import Activation
+from gpubp.errors import UsageError
+from gpubp.estimators import arrays, lbfgs, numerics
+from gpubp.estimators.callbacks import CallbackSupportMixin, FitTasks, GivenData
+from gpubp.estimators.data import Data, outputs, rows_for
+from gpubp.estimators.stochastic import StochasticFit, StochasticSolver
+from gpubp.estimators.weights import Weights
+from gpubp.losses import Loss
+from gpubp.network import MLP
+from gpubp.precision import PRECISIONS
+from gpubp.schedules import Schedule
+
+STOCHASTIC_SOLVERS = ("sgd", "adam", "adamw")
+
+
+def is_stochastic(est: Any) -> bool:
+    """Whether there is partial_fit; `hasattr` goes by the error, which is scikit-learn's."""
+    if est.solver not in STOCHASTIC_SOLVERS:
+        raise AttributeError(
+            f"partial_fit is only available for stochastic optimizers. {est.solver} is not stochastic."
+        )
+    return True
+
+
+class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """A multilayer perceptron with scikit-learn's interface."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [str, list, tuple, Activation],
+        "solver": [StrOptions({"lbfgs", *STOCHASTIC_SOLVERS})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [str, Schedule, callable],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "loss": [str, Loss],
+        "device": [str],
+        "precision": [StrOptions(set(PRECISIONS)), None],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+    }
+    _y_numeric = False
+    label_smoothing = 0.0  # a parameter of the classifier alone
+
+    # -- what the two differ in ------------------------------------------------------------------------
+
+    @abstractmethod
+    def _check_targets(self, y: Any, incremental: bool) -> Any:
+        """y in one column where it has one; for a classifier, its classes, learnt or compared."""
+
+    @abstractmethod
+    def _encoded(self, y: Any) -> NDArray[Any]:
+        """Such y as the loss takes it: integers (m,) or an array (m, n_L)."""
+
+    @abstractmethod
+    def _outputs(self, y: Any) -> int:
+        """n_L, for such y."""
+
+    @abstractmethod
+    def _strata(self, targets: NDArray[Any]) -> Any:
+        """What the rows are split by for early stopping, or None."""
+
+    @abstractmethod
+    def _score_of(self, net: MLP, data: Data) -> float:
+        """The score that early stopping watches."""
+
+    # -- fitting ---------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, validation_data: Sequence[Any] | None = None) -> Any:
+        """Fit the model to data matrix X and target(s) y.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        validation_data : (X, y) or (X, y, sample_weight), optional
+            The loss on it after each epoch is recorded in ``validation_loss_curve_``; with
+            ``early_stopping=True`` its score is watched, and no rows of X are set aside.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, validation_data)
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation_data: Sequence[Any] | None = None,
+        incremental: bool = False,
+    ) -> Any:
+        hidden = _hidden_sizes(self.hidden_layer_sizes)
+        if incremental and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        anew = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        given = GivenData(X=X, y=y, metadata=None if sample_weight is None else {"sample_weight": sample_weight})
+        home = arrays.home_of(X)
+        X, y = self._check_data(X, y, reset=anew)
+        y = self._check_targets(y, incremental)
+        weight = self._weights(y, sample_weight, incremental)
+        self.n_outputs_ = self._outputs(y)
+        sizes = [X.shape[1], *hidden, self.n_outputs_]
+        self._random_state = check_random_state(self.random_state)
+        if anew:
+            self._begin(sizes, X.dtype)
+        elif self._layer_sizes != sizes:
+            raise UsageError(
+                f"the weights are of layers {self._layer_sizes}, but the parameters and data ask for {sizes}; "
+                f"fit with warm_start=False to begin anew"
+            )
+        net = self._network()
+        self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
+        train = Data(rows_for(net, X), self._encoded(y), weight)
+        validation = self._validation(net, validation_data)
+        if self.solver == "lbfgs":
+            lbfgs.fit(self, net, train, validation, FitTasks(self, given, self.max_iter + 1, self._fitted))
+        else:
+            self._fit_stochastic(net, train, validation, given, incremental)
+        self._hand_out(net, home)
+        return self
+
+    def _begin(self, sizes: Sequence[int], dtype: Any) -> None:
+        """New weights, and nothing remembered."""
+        self._forget_network()
+        for name in ("_optimizer", "_dropout_seed", "loss_curve_", "validation_loss_curve_"):
+            self.__dict__.pop(name, None)
+        self.n_iter_ = self.t_ = 0
+        self.n_layers_ = len(sizes)
+        named = self.precision or ("float32" if dtype == np.float32 else "float64")
+        activation = self.activation if isinstance(self.activation, str) else "per layer"
+        self.coefs_, self.intercepts_ = numerics.draw_parameters(
+            self._random_state, sizes, activation, np.dtype(PRECISIONS[named].parameters)
+        )
+
+    def _fit_stochastic(
+        self, net: MLP, train: Data, validation: Data | None, given: GivenData, incremental: bool
+    ) -> None:
+        if not hasattr(self, "loss_curve_"):
+            self._begin_curves()
+        if self.early_stopping and validation is None:
+            train, validation = train.split(self.validation_fraction, self._random_state, self._strata(train.y))
+        kept = getattr(self, "_optimizer", None)
+        if kept is None:
+            kept = self._optimizer = StochasticSolver(self.learning_rate_init)
+        elif not incremental:
+            kept.learning_rate = self.learning_rate_init
+        if self.dropout:
+            if not hasattr(self, "_dropout_seed"):
+                self._dropout_seed = int(self._random_state.randint(np.iinfo(np.int32).max))
+            net.seeds = (self._dropout_seed,)
+        tasks = FitTasks(self, given, self.max_iter, self._fitted)
+        StochasticFit(self, net, kept, train, validation, tasks, incremental).run()
+        tasks.finish()
+
+    def _begin_curves(self) -> None:
+        self.loss_curve_: list[float] = []
+        self._no_improvement_count = 0
+        self.best_loss_ = None if self.early_stopping else np.inf
+        self.validation_scores_: list[float] | None = [] if self.early_stopping else None
+        self.best_validation_score_ = -np.inf if self.early_stopping else None
+
+    # -- data ------------------------------------------------------------------------------------------
+
+    def _check_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
+        """X and y as scikit-learn checks them, with its messages; on the host, but for X on the network's GPU."""
+        y = arrays.to_host(y)
+        if not self._takes(X):
+            return validate_data(  # type: ignore[no-any-return]
+                self, arrays.to_host(X), y,
+                accept_sparse="csr", multi_output=True, y_numeric=self._y_numeric, dtype=(np.float64, np.float32),
+                order="C", reset=reset,
+            )  # fmt: skip
+        X = arrays.check_on_gpu(self, X, reset)
+        y = check_array(y, accept_sparse="csr", ensure_2d=False, dtype=None, input_name="y", estimator=self)
+        check_consistent_length(X, y)
+        return X, y
+
+    def _takes(self, X: Any) -> bool:
+        """Whether X lies where the network computes on it without a copy."""
+        return arrays.is_on_gpu(X) and self.device != "cpu"
+
+    def _weights(self, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
+        """A weight for each row of checked y, or None."""
+        if sample_weight is None:
+            return None
+        checked: NDArray[np.float64] = _check_sample_weight(arrays.to_host(sample_weight), y, dtype=np.float64)
+        return checked
+
+    def _validation(self, net: MLP, data: Sequence[Any] | None) -> Data | None:
+        if data is None:
+            return None
+        if not isinstance(data, Sequence) or len(data) not in (2, 3):
+            raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
+        X, y = self._check_data(data[0], data[1], reset=False)
+        y = self._check_targets(y, incremental=True)
+        weight = checks.sample_weight(arrays.to_host(data[2]), len(y), "validation sample_weight") if data[2:] else None
+        if not hasattr(self, "validation_loss_curve_"):
+            self.validation_loss_curve_: list[float] = []
+        return Data(rows_for(net, X), self._encoded(y), weight, given=True)
+
+    # -- predicting ------------------------------------------------------------------------------------
+
+    def _forward(self, X: Any, method: str) -> Any:
+        """a^L of X (m, n_L), on the host or on the GPU where X is; `method` is what the user called."""
+        check_is_fitted(self)
+        arrays.check_same_namespace(self, X, method)
+        net = self._network()
+        if self._takes(X):
+            X = arrays.check_on_gpu(self, X, reset=False)
+        else:
+            X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
+        return outputs(net, rows_for(net, X))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.array_api_support = True
+        return tags
+
+
+def _hidden_sizes(sizes: Any) -> list[int]:
+    hidden = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    if np.any(np.array(hidden) <= 0):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
+    return hidden

@@ -1,0 +1,247 @@
+"""MLPRegressor: values on one side, what the losses take on the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils.metaestimators import available_if
+
+from gpubp import checks
+from gpubp.errors import UsageError
+from gpubp.estimators.arrays import as_numpy, home_of, to_host
+from gpubp.estimators.base import BaseMLP, is_stochastic
+from gpubp.estimators.data import Data, outputs
+from gpubp.estimators.numerics import poisson_deviance, squared_error
+from gpubp.losses import Loss, get_loss
+from gpubp.network import MLP
+
+
+class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+    """Multi-layer Perceptron regressor: scikit-learn's, on gpubp's engine.
+
+    Parameters, attributes and results are those of ``sklearn.neural_network.MLPRegressor`` where it has them.
+
+    Parameters
+    ----------
+    loss : str or Loss
+        ``"squared_error"`` (half of it) or ``"poisson"`` (half the deviance; outputs are exponentials), or any
+        loss on values that gpubp knows: ``"absolute_error"``, ``"huber(1.0)"``, ``"quantile(0.9)"``, or a record.
+    hidden_layer_sizes : int or sequence of int
+        Neurons of each hidden layer.
+    activation : str, Activation, or a sequence with one per hidden layer
+        ``"identity"``, ``"logistic"``, ``"tanh"``, ``"relu"``, any other name that gpubp knows
+        (``"gelu"``, ``"leaky_relu(0.2)"``, …), or a record.
+    solver : {"adam", "sgd", "lbfgs", "adamw"}
+        ``"adamw"`` is Adam with decoupled weight decay.
+    alpha : float
+        The loss of a batch gains ½ alpha Σ W² divided by the batch's weight.
+    batch_size : int or "auto"
+        ``"auto"`` is ``min(200, n_samples)``. L-BFGS takes all rows at once.
+    learning_rate : str, Schedule or callable
+        ``"constant"``, ``"invscaling"`` and ``"adaptive"`` are scikit-learn's and concern solver ``"sgd"`` alone.
+        gpubp's schedules concern every stochastic solver: ``"cosine"``, ``"warmup(cosine, 0.1)"``, …, a
+        record, or a function of a `gpubp.schedules.Progress`; a training is `max_iter` epochs long.
+    learning_rate_init : float
+    power_t : float
+        Exponent of ``"invscaling"``: the rate is ``learning_rate_init / (t_ + 1) ** power_t``.
+    max_iter : int
+        At most so many epochs, or iterations of L-BFGS.
+    shuffle : bool
+        Draw a new order every epoch.
+    random_state : int, RandomState or None
+        Of the first weights, the split for early stopping, the orders and the dropout.
+    tol : float
+        What counts as an improvement of the loss or of the validation score.
+    verbose : bool
+        Print the loss of every epoch.
+    warm_start : bool
+        Go on from the weights of the last fit, and from the solver's moments.
+    momentum : float
+        Of solver ``"sgd"``.
+    nesterovs_momentum : bool
+    early_stopping : bool
+        Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
+        the best score are kept.
+    validation_fraction : float
+    beta_1, beta_2, epsilon : float
+        Of ``"adam"`` and ``"adamw"``.
+    n_iter_no_change : int
+        Stop after so many epochs without an improvement by `tol`.
+    max_fun : int
+        At most so many evaluations of the loss by L-BFGS.
+    device : str
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
+    precision : str or None
+        None keeps float32 input in float32 and computes in float64 otherwise. ``"float32"``, ``"float64"``;
+        on a GPU also ``"tf32"``, ``"bfloat16"`` and ``"float16"``.
+    dropout : float
+        Rate at which elements of hidden layers are dropped.
+    weight_decay : float
+        Decoupled: W loses learning rate · weight_decay · W at each step. 0 means 0.01 for ``"adamw"``.
+    max_grad_norm : float or None
+        A longer gradient is scaled down to this norm.
+
+    Attributes
+    ----------
+    loss_ : float
+        Of the last epoch.
+    best_loss_ : float or None
+        The least of `loss_curve_`; None with early stopping.
+    loss_curve_ : list of float
+        The loss of every epoch, with its penalty, while the weights moved.
+    validation_loss_curve_ : list of float
+        The loss on ``validation_data``, without the penalty, after every epoch; there if the data were given.
+    validation_scores_ : list of float or None
+    best_validation_score_ : float or None
+        With early stopping.
+    t_ : int
+        Samples trained on, over all calls.
+    coefs_, intercepts_ : list of arrays
+        Weights (n_in, n_out) and biases (n_out,) of each layer. They may be assigned to: whatever they hold is
+        what is trained further and predicted with.
+    n_features_in_, n_iter_, n_layers_, n_outputs_ : int
+    feature_names_in_ : ndarray of str
+        Where X has column names.
+    out_activation_ : str
+    """
+
+    _y_numeric = True
+
+    def __init__(
+        self,
+        loss: str | Loss = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: str = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: Any = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: Any = 10,
+        max_fun: int = 15000,
+        device: str = "auto",
+        precision: str | None = None,
+        dropout: float = 0.0,
+        weight_decay: float = 0.0,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.device = device
+        self.precision = precision
+        self.dropout = dropout
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+
+    @available_if(is_stochastic)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Update the model with a single iteration over the given data.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: Any) -> Any:
+        """Predict using the multi-layer perceptron model.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        """
+        a = self._forward(X, "predict")
+        return home_of(X).bring(a[:, 0] if a.shape[1] == 1 else a)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The coefficient of determination R² of the predictions, averaged over outputs.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        """
+        weight = None if sample_weight is None else to_host(sample_weight)
+        return float(r2_score(to_host(y), to_host(self.predict(X)), sample_weight=weight))
+
+    def _check_targets(self, y: Any, incremental: bool) -> Any:
+        return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _outputs(self, y: Any) -> int:
+        return 1 if y.ndim == 1 else int(y.shape[1])
+
+    def _loss_record(self, n_outputs: int) -> Loss:
+        if self.loss == "squared_error":
+            return squared_error(n_outputs)
+        if self.loss == "poisson":
+            return poisson_deviance()
+        loss = get_loss(self.loss)
+        if loss.classification:
+            raise UsageError(
+                f'loss="{loss.name}" is for classes; MLPRegressor takes "squared_error", "poisson", "absolute_error", '
+                f'"huber", "quantile(0.9)" or a Loss on values'
+            )
+        return loss
+
+    def _encoded(self, y: Any) -> NDArray[Any]:
+        n_outputs, net = self._outputs(y), self._network()
+        return checks.targets(y, len(y), n_outputs, net.loss, net.precision)
+
+    def _strata(self, targets: NDArray[Any]) -> Any:
+        return None
+
+    def _score_of(self, net: MLP, data: Data) -> float:
+        return float(r2_score(as_numpy(data.y), as_numpy(outputs(net, data.X)), sample_weight=data.weight))

@@ -1,0 +1,98 @@
+"""coefs_ and intercepts_, and the network that computes with them."""
+
+from __future__ import annotations
+
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from gpubp.estimators import numerics
+from gpubp.estimators.arrays import Home, as_numpy, is_on_gpu
+from gpubp.losses import Loss
+from gpubp.network import MLP
+
+
+class Weights:
+    """What an estimator is: `coefs_` and `intercepts_`.
+
+    A network holds a copy on its device, filled from them whenever something is computed. Where both are in the
+    same memory they are views of it, and nothing is copied.
+    """
+
+    activation: Any
+    loss: Any
+    device: str
+    precision: str | None
+    coefs_: list[Any]
+    intercepts_: list[Any]
+    _views: tuple[Any, ...]
+
+    def _loss_record(self, n_outputs: int) -> Loss:
+        raise NotImplementedError
+
+    @property
+    def _layer_sizes(self) -> list[int]:
+        return [self.coefs_[0].shape[0], *(W.shape[1] for W in self.coefs_)]
+
+    @property
+    def _first_weights(self) -> Any:
+        """An attribute that tells in which library the weights are."""
+        return self.coefs_[0]
+
+    def _network(self) -> MLP:
+        """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
+        sizes, given = self._layer_sizes, (*self.coefs_, *self.intercepts_)
+        wanted = (self.device, self.precision, self.activation, self.loss, sizes)
+        if self.__dict__.get("_net_is_for") != wanted:
+            self._net = self._new_network(sizes)
+            self._net_is_for, self._views = wanted, ()
+        net = self._net
+        if len(self._views) != len(given) or not all(map(is_, self._views, given)):
+            for view, values in zip((*net.weights, *net.biases), given, strict=True):
+                there = is_on_gpu(values) and is_on_gpu(view)
+                view[...] = values if there else net.backend.from_host(as_numpy(values), net.backend.dtype)
+        return net
+
+    def _new_network(self, sizes: list[int]) -> MLP:
+        per_layer = isinstance(self.activation, (list, tuple))
+        names = self.activation if per_layer else [self.activation] * (len(sizes) - 2)
+        return MLP(
+            sizes,
+            [numerics.activation_record(name) for name in names],
+            self._loss_record(sizes[-1]),
+            init="zeros",
+            device=self.device,
+            precision=self.precision or ("float32" if self.coefs_[0].dtype == np.float32 else "float64"),
+        )
+
+    def _hand_out(self, net: MLP, home: Home) -> None:
+        """coefs_ and intercepts_ where X came from: views of the network's parameters, or copies."""
+        weights, biases = list(net.weights), list(net.biases)
+        if is_on_gpu(net.theta) if home.gpu else home.xp is None and isinstance(net.theta, np.ndarray):
+            self._views = (*weights, *biases)
+        else:
+            self._views = ()
+            weights, biases = ([home.bring(net.backend.to_host(x)) for x in part] for part in (weights, biases))
+        self.coefs_, self.intercepts_ = weights, biases
+
+    def _fitted(self) -> dict[str, Any]:
+        """A copy of what predictions depend on, as it is now."""
+        net = self._net
+        return {
+            "coefs_": [np.array(net.backend.to_host(W)) for W in net.weights],
+            "intercepts_": [np.array(net.backend.to_host(b)) for b in net.biases],
+        }
+
+    def _forget_network(self) -> None:
+        for name in ("_net", "_net_is_for", "_views"):
+            self.__dict__.pop(name, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the network, and on the host: what was trained on a GPU is opened anywhere."""
+        state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
+        for name in ("_net", "_net_is_for", "_views"):
+            state.pop(name, None)
+        for name in {"coefs_", "intercepts_"} & state.keys():
+            state[name] = [as_numpy(array) for array in state[name]]
+        return state
