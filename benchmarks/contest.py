@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from gpubp.timing import Spread, spread
 ROUNDS, FEWEST, PATIENCE = 11, 5, 20.0  # turns of everyone; seconds after which FEWEST are enough
 ENOUGH = 8.0  # seconds of one contender after three turns; the further ones it leaves to the others
 TURN = 0.03  # seconds of measured steps in a turn
+# Seconds before a turn on the CPU: the last contender's threads go on looking for work for up to 0.1 s, and would
+# take the cores from the next one.
+REST = 0.2
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Contest:
             with entrant.excused():
                 self._verify(entrant, task)
                 entrant.steps = self._steps_of_a_turn(self._ask(entrant, "seconds", 1), task.network.batches)
-        self._take_turns()
+        self._take_turns(REST if task.device == "cpu" and not self.part.dry_run else 0.0)
         for entrant in self._competing():
             middle, low, high = spread(np.array(entrant.seconds) * 1e6)
             entrant.figure |= {"microseconds": middle, "quartiles": [low, high]}
@@ -153,13 +157,14 @@ class Contest:
             return max(1, round(TURN / seconds))
         return batches * max(1, round(TURN / (seconds * batches)))
 
-    def _take_turns(self) -> None:
+    def _take_turns(self, rest: float) -> None:
         spent = dict.fromkeys(self._competing(), 0.0)
         for turn in range(2 if self.part.dry_run else ROUNDS):
             if turn >= FEWEST and (sum(spent.values()) > PATIENCE or self.part.left() < 0):
                 break
             for entrant in self._competing():
                 if turn < 3 or spent[entrant] < ENOUGH:
+                    time.sleep(rest)
                     with entrant.excused():
                         seconds = self._ask(entrant, "seconds", entrant.steps)
                         entrant.seconds.append(seconds / entrant.steps)

@@ -44,7 +44,7 @@ def compiled_backend(precision: str) -> CompiledBackend:
     state = numba_state()
     if not state.usable:
         pytest.skip(state.found)
-    return CompiledBackend(precision)
+    return CompiledBackend(precision, small=0)  # tests are small, and what they test are the loops
 
 
 # Every backend that the suite runs on; a new one is a line here.

@@ -55,7 +55,7 @@ def own(name: str, expression: str) -> Activation:
 
 def applied(expression: str, x: np.ndarray) -> np.ndarray:
     out = x.reshape(1, 1, -1).copy()
-    CompiledBackend(x.dtype).output(own("test", expression), out)
+    CompiledBackend(x.dtype, small=0).output(own("test", expression), out)
     return out[0, 0]
 
 
@@ -135,7 +135,7 @@ def test_softmax_and_its_loss_for_few_and_many_classes(rng, n, smoothing):
     classes, distribution = rng.integers(0, n, (1, 7)), rng.dirichlet(np.ones(n), 7)[None]
     for y in (classes, distribution):
         results = []
-        for backend in (ReferenceBackend("float64"), CompiledBackend("float64")):
+        for backend in (ReferenceBackend("float64"), CompiledBackend("float64", small=0)):
             logits, grad_b, epoch = z.copy(), np.empty((2, 1, n)), one_step(backend, 2, normalizer=[0.5, 0.25])
             given = np.full(2, smoothing)
             backend.loss_delta(get_loss("cross_entropy"), logits, y, np.full((1, 7), 0.5), given, epoch, grad_b)
@@ -150,7 +150,7 @@ def test_what_is_not_finite_shows_in_the_totals_of_its_network_alone(rng, name, 
     loss, z = get_loss(name), rng.standard_normal((3, 4, 3))
     z[1, 2, 1] = bad
     y, results = targets(loss, rng, 4, 3)[None], []
-    for backend in (ReferenceBackend("float64"), CompiledBackend("float64")):
+    for backend in (ReferenceBackend("float64"), CompiledBackend("float64", small=0)):
         logits, grad_b, epoch = z.copy(), np.empty((3, 1, 3)), one_step(backend, 3)
         with backend.computing():
             backend.loss_delta(loss, logits, y, None, np.zeros(3), epoch, grad_b)
@@ -188,7 +188,7 @@ def test_rows_of_any_kind_of_array_are_gathered(machine, X, rng):
 def test_products_are_numpys_own(rng, dtype):
     """NumPy's loop is found in it, and called as NumPy calls it."""
     assert matmul_loop(np.dtype(dtype))
-    backend, out = CompiledBackend(dtype), np.empty((2, 6, 5), dtype)
+    backend, out = CompiledBackend(dtype, small=0), np.empty((2, 6, 5), dtype)
     a, b = rng.standard_normal((1, 4, 6)).astype(dtype), rng.standard_normal((2, 5, 4)).astype(dtype)
     run = backend.capture(lambda rows: backend.matmul(a, b, out, transpose_a=True, transpose_b=True))
     assert not (out == a.swapaxes(1, 2) @ b.swapaxes(1, 2)).all()

@@ -24,6 +24,7 @@ from gpubp import DataError, MLPClassifier, MLPRegressor, UsageError, from_sklea
 from gpubp.activations import relu
 from gpubp.losses import huber
 from gpubp.rows import SparseRows
+from gpubp.step import TrainingStep
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -204,6 +205,17 @@ def test_a_schedule_goes_on_over_passes(iris):
     np.testing.assert_array_equal(weights_of(passes), weights_of(classifier(**parameters).fit(*iris)))
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "reduce_on_plateau(0, 0.1, 0.5)"])
+def test_a_schedule_begins_anew_with_every_fit(schedule, iris):
+    """Without momentum, a warm start from some weights is a fit from them."""
+    parameters = {"solver": "sgd", "momentum": 0, "learning_rate": schedule, "shuffle": False, "warm_start": True}
+    twice = classifier(**parameters).fit(*iris)
+    other = classifier(**parameters, max_iter=1).fit(*iris)
+    del other._optimizer, other.loss_curve_
+    other.coefs_, other.intercepts_ = [W.copy() for W in twice.coefs_], [b.copy() for b in twice.intercepts_]
+    np.testing.assert_array_equal(weights_of(twice.fit(*iris)), weights_of(other.set_params(max_iter=6).fit(*iris)))
+
+
 def test_regularizers_do_what_train_does(iris):
     """dropout, decoupled decay, clipping and smoothing against `gpubp.train` from the same weights."""
     X, y = iris
@@ -251,10 +263,32 @@ def test_divergence_names_its_cause_and_keeps_finite_weights(iris):
     wild = regressor(solver="sgd", learning_rate_init=1e9, batch_size=10)
     with pytest.raises(ValueError, match=r"(?s)non-finite parameter weights.*diverged at step \d+ .*learning rate"):
         wild.fit(X * 1e6, y)
-    assert np.isfinite(weights_of(wild)).all()
+    assert np.isfinite(weights_of(wild)).all() and np.shares_memory(wild.coefs_[0], wild._net.theta)
+    slower = regressor(solver="sgd", learning_rate_init=0.6, max_iter=200)
+    with pytest.raises(ValueError, match=r"diverged at step \d+ \(epoch \d+"):
+        slower.fit(X * 10, y)
+    assert slower.n_iter_ > 2 and not np.allclose(
+        weights_of(slower), weights_of(regressor(max_iter=1).fit(X, y)), atol=1
+    )
     with pytest.warns(ConvergenceWarning, match="diverged at step .* weights of the best validation score are kept"):
         wild.set_params(early_stopping=True).fit(X * 1e6, y)
     assert np.isfinite(weights_of(wild)).all() and np.isnan(wild.validation_scores_[-1])
+
+
+def test_an_interrupt_ends_the_training_and_keeps_what_there_is(iris, monkeypatch):
+    epoch, calls = TrainingStep.train_epoch, []
+
+    def interrupted(step, table):
+        calls.append(table)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        epoch(step, table)
+
+    monkeypatch.setattr(TrainingStep, "train_epoch", interrupted)
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        clf = classifier().fit(*iris)
+    assert clf.n_iter_ == 2
+    np.testing.assert_array_equal(weights_of(clf), weights_of(classifier(max_iter=2).fit(*iris)))
 
 
 @pytest.mark.parametrize("change", [{"dropout": 1.0}, {"device": 3}, {"precision": "float8"}, {"max_grad_norm": 0.0}])
@@ -349,7 +383,9 @@ def test_what_scikit_learn_lacks_does_not_convert(iris):
             to_sklearn(classifier(**refused).fit(X, y))
     with pytest.raises(UsageError, match='scikit-learn has no loss="binary_cross_entropy"'):
         to_sklearn(classifier(loss="binary_cross_entropy").fit(X, y))
-    clf = classifier(solver="adamw", learning_rate="cosine", dropout=0.1, activation=["tanh"]).fit(X, y)
+    clf = classifier(solver="adamw", learning_rate="cosine", dropout=0.1, activation=["tanh"])
+    clf.fit(X, y, validation_data=(X, y))
+    assert not hasattr(to_sklearn(clf), "validation_loss_curve_")
     np.testing.assert_allclose(to_sklearn(clf).predict_proba(X), clf.predict_proba(X), rtol=1e-12)
     assert to_sklearn(clf).get_params()["activation"] == "tanh"
     for convert in (from_sklearn, to_sklearn):

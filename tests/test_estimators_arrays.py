@@ -67,14 +67,13 @@ def gpu(monkeypatch):
         copied.append(array.size)
         return get(array)
 
-    def asarray(array, device=None):
+    def asarray(array):
         return array if isinstance(array, DeviceArray) else driver.to_device(np.asarray(array))
 
-    namespace = SimpleNamespace(asarray=asarray, __name__="cupy")
-    monkeypatch.setattr(DeviceArray, "get", counted)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(asarray=asarray, ndarray=DeviceArray))
+    monkeypatch.setattr(DeviceArray, "__module__", "cupy")
     monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
-    monkeypatch.setattr(DeviceArray, "__array_namespace__", lambda array: namespace, raising=False)
-    monkeypatch.setattr(DeviceArray, "device", "0", raising=False)
+    monkeypatch.setattr(DeviceArray, "get", counted)
     monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: CudaBackend(driver, precision))
     return SimpleNamespace(to_device=driver.to_device, copied=copied)
 
@@ -110,10 +109,20 @@ def test_what_lies_on_the_gpu_stays_there(gpu, iris, dtype, changed):
 def test_values_labels_and_text(gpu, iris):
     X, y = iris
     there = gpu.to_device(X)
+    gpu.copied.clear()
     regressor = MLPRegressor(max_iter=3, random_state=0, dropout=0.1).fit(there, gpu.to_device(X[:, :2]))
+    assert not {300, 600} & set(gpu.copied)  # neither targets nor rows come to the host
     expected = MLPRegressor(max_iter=3, random_state=0, dropout=0.1).fit(X, X[:, :2]).predict(X)
     np.testing.assert_allclose(regressor.predict(there).get(), expected)
     assert regressor.partial_fit(there, X[:, :2], np.ones(150)).predict(there).shape == (150, 2)
+    column = MLPRegressor(max_iter=3, random_state=0).fit(there, gpu.to_device(X[:, :1]))
+    expected = MLPRegressor(max_iter=3, random_state=0).fit(X, X[:, 0]).predict(X)
+    np.testing.assert_allclose(column.predict(there).get(), expected)
+    for values in (np.full(150, np.nan), np.zeros((150, 1, 1))):
+        with pytest.raises(DataError, match="y contains NaN|y has shape"):
+            MLPRegressor().fit(there, gpu.to_device(values))
+    with pytest.raises(DataError, match='y holds values outside 0 .*"poisson"'):
+        MLPRegressor("poisson").fit(there, gpu.to_device(np.full(150, -1.0)))
     binary = MLPClassifier(max_iter=3, random_state=0).fit(there, np.where(y > 0, "b", "a"))
     assert set(binary.predict(there)) <= {"a", "b"}  # text has no place on a GPU
     assert binary.predict_proba(there).shape == (150, 2)

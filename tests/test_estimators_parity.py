@@ -120,6 +120,26 @@ def test_partial_fit_keeps_the_moments(machine, task, solver, rng):
     assert_same(ours, theirs)
 
 
+@pytest.mark.parametrize("rate", ["adaptive", "invscaling", "constant"])
+def test_a_warm_start_begins_with_the_first_learning_rate(rate, rng):
+    """Without momentum, where ours and scikit-learn's keep the same: nothing but the weights."""
+    X, y = data("classes", rng)
+    parameters = {"solver": "sgd", "momentum": 0.0, "learning_rate": rate, "tol": 0.5, "n_iter_no_change": 1}
+    ours, theirs = pair_for("classes", warm_start=True, max_iter=9, random_state=0, **parameters)
+    assert_same(ours.fit(X, y).fit(X, y), theirs.fit(X, y).fit(X, y))
+    assert ours._optimizer.learning_rate == theirs._optimizer.learning_rate
+
+
+@pytest.mark.parametrize("changed", [SOLVERS["adaptive"], {"early_stopping": True, "tol": 0.3, "n_iter_no_change": 2}])
+def test_it_says_what_scikit_learn_says(changed, rng, capsys):
+    X, y = data("classes", rng)
+    said = []
+    for estimator in pair_for("classes", random_state=0, max_iter=20, verbose=True, **changed):
+        estimator.fit(X, y)
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] and ("Setting learning rate" in said[0] or "Stopping." in said[0])
+
+
 def test_poisson(machine, rng):
     X = rng.standard_normal((230, 10))
     y = rng.poisson(np.exp(0.5 * X[:, :2]))

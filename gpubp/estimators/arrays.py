@@ -6,6 +6,7 @@ with the array API are foreign where scikit-learn's ``array_api_dispatch`` is on
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ class Home:
     xp : namespace or None
         None for NumPy.
     device : Any
-        As `xp` has it.
+        As `xp` has it; None on a GPU, where CuPy goes by its current device.
     gpu : bool
         Whether that is a GPU's memory.
     """
@@ -38,9 +39,9 @@ class Home:
 
     def bring(self, array: Any) -> Any:
         """An array of results, there; text has no place but the host."""
-        if self.xp is None or not is_numeric(array):
+        if self.xp is None or not is_numeric(array) or is_on_gpu(array):
             return array
-        return array if is_on_gpu(array) else self.xp.asarray(array, device=self.device)
+        return self.xp.asarray(array) if self.gpu else self.xp.asarray(array, device=self.device)
 
 
 NUMPY = Home()
@@ -48,7 +49,7 @@ NUMPY = Home()
 
 def is_on_gpu(array: Any) -> bool:
     """Whether it is CuPy's."""
-    return hasattr(array, "__cuda_array_interface__") and hasattr(array, "__array_namespace__")
+    return hasattr(array, "__cuda_array_interface__") and _library(array) == "cupy"
 
 
 def is_numeric(array: Any) -> bool:
@@ -59,7 +60,7 @@ def is_numeric(array: Any) -> bool:
 def home_of(array: Any) -> Home:
     """Where results that belong to `array` go."""
     if is_on_gpu(array):
-        return Home(array.__array_namespace__(), array.device, gpu=True)
+        return Home(sys.modules[_library(array)], gpu=True)
     if not get_config()["array_api_dispatch"]:
         return NUMPY
     xp, foreign, device = _array_api.get_namespace_and_device(array)
@@ -73,10 +74,19 @@ def to_host(array: Any) -> Any:
 
 def as_numpy(array: Any) -> NDArray[Any]:
     """An array of any library in NumPy."""
-    if isinstance(array, np.ndarray) or not hasattr(array, "__array_namespace__"):
-        return np.asarray(array)
-    values: NDArray[Any] = _array_api._convert_to_numpy(array, array.__array_namespace__())
+    values: NDArray[Any]
+    if is_on_gpu(array):
+        values = array.get()
+    elif isinstance(array, np.ndarray) or not hasattr(array, "__array_namespace__"):
+        values = np.asarray(array)
+    else:
+        values = _array_api._convert_to_numpy(array, array.__array_namespace__())
     return values
+
+
+def take(array: Any, rows: NDArray[np.intp]) -> Any:
+    """Some rows of an array, on the host or a GPU."""
+    return array[home_of(array).bring(rows)]
 
 
 def check_same_namespace(est: Any, X: Any, method: str) -> None:
@@ -85,7 +95,7 @@ def check_same_namespace(est: Any, X: Any, method: str) -> None:
         _array_api.check_same_namespace(X, est, attribute="_first_weights", method=method)
 
 
-def check_on_gpu(est: Any, X: Any, reset: bool) -> Any:
+def check_rows_on_gpu(est: Any, X: Any, reset: bool) -> Any:
     """X (m, n_0) of CuPy with the checks that scikit-learn makes of NumPy's: one number comes to the host."""
     if X.ndim != 2:
         raise DataError(f"X has shape {X.shape}; it must be (rows, columns); one row is X.reshape(1, -1)")
@@ -93,7 +103,22 @@ def check_on_gpu(est: Any, X: Any, reset: bool) -> Any:
         raise DataError("X has no rows; at least one is needed")
     _check_feature_names(est, X, reset=reset)
     _check_n_features(est, X, reset=reset)
-    X = X if X.dtype in (np.float32, np.float64) else X.astype(np.float64)
-    if not bool(abs(X).max() < np.inf):
-        raise DataError("Input X contains NaN or infinity; values must be finite (impute or drop such rows)")
-    return X
+    return _finite(X if X.dtype in (np.float32, np.float64) else X.astype(np.float64), "X")
+
+
+def check_values_on_gpu(y: Any) -> Any:
+    """Targets (m,) or (m, n_L) of CuPy, likewise."""
+    if y.ndim not in (1, 2):
+        raise DataError(f"y has shape {y.shape}; it must be (rows,) or (rows, outputs)")
+    return _finite(y, "y")
+
+
+def _finite(array: Any, name: str) -> Any:
+    if not bool(abs(array).max() < np.inf):
+        raise DataError(f"Input {name} contains NaN or infinity; values must be finite (impute or drop such rows)")
+    return array
+
+
+def _library(array: Any) -> str:
+    """The top module of an array's type."""
+    return type(array).__module__.partition(".")[0]

@@ -83,7 +83,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """y in one column where it has one; for a classifier, its classes, learnt or compared."""
 
     @abstractmethod
-    def _encoded(self, y: Any) -> NDArray[Any]:
+    def _encoded(self, y: Any) -> Any:
         """Such y as the loss takes it: integers (m,) or an array (m, n_L)."""
 
     @abstractmethod
@@ -135,7 +135,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         home = arrays.home_of(X)
         X, y = self._check_data(X, y, reset=anew)
         y = self._check_targets(y, incremental)
-        weight = self._weights(y, sample_weight, incremental)
+        weight = self._weights(X, y, sample_weight, incremental)
         self.n_outputs_ = self._outputs(y)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         self._random_state = check_random_state(self.random_state)
@@ -150,11 +150,13 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
         train = Data(rows_for(net, X), self._encoded(y), weight)
         validation = self._validation(net, validation_data)
-        if self.solver == "lbfgs":
-            lbfgs.fit(self, net, train, validation, FitTasks(self, given, self.max_iter + 1, self._fitted))
-        else:
-            self._fit_stochastic(net, train, validation, given, incremental)
-        self._hand_out(net, home)
+        try:
+            if self.solver == "lbfgs":
+                lbfgs.fit(self, net, train, validation, FitTasks(self, given, self.max_iter + 1, self._fitted))
+            else:
+                self._fit_stochastic(net, train, validation, given, incremental)
+        finally:
+            self._hand_out(net, home)
         return self
 
     def _begin(self, sizes: Sequence[int], dtype: Any) -> None:
@@ -201,15 +203,18 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
 
     def _check_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
         """X and y as scikit-learn checks them, with its messages; on the host, but for X on the network's GPU."""
-        y = arrays.to_host(y)
         if not self._takes(X):
             return validate_data(  # type: ignore[no-any-return]
-                self, arrays.to_host(X), y,
+                self, arrays.to_host(X), arrays.to_host(y),
                 accept_sparse="csr", multi_output=True, y_numeric=self._y_numeric, dtype=(np.float64, np.float32),
                 order="C", reset=reset,
             )  # fmt: skip
-        X = arrays.check_on_gpu(self, X, reset)
-        y = check_array(y, accept_sparse="csr", ensure_2d=False, dtype=None, input_name="y", estimator=self)
+        X = arrays.check_rows_on_gpu(self, X, reset)
+        if self._y_numeric and arrays.is_on_gpu(y):
+            y = arrays.check_values_on_gpu(y)
+        else:
+            y = arrays.to_host(y)
+            y = check_array(y, accept_sparse="csr", ensure_2d=False, dtype=None, input_name="y", estimator=self)
         check_consistent_length(X, y)
         return X, y
 
@@ -217,11 +222,12 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """Whether X lies where the network computes on it without a copy."""
         return arrays.is_on_gpu(X) and self.device != "cpu"
 
-    def _weights(self, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
-        """A weight for each row of checked y, or None."""
+    def _weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
+        """A weight for each row of checked data, or None."""
         if sample_weight is None:
             return None
-        checked: NDArray[np.float64] = _check_sample_weight(arrays.to_host(sample_weight), y, dtype=np.float64)
+        like = np.empty((X.shape[0], 0))
+        checked: NDArray[np.float64] = _check_sample_weight(arrays.to_host(sample_weight), like, dtype=np.float64)
         return checked
 
     def _validation(self, net: MLP, data: Sequence[Any] | None) -> Data | None:
@@ -231,7 +237,8 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
             raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
         X, y = self._check_data(data[0], data[1], reset=False)
         y = self._check_targets(y, incremental=True)
-        weight = checks.sample_weight(arrays.to_host(data[2]), len(y), "validation sample_weight") if data[2:] else None
+        given = arrays.to_host(data[2]) if data[2:] else None
+        weight = checks.sample_weight(given, X.shape[0], "validation sample_weight")
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
         return Data(rows_for(net, X), self._encoded(y), weight, given=True)
@@ -242,11 +249,11 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """a^L of X (m, n_L), on the host or on the GPU where X is; `method` is what the user called."""
         check_is_fitted(self)
         arrays.check_same_namespace(self, X, method)
-        net = self._network()
         if self._takes(X):
-            X = arrays.check_on_gpu(self, X, reset=False)
+            X = arrays.check_rows_on_gpu(self, X, reset=False)
         else:
             X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
+        net = self._network()
         return outputs(net, rows_for(net, X))
 
     def __sklearn_tags__(self) -> Any:

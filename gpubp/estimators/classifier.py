@@ -207,6 +207,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
         -------
         self
         """
+        y, classes = to_host(y), to_host(classes)
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)

@@ -13,7 +13,7 @@ from sklearn.model_selection import train_test_split
 from gpubp import checks
 from gpubp._typing import Array
 from gpubp.errors import DataError
-from gpubp.estimators.arrays import is_on_gpu
+from gpubp.estimators.arrays import is_on_gpu, take
 from gpubp.network import MLP
 from gpubp.precision import PRECISIONS
 from gpubp.rows import SparseRows
@@ -40,8 +40,8 @@ class Data:
 
     def take(self, rows: NDArray[np.intp]) -> Data:
         """Some of the rows."""
-        X = SparseRows(self.X.matrix[rows]) if isinstance(self.X, SparseRows) else self.X[rows]
-        return Data(X, self.y[rows], None if self.weight is None else self.weight[rows])
+        X = SparseRows(self.X.matrix[rows]) if isinstance(self.X, SparseRows) else take(self.X, rows)
+        return Data(X, take(self.y, rows), None if self.weight is None else self.weight[rows])
 
     def split(self, fraction: float, rng: np.random.RandomState, strata: Any) -> tuple[Data, Data]:
         """Rows to train on, and a fraction set aside for validation."""

@@ -50,8 +50,8 @@ class Labelled(BaseMLP):
             )
         return y
 
-    def _weights(self, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
-        weight = super()._weights(y, sample_weight, incremental)
+    def _weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
+        weight = super()._weights(X, y, sample_weight, incremental)
         if self.class_weight is None:
             return weight
         if incremental and isinstance(self.class_weight, str):

@@ -11,8 +11,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
 from gpubp import checks
-from gpubp.errors import UsageError
-from gpubp.estimators.arrays import as_numpy, home_of, to_host
+from gpubp.errors import DataError, UsageError
+from gpubp.estimators.arrays import as_numpy, home_of, is_on_gpu, to_host
 from gpubp.estimators.base import BaseMLP, is_stochastic
 from gpubp.estimators.data import Data, outputs
 from gpubp.estimators.numerics import poisson_deviance, squared_error
@@ -218,7 +218,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return float(r2_score(to_host(y), to_host(self.predict(X)), sample_weight=weight))
 
     def _check_targets(self, y: Any, incremental: bool) -> Any:
-        return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+        if y.ndim == 1 or y.shape[1] > 1:
+            return y
+        return y[:, 0] if is_on_gpu(y) else column_or_1d(y, warn=True)
 
     def _outputs(self, y: Any) -> int:
         return 1 if y.ndim == 1 else int(y.shape[1])
@@ -236,9 +238,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             )
         return loss
 
-    def _encoded(self, y: Any) -> NDArray[Any]:
-        n_outputs, net = self._outputs(y), self._network()
-        return checks.targets(y, len(y), n_outputs, net.loss, net.precision)
+    def _encoded(self, y: Any) -> Any:
+        net, shape = self._network(), (len(y), self._outputs(y))
+        if not is_on_gpu(y):
+            return checks.targets(y, *shape, net.loss, net.precision)
+        low, high = net.loss.targets
+        if not bool(((y >= low) & (y <= high)).all()):
+            raise DataError(f'y holds values outside {low:g} … {high:g}, where loss "{net.loss.name}" has its targets')
+        return y.reshape(shape)
 
     def _strata(self, targets: NDArray[Any]) -> Any:
         return None

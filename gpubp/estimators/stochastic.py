@@ -111,6 +111,8 @@ class StochasticFit:
         self.tasks, self.incremental = tasks, incremental
         self.monitored = est.loss_curve_ if validation is None or not validation.given else est.validation_loss_curve_
         self.m, self.weight = len(train.X), train.weight
+        # A schedule begins anew with every fit, and goes on over the calls of partial_fit.
+        self.begun, self.seen = (0, 0) if incremental else (solver.steps, len(self.monitored))
         self.batch_size = _batch_size(est.batch_size, self.m)
         self.schedule = _schedule(est.learning_rate)
         rule, options = rule_and_options(est)
@@ -161,8 +163,6 @@ class StochasticFit:
         """Take the steps of an epoch and watch what came of it; whether the training ends."""
         est, step = self.est, self.step
         table = self._table()
-        if step.state.penalty is not None:
-            step.state.penalty[...] = 0
         totals, diverged = step.watched_epoch(table)
         self.solver.steps += table.steps
         est.n_iter_ += 1
@@ -189,8 +189,9 @@ class StochasticFit:
             est._random_state.shuffle(places)
             self.order = self.order[places]
         per_epoch = -(-self.m // self.batch_size)
-        steps = np.arange(first, first + per_epoch)
-        progress = Progress(steps, per_epoch, max(est.max_iter * per_epoch, first + per_epoch), tuple(self.monitored))
+        steps = np.arange(first, first + per_epoch) - self.begun
+        total = max(est.max_iter * per_epoch, int(steps[-1]) + 1)
+        progress = Progress(steps, per_epoch, total, tuple(self.monitored[self.seen :]))
         rates = self.solver.learning_rate * self.schedule.factor(progress)
         return draw_table(self.order[None], self.batch_size, 1, self.weight, first, rates[:, None])
 

@@ -12,6 +12,8 @@ from gpubp.estimators.arrays import Home, as_numpy, is_on_gpu
 from gpubp.losses import Loss
 from gpubp.network import MLP
 
+_NOT_KEPT = ("_net", "_net_is_for", "_views")  # what a copy or a pickle makes anew
+
 
 class Weights:
     """What an estimator is: `coefs_` and `intercepts_`.
@@ -43,7 +45,8 @@ class Weights:
     def _network(self) -> MLP:
         """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
         sizes, given = self._layer_sizes, (*self.coefs_, *self.intercepts_)
-        wanted = (self.device, self.precision, self.activation, self.loss, sizes)
+        activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
+        wanted = (self.device, self.precision, activation, self.loss, sizes)
         if self.__dict__.get("_net_is_for") != wanted:
             self._net = self._new_network(sizes)
             self._net_is_for, self._views = wanted, ()
@@ -85,13 +88,13 @@ class Weights:
         }
 
     def _forget_network(self) -> None:
-        for name in ("_net", "_net_is_for", "_views"):
+        for name in _NOT_KEPT:
             self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the network, and on the host: what was trained on a GPU is opened anywhere."""
         state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
-        for name in ("_net", "_net_is_for", "_views"):
+        for name in _NOT_KEPT:
             state.pop(name, None)
         for name in {"coefs_", "intercepts_"} & state.keys():
             state[name] = [as_numpy(array) for array in state[name]]

@@ -43,12 +43,15 @@ class CompiledBackend(ReferenceBackend):
         float32 or float64.
     reason : str
         Why this device was chosen, in a few words.
+    small : int
+        Elements below which an operation outside a step is left to the reference, which begins sooner.
     """
 
     name = "compiled"
 
-    def __init__(self, dtype: Any, reason: str = "asked for") -> None:
+    def __init__(self, dtype: Any, reason: str = "asked for", small: int = 1 << 14) -> None:
         super().__init__(dtype, reason)
+        self.small = small
         self._program: Program | None = None  # where operations are recorded, while they are
 
     def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
@@ -95,7 +98,7 @@ class CompiledBackend(ReferenceBackend):
         mask: Array | None = None,
         layer: int = 0,
     ) -> None:
-        module = activation_source(activation, self.dtype.name)
+        module = None if self._is_small(z) else activation_source(activation, self.dtype.name)
         if module is None or not (self._typed(z, b, a) and _regular(z, b, a)):
             return self._call(super().bias_activation, activation, z, b, a, dropout, mask, layer)
         given, name = Arguments().numbers(*z.shape[1:]).parts(self.dtype, z, b, a), "bias_activation"
@@ -147,7 +150,9 @@ class CompiledBackend(ReferenceBackend):
         self._launch(module, name, len(logits), given)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
-        if isinstance(activation, Softmax):
+        if self._is_small(logits):
+            module, name = None, ""
+        elif isinstance(activation, Softmax):
             module, name = loss_source(_WITH_SOFTMAX, self.dtype.name), "softmax"
         else:
             module, name = activation_source(activation, self.dtype.name), "output"
@@ -197,6 +202,10 @@ class CompiledBackend(ReferenceBackend):
             self._program.call(partial(operation, *arguments, **options))
         else:
             operation(*arguments, **options)
+
+    def _is_small(self, array: Array) -> bool:
+        """Whether the reference is done before a loop would be called. In a program a call costs nothing."""
+        return self._program is None and array.size < self.small
 
     def _typed(self, *arrays: Array) -> bool:
         return all(array.dtype == self.dtype and array.flags.aligned for array in arrays)

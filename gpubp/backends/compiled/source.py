@@ -87,16 +87,30 @@ def optimizer_source(record: Optimizer, dtype: str) -> ModuleSource | None:
     """The loop of an update rule; None where it has no scalar assignments."""
     if record.scalar_prologue is None or record.scalar_step is None:
         return None
-    owner, slots = f'optimizer "{record.name}"', list(record.slots)
-    given = ["lr", "t", *record.options]
-    scalars = ["lr", *record.options, *(name for name, _ in record.scalar_prologue)]
+    return _optimizer(
+        record.name, tuple(record.options), record.slots, record.scalar_prologue, record.scalar_step, dtype
+    )
+
+
+@lru_cache(maxsize=64)
+def _optimizer(
+    name: str,
+    options: tuple[str, ...],
+    slots: tuple[str, ...],
+    prologue: tuple[tuple[str, str], ...],
+    step: tuple[tuple[str, str], ...],
+    dtype: str,
+) -> ModuleSource:
+    """The parts of a record, which as a whole cannot be the key of a cache."""
+    owner = f'optimizer "{name}"'
+    scalars = ["lr", *options, *(scalar for scalar, _ in prologue)]
     rule = [*(f"s{i}" for i in range(len(scalars)))]
     return _module(
-        f"optimizer_{record.name}",
+        f"optimizer_{name}",
         dtype,
-        _procedure("scalars", owner, given, record.scalar_prologue, scalars, "np.float64"),
-        _procedure("rule", owner, ["g", *slots, *scalars], record.scalar_step, ["update", *slots], f"np.{dtype}"),
-        _rule_loop(len(record.options), len(slots), rule),
+        _procedure("scalars", owner, ["lr", "t", *options], prologue, scalars, "np.float64"),
+        _procedure("rule", owner, ["g", *slots, *scalars], step, ["update", *slots], f"np.{dtype}"),
+        _rule_loop(len(options), len(slots), rule),
         *_files("optimizer"),
     )
 
