@@ -43,7 +43,7 @@ def own_tests(*options, **environment):
     path = os.pathsep.join([str(PACKAGE.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", "-rA", *options]
     suite = ["--pyargs", "sklearn.neural_network.tests.test_mlp"]
-    environment = {**os.environ, "PYTHONPATH": path, **environment}
+    environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONPATH": path, **environment}
     return subprocess.run([*command, *suite], capture_output=True, text=True, env=environment, timeout=900)
 
 
