@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -113,18 +114,18 @@ def _rows(network: Network) -> tuple[Any, Any, Any]:
     return X, y, rng.permutation(m)
 
 
-class Repeated:
+class Repeated(ABC):
     """Something that a backend can do again and again."""
 
     backend: Backend
 
+    @abstractmethod
     def run(self, count: int) -> None:
         """Launch it `count` times."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wait(self) -> None:
         """Until all of it is done."""
-        raise NotImplementedError
 
     def seconds(self, count: int) -> float:
         """From the first launch until the device is done."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from gpubp._typing import Array, Namespace
 from gpubp.errors import DeviceError
 
@@ -25,6 +27,15 @@ TYPES = (
     ("bfloat16", "bfloat16"),
     ("bfloat16", "float32"),
 )
+
+
+def dtype_of(name: str) -> Any:
+    """A dtype from its name; NumPy itself has no bfloat16."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
 
 
 class Source(Protocol):

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from gpubp._typing import Array
-from gpubp.backends.cuda.driver import GemmSpec
+from gpubp.backends.cuda.driver import GemmSpec, dtype_of
 from gpubp.errors import DeviceError
 
 # `with at_work("doing this"):` makes the device current and raises its faults as DeviceError.
@@ -254,7 +254,7 @@ class EagerGemm:
 
     def _view(self, array: Array, offset: int, shape: tuple[int, ...], dtype: str) -> Array:
         """The matrix that starts `offset` elements after the array's first."""
-        return self._cupy.ndarray(shape, _numpy_type(dtype), memptr=array.data + offset * ITEMSIZE[dtype])
+        return self._cupy.ndarray(shape, dtype_of(dtype), memptr=array.data + offset * ITEMSIZE[dtype])
 
 
 def _computing_in(compute: str) -> AbstractContextManager[Any]:
@@ -266,14 +266,6 @@ def _computing_in(compute: str) -> AbstractContextManager[Any]:
     wanted = routines.COMPUTE_TYPE_TF32 if compute == "tf32" else routines.COMPUTE_TYPE_DEFAULT
     routines.set_compute_type(np.float32, wanted)
     return restored
-
-
-def _numpy_type(name: str) -> Any:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 def _stored(rows: int, columns: int, transpose: bool) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.backends import Epoch
-from gpubp.backends.cuda.driver import Driver, GemmSpec
+from gpubp.backends.cuda.driver import Driver, GemmSpec, dtype_of
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.precision import PRECISIONS
@@ -83,15 +83,6 @@ class UnfusedBackend(ReferenceBackend):
 
     def _squared_norm(self, array: Array) -> Array:
         return self.xp.square(array.astype(self.accumulator)).sum(axis=1)
-
-
-def dtype_of(name: str) -> Any:
-    """A dtype from its name; NumPy itself has no bfloat16."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
 
 
 def stride(array: Array) -> int:
