@@ -13,7 +13,7 @@ from gpubp.backends import Backend
 from gpubp.bench_steps import mlp_on
 from gpubp.losses import get_loss
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
-from gpubp.step import first_state
+from gpubp.substep import first_state
 
 ROWS, UNITS, CLASSES = 128, 512, 10
 ACTIVATIONS = ("relu", "tanh", "gelu")
@@ -29,7 +29,7 @@ class Operands:
         self.epoch = self.net.epoch(4 * ROWS, ROWS)
         self.epoch.normalizer[...] = 1 / ROWS
         self.epoch.learning_rate[...] = 1e-3
-        self.first = backend.from_host(np.zeros(2, np.int64))
+        self.first = backend.from_host(np.zeros(1, np.int64))
         self.b = backend.zeros((1, 1, UNITS))
         self.grad_b = backend.zeros((1, 1, UNITS))
 
@@ -94,6 +94,6 @@ def test_optimizer_step(benchmark: Any, operands: Operands, optimizer: str) -> N
 
 def test_gather(benchmark: Any, operands: Operands) -> None:
     """A batch of rows."""
-    source, out = operands.drawn(4 * ROWS, UNITS), operands.drawn(1, ROWS, UNITS)
+    source, out = operands.drawn(1, 4 * ROWS, UNITS), operands.drawn(1, ROWS, UNITS)
     benchmark.group = "gather"
     benchmark(operands.repeated(lambda: operands.backend.gather(source, operands.epoch, out)))

@@ -16,8 +16,9 @@ from gpubp.backends import Backend
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.network import MLP
 from gpubp.optimizers import get_optimizer
-from gpubp.step import TrainingStep, first_state
+from gpubp.step import TrainingStep
 from gpubp.step_table import draw_table
+from gpubp.substep import first_state
 from gpubp.timing import turns
 
 RESIDENT = 64e6  # bytes of the rows that are trained on
@@ -160,26 +161,26 @@ class Steps(Repeated):
         decay = np.full(1, rule.weight_decay) if rule.weight_decay else None
         state = first_state(self.net, rule, options, weight_decay=decay)
         self.step = TrainingStep(self.net, X, y, None, network.batch_size, state, np.full(1, dropout), np.zeros(1))
-        rates = np.full((network.batches, 1), learning_rate)
-        self.step.begin(draw_table(order[None], network.batch_size, 1, None, 0, rates))
-        self.first, self.at = backend.from_host(np.zeros(2, np.int64)), 0
+        rates = np.full(network.batches, learning_rate)
+        self.step.begin(draw_table([order], network.batch_size, None, np.zeros(1, np.int64), [rates]))
+        self.first, self.at = backend.from_host(np.zeros(1, np.int64)), 0
 
     def run(self, count: int, rows: int | None = None) -> None:
         """Launch the next steps, on the first `rows` rows of their batches or on whole ones."""
         while count:
             taken = min(count, self.network.batches - self.at)
-            self.step.run(taken, rows or self.network.batch_size)
+            self.step.together.run(taken, rows or self.network.batch_size)
             self.at, count = (self.at + taken) % self.network.batches, count - taken
             if self.at == 0:
-                self.step.epoch.cursor[...] = self.first
+                self.step.kept.epoch.cursor[...] = self.first
 
     def wait(self) -> None:
         """Until the last step has moved the cursor on."""
-        self.backend.to_host(self.step.epoch.cursor)
+        self.backend.to_host(self.step.kept.epoch.cursor)
 
     def weights(self) -> list[Any]:
         """W and b of every layer in turn, on the host."""
-        return [self.backend.to_host(x) for layer in self.net.layers for x in (layer.W[0], layer.b[0, 0])]
+        return [self.backend.to_host(x) for layer in self.step.live.layers for x in (layer.W[0], layer.b[0, 0])]
 
     def diverged(self) -> bool:
         """Whether the network left the finite numbers: steps do nothing from then on."""

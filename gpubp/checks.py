@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,17 +80,19 @@ def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name:
     return array
 
 
-def sample_weight(weight: Any, rows: int, name: str = "sample_weight") -> NDArray[np.float64] | None:
-    """Weights per sample (m,), finite and not negative; None stays None."""
+def sample_weight(weight: Any, rows: int, name: str = "sample_weight", networks: int = 1) -> NDArray[np.float64] | None:
+    """Weights per sample (m,), or of several networks (K, m), finite and not negative; None stays None."""
     if weight is None:
         return None
     array: NDArray[np.float64] = _real_array(weight, name).astype(np.float64)
-    if array.shape != (rows,):
-        raise DataError(f"{name} has shape {array.shape}; it must be ({rows},), one weight a row")
+    if array.shape != (rows,) and (networks == 1 or array.shape != (networks, rows)):
+        each = "" if networks == 1 else f", or ({networks}, {rows})"
+        raise DataError(f"{name} has shape {array.shape}; it must be ({rows},), one weight a row{each}")
     _require_finite(array, name)
     if (array < 0).any():
-        row = int(np.argmax(array < 0))
-        raise DataError(f"{name}[{row}] = {array[row]:g} is negative; weights are 0 or more")
+        place = np.argwhere(array < 0)[0].tolist()
+        where = ", ".join(map(str, place))
+        raise DataError(f"{name}[{where}] = {array[tuple(place)]:g} is negative; weights are 0 or more")
     if not array.any():
         raise DataError(f"{name} is all zeros; at least one sample must count")
     return array
@@ -142,6 +145,34 @@ def per_network(
         upper = "finite" if high == np.inf else f"{'<' if high_open else '<='} {high:g}"
         raise UsageError(f"{name}={bad:g} does not fit; use {lower} and {upper}")
     return np.broadcast_to(array, (models,)).copy()
+
+
+def whole_per_network(name: str, value: Any, models: int, low: int) -> NDArray[np.int64]:
+    """An integer, or one per network, as (K,)."""
+    if not isinstance(value, (Sequence, np.ndarray)):
+        return np.full(models, whole(name, value, low))
+    if len(value) != models:
+        raise UsageError(f"{name} names {len(value)} numbers; give one, or {models}, one per network")
+    return np.array([whole(f"{name}[{k}]", v, low) for k, v in enumerate(value)])
+
+
+def rows(given: Any, models: int, m: int, name: str = "rows") -> list[NDArray[np.int64]] | None:
+    """Indices of rows for each network: K arrays of whole numbers from 0 to m − 1, none empty; None stays None."""
+    if given is None:
+        return None
+    if not isinstance(given, (Sequence, np.ndarray)) or len(given) != models:
+        raise UsageError(f"{name} does not fit; give {models} arrays of row numbers, one per network")
+    found = []
+    for k, indices in enumerate(given):
+        array = np.asarray(indices)
+        if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array):
+            raise UsageError(
+                f"{name}[{k}] has shape {array.shape} and dtype {array.dtype}; it must be whole numbers, (rows,)"
+            )
+        if (wrong := (array < 0) | (array >= m)).any():
+            raise DataError(f"{name}[{k}] names row {array[np.argmax(wrong)]}; X has rows 0 … {m - 1}")
+        found.append(array.astype(np.int64, copy=False))
+    return found
 
 
 def whole(name: str, value: Any, low: int) -> int:

@@ -10,6 +10,7 @@ from gpubp.backprop import Layer
 from gpubp.errors import DivergenceError
 from gpubp.history import History
 from gpubp.step import TrainingStep
+from gpubp.substep import SubStep
 
 
 def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) -> DivergenceError:
@@ -19,19 +20,19 @@ def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) ->
     """
     net, backend, table = step.net, step.net.backend, step.table
     k = int(np.argmax(diverged))
-    fault = int(backend.to_host(step.state.fault_step)[k])
-    last = table.first_step + table.steps - 1
-    at = last if fault < 0 else fault
+    first, steps = int(table.first_step[k]), step.steps_of(k)
+    fault = step.fault_step(k)
+    at = first + steps - 1 if fault < 0 else fault
     layer, what = None, "an update overflowed"
     if fault >= 0:
-        step.replay(fault - table.first_step)
-        totals = backend.to_host(step.epoch.totals)[fault - table.first_step, k]
-        layer, what = _first_not_finite(step, k, bool(np.isfinite(totals[0])))
+        again, place = step.replay(fault - first, k)
+        totals = backend.to_host(again.kept.epoch.totals)[place, fault - first]
+        layer, what = _first_not_finite(again, place, bool(np.isfinite(totals[0])))
     who = f"network {k}: " if net.models > 1 else ""
     where = "" if layer is None else f" in layer {layer} of {len(net.layers)}"
-    rate = float(table.learning_rate[at - table.first_step, k])
+    rate = float(table.learning_rate[k, at - first])
     return DivergenceError(
-        f"{who}training diverged at step {at} (epoch {at // table.steps + 1}, learning rate {rate:.3g}): "
+        f"{who}training diverged at step {at} (epoch {at // steps + 1}, learning rate {rate:.3g}): "
         f"{what}{where}. "
         f"The last finite weights are kept. Try a learning rate ten times smaller, max_grad_norm=1, "
         f"or inputs scaled to about unit variance",
@@ -41,14 +42,14 @@ def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) ->
     )
 
 
-def _first_not_finite(step: TrainingStep, k: int, loss_is_finite: bool) -> tuple[int | None, str]:
+def _first_not_finite(step: SubStep, k: int, loss_is_finite: bool) -> tuple[int | None, str]:
     """(layer counted from 1, what happened) of the first non-finite value on the way forward, then backward."""
     backend, net = step.net.backend, step.net
 
     def finite(array: Array) -> bool:
         return bool(np.isfinite(backend.to_host(array[k])).all())
 
-    for l, record in enumerate(step.work.records[:-1]):
+    for l, record in enumerate(step.scratch.work.records[:-1]):
         if not (finite(record.z) and finite(record.a)):
             return l + 1, "activations overflowed"
     if not loss_is_finite:
@@ -57,7 +58,7 @@ def _first_not_finite(step: TrainingStep, k: int, loss_is_finite: bool) -> tuple
         grads: Layer = step.grads[l]
         if not (finite(grads.W) and finite(grads.b)):
             return l + 1, "the gradient overflowed"
-    if backend.finite(step.grad)[k]:  # the weights it was left with are those from before
+    if backend.finite(step.scratch.grad)[k]:  # the weights it was left with are those from before
         return None, "an update overflowed"
     steepest = max(range(len(net.layers)), key=lambda l: np.abs(backend.to_host(step.grads[l].W[k])).max())
     return steepest + 1, "the norm of the gradient overflowed"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpubp import checks, serialization
 from gpubp._typing import Array
@@ -14,6 +15,7 @@ from gpubp.activations import Activation, get_output_activation
 from gpubp.backends import get_backend, loadable_precision
 from gpubp.backprop import backward, forward
 from gpubp.errors import DataError, UsageError
+from gpubp.evaluation import mean_losses
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, through
 from gpubp.optimizers import Optimizer, get_optimizer
@@ -174,21 +176,11 @@ class MLP(Stack):
         y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
         return self.measure(X, y, checks.sample_weight(sample_weight, len(X)))
 
-    def measure(self, X: Array, y: Array, weight: Array | None) -> dict[str, Any]:
-        """What `evaluate` gives, of data that are known to be sound."""
-        backend, values = self.backend, self.cast_targets(y)
-        total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
-        grad_b = backend.empty((self.models, 1, self.layer_sizes[-1]))
-        unsmoothed = backend.zeros((self.models,), np.float64)
-
-        def add(rows: slice, logits: Array) -> None:
-            w = None if weight is None else backend.from_host(weight[rows])[None]
-            target = backend.from_host(values[rows])[None]
-            backend.loss_delta(self.loss, logits, target, w, unsmoothed, epoch, grad_b)
-            total[...] += backend.to_host(epoch.totals)[0]
-
-        self.each_batch(X, add)
-        mean = total / (len(X) if weight is None else weight.sum())
+    def measure(
+        self, X: Array, y: Array, weight: Array | None, rows: Sequence[NDArray[np.int64]] | None = None
+    ) -> dict[str, Any]:
+        """What `evaluate` gives, of data that are known to be sound: of all rows, or of each network's own."""
+        mean = mean_losses(self, X, y, weight, rows)
         metric = np.array([self.loss.metric.finish(v) for v in mean[:, 1]])
         return {"loss": self._one_or_all(mean[:, 0]), self.loss.metric.name: self._one_or_all(metric)}
 
@@ -219,7 +211,7 @@ class MLP(Stack):
         backend, activations = self.backend, self.stack_activations
         grads = self.layout.layers(backend.zeros(self.theta.shape))
         epoch = self.single_step(1.0 / (len(X) if weight is None else weight.sum()), step)
-        drop = self.dropout(rate, epoch.cursor)
+        drop = self.dropout(rate, epoch)
         records = self.workspace(len(X), drop is not None).records
         batch = backend.from_host(X, backend.storage)[None]
         target = backend.from_host(self.cast_targets(y))[None]
@@ -230,7 +222,7 @@ class MLP(Stack):
             logits = forward(backend, self.operands, activations, batch, records, drop)
             backend.loss_delta(self.loss, logits, target, row_weight, unsmoothed, epoch, grads[-1].b)
             backward(backend, self.operands, activations, batch, records, grads, drop)
-        loss = backend.to_host(epoch.totals)[0, :, 0] * backend.to_host(epoch.normalizer)[0]
+        loss = backend.to_host(epoch.totals)[:, 0, 0] * backend.to_host(epoch.normalizer)[:, 0]
         if penalty.any():
             scale = backend.from_host(penalty, backend.dtype)[:, None, None]
             for layer, g in zip(self.layers, grads, strict=True):

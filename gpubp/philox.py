@@ -38,7 +38,7 @@ def dropout_mask(
     seeds: Array,
     rate: Array,
     layer: int,
-    step: int,
+    step: int | Array,
     rows: int,
     columns: int,
     first_row: int = 0,
@@ -51,8 +51,10 @@ def dropout_mask(
         One key per network.
     rate : (K,) float64
         Probability of being dropped.
-    layer, step : int
-        The hidden layer, counted from 0, and the training step.
+    layer : int
+        The hidden layer, counted from 0.
+    step : int or (K,) array
+        The training step.
     rows, columns : int
         Shape of the layer's batch; element = (row of the batch) · columns + column.
     first_row : int
@@ -68,7 +70,7 @@ def dropout_mask(
     zero = xp.zeros((1, 1), dtype=np.uint64)
     words = philox4x32(
         xp,
-        (quads, zero + xp.uint64(layer), zero + xp.uint64(step), zero),
+        (quads, zero + xp.uint64(layer), xp.asarray(step, dtype=np.uint64).reshape(-1, 1), zero),
         (seeds & xp.uint64(_LOW), seeds >> xp.uint64(32)),
     )
     stacked = xp.stack(words, axis=-1).reshape(seeds.shape[0], -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,8 @@ class Rows:
     Parameters
     ----------
     backend : Backend
-    host : tuple of (m, …) array, SparseRows or None
-        X, y and the sample weights.
+    host : tuple of arrays, SparseRows or None
+        X (m, n_0), y (m,) or (m, n_L), and the sample weights (K or 1, m).
     batch_size : int
     orders : int
         1 where all networks see the rows in the same order, else K.
@@ -62,30 +63,31 @@ class Rows:
     Attributes
     ----------
     device : tuple of arrays or None
-        What gather reads.
+        What gather reads, (K or 1, m, …).
     segment : int
-        Rows per order that are on the device at a time; m where all are.
+        Rows per order that are on the device at a time; more than there are where all are.
     """
 
     def __init__(self, backend: Backend, host: tuple[Any, ...], batch_size: int, orders: int, room: float) -> None:
         self.backend, self.host = backend, host
         given = [array for array in host if array is not None]
-        m, size = len(given[0]), sum(x.nbytes for x in given if isinstance(x, (np.ndarray, SparseRows)))
+        m, size = len(host[0]), sum(x.nbytes for x in given if isinstance(x, (np.ndarray, SparseRows)))
         if any(isinstance(array, SparseRows) for array in given):
             room = min(room, _DENSE)
         self.resident = size <= room
         self.device: tuple[Any, ...]
         if self.resident:
-            self.segment = m
-            self.device = tuple(
-                None if x is None else backend.from_host(x[:] if isinstance(x, SparseRows) else x) for x in host
-            )
+            self.segment = sys.maxsize
+            X, y, weight = host
+            X = X[:] if isinstance(X, SparseRows) else X
+            own = None if weight is None else backend.from_host(weight.copy())  # networks move up in it
+            self.device = backend.from_host(X)[None], backend.from_host(y)[None], own
         else:
             # A segment is there twice while it is copied.
             self.segment = batch_size * max(1, int(room / 2 / (size / m * batch_size * orders)))
-            kinds = [None if array is None else backend.from_host(array[:1]) for array in host]
+            kinds = [None if rows is None else backend.from_host(rows[:1]) for rows in self._sources(0)]
             self.device = tuple(
-                None if k is None else backend.empty((orders * self.segment, *k.shape[1:]), k.dtype) for k in kinds
+                None if k is None else backend.empty((1, orders * self.segment, *k.shape[1:]), k.dtype) for k in kinds
             )
 
     def positions(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -95,12 +97,17 @@ class Rows:
         orders, m = order.shape
         return np.arange(m) % self.segment + self.segment * np.arange(orders)[:, None]
 
-    def load(self, order: NDArray[np.int64], start: int) -> None:
-        """Copy the segment that begins at row `start` of the order."""
+    def load(self, order: NDArray[np.int64], start: int, networks: NDArray[np.intp]) -> None:
+        """Copy the segment that begins at row `start` of the order of these networks."""
         if self.resident:
             return
-        for k, rows in enumerate(order[:, start : start + self.segment]):
-            first = k * self.segment
-            for source, out in zip(self.host, self.device, strict=True):
+        for place, rows in enumerate(order[:, start : start + self.segment]):
+            first = place * self.segment
+            for source, out in zip(self._sources(int(networks[place])), self.device, strict=True):
                 if source is not None and out is not None:
-                    out[first : first + len(rows)] = self.backend.from_host(source[rows])
+                    out[0, first : first + len(rows)] = self.backend.from_host(source[rows])
+
+    def _sources(self, k: int) -> tuple[Any, ...]:
+        """X, y and the weights of network k."""
+        X, y, weight = self.host
+        return X, y, weight if weight is None else weight[k if len(weight) > 1 else 0]

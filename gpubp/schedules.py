@@ -7,7 +7,7 @@ again for the same steps gives the same factors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, copysign, inf
 from typing import TypeAlias
@@ -214,6 +214,15 @@ def get_schedule(spec: ScheduleSpec) -> Schedule:
     if callable(spec):
         return _custom(spec)
     return resolve("schedule", SCHEDULES, spec, Schedule)
+
+
+def schedules_of(spec: ScheduleSpec | Sequence[ScheduleSpec], models: int) -> list[Schedule]:
+    """One schedule per network, from one for all or from a list."""
+    if isinstance(spec, (list, tuple)):
+        if len(spec) != models:
+            raise UsageError(f"schedule names {len(spec)} for {models} networks; give one, or one per network")
+        return [get_schedule(one) for one in spec]
+    return [get_schedule(spec)] * models  # type: ignore[arg-type]
 
 
 def _custom(function: Callable[[Progress], ArrayLike]) -> Schedule:

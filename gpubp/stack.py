@@ -77,11 +77,28 @@ class Stack:
         twin._hold(backend, theta)
         return twin
 
-    def _hold(self, backend: Backend, theta: Array) -> None:
+    def part(self, networks: slice) -> Self:
+        """Some neighbours in the stack, whose parameters are views of these."""
+        some = copy.copy(self)
+        some.seeds = self.seeds[networks]
+        some.models = len(some.seeds)
+        copied = self.operand_buffer is not self.theta
+        some._hold(self.backend, self.theta[networks], self.operand_buffer[networks] if copied else None)
+        return some
+
+    def twin(self) -> Self:
+        """The same stack with parameters of its own."""
+        other = copy.copy(self)
+        other._hold(self.backend, self.theta.copy())
+        return other
+
+    def _hold(self, backend: Backend, theta: Array, operand_buffer: Array | None = None) -> None:
         self.backend, self.theta = backend, theta
         self.layers = self.layout.layers(theta)
-        own = backend.storage == backend.dtype
-        self.operand_buffer = theta if own else backend.empty(theta.shape, backend.storage)
+        if operand_buffer is None:
+            own = backend.storage == backend.dtype
+            operand_buffer = theta if own else backend.empty(theta.shape, backend.storage)
+        self.operand_buffer = operand_buffer
         read = self.layout.layers(self.operand_buffer)
         self.operands = [Layer(r.W, layer.b) for r, layer in zip(read, self.layers, strict=True)]
 
@@ -120,45 +137,51 @@ class Stack:
         """Tables for epochs over `rows` rows, zero, with the cursor at the beginning."""
         backend, steps = self.backend, -(-rows // batch_size)
         return Epoch(
-            backend.zeros((2,), np.int64),
+            backend.zeros((1,), np.int64),
+            backend.zeros((self.models,), np.int64),
             batch_size,
             backend.zeros((orders, rows), np.int64),
-            backend.zeros((steps, self.models), np.float64),
-            backend.zeros((steps, self.models), np.float64),
-            backend.zeros((steps, self.models, 2), backend.accumulator),
+            backend.zeros((self.models, steps), np.float64),
+            backend.zeros((self.models, steps), np.float64),
+            backend.zeros((self.models, steps, 2), backend.accumulator),
         )
 
     def single_step(self, normalizer: float, step: int = 0) -> Epoch:
         """An epoch of one step, on rows where they lie, for what is computed outside training."""
         epoch = self.epoch(rows=1, batch_size=1)
         epoch.normalizer[...] = normalizer
-        epoch.cursor[1] = step
+        epoch.first_step[...] = step
         return epoch
 
-    def dropout(self, rate: Array, cursor: Array) -> Dropout | None:
-        """Dropout at `rate` (K,), or None where no network uses it."""
+    def dropout(self, rate: Array, epoch: Epoch) -> Dropout | None:
+        """Dropout at `rate` (K,) in the steps of an epoch, or None where no network uses it."""
         if not rate.any():
             return None
         seeds = np.array([s & (2**64 - 1) for s in self.seeds], np.uint64)
-        return Dropout(self.backend.from_host(rate), self.backend.from_host(seeds), cursor)
+        return Dropout(self.backend.from_host(rate), self.backend.from_host(seeds), epoch.cursor, epoch.first_step)
 
     def cast_targets(self, y: Array) -> Array:
         """Integer classes as they are, values in the network's dtype."""
         return y if y.ndim == 1 else y.astype(self.backend.dtype, copy=False)
 
-    def each_batch(self, X: Array, then: Callable[[slice, Array], None]) -> None:
-        """Run the forward pass over all of X without dropout, and ``then(rows, logits (K, rows, n_L))``."""
-        backend = self.backend
-        rows = max(1, min(len(X), _CHUNK // (max(self.layer_sizes) * self.models)))
-        work = self.workspace(rows, dropout=False)
+    def each_batch(self, X: Array, then: Callable[[slice, Array], None], rows: Array | None = None) -> None:
+        """Run the forward pass without dropout, and ``then(those rows, logits (K, some rows, n_L))``.
+
+        Over all of X, or each network over its own rows of it, (K, m) int.
+        """
+        backend, m = self.backend, len(X) if rows is None else rows.shape[1]
+        height = max(1, min(m, _CHUNK // (max(self.layer_sizes) * self.models)))
+        work = self.workspace(height, dropout=False)
         self.refresh()
 
-        for start in range(0, len(X), rows):
-            batch = backend.from_host(X[start : start + rows], backend.storage)[None]
-            records = work.first(batch.shape[1])
+        for start in range(0, m, height):
+            some = slice(start, min(start + height, m))
+            count = some.stop - start
+            given = X[some][None] if rows is None else X[rows[:, some].ravel()].reshape(self.models, count, -1)
+            batch = backend.from_host(given, backend.storage)
             with backend.computing():
-                logits = forward(backend, self.operands, self.stack_activations, batch, records)
-                then(slice(start, start + batch.shape[1]), logits)
+                logits = forward(backend, self.operands, self.stack_activations, batch, work.first(count))
+                then(some, logits)
 
     def _public(self, layers: Sequence[Layer]) -> Gradients:
         if self.models > 1:

@@ -15,10 +15,12 @@ from gpubp.errors import DataError, UsageError
 from gpubp.history import History
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
-from gpubp.schedules import ScheduleSpec, get_schedule
+from gpubp.schedules import ScheduleSpec, schedules_of
 from gpubp.stack import seeds_of
-from gpubp.step import TrainingStep, first_state
+from gpubp.step import TrainingStep
 from gpubp.step_table import Planner
+from gpubp.substep import first_state
+from gpubp.validation import Validation, validation_of
 
 Callback = Callable[[MLP, History], Any]
 
@@ -33,7 +35,7 @@ def train(
     optimizer: str | Optimizer = "adam",
     optimizer_options: Mapping[str, Any] | None = None,
     learning_rate: Any = 1e-3,
-    schedule: ScheduleSpec = None,
+    schedule: ScheduleSpec | Sequence[ScheduleSpec] = None,
     l2: Any = 0.0,
     weight_decay: Any = None,
     dropout: Any = 0.0,
@@ -41,16 +43,19 @@ def train(
     class_weight: Any = None,
     max_grad_norm: Any = None,
     batch_size: int = 128,
-    epochs: int = 20,
-    patience: int | None = None,
+    epochs: int | Sequence[int] = 20,
+    patience: int | Sequence[int] | None = None,
     update_tolerance: Any = None,
     shuffle: bool = True,
     seed: int | Sequence[int] = 0,
     callbacks: Sequence[Callback] = (),
+    rows: Sequence[Any] | None = None,
+    validation_rows: Sequence[Any] | None = None,
 ) -> History:
     """Train a network, or a stack, in place.
 
-    Numbers marked (K,) may be one for all networks of a stack or one each.
+    What is marked (K,) may be one for all networks of a stack or one each. Each network of a stack is trained
+    as it would be by itself.
 
     Parameters
     ----------
@@ -59,7 +64,7 @@ def train(
         Finite real numbers of any dtype; cast batch by batch.
     y : (m,) or (m, n_L) array
         Classes 0 … n_L − 1, one-hot rows, labels 0/1 or values, as the loss asks.
-    sample_weight : (m,) array, optional
+    sample_weight : (m,) or (K, m) array, optional
         The loss of a batch is Σ w C / Σ w.
     validation_data : (X, y) or (X, y, sample_weight), optional
         Evaluated after every epoch.
@@ -68,8 +73,8 @@ def train(
         ``{"momentum": 0.95}``, ``{"beta2": 0.99}``, … (K,)
     learning_rate : float (K,)
         The base rate, multiplied by `schedule`'s factor at each step.
-    schedule : str, Schedule, callable or None
-        ``"cosine"``, ``"warmup(cosine, 0.1)"``, …; None is constant.
+    schedule : str, Schedule, callable or None (K,)
+        ``"cosine"``, ``"warmup(cosine, 0.1)"``, …; None is constant. A list names one per network.
     l2 : float (K,)
         l2 · W is added to the gradient of weights, before clipping.
     weight_decay : float (K,) or None
@@ -84,8 +89,8 @@ def train(
         The gradient over all parameters is scaled down to this norm where it is longer.
     batch_size : int
         1 is online, m or more full-batch. The last batch of an epoch may be smaller and counts by its rows.
-    epochs : int
-    patience : int or None
+    epochs : int (K,)
+    patience : int or None (K,)
         Stop after so many epochs without a lower validation loss, and return to the best weights.
     update_tolerance : float (K,) or None
         Stop when no weight or bias moved more than this in any step of an epoch.
@@ -95,6 +100,11 @@ def train(
         Of the order: network k of a stack sees the order of a single network with seed ``seed + k``.
     callbacks : sequence of callable
         ``callback(net, history)`` after every epoch; one that returns True ends the training.
+    rows : sequence of K index arrays, optional
+        The rows of X that each network trains on: a fold, or a bootstrap sample, in which rows may repeat. Fastest
+        where networks with equally many rows are neighbours.
+    validation_rows : sequence of K index arrays, optional
+        Instead of `validation_data`: the rows of X that each network is validated on.
 
     Returns
     -------
@@ -110,21 +120,19 @@ def train(
     """
     X = checks.inputs(X, net.layer_sizes[0], net.precision)
     y = checks.targets(y, len(X), net.layer_sizes[-1], net.loss, net.precision)
-    weight = checks.sample_weight(sample_weight, len(X))
-    by_class = checks.class_weights(class_weight, y, net.layer_sizes[-1], net.loss)
-    weight = by_class if weight is None else weight if by_class is None else weight * by_class
-    if weight is not None and not weight.any():
-        raise DataError("class_weight and sample_weight leave every sample with weight 0; at least one must count")
-    validation = _validation(net, validation_data)
+    own = checks.rows(rows, net.models, len(X))
+    weight = checks.sample_weight(sample_weight, len(X), networks=net.models)
+    validation = validation_of(net, validation_data, validation_rows, (X, y, weight))
+    weight = _with_class_weight(weight, class_weight, net, y, own)
+    total_weight = np.array([_total(weight, k, len(X) if own is None else own[k]) for k in range(net.models)])
+    if not total_weight.all():
+        who = f" of network {int(np.argmin(total_weight))}" if net.models > 1 else ""
+        raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
     if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
         raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
-    seeds = seeds_of(seed, net.models)
-    epochs = checks.whole("epochs", epochs, 1)
-    batch_size = min(checks.whole("batch_size", batch_size, 1), len(X))
-    if patience is not None:
-        patience = checks.whole("patience", patience, 1)
-        if validation is None:
-            raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
+    lengths = checks.whole_per_network("epochs", epochs, net.models, 1)
+    if patience is not None and validation is None:
+        raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
 
     def number(name: str, value: Any, low: float, high: float = np.inf, **bounds: bool) -> NDArray[np.float64]:
         return checks.per_network(name, value, net.models, low, high, **bounds)
@@ -137,21 +145,52 @@ def train(
     tolerance = None if update_tolerance is None else number("update_tolerance", update_tolerance, 0.0)
     decay = number("weight_decay", rule.weight_decay if weight_decay is None else weight_decay, 0.0)
     penalty = number("l2", l2, 0.0)
+    norm = {"low_open": True, "high_open": False}  # infinity clips nothing
     state = first_state(
         net, rule, options,
         largest_update=None if tolerance is None else np.zeros(net.models),
         l2=penalty if penalty.any() else None,
         weight_decay=decay if decay.any() else None,
-        max_grad_norm=None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0.0, low_open=True),
+        max_grad_norm=None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0.0, **norm),
     )  # fmt: skip
+    seeds = seeds_of(seed, net.models)
+    batch_size = min(checks.whole("batch_size", batch_size, 1), max(map(len, own)) if own else len(X))
     planner = Planner(
-        len(X), batch_size, epochs, weight, number("learning_rate", learning_rate, 0.0, low_open=True),
-        get_schedule(schedule), seeds if shuffle and batch_size < len(X) else None,
+        own or [np.arange(len(X))], batch_size, lengths, weight,
+        number("learning_rate", learning_rate, 0.0, low_open=True), schedules_of(schedule, net.models),
+        seeds if shuffle and (own is not None or batch_size < len(X)) else None,
     )  # fmt: skip
-    rate = number("dropout", dropout, 0.0, 1.0)
-    step = TrainingStep(net, X, y, weight, batch_size, state, rate, smoothing, planner.orders)
-    total_weight = float(len(X) if weight is None else weight.sum())
-    return _Run(net, step, planner, total_weight, validation, patience, tolerance, callbacks).until_done()
+    step = TrainingStep(
+        net, X, y, weight, batch_size, state, number("dropout", dropout, 0.0, 1.0), smoothing, planner.orders,
+        None if own is None else planner.counts,
+    )  # fmt: skip
+    waits = None if patience is None else checks.whole_per_network("patience", patience, net.models, 1)
+    return _Run(net, step, planner, total_weight, validation, waits, tolerance, callbacks).until_done()
+
+
+def _with_class_weight(
+    weight: NDArray[np.float64] | None,
+    class_weight: Any,
+    net: MLP,
+    y: NDArray[Any],
+    own: Sequence[NDArray[np.int64]] | None,
+) -> NDArray[np.float64] | None:
+    """Sample weights times those of classes, which each network counts in its own rows."""
+    if class_weight is None:
+        return weight
+    shape = len(y) if own is None else (net.models, len(y))
+    by_class = np.zeros(shape)
+    for found, rows in zip(np.atleast_2d(by_class), own or [np.arange(len(y))], strict=True):
+        found[rows] = checks.class_weights(class_weight, y[rows], net.layer_sizes[-1], net.loss)
+    return by_class if weight is None else weight * by_class
+
+
+def _total(weight: NDArray[np.float64] | None, k: int, rows: Any) -> float:
+    """What the rows of network k weigh; `rows` is their number where it has all."""
+    if weight is None:
+        return float(rows if isinstance(rows, int) else len(rows))
+    mine = np.atleast_2d(weight)[k if weight.ndim > 1 else 0]
+    return float((mine if isinstance(rows, int) else mine[rows]).sum())
 
 
 class _Run:
@@ -162,19 +201,14 @@ class _Run:
         net: MLP,
         step: TrainingStep,
         planner: Planner,
-        total_weight: float,
-        validation: Sequence[Any] | None,
-        patience: int | None,
+        total_weight: NDArray[np.float64],
+        validation: Validation | None,
+        patience: NDArray[np.int64] | None,
         tolerance: NDArray[np.float64] | None,
         callbacks: Sequence[Callback],
     ) -> None:
         self.net, self.step, self.planner, self.total_weight = net, step, planner, total_weight
-        self.validation, self.patience, self.tolerance, self.callbacks = (
-            validation,
-            patience,
-            tolerance,
-            callbacks,
-        )
+        self.validation, self.patience, self.tolerance, self.callbacks = validation, patience, tolerance, callbacks
         self.history = History(net.loss.metric.name)
         self.stopped = np.array(["epochs"] * net.models, dtype=object)
         self.best_loss = np.full(net.models, np.inf)
@@ -187,7 +221,7 @@ class _Run:
         net, history = self.net, self.history
         start = time.perf_counter()
         try:
-            for epoch in range(self.planner.epochs):
+            for epoch in range(int(self.planner.epochs.max())):
                 self._epoch(epoch, start)
                 answers = [callback(net, history) for callback in self.callbacks]  # every one is called
                 ended = any(answer is True for answer in answers)
@@ -195,71 +229,68 @@ class _Run:
                     self.stopped[self.step.active()] = "callback"
                 if ended or not self.step.active().any():
                     break
+                self._stop(self.step.active() & (self.planner.epochs == epoch + 1), "epochs")
+                if not self.step.active().any():
+                    break
         finally:
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
                 known = np.isfinite(self.best_loss)
                 net.backend.assign(net.theta, self.best_theta, known)
             if self.validation is not None and history.epochs:
                 history.best_epoch = self.best_epoch if net.models > 1 else int(self.best_epoch[0])
-            if self.step.epoch.loss_scale is not None:
-                overflows = net.backend.to_host(self.step.epoch.loss_scale.overflows)
-                history.overflows = overflows if net.models > 1 else int(overflows[0])
             history.stopped = self.stopped.tolist() if net.models > 1 else self.stopped[0]
-        history.samples_per_second = self.planner.m * history.epochs / (time.perf_counter() - start)
+        rows = float(self.planner.counts.mean()) * history.epochs
+        history.samples_per_second = rows / (time.perf_counter() - start)
         return history
 
     def _epoch(self, epoch: int, start: float) -> None:
-        net, state, step = self.net, self.step.state, self.step
-        before = step.active().copy()
+        net, step = self.net, self.step
+        before = step.active()
         table = self.planner.table(epoch, self.monitored)
-        if state.largest_update is not None:
-            state.largest_update[...] = 0
-        totals, diverged = step.watched_epoch(table)
+        watched = step.watched_epoch(table)
+        trains = before & ~watched.diverged
         self.history.steps += table.steps
-        mean = totals.sum(axis=0) / self.total_weight
-        mean[~before | diverged] = np.nan
+        if watched.overflows is not None:
+            self.history.overflows = watched.overflows if net.models > 1 else int(watched.overflows[0])
+        mean = watched.totals.sum(axis=1) / self.total_weight[:, None]
+        mean[~trains] = np.nan
         metric = np.array([net.loss.metric.finish(v) for v in mean[:, 1]])
-        entries = {"loss": mean[:, 0], "metric": metric, "learning_rate": table.learning_rate[-1]}
-        watched = mean[:, 0]
+        last_rate = table.learning_rate[np.arange(net.models), self.planner.steps_per_epoch - 1]
+        entries = {"loss": mean[:, 0], "metric": metric, "learning_rate": last_rate}
+        monitored = mean[:, 0]
         if self.validation is not None:
-            found = net.evaluate(*self.validation)
-            watched = np.where(before & ~diverged, found["loss"], np.nan)
-            entries["validation_loss"] = watched
-            entries["validation_metric"] = np.where(before & ~diverged, found[net.loss.metric.name], np.nan)
+            monitored, entries["validation_metric"] = self._validate(self.validation, trains)
+            entries["validation_loss"] = monitored
         self.history.append(net.models, **entries, seconds=time.perf_counter() - start)
-        self.monitored = np.vstack([self.monitored, watched])
-        if diverged.any():
-            self.stopped[diverged] = "diverged"
-            if not self.step.active().any() and (self.stopped == "diverged").all():
-                raise report(step, diverged, self.history)
-        self._watch(epoch, watched)
+        self.monitored = np.vstack([self.monitored, monitored])
+        if watched.diverged.any():
+            self.stopped[watched.diverged] = "diverged"
+            if not step.active().any() and (self.stopped == "diverged").all():
+                raise report(step, watched.diverged, self.history)
+        self._watch(epoch, monitored, watched.largest_update)
 
-    def _watch(self, epoch: int, watched: NDArray[np.float64]) -> None:
+    def _validate(self, data: Validation, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Loss and metric (K,) of the networks that train, NaN for the others."""
+        members, live = self.step.members, self.step.live
+        own = None if data.rows is None else [data.rows[k] for k in members.tolist()]
+        weight = data.weight if data.weight is None or data.weight.ndim == 1 else data.weight[members]
+        found = live.measure(data.X, data.y, weight, own)
+        loss, metric = np.full((2, len(trains)), np.nan)
+        loss[members], metric[members] = found["loss"], found[live.loss.metric.name]
+        return np.where(trains, loss, np.nan), np.where(trains, metric, np.nan)
+
+    def _watch(self, epoch: int, monitored: NDArray[np.float64], largest_update: NDArray[np.float64] | None) -> None:
         """Early stopping and the sources' ε."""
-        net, state = self.net, self.step.state
         active = self.step.active()
         if self.validation is not None:
-            better = active & (watched < self.best_loss)
-            self.best_loss[better], self.best_epoch[better] = watched[better], epoch
+            better = active & (monitored < self.best_loss)
+            self.best_loss[better], self.best_epoch[better] = monitored[better], epoch
             if self.best_theta is not None and self.patience is not None:
-                net.backend.assign(self.best_theta, net.theta, better)
+                self.net.backend.assign(self.best_theta, self.net.theta, better)
                 self._stop(active & (epoch - self.best_epoch >= self.patience), "patience")
-        if self.tolerance is not None:
-            largest = net.backend.to_host(state.largest_update)
-            self._stop(self.step.active() & (largest <= self.tolerance), "update_tolerance")
+        if self.tolerance is not None and largest_update is not None:
+            self._stop(self.step.active() & (largest_update <= self.tolerance), "update_tolerance")
 
     def _stop(self, who: NDArray[np.bool_], why: str) -> None:
         self.stopped[who] = why
-        self.net.backend.assign(self.step.state.active, False, who)
-
-
-def _validation(net: MLP, data: Sequence[Any] | None) -> Sequence[Any] | None:
-    """(X, y, sample_weight), checked before anything is trained."""
-    if data is None:
-        return None
-    if not isinstance(data, Sequence) or len(data) not in (2, 3):
-        raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
-    X = checks.inputs(data[0], net.layer_sizes[0], net.precision, "validation X")
-    y = checks.targets(data[1], len(X), net.layer_sizes[-1], net.loss, net.precision, "validation y")
-    weight = checks.sample_weight(data[2], len(X), "validation sample_weight") if len(data) == 3 else None
-    return X, y, weight
+        self.step.stop(who)

@@ -67,7 +67,7 @@ extern "C" __global__ void
 bias_activation(T* z, const A* b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride, Index a_stride
 #ifdef DROPOUT
                 , unsigned char* mask, Index mask_stride, const double* rates, const unsigned long long* seeds,
-                const Index* cursor, int layer
+                const Index* cursor, const Index* first_step, int layer
 #endif
 ) {
     const Index k = blockIdx.z;
@@ -76,7 +76,7 @@ bias_activation(T* z, const A* b, T* a, int rows, int n, int rows_per_block, Ind
 #ifdef DROPOUT
     mask += k * mask_stride;
     packed = packed && aligned(mask, WIDTH);
-#define DROPPING , mask, rates[k], seeds[k], cursor[1], layer
+#define DROPPING , mask, rates[k], seeds[k], first_step[k] + cursor[0], layer
 #else
 #define DROPPING
 #endif

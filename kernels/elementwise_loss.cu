@@ -1,21 +1,21 @@
 // BP1 for losses that are sums over the outputs: logits become delta = weight * normalizer * dC/dz, row_values
 // weight * (C, metric) with the metric averaged over the outputs: LABELS hit, or the squared error of the outputs.
-// logits (K, rows, n), y (rows, n), weight (rows) or null, normalizer (steps, K), smoothing (K), loss_scale (K) or
+// logits (K, rows, n), y (rows, n), weight (rows) or null, normalizer (K, steps), smoothing (K), loss_scale (K) or
 // null, row_values (K, rows, 2). A loss on the outputs a^L is linked to the logits by Out' (LINK 1), or by the
 // Jacobian of softmax (LINK 2): delta = a * (grad_a - sum(a * grad_a)). A warp shares a row. Moves logits twice, y once.
 
 extern "C" __global__ void
 elementwise_loss(T* logits, const A* y, const double* weight, const double* normalizer, const double* smoothing,
-                 const double* loss_scale, double* row_values, const Index* cursor, int rows, int n,
+                 const double* loss_scale, double* row_values, const Index* cursor, Index steps, int rows, int n,
                  Index logits_stride, Index y_stride, Index weight_stride) {
     const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Index k = blockIdx.y, networks = gridDim.y;
+    const Index k = blockIdx.y;
     if (row >= rows) return;
     T* z = logits + k * logits_stride + Index(row) * n;
     y += k * y_stride + Index(row) * n;
     const A s = smoothing[k];
     const double w = weight ? weight[k * weight_stride + row] : 1.0;
-    const A factor = w * normalizer[cursor[0] * networks + k] * (loss_scale ? loss_scale[k] : 1.0);
+    const A factor = w * normalizer[k * steps + cursor[0]] * (loss_scale ? loss_scale[k] : 1.0);
 
 #if LINK == 2
     A top = least(), total = 0, mean = 0;

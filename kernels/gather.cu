@@ -1,9 +1,10 @@
-// out[k, i] = source[order[k, step * batch_size + i]], cast from S to D: the rows of a step from the resident data.
-// source (m, columns), order (K or 1, m), out (K or 1, rows, columns). Moves every row twice, and its index.
+// out[k, i] = source[k, order[k, step * batch_size + i]], cast from S to D: the rows of a step from the resident data.
+// source (K or 1, m, columns), order (K or 1, m), out (K or 1, rows, columns). Moves every row twice, and its index.
 
 extern "C" __global__ void
 gather(const S* source, const Index* order, D* out, const Index* cursor, int rows, int columns, int batch_size,
-       Index order_stride, Index out_stride) {
+       Index source_stride, Index order_stride, Index out_stride) {
+    source += blockIdx.y * source_stride;
     order += blockIdx.y * order_stride + cursor[0] * batch_size;
     out += blockIdx.y * out_stride;
     // As many elements at a time as the wider of the two types fits into 16 bytes.

@@ -1,6 +1,6 @@
 // BP3 of the output layer and the loss of a step: partial = sums of delta over chunks of rows, as
-// hadamard_derivative leaves them, and totals[step, k] = the sum of row_values over the rows.
-// delta (K, rows, n), partial (K, chunks, n) or grad_b itself, row_values (K, rows, 2), totals (steps, K, 2).
+// hadamard_derivative leaves them, and totals[k, step] = the sum of row_values over the rows.
+// delta (K, rows, n), partial (K, chunks, n) or grad_b itself, row_values (K, rows, 2), totals (K, steps, 2).
 // The blocks behind the last tile of columns sum the rows' values. Moves delta and row_values once.
 
 template <int N>
@@ -27,12 +27,12 @@ __device__ __forceinline__ void sum_rows(const double* row_values, double* total
 }
 
 extern "C" __global__ void
-loss_sums(const T* delta, A* partial, const double* row_values, double* totals, const Index* cursor, int rows, int n,
+loss_sums(const T* delta, A* partial, const double* row_values, double* totals, const Index* cursor, Index steps, int rows, int n,
           int rows_per_chunk, Index delta_stride, Index partial_stride) {
-    const Index k = blockIdx.z, networks = gridDim.z;
+    const Index k = blockIdx.z;
     if (blockIdx.x * COLUMNS >= n) {
         if (blockIdx.y == 0)
-            sum_rows(row_values + k * rows * 2, totals + (cursor[0] * networks + k) * 2, rows);
+            sum_rows(row_values + k * rows * 2, totals + (k * steps + cursor[0]) * 2, rows);
         return;
     }
     delta += k * delta_stride, partial += k * partial_stride;

@@ -10,7 +10,7 @@ optimizer_step(A* theta, const A* grad, T* operands, const Step<Rule>* steps, do
                Index n_weights, Index P SLOT_PARAMETERS) {
     constexpr int N = 16 / sizeof(A);
     const Index k = blockIdx.y, stride = Index(gridDim.x) * THREADS * N;
-    if (blockIdx.x == 0 && k == 0 && threadIdx.x == 0) cursor[0] += 1, cursor[1] += 1;
+    if (blockIdx.x == 0 && k == 0 && threadIdx.x == 0) cursor[0] += 1;
     const Step<Rule> step = steps[k];
     if (!step.counts) return;
     A* const slots[] = {SLOT_POINTERS nullptr};

@@ -1,7 +1,7 @@
 // BP1 for softmax with cross-entropy: logits become delta = weight * normalizer * (softmax(z) - target), with
 // target = (1 - smoothing) * y + smoothing / n; row_values become weight * (loss, whether the class was hit).
 // logits (K, rows, n) and y, the class of each row (CLASSES) or a distribution (rows, n); weight (rows) or null;
-// normalizer (steps, K), smoothing (K), loss_scale (K) or null, row_values (K, rows, 2).
+// normalizer (K, steps), smoothing (K), loss_scale (K) or null, row_values (K, rows, 2).
 // GROUP threads share a row: a warp for few classes, a block for many. Moves logits twice; rereads hit the cache.
 
 #ifdef CLASSES
@@ -13,9 +13,9 @@ using Target = A;
 extern "C" __global__ void
 softmax_cross_entropy(T* logits, const Target* y, const double* weight, const double* normalizer,
                       const double* smoothing, const double* loss_scale, double* row_values, const Index* cursor,
-                      int rows, int n, Index logits_stride, Index y_stride, Index weight_stride) {
+                      Index steps, int rows, int n, Index logits_stride, Index y_stride, Index weight_stride) {
     const int row = blockIdx.x * (THREADS / GROUP) + threadIdx.x / GROUP, lane = threadIdx.x % GROUP;
-    const Index k = blockIdx.y, networks = gridDim.y;
+    const Index k = blockIdx.y;
     if (row >= rows) return;  // a whole warp; where a block shares a row there is none to spare
     T* z = logits + k * logits_stride + Index(row) * n;
     y += k * y_stride;
@@ -58,7 +58,7 @@ softmax_cross_entropy(T* logits, const Target* y, const double* weight, const do
     aim = over_group<GROUP>(aim, Add());
 
     const double w = weight ? weight[k * weight_stride + row] : 1.0;
-    const A factor = w * normalizer[cursor[0] * networks + k] * (loss_scale ? loss_scale[k] : 1.0);
+    const A factor = w * normalizer[k * steps + cursor[0]] * (loss_scale ? loss_scale[k] : 1.0);
     for (int j = lane; j < n; j += GROUP)
         z[j] = convert<T>((exp(convert<A>(z[j]) - top) / total - target(j)) * factor);
     if (lane == 0) {

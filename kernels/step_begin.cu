@@ -1,8 +1,8 @@
 // What an update must know before it writes anything: the squared norm of each network's gradient, whether the
 // step counts, and the scalars of the rule. grad, theta (K, P); partial (K, blocks), arrived (K), zero between
-// launches; all others (K) but cursor and the tables, (steps, K); null where an option is not used. steps is filled.
+// launches; all others (K) but cursor and the tables, (K, steps); null where an option is not used. steps is filled.
 // The last block of a network to arrive decides for it. Moves grad once, and theta's weights where there is L2.
-// With PENALTY the squared norm of the weights is taken along, and l2 / 2 times it is recorded in penalty[cursor, k].
+// With PENALTY the squared norm of the weights is taken along, and l2 / 2 times it is recorded in penalty[k, cursor].
 //
 // A network whose loss or norm is not finite becomes inactive. Where the loss is finite and the gradient scaled
 // (float16), the scale is to blame: the step is skipped and the scale halved; after clean_limit steps it doubles.
@@ -43,12 +43,12 @@ __device__ __forceinline__ Squares over_block(Squares sum) {
 }
 
 extern "C" __global__ void
-step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, const Index* cursor, const double* totals,
-           const double* learning_rates, bool* active, Index* fault_step, Index* updates, Step<Rule>* steps,
+step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, const Index* cursor, const Index* first_step,
+           const double* totals, const double* learning_rates, bool* active, Index* fault_step, Index* updates, Step<Rule>* steps,
            const double* l2, const double* normalizers, double* penalty, const double* weight_decay,
            const double* max_grad_norm, double* loss_scale, Index* clean_steps, Index* overflows, Index clean_limit,
-           Index n_weights, Index P OPTION_PARAMETERS) {
-    const Index k = blockIdx.y, networks = gridDim.y, now = cursor[0] * networks + k;
+           Index steps_per_epoch, Index n_weights, Index P OPTION_PARAMETERS) {
+    const Index k = blockIdx.y, now = k * steps_per_epoch + cursor[0];
     const double scale = loss_scale ? loss_scale[k] : 1.0;
     const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;
     grad += k * P, theta += k * P, partial += k * gridDim.x;
@@ -79,7 +79,7 @@ step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, c
         if (isfinite(value) && scale > 1.0)
             loss_scale[k] = scale * 0.5, clean_steps[k] = 0, overflows[k] += 1;
         else
-            active[k] = false, fault_step[k] = cursor[1];
+            active[k] = false, fault_step[k] = first_step[k] + cursor[0];
     }
     if (!step.counts) return;
     updates[k] += 1;

@@ -65,11 +65,11 @@ def one_step(
     """The tables of an epoch of one step; numbers may be one per network."""
 
     def row(value: Any) -> Any:
-        return backend.from_host(np.broadcast_to(np.asarray(value, np.float64), (1, networks)).copy())
+        return backend.from_host(np.broadcast_to(np.asarray(value, np.float64)[..., None], (networks, 1)).copy())
 
-    totals = backend.zeros((1, networks, 2), backend.accumulator)
-    cursor = backend.from_host(np.array([0, step]))
-    return Epoch(cursor, 1, backend.zeros((1, 1), np.int64), row(normalizer), row(learning_rate), totals)
+    totals = backend.zeros((networks, 1, 2), backend.accumulator)
+    cursor, first = backend.zeros((1,), np.int64), backend.from_host(np.full(networks, step))
+    return Epoch(cursor, first, 1, backend.zeros((1, 1), np.int64), row(normalizer), row(learning_rate), totals)
 
 
 @pytest.fixture

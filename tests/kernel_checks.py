@@ -34,10 +34,11 @@ def check_layer(
     z, grad = rounded(rng.normal(0, 2, shape), storage), rounded(rng.normal(0, 1, shape), storage)
     b = rounded(rng.normal(0, 1, (networks, 1, columns)), parameters_of(storage))
     rate, seeds = one_each(networks, 0.0, 0.9), rng.integers(0, 2**64, networks, np.uint64)
-    mask = dropout_mask(np, seeds, rate, layer, step, rows, columns)
+    lead = np.arange(networks)  # in steps: each network's own
+    mask = dropout_mask(np, seeds, rate, layer, step + lead, rows, columns)
 
     def drop(machine: Machine) -> Dropout | None:
-        return Dropout(*map(machine.plain, (rate, seeds, np.array([1, step])))) if dropout else None
+        return Dropout(*map(machine.plain, (rate, seeds, np.array([1]), step - 1 + lead))) if dropout else None
 
     def forward(machine: Machine) -> dict[str, Any]:
         kind = machine.backend.storage
@@ -114,15 +115,15 @@ def check_loss(
     y = _targets(rng, record, z[:owners], targets, parameters_of(storage))
     weight = None if weights == "none" else rng.integers(0, 3, (owners, rows)) * rng.random((owners, rows))
     smoothed = one_each(networks, 0.0, 0.3) if smoothing and record.classification else np.zeros(networks)
-    normalizer = rng.uniform(0.5, 2.0, (3, networks)) / rows
+    normalizer = rng.uniform(0.5, 2.0, (networks, 3)) / rows
     scale = 2.0 ** np.arange(3, 3 + networks) if storage == "float16" else np.ones(networks)
     step = 2
 
     def run(machine: Machine) -> dict[str, Any]:
         epoch = machine.epoch(
-            (step, 5),
-            normalizer=normalizer if machine.scales else normalizer * scale,
-            learning_rate=np.zeros((3, networks)),
+            step,
+            normalizer=normalizer if machine.scales else normalizer * scale[:, None],
+            learning_rate=np.zeros((networks, 3)),
             scale=scale,
         )
         delta, grad_b = machine.put(z, machine.backend.storage), machine.room((networks, 1, columns))
@@ -136,11 +137,11 @@ def check_loss(
     own = results.found["delta"]  # what is summed up is what was rounded
     results.exact["grad_b"] = results.single["grad_b"] = own.sum(axis=1, keepdims=True)
     results.check("grad_b", parameters_of(storage), np.abs(own).sum(axis=1, keepdims=True))
-    terms = np.zeros((3, networks, 2))
+    terms = np.zeros((networks, 3, 2))
     per_row = np.abs(z).max(axis=2) if record.row_loop else np.abs(z).sum(axis=2)
-    terms[step] = (per_row if weight is None else per_row * weight).sum(axis=1)[:, None]
+    terms[:, step] = (per_row if weight is None else per_row * weight).sum(axis=1)[:, None]
     results.check("totals", "float64", np.abs(results.exact["totals"]) + terms)
-    assert not results.found["totals"][:step].any(), "the totals of another step were written"
+    assert not results.found["totals"][:, :step].any(), "the totals of another step were written"
 
 
 def _targets(rng: np.random.Generator, loss: Loss, z: Any, targets: str, kind: str) -> Any:
@@ -191,12 +192,15 @@ def check_update(
         layer.W[...] = layer.b[...] = True
     theta = rounded(rng.normal(0, 1, (networks, layout.size)) * used, parameters_of(storage))
     grads = rounded(rng.normal(0, 0.1, (steps, networks, layout.size)) * used, parameters_of(storage))
-    totals = np.zeros((steps, networks, 2))
-    (totals if storage == "float16" else grads)[fault, -1, 0] = np.nan
+    totals = np.zeros((networks, steps, 2))
+    if storage == "float16":
+        totals[-1, fault, 0] = np.nan
+    else:
+        grads[fault, -1, 0] = np.nan
     norm = 0.1 * np.sqrt(used.sum())  # of a usual gradient, so that some are clipped and some are not
     active = np.array([not inactive or k % 2 == 0 for k in range(networks)])
     options = {name: value * one_each(networks, 0.5, 1.0) for name, value in rule.options.items()}
-    rates = rng.uniform(0.01, 0.1, (steps, networks))
+    rates = rng.uniform(0.01, 0.1, (networks, steps))
     scale = 2.0 ** np.arange(1, 1 + networks)
 
     def run(machine: Machine) -> dict[str, Any]:
@@ -215,12 +219,12 @@ def check_update(
             largest_update=machine.plain(np.zeros(networks)) if tracked else None,
             l2=option(l2, 0.01, 0.1),
             l2_by_batch=l2_by_batch,
-            penalty=machine.plain(np.zeros((steps, networks))) if penalty else None,
+            penalty=machine.plain(np.zeros((networks, steps))) if penalty else None,
             weight_decay=option(weight_decay, 0.01, 0.1),
             max_grad_norm=option(clipping, 0.5 * norm, 1.5 * norm),
             operands=None if backend.storage == backend.dtype else machine.put(theta, backend.storage),
         )
-        epoch = machine.epoch((0, first), normalizer=rates[::-1], learning_rate=rates, scale=scale)
+        epoch = machine.epoch(0, first, normalizer=rates[:, ::-1], learning_rate=rates, scale=scale)
         epoch.totals = machine.plain(totals)
         for grad in grads:
             scaled = grad * scale[:, None] if machine.scales else grad
@@ -261,11 +265,11 @@ def check_gather(
     order = np.stack([rng.permutation(whole) for _ in range(networks)])
     machine = Machine(CudaBackend(driver, "float32"), place)
     out = machine.room((networks, rows, columns), dtype(target))
-    table = np.zeros((3, networks))
+    table = np.zeros((networks, 3))
     epoch = machine.epoch(
-        (2, 0), normalizer=table, learning_rate=table, scale=np.ones(networks), order=order, batch_size=rows
+        2, normalizer=table, learning_rate=table, scale=np.ones(networks), order=order, batch_size=rows
     )
-    machine.backend.gather(machine.put(values, kind)[0], epoch, out)
+    machine.backend.gather(machine.put(values, kind), epoch, out)
     machine.check_between()
     taken = np.stack([values[0, chosen] for chosen in order[:, 2 * rows : 3 * rows]])
     if dtype(target).itemsize == 2 and kind.itemsize > 2:

@@ -82,7 +82,8 @@ class Machine:
 
     def epoch(
         self,
-        cursor: tuple[int, int],
+        cursor: int,
+        first_step: int = 0,
         *,
         normalizer: Any,
         learning_rate: Any,
@@ -90,10 +91,11 @@ class Machine:
         order: Any = ((0,),),
         batch_size: int = 1,
     ) -> Epoch:
-        """Tables (steps, K), and loss scaling by `scale` (K,) where the backend has it."""
+        """Tables (K, steps), and loss scaling by `scale` (K,) where the backend has it."""
         zeros = np.zeros(len(scale), np.int64)
         return Epoch(
-            self.plain(np.array(cursor)),
+            self.plain(np.array([cursor])),
+            self.plain(np.full(len(scale), first_step)),
             batch_size,
             self.plain(np.array(order, np.int64)),
             self.plain(normalizer),

@@ -68,7 +68,7 @@ def layer(backend: CudaBackend, activation: str, dropout: bool) -> None:
     record, z, b = get_activation(activation), backend.empty((1, 1, 1), backend.storage), backend.empty((1, 1, 1))
     drop = mask = None
     if dropout:
-        drop = Dropout(np.zeros(1), np.zeros(1, np.uint64), np.zeros(2, np.int64))
+        drop = Dropout(np.zeros(1), np.zeros(1, np.uint64), *np.zeros((2, 1), np.int64))
         mask = backend.empty((1, 1, 1), np.bool_)
     backend.bias_activation(record, z, b, z, drop, mask, 0)
     backend.hadamard_derivative(record, z, z, b, drop, mask)
@@ -108,7 +108,7 @@ def update(backend: CudaBackend, optimizer: str, l2: bool, penalty: bool, tracke
 
 def gather(backend: CudaBackend, source: Any, target: Any) -> None:
     """What a batch launches whose rows are kept as `source` and computed with as `target`."""
-    backend.gather(backend.empty((1, 1), source), one_step(backend, 1), backend.empty((1, 1, 1), target))
+    backend.gather(backend.empty((1, 1, 1), source), one_step(backend, 1), backend.empty((1, 1, 1), target))
 
 
 def sums(backend: CudaBackend) -> None:

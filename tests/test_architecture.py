@@ -20,8 +20,8 @@ LAYERS = (
     ("backends", {"backends", "philox", "precision"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
-    ("network", {"network", "stack", "checks"}),
-    ("training", {"training", "rows", "step", "step_table", "history", "divergence"}),
+    ("network", {"network", "stack", "checks", "evaluation", "together"}),
+    ("training", {"training", "rows", "step", "substep", "step_table", "history", "divergence", "validation"}),
     ("users", set()),
     ("command line", {"cli", "__main__"}),
 )

@@ -108,7 +108,7 @@ def test_bp1_is_the_weighted_mean_of_the_samples_deltas(backend, rng):
         values = [weight[0, i] * 0.5 * np.sum((z[k, i] - y[0, i]) ** 2) for i in range(6)]
         np.testing.assert_allclose(host(logits)[k], deltas, **close)
         np.testing.assert_allclose(host(grad_b)[k, 0], sum(deltas), **close)  # BP3
-        np.testing.assert_allclose(host(epoch.totals)[0, k, 0], sum(values), **close)
+        np.testing.assert_allclose(host(epoch.totals)[k, 0, 0], sum(values), **close)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

@@ -154,9 +154,9 @@ def test_what_is_not_finite_shows_in_the_totals_of_its_network_alone(rng, name, 
         logits, grad_b, epoch = z.copy(), np.empty((3, 1, 3)), one_step(backend, 3)
         with backend.computing():
             backend.loss_delta(loss, logits, y, None, np.zeros(3), epoch, grad_b)
-        finite = np.isfinite(epoch.totals[0, :, 0])
+        finite = np.isfinite(epoch.totals[:, 0, 0])
         assert finite[0] and finite[2]
-        results.append((logits[[0, 2]], grad_b[[0, 2]], epoch.totals[0, [0, 2]], finite))
+        results.append((logits[[0, 2]], grad_b[[0, 2]], epoch.totals[[0, 2], 0], finite))
     for expected, ours in zip(*results, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-13)
 

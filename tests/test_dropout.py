@@ -104,10 +104,11 @@ def test_survivors_are_scaled_by_one_over_one_minus_rate(backend, rng):
     """ã = mask ⊙ σ(z) / (1 − p); the mask says which, never ã ≠ 0."""
     z = np.abs(rng.standard_normal((2, 9, 6))).astype(backend.dtype)
     rate, seeds = np.array([0.5, 0.75]), np.array([1, 2], np.uint64)
-    dropout = Dropout(backend.from_host(rate), backend.from_host(seeds), cursor=backend.from_host(np.array([0, 3])))
+    cursor, first_step = backend.from_host(np.array([2])), backend.from_host(np.array([1, 5]))
+    dropout = Dropout(backend.from_host(rate), backend.from_host(seeds), cursor, first_step)
     a, kept = backend.from_host(z.copy()), backend.empty(z.shape, np.bool_)
     backend.bias_activation(get_activation("relu"), a, backend.zeros((2, 1, 6)), a, dropout, kept, layer=1)
-    expected = dropout_mask(np, seeds, rate, 1, 3, 9, 6)
+    expected = np.stack([dropout_mask(np, seeds, rate, 1, step, 9, 6)[k] for k, step in enumerate((3, 7))])
     np.testing.assert_array_equal(host(kept), expected)
     np.testing.assert_array_equal(host(a), z * expected * np.array([2, 4], z.dtype)[:, None, None])
 
@@ -117,10 +118,8 @@ def test_the_slope_is_that_of_the_undropped_activation(backend, rng, activation)
     """σ′((1 − p)·ã) ⊙ mask / (1 − p), where σ′ is read off a; sigmoid's a is not zero where z is."""
     record = get_activation(activation)
     z, grad = rng.standard_normal((2, 1, 8, 6)).astype(backend.dtype)
-    rate, seeds, cursor = (
-        backend.from_host(values) for values in (np.array([0.4]), np.array([5], np.uint64), np.array([0, 0]))
-    )
-    dropout = Dropout(rate, seeds, cursor)
+    settings = np.array([0.4]), np.array([5], np.uint64), np.array([0]), np.array([0])
+    dropout = Dropout(*map(backend.from_host, settings))
     kept = backend.empty(z.shape, np.bool_)
     buffer = backend.from_host(z.copy())
     a = buffer if record.derivative_from == "a" else backend.empty(z.shape)

@@ -90,9 +90,9 @@ FAULTS = {
     ],
     "what a network or a step has of its own": [
         ("optimizer_step", "if (!step.counts) return;", "", update()),
-        ("optimizer_step", "cursor[0] += 1, ", "", update()),
+        ("optimizer_step", "cursor[0] += 1;", ";", update()),
         ("step_begin", "updates[k] += 1;", "updates[0] += 1;", update()),
-        ("softmax_cross_entropy", "cursor[0] * networks", "0 * networks", loss("cross_entropy")),
+        ("softmax_cross_entropy", "k * steps", "0 * steps", loss("cross_entropy")),
         ("bias_activation", "random.word[(place + i) % 4]", "random.word[i % 4]", layer(dropout=True)),
         ("bias_activation", "i > 0 && i % 4 == 0", "false", layer(dropout=True, columns=64, storage="float16")),
         ("softmax", "offset = 16", "offset = 8", output()),

@@ -79,7 +79,7 @@ def passes(net: MLP, rate: Any) -> dict[str, Any]:
     """Activations, deltas, gradients and the loss of one batch, by name."""
     backend, (X, y, weight) = net.backend, data(net)
     epoch = net.single_step(1.0 / weight.sum(), 11)
-    drop = net.dropout(rate, epoch.cursor)
+    drop = net.dropout(rate, epoch)
     records, grads = net.workspace(ROWS, drop is not None).records, net.layout.layers(backend.zeros(net.theta.shape))
     batch, target = backend.from_host(X, backend.storage)[None], backend.from_host(net.cast_targets(y))[None]
     net.refresh()
@@ -92,7 +92,7 @@ def passes(net: MLP, rate: Any) -> dict[str, Any]:
     found |= {f"delta of layer {l + 1}": host(record.delta) for l, record in enumerate(records)}
     found |= {f"gradient of W of layer {l + 1}": host(grad.W) for l, grad in enumerate(grads)}
     found |= {f"gradient of b of layer {l + 1}": host(grad.b) for l, grad in enumerate(grads)}
-    return found | {"loss": host(epoch.totals)[0, :, 0]}
+    return found | {"loss": host(epoch.totals)[:, 0, 0]}
 
 
 def trained(net: MLP, case: dict[str, Any], **options: Any) -> Any:

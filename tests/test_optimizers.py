@@ -58,7 +58,7 @@ def update(backend, state, theta, gradient, *, weights=4, lr=LR, loss=0.0, step=
     """One update of θ (K, P) in place, taken as the training step takes it."""
     networks = theta.shape[0]
     epoch = one_step(backend, networks, learning_rate=lr, step=step)
-    epoch.totals[..., 0] = backend.from_host(np.broadcast_to(np.asarray(loss, np.float64), (networks,)).copy())
+    epoch.totals[..., 0] = backend.from_host(np.broadcast_to(np.asarray(loss, np.float64), (networks,)).copy()[:, None])
     with backend.computing():
         backend.optimizer_step(state, theta, buffer(backend, gradient, weights), epoch)
 
@@ -380,11 +380,11 @@ def test_the_penalty_is_recorded_and_may_be_divided_as_the_loss_is(backend, by_b
     """½ l2 Σ W² of the weights before each step; the gradient gains l2 W, or l2 W times the batch's normalizer."""
     values = [[1.0, -2.0, 3.0, 0.5, 7.0, 7.0], [2.0, 0.0, 0.0, 1.0, 7.0, 7.0]]
     state = start(backend, networks=2, l2=[0.5, 2.0])
-    state.l2_by_batch, state.penalty = by_batch, backend.zeros((1, 2), np.float64)
+    state.l2_by_batch, state.penalty = by_batch, backend.zeros((2, 1), np.float64)
     theta, epoch = buffer(backend, values), one_step(backend, 2, normalizer=0.25, learning_rate=LR)
     with backend.computing():
         backend.optimizer_step(state, theta, buffer(backend, np.zeros((2, 6))), epoch)
     weights = np.array(values)[:, :4]
-    np.testing.assert_allclose(host(state.penalty), [0.5 * np.array([0.5, 2.0]) * (weights**2).sum(axis=1)])
+    np.testing.assert_allclose(host(state.penalty)[:, 0], 0.5 * np.array([0.5, 2.0]) * (weights**2).sum(axis=1))
     shrink = 1 - LR * np.array([[0.5], [2.0]]) * (0.25 if by_batch else 1.0)
     np.testing.assert_allclose(parameters(theta), np.hstack([weights * shrink, np.array(values)[:, 4:]]))

@@ -135,15 +135,26 @@ def test_the_loss_of_an_epoch_weighs_a_smaller_batch_by_its_rows(mlp):
 
 def test_the_table_of_an_epoch():
     """7 rows in threes for two networks: normalizers 1/Σw over each batch in each network's own order."""
-    order = np.array([[0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]])
-    rates = np.ones((3, 2))
-    table = draw_table(order, 3, 2, None, first_step=9, learning_rate=rates)
-    assert table.steps == 3 and table.first_step == 9
-    assert table.rows == 7 and table.batch_size == 3
-    np.testing.assert_array_equal(table.normalizer, [[1 / 3, 1 / 3], [1 / 3, 1 / 3], [1, 1]])
+    order, first = np.array([[0, 1, 2, 3, 4, 5, 6], [6, 5, 4, 3, 2, 1, 0]]), np.array([9, 9])
+    rates = list(np.ones((2, 3)))
+    table = draw_table(list(order), 3, None, first, rates)
+    assert table.steps == 3 and table.batch_size == 3
+    np.testing.assert_array_equal(table.first_step, first)
+    np.testing.assert_array_equal(table.order, order)
+    np.testing.assert_array_equal(table.normalizer, [[1 / 3, 1 / 3, 1], [1 / 3, 1 / 3, 1]])
     weight = np.array([1.0, 1, 2, 0, 0, 0, 0])
-    table = draw_table(order, 3, 2, weight, first_step=0, learning_rate=rates)
-    np.testing.assert_array_equal(table.normalizer, [[1 / 4, 0], [0, 1 / 3], [0, 1]])
+    table = draw_table(list(order), 3, weight, first, rates)
+    np.testing.assert_array_equal(table.normalizer, [[1 / 4, 0, 0], [0, 1 / 3, 1]])
+
+
+def test_the_table_of_networks_with_different_numbers_of_rows():
+    """Each has its own steps, as many as it has batches; what is beyond them is zero."""
+    orders = [np.array([4, 2, 0, 1, 3]), np.array([1, 1, 6])]
+    weight = np.array([[1.0, 1, 2, 3, 1, 0, 0], [1, 2, 1, 1, 1, 1, 4]])
+    table = draw_table(orders, 2, weight, np.array([6, 4]), [np.array([0.1, 0.2, 0.3]), np.array([0.4, 0.5])])
+    np.testing.assert_array_equal(table.order, [[4, 2, 0, 1, 3], [1, 1, 6, 0, 0]])
+    np.testing.assert_array_equal(table.normalizer, [[1 / 3, 1 / 2, 1 / 3], [1 / 4, 1 / 4, 0]])
+    np.testing.assert_array_equal(table.learning_rate, [[0.1, 0.2, 0.3], [0.4, 0.5, 0]])
 
 
 def test_every_row_is_seen_once_an_epoch_in_an_order_drawn_anew():
@@ -154,7 +165,7 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_drawn_anew():
     original = net.backend.gather
 
     def gather(source, epoch, out):
-        if source.shape[1:] == (m,):
+        if source.shape[2:] == (m,):
             start = int(epoch.cursor[0]) * epoch.batch_size
             seen.append(epoch.order[0, start : start + out.shape[1]].tolist())
         original(source, epoch, out)

@@ -19,7 +19,7 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.losses import get_loss
 from gpubp.network import MLP
 from gpubp.optimizers import get_optimizer
-from gpubp.step import first_state
+from gpubp.substep import first_state
 
 COLUMNS, CLASSES, PIXELS = 4096, 1000, 784
 TABLE = 64  # steps: kernels that read a step's row of the tables find one wherever the cursor stands
@@ -151,7 +151,7 @@ class Cases:
         """Rows of float32 data, as storage."""
         rows = self.rows(columns)
         source, out = (
-            self.drawn(rows, columns, np.float32)[0],
+            self.drawn(rows, columns, np.float32),
             self.backend.empty((1, rows, columns), self.backend.storage),
         )
         epoch = self.epoch(rows, np.random.default_rng(1).permutation(rows))
@@ -159,7 +159,7 @@ class Cases:
         moved = source.nbytes + out.nbytes + 8 * rows
         return Case(
             f"gather rows of {4 * columns} B", launch, moved, 0.85,
-            lambda: elementwise.gather(source, epoch.order, out),
+            lambda: elementwise.gather(source[0], epoch.order, out),
         )  # fmt: skip
 
     def loss(self, name: str, kernel: str, columns: int) -> Iterator[Case]:
@@ -234,11 +234,11 @@ class Cases:
         backend = self.backend
 
         def column(value: float) -> Any:
-            return backend.from_host(np.full((TABLE, 1), value))
+            return backend.from_host(np.full((1, TABLE), value))
 
         order = np.zeros(1, np.int64) if order is None else order
-        cursor, totals = backend.zeros((2,), np.int64), backend.zeros((TABLE, 1, 2), np.float64)
+        cursor, totals = backend.zeros((1,), np.int64), backend.zeros((1, TABLE, 2), np.float64)
         return Epoch(
-            cursor, rows, backend.from_host(order[None]), column(1.0 / rows), column(1e-3), totals,
-            backend.loss_scale(1),
+            cursor, backend.zeros((1,), np.int64), rows, backend.from_host(order[None]), column(1.0 / rows),
+            column(1e-3), totals, backend.loss_scale(1),
         )  # fmt: skip

@@ -20,8 +20,9 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.bench_steps import mlp_on
 from gpubp.optimizers import get_optimizer
-from gpubp.step import TrainingStep, first_state
+from gpubp.step import TrainingStep
 from gpubp.step_table import draw_table
+from gpubp.substep import first_state
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 2e-2}
 COMPARED = ("loss", "gradient", "update", "theta")
@@ -123,24 +124,25 @@ class Followed:
         )
         dropout = np.full(net.models, example.dropout)
         self.step = TrainingStep(net, X, y, None, example.batch_size, self.state, dropout, np.zeros(net.models))
-        rates = np.full((steps, net.models), example.learning_rate)
-        self.table = draw_table(rng.permutation(m)[None], example.batch_size, net.models, None, 0, rates)
+        rates = [np.full(steps, example.learning_rate)] * net.models
+        first, self.m = np.zeros(net.models, np.int64), m
+        self.table = draw_table([rng.permutation(m)], example.batch_size, None, first, rates)
         self.step.begin(self.table)
 
     def rows(self, index: int) -> int:
         """Of a step."""
-        return min(self.example.batch_size, self.table.rows - index * self.example.batch_size)
+        return min(self.example.batch_size, self.m - index * self.example.batch_size)
 
     def activations(self, rows: int) -> list[Any]:
         """a of every hidden layer as the last step left it, in float64."""
-        records = self.step.work.first(rows)[:-1]
+        records = self.step.scratch.work.first(rows)[:-1]
         return [self.backend.to_host(record.a).astype(np.float64) for record in records]
 
     def host(self) -> dict[str, Any]:
         """θ, the optimizer's slots and its count of updates, in float64."""
         to_host = self.backend.to_host
         return {
-            "theta": to_host(self.net.theta).astype(np.float64),
+            "theta": to_host(self.step.live.theta).astype(np.float64),
             "slots": [to_host(slot).astype(np.float64) for slot in self.state.slots],
             "updates": to_host(self.state.updates),
         }
@@ -180,11 +182,11 @@ def errors_of(example: Example, backend: Backend) -> dict[str, Any]:
     overflows = 0
     for index in range(STEPS):
         before = measured.host()
-        scaling = measured.step.epoch.loss_scale
+        scaling = measured.step.kept.epoch.loss_scale
         scale = 1.0 if scaling is None else backend.to_host(scaling.scale)[:, None]
-        measured.step.run(1, measured.rows(index))
+        measured.step.together.run(1, measured.rows(index))
         after = measured.host()
-        grad = backend.to_host(measured.step.grad).astype(np.float64) / scale
+        grad = backend.to_host(measured.step.scratch.grad).astype(np.float64) / scale
         updated = after["updates"] > before["updates"]  # a float16 gradient that overflowed makes no update
         overflows += int((~updated).sum())
         reference.net.theta[...] = before["theta"]
@@ -192,13 +194,13 @@ def errors_of(example: Example, backend: Backend) -> dict[str, Any]:
             slot[...] = values
         reference.state.updates[...] = before["updates"]
         following.kept = measured.activations(measured.rows(index))
-        reference.step.replay(index)
-        loss = backend.to_host(measured.step.epoch.totals)[index, :, :1]
-        errors["loss"] += _relative(loss, reference.step.epoch.totals[index, :, :1], updated)
-        errors["gradient"] += _relative(grad, reference.step.grad, updated)
-        reference.step.grad[...] = np.where(updated[:, None], grad, 0)
-        following.optimizer_step(reference.state, reference.net.theta, reference.step.grad, reference.step.epoch)
-        expected = reference.net.theta
+        again, _ = reference.step.replay(index, 0)
+        expected, epoch = again.net.theta, again.kept.epoch
+        loss = backend.to_host(measured.step.kept.epoch.totals)[:, index, :1]
+        errors["loss"] += _relative(loss, epoch.totals[:, index, :1], updated)
+        errors["gradient"] += _relative(grad, again.scratch.grad, updated)
+        again.scratch.grad[...] = np.where(updated[:, None], grad, 0)
+        following.optimizer_step(reference.state, expected, again.scratch.grad, epoch)
         errors["update"] += _relative(after["theta"] - before["theta"], expected - before["theta"], updated)
         errors["theta"] += _relative(after["theta"], expected, updated)
     return {what: float(np.max(each)) for what, each in errors.items()} | {"steps": STEPS, "overflows": overflows}
@@ -221,7 +223,7 @@ def _bits(followed: Followed) -> str:
     """A digest of θ and the optimizer's slots after an epoch."""
     followed.step.train_epoch(followed.table)
     digest = hashlib.sha256()
-    for array in (followed.net.theta, *followed.state.slots):
+    for array in (followed.step.live.theta, *followed.state.slots):
         digest.update(followed.backend.to_host(array).tobytes())
     return digest.hexdigest()
 

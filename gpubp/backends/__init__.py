@@ -34,13 +34,14 @@ class Dropout:
         Probability that an element of a hidden layer is dropped, 0 ≤ rate < 1.
     seeds : (K,) uint64
         Each network's own key.
-    cursor : (2,) int64
-        That of the `Epoch`: masks depend on the step over the whole training, cursor[1].
+    cursor, first_step : (1,) and (K,) int64
+        The `Epoch`'s: masks depend on the step over the whole training, first_step + cursor.
     """
 
     rate: Array
     seeds: Array
     cursor: Array
+    first_step: Array
 
 
 @dataclass(slots=True)
@@ -53,10 +54,8 @@ class LossScale:
     Attributes
     ----------
     scale : (K,) float64
-    clean_steps : (K,) int64
-        Steps since the last change.
-    overflows : (K,) int64
-        Steps skipped so far.
+    clean_steps, overflows : (K,) int64
+        Steps since the last change; steps skipped so far.
     """
 
     scale: Array
@@ -73,20 +72,23 @@ class Epoch:
 
     Attributes
     ----------
-    cursor : (2,) int64
-        The step within the epoch, and over the whole training, both counted from 0.
+    cursor : (1,) int64
+        The step within the epoch, counted from 0.
+    first_step : (K,) int64
+        The number, over the whole training, of the epoch's first step.
     batch_size : int
         Step i takes rows ``order[:, i·batch_size:(i + 1)·batch_size]``.
     order : (K or 1, m) int64
-        The rows of the data in the order in which each network sees them; 1 where all see the same.
-    normalizer, learning_rate : (steps, K) float64
-    totals : (steps, K, 2) float64
+        Rows of the data as each network sees them; 1 where all see the same.
+    normalizer, learning_rate : (K, steps) float64
+    totals : (K, steps, 2) float64
         Filled: Σ weight · (value, metric) over the rows of each step.
     loss_scale : LossScale or None
         Where the backend's storage is float16.
     """
 
     cursor: Array
+    first_step: Array
     batch_size: int
     order: Array
     normalizer: Array
@@ -121,7 +123,7 @@ class OptimizerState:
         None where no network uses it.
     l2_by_batch : bool
         Whether the penalty is part of what the normalizer divides: the gradient then gains l2 · normalizer · W.
-    penalty : (steps, K) float64 or None
+    penalty : (K, steps) float64 or None
         Where recorded, ½ l2 Σ W² of the weights that each step of the epoch read; a step that is not taken writes none.
     operands : (K, P) array or None
         Where matrix products read a copy of θ in another type, that copy, written along with θ.
@@ -240,7 +242,7 @@ class Backend(Protocol):
         """
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        """out[k, i] = source[the i-th row of network k in this step], cast to out's dtype. source (m, …)."""
+        """out[k, i] = source (K or 1, m, …)[k, the i-th row of network k in this step], cast to out's dtype."""
 
     def cast(self, source: Array, out: Array) -> None:
         """out = source, rounded to out's type; of one shape."""

@@ -79,10 +79,13 @@ class ReferenceBackend:
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
         rows = self._rows(epoch, out.shape[1])
-        if source.dtype == out.dtype:
-            np.take(source, rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
+        if len(source) > 1:
+            for k, own in enumerate(source):
+                out[k] = own[rows[k if len(rows) > 1 else 0]]
+        elif source.dtype == out.dtype:
+            np.take(source[0], rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
         else:
-            out[...] = source[rows]
+            out[...] = source[0][rows]
 
     def cast(self, source: Array, out: Array) -> None:
         out[...] = source
@@ -134,7 +137,7 @@ class ReferenceBackend:
                     dropout.seeds,
                     dropout.rate,
                     layer,
-                    int(dropout.cursor[1]),
+                    dropout.first_step + dropout.cursor,
                     block.shape[1],
                     z.shape[2],
                     rows.start,
@@ -174,7 +177,7 @@ class ReferenceBackend:
         grad_b: Array,
     ) -> None:
         xp, (networks, n_rows, _), step = self.xp, logits.shape, int(epoch.cursor[0])
-        normalizer = epoch.normalizer[step][:, None]
+        normalizer = epoch.normalizer[:, step, None]
         per_row = self.empty((networks, n_rows, 2), self.accumulator)
         factor = normalizer if weight is None else weight * normalizer
         factor = xp.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
@@ -188,7 +191,7 @@ class ReferenceBackend:
             xp.multiply(delta, factor[:, rows], out=z)
         if weight is not None:
             per_row *= weight[..., None]
-        epoch.totals[step] = per_row.sum(axis=1)
+        epoch.totals[:, step] = per_row.sum(axis=1)
         grad_b[...] = logits.sum(axis=-2, keepdims=True)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
@@ -198,24 +201,25 @@ class ReferenceBackend:
     # -- the update -----------------------------------------------------------------------------------
 
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
-        xp, (index, step) = self.xp, self.to_host(epoch.cursor).tolist()
+        xp, index = self.xp, int(epoch.cursor[0])
+        learning_rate, totals = epoch.learning_rate[:, index], epoch.totals[:, index]
+        step = epoch.first_step + index
         epoch.cursor += 1
-        learning_rate, totals = epoch.learning_rate[index], epoch.totals[index]
         weights = slice(0, state.n_weights)
         if state.l2 is not None:
-            l2 = self._cast(state.l2 * epoch.normalizer[index] if state.l2_by_batch else state.l2)
+            l2 = self._cast(state.l2 * epoch.normalizer[:, index] if state.l2_by_batch else state.l2)
             for part in _column_blocks(theta[:, weights]):
                 grad[:, part] += l2 * theta[:, part]
         square = self._squared_norm(grad)
         sound = xp.isfinite(square) & xp.isfinite(totals[:, 0])
-        state.fault_step[state.active & ~sound] = step
+        state.fault_step[...] = xp.where(state.active & ~sound, step, state.fault_step)
         state.active &= sound
         if not state.active.any():
             return
         state.updates += state.active
         if state.l2 is not None and state.penalty is not None:
             recorded = 0.5 * state.l2 * self._squared_norm(theta[:, weights])
-            state.penalty[index] = xp.where(state.active, recorded, state.penalty[index])
+            state.penalty[:, index] = xp.where(state.active, recorded, state.penalty[:, index])
         given = {**state.options, "lr": learning_rate, "t": xp.maximum(state.updates, 1)}
         scalars = {name: self._cast(value) for name, value in state.rule.scalars(given).items()}
         clip = None

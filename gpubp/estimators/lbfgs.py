@@ -15,8 +15,9 @@ from gpubp.estimators.callbacks import FitTasks
 from gpubp.estimators.data import Data
 from gpubp.estimators.stochastic import NON_FINITE
 from gpubp.network import MLP
-from gpubp.step import TrainingStep, first_state
+from gpubp.step import TrainingStep
 from gpubp.step_table import StepTable
+from gpubp.substep import first_state
 
 _CHUNK = 1 << 20  # elements of the widest layer in the rows that are taken at a time
 _STOCHASTIC_ONLY = {"dropout": 0.0, "weight_decay": 0.0, "max_grad_norm": None}
@@ -43,7 +44,8 @@ class Objective:
         smoothing = np.array([label_smoothing], np.float64)
         self.step = TrainingStep(net, train.X, train.y, train.weight, rows, self.state, np.zeros(1), smoothing)
         steps = -(-m // rows)
-        self.table = StepTable(0, rows, np.arange(m)[None], np.full((steps, 1), self.normalizer), np.zeros((steps, 1)))
+        first, order = np.zeros(1, np.int64), np.arange(m)[None]
+        self.table = StepTable(first, rows, order, np.full((1, steps), self.normalizer), np.zeros((1, steps)))
 
     def place(self, theta: NDArray[np.float64]) -> None:
         """Give the network these parameters (P,)."""
@@ -58,7 +60,7 @@ class Objective:
         if not self.step.active()[0]:
             return np.inf, np.full(theta.shape, np.nan)
         weights = theta[: net.layout.n_weights]
-        loss = backend.to_host(self.step.epoch.totals)[:, 0, 0].sum() * self.normalizer
+        loss = backend.to_host(self.step.kept.epoch.totals)[0, :, 0].sum() * self.normalizer
         gradient = np.asarray(backend.to_host(state.slots[0])[0], np.float64).copy()
         gradient[: len(weights)] += self.penalty * weights
         return float(loss + 0.5 * self.penalty * (weights @ weights)), gradient

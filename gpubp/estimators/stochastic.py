@@ -19,8 +19,9 @@ from gpubp.history import History
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, adamw
 from gpubp.schedules import Progress, Schedule, get_schedule
-from gpubp.step import TrainingStep, first_state
+from gpubp.step import TrainingStep, Watched
 from gpubp.step_table import StepTable, draw_table
+from gpubp.substep import first_state
 
 NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -120,7 +121,7 @@ class StochasticFit:
             net, rule, {name: np.array([value], np.float64) for name, value in options.items()},
             l2=np.array([est.alpha], np.float64) if est.alpha else None,
             l2_by_batch=True,
-            penalty=np.zeros((-(-self.m // self.batch_size), 1)) if est.alpha else None,
+            penalty=np.zeros((1, -(-self.m // self.batch_size))) if est.alpha else None,
             weight_decay=np.array([decay], np.float64) if (decay := est.weight_decay or rule.weight_decay) else None,
             max_grad_norm=None if est.max_grad_norm is None else np.array([est.max_grad_norm], np.float64),
         )  # fmt: skip
@@ -163,11 +164,12 @@ class StochasticFit:
         """Take the steps of an epoch and watch what came of it; whether the training ends."""
         est, step = self.est, self.step
         table = self._table()
-        totals, diverged = step.watched_epoch(table)
+        watched = step.watched_epoch(table)
+        diverged = watched.diverged
         self.solver.steps += table.steps
         est.n_iter_ += 1
         est.t_ += self.m
-        est.loss_ = float("nan") if diverged.any() else self._loss(table, totals[:, 0, 0])
+        est.loss_ = float("nan") if diverged.any() else self._loss(table, watched)
         est.loss_curve_.append(est.loss_)
         if est.verbose:
             print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
@@ -193,15 +195,16 @@ class StochasticFit:
         total = max(est.max_iter * per_epoch, int(steps[-1]) + 1)
         progress = Progress(steps, per_epoch, total, tuple(self.monitored[self.seen :]))
         rates = self.solver.learning_rate * self.schedule.factor(progress)
-        return draw_table(self.order[None], self.batch_size, 1, self.weight, first, rates[:, None])
+        return draw_table([self.order], self.batch_size, self.weight, np.array([first]), [rates])
 
-    def _loss(self, table: StepTable, totals: NDArray[np.float64]) -> float:
+    def _loss(self, table: StepTable, watched: Watched) -> float:
         """Mean over batches, by their rows, of a batch's loss with its penalty, both divided by its weight."""
-        if self.step.state.penalty is not None:
-            totals = totals + self.net.backend.to_host(self.step.state.penalty)[:, 0]
+        totals = watched.totals[0, :, 0]
+        if watched.penalty is not None:
+            totals = totals + watched.penalty[0]
         rows = np.full(table.steps, self.batch_size)
         rows[-1] = self.m - self.batch_size * (table.steps - 1)
-        return float((totals * table.normalizer[:, 0]) @ rows / self.m)
+        return float((totals * table.normalizer[0]) @ rows / self.m)
 
     def _validate(self, data: Data, diverged: bool) -> None:
         est, net = self.est, self.net

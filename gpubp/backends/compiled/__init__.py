@@ -68,9 +68,10 @@ class CompiledBackend(ReferenceBackend):
     # -- operations -----------------------------------------------------------------------------------
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        if not (source.dtype.isnative and source.dtype.name in NUMBERS and _regular(source[None], out)):
+        if not (source.dtype.isnative and source.dtype.name in NUMBERS and _regular(source, out)):
             return self._call(super().gather, source, epoch, out)
-        given = Arguments().numbers(out.shape[1], out[0, 0].size).parts(source.dtype, source)
+        columns = out[0, 0].size
+        given = Arguments().numbers(out.shape[1], columns, columns * source.itemsize).parts(source.dtype, source)
         given.parts(out.dtype, out).parts(np.int64, epoch.order).tables(np.int64, epoch.cursor)
         given.numbers(epoch.batch_size)
         self._launch(gather_source(source.dtype.name, out.dtype.name), "gather", len(out), given)
@@ -104,7 +105,7 @@ class CompiledBackend(ReferenceBackend):
         given, name = Arguments().numbers(*z.shape[1:]).parts(self.dtype, z, b, a), "bias_activation"
         if dropout is not None and mask is not None:
             given.parts(np.bool_, mask).tables(np.float64, dropout.rate).tables(np.uint64, dropout.seeds)
-            given.tables(np.int64, dropout.cursor).numbers(layer)
+            given.tables(np.int64, dropout.cursor, dropout.first_step).numbers(layer)
             name = "bias_dropout"
         self._launch(module, name if address_of(a) == address_of(z) else f"{name}_apart", len(z), given)
 
@@ -144,7 +145,7 @@ class CompiledBackend(ReferenceBackend):
             return self._call(super().loss_delta, loss, logits, y, weight, smoothing, epoch, grad_b)
         given = Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits).parts(kind, y)
         given.parts(np.float64, weight).tables(np.float64, smoothing)
-        given.tables(np.int64, epoch.cursor).numbers(len(logits))
+        given.tables(np.int64, epoch.cursor).numbers(epoch.normalizer.shape[1])
         given.tables(np.float64, epoch.normalizer, epoch.totals).parts(self.dtype, grad_b)
         name = "loss_delta" if loss.row_loop is None else "classes" if classes else "distributions"
         self._launch(module, name, len(logits), given)
@@ -166,7 +167,8 @@ class CompiledBackend(ReferenceBackend):
             return self._call(super().optimizer_step, state, theta, grad, epoch)
         networks, size = theta.shape
         given = Arguments().numbers(size, state.n_weights, theta.strides[0]).tables(self.dtype, theta, grad)
-        given.tables(np.int64, epoch.cursor).tables(np.float64, epoch.learning_rate, epoch.totals).numbers(networks)
+        given.tables(np.int64, epoch.cursor, epoch.first_step).tables(np.float64, epoch.learning_rate, epoch.totals)
+        given.numbers(epoch.normalizer.shape[1])
         given.tables(np.int64, state.updates, state.fault_step).tables(np.bool_, state.active)
         given.tables(np.float64, state.largest_update, state.l2, state.weight_decay, state.max_grad_norm)
         given.tables(np.float64, epoch.normalizer if state.l2_by_batch else None, state.penalty)

@@ -55,7 +55,7 @@ class CudaBackend(UnfusedBackend):
             "gather",
             (_blocks(rows * columns), orders, 1),
             (source, epoch.order, out, epoch.cursor, np.int32(rows), np.int32(columns), np.int32(epoch.batch_size),
-             _stride(epoch.order), _stride(out)),
+             _stride(source), _stride(epoch.order), _stride(out)),
             defines={"S": source.dtype.name, "D": out.dtype.name},
         )  # fmt: skip
 
@@ -103,7 +103,8 @@ class CudaBackend(UnfusedBackend):
         args = (z, b, a, np.int32(rows), np.int32(n), np.int32(height), _stride(z), _stride(b), _stride(a))
         if dropout is None or mask is None:
             return self._launch("bias_activation", grid, args, activation=activation)
-        dropping = (mask, _stride(mask), dropout.rate, dropout.seeds, dropout.cursor, np.int32(layer))
+        dropping = (mask, _stride(mask), dropout.rate, dropout.seeds, dropout.cursor, dropout.first_step,
+                    np.int32(layer))  # fmt: skip
         self._launch("bias_activation", grid, (*args, *dropping), activation=activation, defines={"DROPOUT": 1})
 
     def hadamard_derivative(
@@ -153,7 +154,7 @@ class CudaBackend(UnfusedBackend):
             (-(-rows * group // THREADS), networks, 1),
             (logits, y, NULL if weight is None else weight, epoch.normalizer, smoothing,
              NULL if epoch.loss_scale is None else epoch.loss_scale.scale, row_values, epoch.cursor,
-             np.int32(rows), np.int32(n), _stride(logits), _stride(y),
+             _steps(epoch), np.int32(rows), np.int32(n), _stride(logits), _stride(y),
              np.int64(0) if weight is None else _stride(weight)),
             **formulas,
         )  # fmt: skip
@@ -161,8 +162,8 @@ class CudaBackend(UnfusedBackend):
         self._launch(
             "loss_sums",
             (self._tiles(n) + 1, chunks, networks),
-            (logits, partial, row_values, epoch.totals, epoch.cursor, np.int32(rows), np.int32(n), np.int32(height),
-             _stride(logits), _stride(partial)),
+            (logits, partial, row_values, epoch.totals, epoch.cursor, _steps(epoch), np.int32(rows), np.int32(n),
+             np.int32(height), _stride(logits), _stride(partial)),
         )  # fmt: skip
         self._sum_chunks(partial, chunks, grad_b)
 
@@ -196,12 +197,13 @@ class CudaBackend(UnfusedBackend):
             "step_begin",
             (blocks, networks, 1),
             (grad, theta, self._scratch("squares", (networks, blocks, 2), np.float64), self._arrived(networks),
-             epoch.cursor, epoch.totals, epoch.learning_rate, state.active, state.fault_step, state.updates, steps,
+             epoch.cursor, epoch.first_step, epoch.totals, epoch.learning_rate,
+             state.active, state.fault_step, state.updates, steps,
              NULL if state.l2 is None else state.l2, epoch.normalizer if state.l2_by_batch else NULL,
              state.penalty if counted else NULL,
              *(NULL if option is None else option for option in (state.weight_decay, state.max_grad_norm)),
              *((NULL,) * 3 if scaling is None else (scaling.scale, scaling.clean_steps, scaling.overflows)),
-             np.int64(CLEAN_STEPS), np.int64(state.n_weights), np.int64(P),
+             np.int64(CLEAN_STEPS), _steps(epoch), np.int64(state.n_weights), np.int64(P),
              *(state.options[name] for name in rule.options)),
             rule=rule, defines={**penalized, **counted},
         )  # fmt: skip
@@ -274,6 +276,11 @@ class CudaBackend(UnfusedBackend):
 def _stride(array: Array) -> Any:
     """`stride` as a kernel takes it."""
     return np.int64(stride(array))
+
+
+def _steps(epoch: Epoch) -> Any:
+    """The steps in a row of the epoch's tables."""
+    return np.int64(epoch.normalizer.shape[1])
 
 
 def _blocks(threads: int) -> int:

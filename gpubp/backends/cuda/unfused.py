@@ -56,7 +56,8 @@ class UnfusedBackend(ReferenceBackend):
         return self.driver.to_host(array)
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        out[...] = source[self._rows(epoch, out.shape[1])]
+        rows = self._rows(epoch, out.shape[1])
+        out[...] = source[0][rows] if len(source) == 1 else self.xp.take_along_axis(source, rows, axis=1)
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         self.driver.gemm(self._product(a, b, out, transpose_a, transpose_b))(a, b, out)

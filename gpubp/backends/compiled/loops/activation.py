@@ -1,7 +1,8 @@
 """Loops over an activation: before this text stand f, derivative and FROM_A (whether the latter takes a)."""
 
 # Arguments, forward and backward.
-ROWS, COLUMNS, Z, Z_STRIDE, B, B_STRIDE, A, A_STRIDE, MASK, MASK_STRIDE, RATES, SEEDS, CURSOR, LAYER, LENGTH = range(15)
+ROWS, COLUMNS, Z, Z_STRIDE, B, B_STRIDE, A, A_STRIDE, MASK, MASK_STRIDE, RATES, SEEDS, CURSOR = range(13)
+FIRST_STEP, LAYER, LENGTH = range(13, 16)
 GRAD, GRAD_STRIDE, KEPT, KEPT_STRIDE, GRAD_B, GRAD_B_STRIDE = range(2, 8)
 
 
@@ -42,7 +43,7 @@ def bias_dropout(arguments, k, step):
     rows, n = g[ROWS], g[COLUMNS]
     z, b = matrix(part(g, Z, k), rows, n), vector(part(g, B, k), n)
     mask, scale = flags(part(g, MASK, k), rows, n), survivor_scale(g[RATES], k)
-    draw_mask(mask, g[RATES], g[SEEDS], g[CURSOR], g[LAYER], k, step)
+    draw_mask(mask, g[RATES], g[SEEDS], g[CURSOR], g[FIRST_STEP], g[LAYER], k, step)
     for i in range(rows):
         for j in range(n):
             z[i, j] = f(z[i, j] + b[j]) * (T(mask[i, j]) * scale)
@@ -55,7 +56,7 @@ def bias_dropout_apart(arguments, k, step):
     z, b = matrix(part(g, Z, k), rows, n), vector(part(g, B, k), n)
     a = matrix(part(g, A, k), rows, n)
     mask, scale = flags(part(g, MASK, k), rows, n), survivor_scale(g[RATES], k)
-    draw_mask(mask, g[RATES], g[SEEDS], g[CURSOR], g[LAYER], k, step)
+    draw_mask(mask, g[RATES], g[SEEDS], g[CURSOR], g[FIRST_STEP], g[LAYER], k, step)
     for i in range(rows):
         for j in range(n):
             before = z[i, j] + b[j]

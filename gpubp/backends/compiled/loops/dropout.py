@@ -25,13 +25,13 @@ def philox(quad, layer, step, key):
 
 
 @inlined
-def draw_mask(mask, rates, seeds, cursor, layer, k, step):
+def draw_mask(mask, rates, seeds, cursor, first_step, layer, k, step):
     """An element stays where its word is at least round(rate * 2^32)."""
     size = mask.size
     words = mask.reshape(size)
     threshold = U(np.rint(doubles(rates, k + 1)[k] * 2.0**32))
     key = U(integers(seeds, k + 1)[k])
-    now = integers(cursor, 2)[1] + step
+    now = integers(first_step, k + 1)[k] + integers(cursor, 1)[0] + step
     for quad in range(size // 4):
         c0, c1, c2, c3 = philox(quad, layer, now, key)
         words[4 * quad] = c0 >= threshold

@@ -1,13 +1,13 @@
 """What the loops over losses share: where the figures of a step stand."""
 
 ROWS, COLUMNS, LOGITS, LOGITS_STRIDE, Y, Y_STRIDE, WEIGHT, WEIGHT_STRIDE, SMOOTHING, CURSOR = range(10)
-NETWORKS, NORMALIZER, TOTALS, GRAD_B, GRAD_B_STRIDE, LENGTH = range(10, 16)
+STEPS, NORMALIZER, TOTALS, GRAD_B, GRAD_B_STRIDE, LENGTH = range(10, 16)
 
 
 @inlined
 def place(g, k, step):
-    """The index of network k's entry in the step's row of a table (steps, K)."""
-    return (integers(g[CURSOR], 1)[0] + step) * g[NETWORKS] + k
+    """The index of the step's entry in network k's row of a table (K, steps)."""
+    return k * g[STEPS] + integers(g[CURSOR], 1)[0] + step
 
 
 @inlined

@@ -3,8 +3,8 @@ over a range of parameters; returns the largest |update| as bits, which are orde
 """
 
 # Arguments; after them stand the options and the slots. An address is 0 where there is nothing.
-SIZE, WEIGHTS, STRIDE, THETA, GRAD, CURSOR, RATES, TOTALS, NETWORKS, UPDATES, FAULT_STEP, ACTIVE = range(12)
-LARGEST, L2, DECAY, MAX_NORM, NORMALIZER, PENALTY = range(12, 18)
+SIZE, WEIGHTS, STRIDE, THETA, GRAD, CURSOR, FIRST_STEP, RATES, TOTALS, STEPS, UPDATES, FAULT_STEP, ACTIVE = range(13)
+LARGEST, L2, DECAY, MAX_NORM, NORMALIZER, PENALTY = range(13, 19)
 PART = 4096  # elements whose squares are summed in T before they go to the sum in float64
 
 
@@ -40,8 +40,8 @@ def optimizer_step(arguments, k, step):
     g = integers(arguments, LENGTH)
     size, n_weights = g[SIZE], g[WEIGHTS]
     theta, grad = g[THETA] + k * g[STRIDE], g[GRAD] + k * g[STRIDE]
-    cursor = integers(g[CURSOR], 2)
-    at = (cursor[0] + step) * g[NETWORKS] + k
+    now = integers(g[CURSOR], 1)[0] + step
+    at = k * g[STEPS] + now
     rate, loss = doubles(g[RATES], at + 1)[at], doubles(g[TOTALS], 2 * at + 1)[2 * at]
     updates, fault_step = integers(g[UPDATES], k + 1), integers(g[FAULT_STEP], k + 1)
     active = carray(pointer(g[ACTIVE]), k + 1, np.bool_)
@@ -53,7 +53,7 @@ def optimizer_step(arguments, k, step):
     if not active[k]:
         return
     if not (np.isfinite(square) and np.isfinite(loss)):
-        active[k], fault_step[k] = False, cursor[1] + step
+        active[k], fault_step[k] = False, integers(g[FIRST_STEP], k + 1)[k] + now
         return
     updates[k] += 1
     if g[L2] and g[PENALTY]:
