@@ -30,7 +30,8 @@ DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}
 UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pandas"}
 UNLOADED |= {"cupy", "cupyx", "cuda", "nvmath", "ml_dtypes"}
-UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
+UNSAFE_CALLS = ("allow_pickle=True", "joblib.load")
 LONGEST = 320
 
 
@@ -121,7 +122,8 @@ def test_nothing_unpickles() -> None:
     users = {name: found for name in MODULES if (found := _third_party(name) & UNSAFE)}
     assert not users
     for name, path in MODULES.items():
-        assert "allow_pickle=True" not in path.read_text(encoding="utf-8"), name
+        text = path.read_text(encoding="utf-8")
+        assert not [call for call in UNSAFE_CALLS if call in text], name
 
 
 def test_import_gpubp_loads_nothing_heavy() -> None:

@@ -7,6 +7,7 @@ with the array API are foreign where scikit-learn's ``array_api_dispatch`` is on
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,10 @@ class Home:
         if self.xp is None or not is_numeric(array) or is_on_gpu(array):
             return array
         return self.xp.asarray(array) if self.gpu else self.xp.asarray(array, device=self.device)
+
+    def concatenated(self, arrays: Sequence[Any]) -> Any:
+        """Arrays that are there, one after the other."""
+        return (np if self.xp is None else self.xp).concatenate(arrays)
 
 
 NUMPY = Home()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -20,6 +21,7 @@ from gpubp.errors import UsageError
 from gpubp.estimators import arrays, lbfgs, numerics
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitTasks, GivenData
 from gpubp.estimators.data import Data, outputs, rows_for
+from gpubp.estimators.lockstep import Lockstep
 from gpubp.estimators.stochastic import StochasticFit, StochasticSolver
 from gpubp.estimators.weights import Weights
 from gpubp.losses import Loss
@@ -87,6 +89,14 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """Such y as the loss takes it: integers (m,) or an array (m, n_L)."""
 
     @abstractmethod
+    def _encoded_beyond(self, y: Any) -> Any:
+        """The same of more rows than were checked; what is unknown among them means nothing."""
+
+    @abstractmethod
+    def _encoding(self) -> Hashable:
+        """What `_encoded` depends on besides y."""
+
+    @abstractmethod
     def _outputs(self, y: Any) -> int:
         """n_L, for such y."""
 
@@ -95,8 +105,8 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """What the rows are split by for early stopping, or None."""
 
     @abstractmethod
-    def _score_of(self, net: MLP, data: Data) -> float:
-        """The score that early stopping watches."""
+    def _score_of(self, a: NDArray[Any], data: Data) -> float:
+        """The score that early stopping watches, from a^L (n, n_L) of the rows."""
 
     # -- fitting ---------------------------------------------------------------------------------------
 
@@ -127,7 +137,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         validation_data: Sequence[Any] | None = None,
         incremental: bool = False,
     ) -> Any:
-        hidden = _hidden_sizes(self.hidden_layer_sizes)
+        hidden = hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         anew = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
@@ -148,7 +158,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
             )
         net = self._network()
         self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
-        train = Data(rows_for(net, X), self._encoded(y), weight)
+        train = Data(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]))
         validation = self._validation(net, validation_data)
         try:
             if self.solver == "lbfgs":
@@ -166,31 +176,45 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
             self.__dict__.pop(name, None)
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
-        named = self.precision or ("float32" if dtype == np.float32 else "float64")
         activation = self.activation if isinstance(self.activation, str) else "per layer"
         self.coefs_, self.intercepts_ = numerics.draw_parameters(
-            self._random_state, sizes, activation, np.dtype(PRECISIONS[named].parameters)
+            self._random_state, sizes, activation, np.dtype(PRECISIONS[self._precision_for(dtype)].parameters)
         )
+
+    def _precision_for(self, dtype: Any) -> str:
+        """The parameter `precision`, or where it is None what fits X."""
+        return self.precision or ("float32" if dtype == np.float32 else "float64")
 
     def _fit_stochastic(
         self, net: MLP, train: Data, validation: Data | None, given: GivenData, incremental: bool
     ) -> None:
+        tasks = FitTasks(self, given, self.max_iter, self._fitted)
+        fit = self._stochastic_fit(train, validation, tasks, incremental)
+        try:
+            Lockstep(net, [fit]).run()
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+        if fit.error is not None:
+            raise fit.error
+        tasks.finish()
+
+    def _stochastic_fit(
+        self, train: Data, validation: Data | None, tasks: FitTasks, incremental: bool
+    ) -> StochasticFit:
+        """This estimator's side of a training, which begins or goes on."""
         if not hasattr(self, "loss_curve_"):
             self._begin_curves()
         if self.early_stopping and validation is None:
-            train, validation = train.split(self.validation_fraction, self._random_state, self._strata(train.y))
+            strata = self._strata(train.targets)
+            train, validation = train.split(self.validation_fraction, self._random_state, strata)
         kept = getattr(self, "_optimizer", None)
         if kept is None:
             kept = self._optimizer = StochasticSolver(self.learning_rate_init)
         elif not incremental:
             kept.learning_rate = self.learning_rate_init
-        if self.dropout:
-            if not hasattr(self, "_dropout_seed"):
-                self._dropout_seed = int(self._random_state.randint(np.iinfo(np.int32).max))
-            net.seeds = (self._dropout_seed,)
-        tasks = FitTasks(self, given, self.max_iter, self._fitted)
-        StochasticFit(self, net, kept, train, validation, tasks, incremental).run()
-        tasks.finish()
+        if self.dropout and not hasattr(self, "_dropout_seed"):
+            self._dropout_seed = int(self._random_state.randint(np.iinfo(np.int32).max))
+        return StochasticFit(self, kept, train, validation, tasks, incremental)
 
     def _begin_curves(self) -> None:
         self.loss_curve_: list[float] = []
@@ -241,7 +265,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         weight = checks.sample_weight(given, X.shape[0], "validation sample_weight")
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
-        return Data(rows_for(net, X), self._encoded(y), weight, given=True)
+        return Data(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]), given=True)
 
     # -- predicting ------------------------------------------------------------------------------------
 
@@ -254,7 +278,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         else:
             X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
         net = self._network()
-        return outputs(net, rows_for(net, X))
+        return outputs(net, rows_for(net.precision, X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -263,7 +287,8 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         return tags
 
 
-def _hidden_sizes(sizes: Any) -> list[int]:
+def hidden_sizes(sizes: Any) -> list[int]:
+    """The parameter as a list of neurons."""
     hidden = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
     if np.any(np.array(hidden) <= 0):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from sklearn.utils.multiclass import unique_labels
 from gpubp.errors import UsageError
 from gpubp.estimators.arrays import as_numpy
 from gpubp.estimators.base import BaseMLP
-from gpubp.estimators.data import Data, outputs
+from gpubp.estimators.data import Data
 from gpubp.losses import Loss, get_loss
-from gpubp.network import MLP
 
 
 class Labelled(BaseMLP):
@@ -96,6 +96,15 @@ class Labelled(BaseMLP):
             )
         return loss
 
+    def _encoding(self) -> Hashable:
+        return self._kind, tuple(self.classes_.tolist()), str(self.loss)
+
+    def _encoded_beyond(self, y: Any) -> NDArray[Any]:
+        """As `_encoded`, of labels some of which may be unknown; those mean nothing."""
+        if self._kind != "multilabel-indicator":
+            y = np.where(np.isin(y, self.classes_), y, self.classes_[0])
+        return self._encoded(y)
+
     def _encoded(self, y: Any) -> NDArray[Any]:
         if self._kind == "multilabel-indicator":
             return np.asarray(y.toarray() if issparse(y) else y, np.bool_)
@@ -110,12 +119,11 @@ class Labelled(BaseMLP):
     def _strata(self, targets: NDArray[Any]) -> Any:
         return (targets[:, 0] == 1).astype(str) if targets.ndim == 2 and targets.shape[1] == 1 else None
 
-    def _score_of(self, net: MLP, data: Data) -> float:
-        truth = as_numpy(data.y)
+    def _score_of(self, a: NDArray[Any], data: Data) -> float:
+        truth = as_numpy(data.targets)
         if self._kind != "multilabel-indicator" and truth.ndim == 2:  # one column, or one-hot
             truth = truth[:, 0] if truth.shape[1] == 1 else truth.argmax(axis=1)
-        found = as_numpy(self._indices(outputs(net, data.X)))
-        return float(accuracy_score(truth.astype(np.int64), found, sample_weight=data.weight))
+        return float(accuracy_score(truth.astype(np.int64), self._indices(a), sample_weight=data.row_weight))
 
     def _indices(self, a: Any) -> Any:
         """The class of each row, or the 0/1 matrix of its labels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,10 +15,9 @@ from gpubp import checks
 from gpubp.errors import DataError, UsageError
 from gpubp.estimators.arrays import as_numpy, home_of, is_on_gpu, to_host
 from gpubp.estimators.base import BaseMLP, is_stochastic
-from gpubp.estimators.data import Data, outputs
+from gpubp.estimators.data import Data
 from gpubp.estimators.numerics import poisson_deviance, squared_error
 from gpubp.losses import Loss, get_loss
-from gpubp.network import MLP
 
 
 class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
@@ -238,6 +238,12 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             )
         return loss
 
+    def _encoding(self) -> Hashable:
+        return str(self.loss)
+
+    def _encoded_beyond(self, y: Any) -> Any:
+        return self._encoded(y)
+
     def _encoded(self, y: Any) -> Any:
         net, shape = self._network(), (len(y), self._outputs(y))
         if not is_on_gpu(y):
@@ -250,5 +256,5 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _strata(self, targets: NDArray[Any]) -> Any:
         return None
 
-    def _score_of(self, net: MLP, data: Data) -> float:
-        return float(r2_score(as_numpy(data.y), as_numpy(outputs(net, data.X)), sample_weight=data.weight))
+    def _score_of(self, a: NDArray[Any], data: Data) -> float:
+        return float(r2_score(as_numpy(data.targets), a, sample_weight=data.row_weight))

@@ -1,4 +1,4 @@
-"""Training by a stochastic solver: the engine's step, scikit-learn's rules of what is watched and when it ends."""
+"""Training by a stochastic solver: scikit-learn's rules of what is watched, and when a training ends."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpubp._typing import Array
 from gpubp.backends import Backend
-from gpubp.divergence import report
+from gpubp.errors import DivergenceError
 from gpubp.estimators import numerics
 from gpubp.estimators.callbacks import FitTasks
 from gpubp.estimators.data import Data
-from gpubp.history import History
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, adamw
 from gpubp.schedules import Progress, Schedule, get_schedule
-from gpubp.step import TrainingStep, Watched
-from gpubp.step_table import StepTable, draw_table
-from gpubp.substep import first_state
 
 NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -81,13 +77,11 @@ def rule_and_options(est: Any) -> tuple[Optimizer, dict[str, float]]:
 
 
 class StochasticFit:
-    """One call of fit or partial_fit.
+    """One estimator's side of a training: its orders and rates, what it watches, and when it ends.
 
     Parameters
     ----------
     est : BaseMLP
-    net : MLP
-        With the estimator's weights.
     solver : StochasticSolver
     train : Data
     validation : Data or None
@@ -96,129 +90,126 @@ class StochasticFit:
         The estimator's callbacks.
     incremental : bool
         One epoch.
+
+    Attributes
+    ----------
+    ended : bool
+    error : Exception or None
+        Why, where it could not go on.
+    best_theta, last_theta : (P,) array or None
+        The weights of the best validation score, with early stopping, and those to go on from.
     """
 
     def __init__(
         self,
         est: Any,
-        net: MLP,
         solver: StochasticSolver,
         train: Data,
         validation: Data | None,
         tasks: FitTasks,
         incremental: bool,
     ) -> None:
-        self.est, self.net, self.solver, self.validation = est, net, solver, validation
+        self.est, self.solver, self.train, self.validation = est, solver, train, validation
         self.tasks, self.incremental = tasks, incremental
+        self.rule, self.options = rule_and_options(est)
+        self.weight_decay = est.weight_decay or self.rule.weight_decay
         self.monitored = est.loss_curve_ if validation is None or not validation.given else est.validation_loss_curve_
-        self.m, self.weight = len(train.X), train.weight
+        self.m, self.places = len(train.rows), np.arange(len(train.rows))
         # A schedule begins anew with every fit, and goes on over the calls of partial_fit.
         self.begun, self.seen = (0, 0) if incremental else (solver.steps, len(self.monitored))
         self.batch_size = _batch_size(est.batch_size, self.m)
+        self.steps_per_epoch = -(-self.m // self.batch_size)
         self.schedule = _schedule(est.learning_rate)
-        rule, options = rule_and_options(est)
-        state = first_state(
-            net, rule, {name: np.array([value], np.float64) for name, value in options.items()},
-            l2=np.array([est.alpha], np.float64) if est.alpha else None,
-            l2_by_batch=True,
-            penalty=np.zeros((1, -(-self.m // self.batch_size))) if est.alpha else None,
-            weight_decay=np.array([decay], np.float64) if (decay := est.weight_decay or rule.weight_decay) else None,
-            max_grad_norm=None if est.max_grad_norm is None else np.array([est.max_grad_norm], np.float64),
-        )  # fmt: skip
-        if solver.fits(rule, net):
-            state.updates, state.slots = solver.on(net.backend)
-        else:
-            solver.updates, solver.slots, solver.backend = state.updates, state.slots, net.backend
-        self.step = TrainingStep(
-            net, train.X, train.y, train.weight, self.batch_size, state,
-            np.array([est.dropout], np.float64), np.array([est.label_smoothing], np.float64),
-        )  # fmt: skip
-
-    def run(self) -> None:
-        """Train epoch after epoch until a rule ends it; with early stopping, return to the best weights."""
-        est, net = self.est, self.net
-        self.best_theta = net.theta.copy() if est.early_stopping else None
-        self.order = np.arange(self.m)
+        self.epochs = 1 if incremental else est.max_iter
+        self.ended = False
+        self.error: Exception | None = None
+        self.best_theta: Array = None
+        self.last_theta: Array = None
         est.n_iter_ = 0
-        try:
-            for _ in range(1 if self.incremental else est.max_iter):
-                self.tasks.begin()
-                ended = self._epoch()
-                if self.tasks.end() or ended:  # callbacks hear of the last one too
-                    break
-            else:
-                if not self.incremental:
-                    warnings.warn(
-                        f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization "
-                        f"hasn't converged yet.",
-                        ConvergenceWarning,
-                        stacklevel=2,
-                    )
-        except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
-        finally:
-            if self.best_theta is not None:
-                net.theta[...] = self.best_theta
 
-    def _epoch(self) -> bool:
-        """Take the steps of an epoch and watch what came of it; whether the training ends."""
-        est, step = self.est, self.step
-        table = self._table()
-        watched = step.watched_epoch(table)
-        diverged = watched.diverged
-        self.solver.steps += table.steps
-        est.n_iter_ += 1
-        est.t_ += self.m
-        est.loss_ = float("nan") if diverged.any() else self._loss(table, watched)
-        est.loss_curve_.append(est.loss_)
-        if est.verbose:
-            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
-        if self.validation is not None:
-            self._validate(self.validation, bool(diverged.any()))
-        if diverged.any():
-            self._diverged(diverged)
-            return True
-        self._count_no_improvement()
-        if est.solver == "sgd" and est.learning_rate == "invscaling":
-            self.solver.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
-        return est._no_improvement_count > est.n_iter_no_change and self._ends()
-
-    def _table(self) -> StepTable:
-        """The next epoch's: rows in an order from the estimator's random numbers."""
+    def next_epoch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows of the data set in an order from the estimator's random numbers, and the rate of each step."""
         est, first = self.est, self.solver.steps
         if est.shuffle:
             places = np.arange(self.m)
             est._random_state.shuffle(places)
-            self.order = self.order[places]
-        per_epoch = -(-self.m // self.batch_size)
-        steps = np.arange(first, first + per_epoch) - self.begun
-        total = max(est.max_iter * per_epoch, int(steps[-1]) + 1)
-        progress = Progress(steps, per_epoch, total, tuple(self.monitored[self.seen :]))
-        rates = self.solver.learning_rate * self.schedule.factor(progress)
-        return draw_table([self.order], self.batch_size, self.weight, np.array([first]), [rates])
+            self.places = self.places[places]
+        steps = np.arange(first, first + self.steps_per_epoch) - self.begun
+        total = max(est.max_iter * self.steps_per_epoch, int(steps[-1]) + 1)
+        progress = Progress(steps, self.steps_per_epoch, total, tuple(self.monitored[self.seen :]))
+        rows = self.train.rows if self.steps_per_epoch == 1 else self.train.rows[self.places]  # one batch has no order
+        return rows, self.solver.learning_rate * self.schedule.factor(progress)
 
-    def _loss(self, table: StepTable, watched: Watched) -> float:
+    def watch(
+        self,
+        totals: NDArray[np.float64],
+        normalizer: NDArray[np.float64],
+        error: DivergenceError | None,
+        validation_loss: float | None,
+        outputs: NDArray[Any] | None,
+        theta: Array,
+    ) -> None:
+        """Look at what came of an epoch, and decide whether it was the last.
+
+        Parameters
+        ----------
+        totals, normalizer : (steps,) float64
+            The loss of each batch with its penalty, and what it is multiplied by.
+        error : DivergenceError or None
+        validation_loss : float or None
+            On data that the user gave for validation.
+        outputs : (n, n_L) array or None
+            For the rows of validation, with early stopping.
+        theta : (P,) array
+            The parameters, to be copied where they are the best.
+        """
+        est = self.est
+        self.solver.steps += self.steps_per_epoch
+        est.n_iter_ += 1
+        est.t_ += self.m
+        est.loss_ = float("nan") if error else self._loss(totals, normalizer)
+        est.loss_curve_.append(est.loss_)
+        if est.verbose:
+            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+        if validation_loss is not None:
+            est.validation_loss_curve_.append(float("nan") if error else validation_loss)
+        if est.early_stopping:
+            self._score(None if error else outputs)
+        if error is not None:
+            self.ended = True
+            self._diverged(error)
+            if self.error is not None:
+                return
+        else:
+            self._count_no_improvement(theta)
+            if est.solver == "sgd" and est.learning_rate == "invscaling":
+                self.solver.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
+            self.ended = est._no_improvement_count > est.n_iter_no_change and self._ends()
+        self.ended = self.tasks.end() or self.ended  # callbacks hear of the last one too
+        if not self.ended and est.n_iter_ == self.epochs:
+            self.ended = True
+            if not self.incremental:
+                warnings.warn(
+                    f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization "
+                    f"hasn't converged yet.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+
+    def _loss(self, totals: NDArray[np.float64], normalizer: NDArray[np.float64]) -> float:
         """Mean over batches, by their rows, of a batch's loss with its penalty, both divided by its weight."""
-        totals = watched.totals[0, :, 0]
-        if watched.penalty is not None:
-            totals = totals + watched.penalty[0]
-        rows = np.full(table.steps, self.batch_size)
-        rows[-1] = self.m - self.batch_size * (table.steps - 1)
-        return float((totals * table.normalizer[0]) @ rows / self.m)
+        rows = np.full(self.steps_per_epoch, self.batch_size)
+        rows[-1] = self.m - self.batch_size * (self.steps_per_epoch - 1)
+        return float((totals * normalizer) @ rows / self.m)
 
-    def _validate(self, data: Data, diverged: bool) -> None:
-        est, net = self.est, self.net
-        if data.given:
-            loss = float("nan") if diverged else net.measure(data.X, data.y, data.weight)["loss"]
-            est.validation_loss_curve_.append(loss)
-        if not est.early_stopping:
-            return
-        score = float("nan") if diverged else float(est._score_of(net, data))
+    def _score(self, outputs: NDArray[Any] | None) -> None:
+        est = self.est
+        score = float("nan") if outputs is None else float(est._score_of(outputs, self.validation))
         est.validation_scores_.append(score)
         if est.verbose:
             print(f"Validation score: {score:f}")
 
-    def _count_no_improvement(self) -> None:
+    def _count_no_improvement(self, theta: Array) -> None:
         """By the validation score where there is early stopping, by the training loss otherwise."""
         est = self.est
         if est.early_stopping:
@@ -226,7 +217,7 @@ class StochasticFit:
             worse = score < est.best_validation_score_ + est.tol
             if score > est.best_validation_score_:
                 est.best_validation_score_ = score
-                self.best_theta = self.net.theta.copy()
+                self.best_theta = theta.copy()
         else:
             worse = est.loss_ > est.best_loss_ - est.tol
             est.best_loss_ = min(est.best_loss_, est.loss_)
@@ -249,13 +240,14 @@ class StochasticFit:
             print(said)
         return ends
 
-    def _diverged(self, diverged: NDArray[np.bool_]) -> None:
-        """Raise; with early stopping only warn, since there are best weights to return to."""
-        history = History(self.net.loss.metric.name, loss=list(self.est.loss_curve_))
-        error = report(self.step, diverged, history)
-        if not self.est.early_stopping:
-            raise ValueError(f"{NON_FINITE} {error}") from error
-        warnings.warn(f"{error} The weights of the best validation score are kept.", ConvergenceWarning, stacklevel=2)
+    def _diverged(self, found: DivergenceError) -> None:
+        """An error; with early stopping only a warning, since there are best weights to return to."""
+        if self.est.early_stopping:
+            said = f"{found} The weights of the best validation score are kept."
+            warnings.warn(said, ConvergenceWarning, stacklevel=2)
+            return
+        self.error = ValueError(f"{NON_FINITE} {found}")
+        self.error.__cause__ = found
 
 
 def _batch_size(batch_size: Any, m: int) -> int:

@@ -44,18 +44,28 @@ class Weights:
 
     def _network(self) -> MLP:
         """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
-        sizes, given = self._layer_sizes, (*self.coefs_, *self.intercepts_)
-        activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
-        wanted = (self.device, self.precision, activation, self.loss, sizes)
-        if self.__dict__.get("_net_is_for") != wanted:
-            self._net = self._new_network(sizes)
-            self._net_is_for, self._views = wanted, ()
+        given = (*self.coefs_, *self.intercepts_)
+        if self.__dict__.get("_net_is_for") != self._wanted:
+            self._net = self._new_network(self._layer_sizes)
+            self._net_is_for, self._views = self._wanted, ()
         net = self._net
         if len(self._views) != len(given) or not all(map(is_, self._views, given)):
             for view, values in zip((*net.weights, *net.biases), given, strict=True):
                 there = is_on_gpu(values) and is_on_gpu(view)
                 view[...] = values if there else net.backend.from_host(as_numpy(values), net.backend.dtype)
         return net
+
+    @property
+    def _wanted(self) -> tuple[Any, ...]:
+        """What the network depends on besides the weights."""
+        activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
+        return (self.device, self.precision, activation, self.loss, self._layer_sizes)
+
+    def _adopt(self, net: MLP, home: Home) -> None:
+        """Take a trained network as its own."""
+        self._net, self._net_is_for = net, self._wanted
+        self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
+        self._hand_out(net, home)
 
     def _new_network(self, sizes: list[int]) -> MLP:
         per_layer = isinstance(self.activation, (list, tuple))
