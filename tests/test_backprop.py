@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import alike, host, on_the_reference, one_step
@@ -220,6 +225,32 @@ def test_blocks_of_rows_do_not_show(mlp, rng, monkeypatch):
     parts = net.gradients(X, y, dropout=0.4, step=2)
     np.testing.assert_array_equal(whole[0], parts[0])
     np.testing.assert_array_equal(flat(whole[1]), flat(parts[1]))
+
+
+PAGES = """
+import resource, numpy as np
+from gpubp.activations import get_activation
+from gpubp.backends.reference import BLOCK, ReferenceBackend
+backend, mish = ReferenceBackend(np.float64), get_activation("mish")
+z, b = backend.zeros((1, 1, BLOCK)), backend.zeros((1, 1, BLOCK))
+def faults(times):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        backend.bias_activation(mish, z, b, z)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(2)
+print(faults(100))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this is how glibc keeps memory")
+def test_temporaries_find_their_memory_again():
+    """Each is 64 pages; a process that has freed nothing large must not fetch them from the system every time."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGES], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) < 100
 
 
 def test_backward_leaves_the_parameters_and_the_input_alone(mlp, backend, rng):

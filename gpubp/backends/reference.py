@@ -56,6 +56,9 @@ class ReferenceBackend:
         self.accumulator = np.result_type(self.dtype, np.float64)
         self.reason = reason
         self.xp: Namespace = NumpyNamespace()
+        # Once glibc's malloc has freed a piece as large as this, it keeps the memory that temporaries leave; before,
+        # it may return it to the system at every block and fetch it again page by page.
+        np.empty(64 * BLOCK, np.uint8)
 
     # -- memory ---------------------------------------------------------------------------------------
 
