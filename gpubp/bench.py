@@ -6,6 +6,7 @@ first steps were seen to agree with float64's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from gpubp.bench_steps import (
     VERIFIED,
     BareGemms,
     Network,
+    Repeated,
     Steps,
     displacements,
     error,
@@ -30,7 +32,8 @@ from gpubp.errors import DeviceError, GpubpError
 
 # Every backend by its own name, and the device by which it is asked for.
 DEVICES = {"compiled": "cpu", "reference": "cpu-reference", "cuda": "cuda", "cuda-unfused": "cuda-unfused"}
-SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS", "BLAS kernels", "CuPy")  # of what gpubp doctor finds
+# Of what gpubp doctor finds, what figures depend on.
+SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS", "BLAS kernels", "CuPy", "GEMM table")
 
 # The bare products on each backend's device; of two backends, the first in DEVICES, which launches faster, runs them.
 FLOORS = {name: f"bare GEMMs, {'GPU' if name.startswith('cuda') else 'CPU'}" for name in DEVICES}
@@ -77,8 +80,9 @@ def _measure(report: Report, precision: str) -> None:
     """Rows of one precision: verify everyone, then let them take turns."""
     network, rows = report.network, verified_rows(report.network)
     expected = displacements(network, report.optimizer, rows)
-    entrants: dict[str, Steps] = {}
-    floors: dict[str, BareGemms] = {}
+    steps_of: dict[str, Steps] = {}
+    entrants: dict[str, Excused] = {}
+    floors: dict[str, Excused] = {}
     found = {name: Row(name, precision) for name in DEVICES}
     report.rows += found.values()
     for name, row in found.items():
@@ -87,28 +91,62 @@ def _measure(report: Report, precision: str) -> None:
             row.memory = steps.net.memory(network.batch_size, report.optimizer)["total"]
             _verify(steps, row, expected, rows)
             steps.seconds(1)  # whatever a whole batch may lack, such as memory, shows here
-            floors.setdefault(FLOORS[name], BareGemms(network, steps.backend))
-            entrants[name] = steps
+            floor = FLOORS[name]
+            if floor not in floors:
+                floors[floor] = Excused(BareGemms(network, steps.backend))
+            entrants[name], steps_of[name] = Excused(steps, row), steps
+            floors[floor].rows.append(row)
     for seconds in rounds({**entrants, **floors}):
         for name in entrants:
             found[name].seconds.append(seconds[name])
             found[name].floor.append(seconds[FLOORS[name]])
-    for name, steps in entrants.items():
-        if steps.diverged():
-            found[name].reason = "the network diverged while it was measured, and steps then do nothing"
+    for name, steps in steps_of.items():
+        with _excused(found[name]):
+            if steps.diverged():
+                raise DeviceError("the network diverged while it was measured, and steps then do nothing")
+
+
+class Excused(Repeated):
+    """What takes turns for some rows until it fails, or they have: the others go on.
+
+    Parameters
+    ----------
+    repeated : Repeated
+    *rows : Row
+    """
+
+    def __init__(self, repeated: Repeated, *rows: Row) -> None:
+        self.repeated, self.rows = repeated, list(rows)
+
+    def run(self, count: int) -> None:
+        self.repeated.run(count)
+
+    def wait(self) -> None:
+        self.repeated.wait()
+
+    def seconds(self, count: int) -> float:
+        """Without end for what has failed."""
+        if not all(row.reason for row in self.rows):
+            with _excused(*self.rows):
+                return super().seconds(count)
+        return math.inf
 
 
 @contextmanager
-def _excused(row: Row) -> Iterator[None]:
-    """What keeps a backend from being measured stands in its row, and keeps no other."""
+def _excused(*rows: Row) -> Iterator[None]:
+    """What keeps rows from being measured stands in them, and keeps no others."""
     try:
         yield
     except GpubpError as error:
-        row.reason = str(error)
+        reason = str(error)
     except MemoryError as error:
-        row.reason = f"not enough memory ({error})"
+        reason = f"not enough memory ({error})"
     except Exception as error:  # a library or driver may raise anything
-        row.reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    else:
+        return
+    for row in rows:
+        row.reason = row.reason or reason
 
 
 def _verify(steps: Steps, row: Row, expected: Sequence[Any], rows: int) -> None:

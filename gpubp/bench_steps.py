@@ -116,9 +116,7 @@ def _rows(network: Network) -> tuple[Any, Any, Any]:
 
 
 class Repeated(ABC):
-    """Something that a backend can do again and again."""
-
-    backend: Backend
+    """Something that can be done again and again."""
 
     @abstractmethod
     def run(self, count: int) -> None:

@@ -259,6 +259,7 @@ def bench(
     optimizer: options.Optimizer = "adam",
     precision: options.Precisions = "float32",
     json_file: options.JsonFile = None,
+    tune: options.Tune = False,
 ) -> None:
     """Time training steps of a network of yours on every backend of this machine, and say which to use."""
     from gpubp import bench as measuring
@@ -268,10 +269,16 @@ def bench(
     network = workload(parse_layers(layers), batch_size, get_activation(activation).name)
     precisions = parse_precisions(precision)
     optimizer_options(optimizer, None)
+    if tune and json_file is not None:
+        raise UsageError("--json keeps figures, and --tune writes a table of its own; leave out one of them")
     if json_file is not None and not json_file.parent.is_dir():
         raise UsageError(f"--json {json_file}: there is no folder {json_file.parent}; make it first")
     console = display.make_console()
     display.say(console, f"{network.name}, {network.parameters:,} parameters, {optimizer}", "bold")
+    if tune:
+        from gpubp.bench_tune import tune as choose
+
+        return display.show_tuned(console, *choose(network, precisions))
     report = measuring.bench(network, precisions, optimizer)
     display.show_bench(console, report)
     if json_file is not None:

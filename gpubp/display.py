@@ -15,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from gpubp.backends.cuda.gemm_table import GemmTable
     from gpubp.bench_report import Report
+    from gpubp.bench_tune import Tuned
     from gpubp.data import Prepared
     from gpubp.doctor import Check, Finding
     from gpubp.history import History
@@ -153,6 +155,19 @@ def show_bench(console: Console, report: Report) -> None:
         say(console, sentence)
     if report.interrupted:
         say(console, "interrupted: the figures are of the rounds until then", "yellow")
+
+
+def show_tuned(console: Console, table: GemmTable, found: Sequence[Tuned]) -> None:
+    """What was chosen for each product and what it brings, and where the choices are kept."""
+    rows = _table("product", ">tried", ">refused", ">first, us", ">chosen, us")
+    for each in found:
+        name = str(each.spec).removeprefix("product of 1 x ").removesuffix(", epilogue none")
+        us = (f"{1e6 * spread.median:.3g}" for spread in (each.first, each.best))
+        rows.add_row(name, str(each.proposals), str(each.refused), *us)
+    console.print(rows)
+    faster = sum(each.best.median < each.first.median for each in found)
+    say(console, f"{faster} of {plural(len(found), 'product')} are faster by another algorithm than cuBLASLt's first")
+    say(console, f"table {table.digest} is used by all later runs; delete it to go back: {table.path}")
 
 
 def figure(name: str, value: float | None) -> str:

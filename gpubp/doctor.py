@@ -104,6 +104,7 @@ def findings() -> list[Finding]:
         *slow_kernels(os.environ, _cpu_flags()),
         _cupy(),
         Finding("device", f"{backend.device}: {backend.reason}"),
+        *_gemm_table(backend.gemm_table),
     ]
 
 
@@ -158,6 +159,12 @@ def _cupy() -> Finding:
     if not state.installed:
         return Finding("CuPy", f"{state.found} (optional: {state.remedy} to train on an NVIDIA GPU)")
     return Finding("CuPy", state.found, state.remedy)
+
+
+def _gemm_table(table: str | None) -> Iterator[Finding]:
+    """Its hash, where the user made one."""
+    if table is not None:
+        yield Finding("GEMM table", f"{table}, made by gpubp bench --tune")
 
 
 def _source_version() -> str:

@@ -88,4 +88,12 @@ LayersActivation = Annotated[str, Option("--activation", help="Of all hidden lay
 Precisions = Annotated[
     str, Option("--precision", help=f"One or more, with commas, of {', '.join(PRECISIONS)}.", metavar="NAMES")
 ]
+Tune = Annotated[
+    bool,
+    Option(
+        "--tune",
+        help="Instead, time cuBLASLt's algorithms for the matrix products of a step on this GPU, and keep the fastest "
+        "in a table that every later run uses.",
+    ),
+]
 JsonFile = Annotated[Path | None, Option("--json", help="Also write the figures there.", metavar="FILE")]

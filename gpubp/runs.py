@@ -76,6 +76,7 @@ def summarize(net: MLP, ready: Prepared, history: History, config: dict[str, Any
         "seconds": round(history.seconds[-1], 3),
         "device": net.device,
         "precision": net.precision,
+        "gemm_table": net.backend.gemm_table,
         "seed": net.seeds[0],
         "parameters": net.parameters,
         "layer_sizes": list(net.layer_sizes),

@@ -9,12 +9,15 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+
+from gpubp.backends.cuda.gemm_table import ATTRIBUTES
 
 # -- CuPy ----------------------------------------------------------------------------------------------
 
@@ -103,6 +106,7 @@ class Stream:
     def __init__(self, cupy: CupyStub, non_blocking: bool) -> None:
         cupy.call("Stream")
         self.cupy, self.non_blocking, self.ptr, self.capturing = cupy, non_blocking, 7, False
+        self.captured: list[Callable[[], None]] = []
         cupy.stream = self
 
     def __enter__(self) -> None:
@@ -113,17 +117,28 @@ class Stream:
 
     def begin_capture(self, mode: int) -> None:
         self.cupy.call("begin_capture")
-        self.capturing = True
+        self.capturing, self.captured = True, []
 
     def end_capture(self) -> Any:
         assert self.capturing
         self.capturing = False
         self.cupy.call("end_capture")
-        return SimpleNamespace(launch=self.launch)
+        captured = self.captured
 
-    def launch(self, stream: Stream) -> None:
-        assert stream is self and Device.current
-        self.cupy.call("launch of a graph")
+        def launch(stream: Stream) -> None:
+            assert stream is self and Device.current
+            self.cupy.call("launch of a graph")
+            for work in captured:
+                work()
+
+        return SimpleNamespace(launch=launch)
+
+    def send(self, work: Callable[[], None]) -> None:
+        """Done at once, or while a capture goes on, when its graph is launched."""
+        if self.capturing:
+            self.captured.append(work)
+        else:
+            work()
 
     def synchronize(self) -> None:
         self.cupy.call("synchronize")
@@ -241,6 +256,7 @@ ENUMS: dict[str, dict[str, int]] = {
         "MIN_ALIGNMENT_C_BYTES": 7,
         "MIN_ALIGNMENT_D_BYTES": 8,
     },
+    "MatmulAlgoConfigAttribute": {name: value for value, name in enumerate(ATTRIBUTES)},
     "ReductionScheme": {"NONE": 0, "INPLACE": 1, "COMPUTE_TYPE": 2, "OUTPUT_TYPE": 4},
     "Epilogue": {"DEFAULT": 1, "BIAS": 4, "RELU_BIAS": 6},
 }
@@ -257,14 +273,40 @@ DTYPES: dict[str, dict[str, Any]] = {
         "MAX_WORKSPACE_BYTES": np.uint64,
         **dict.fromkeys(list(ENUMS["MatmulPreferenceAttribute"])[1:], np.uint32),
     },
+    "get_matmul_algo_config_attribute_dtype": {
+        **dict.fromkeys(ATTRIBUTES, np.uint32),
+        **dict.fromkeys(("ID", "SPLITK_NUM"), np.int32),
+        **dict.fromkeys(("INNER_SHAPE_ID", "CLUSTER_SHAPE_ID"), np.uint16),
+    },
 }
+
+
+@dataclass
+class LtAlgorithm:
+    """One that the stand-in proposes: its configuration, the seconds of a product by it, and what is wrong with it.
+
+    Results are multiplied by `factor`, which changes by `drift` from one product to the next; 0 writes nothing.
+    """
+
+    config: tuple[int, ...] = (0,) * len(ATTRIBUTES)
+    seconds: float = 1e-3
+    factor: float = 1.0
+    drift: float = 0.0
+
+
+def configured(*config: int, **named: float) -> LtAlgorithm:
+    """One of this configuration, as far as it is not 0."""
+    return LtAlgorithm((*config, *(0,) * (len(ATTRIBUTES) - len(config))), **named)
 
 
 class CublasLtStub(ModuleType):
     """``nvmath.bindings.cublasLt``; `live` holds the descriptors that exist, `asked` what algorithms were asked for.
 
+    `algorithms` are those that it proposes, `used` those that products ran by, `clock` the seconds that they took.
     `refusal` is what it does instead of finding an algorithm: "none" or a status; `fault` is raised on creation.
     """
+
+    cupy: CupyStub
 
     matmul_heuristic_result_dtype = np.dtype(
         [("algo", [("data_", "<u8", (8,))]), ("workspace_size", "<u8"), ("state", "<i4"), ("rest", "<i4", (5,))]
@@ -276,18 +318,24 @@ class CublasLtStub(ModuleType):
         self.live: dict[int, dict[str, Any]] = {}
         self.asked: list[dict[str, int]] = []
         self.products: list[dict[str, Any]] = []
+        self.algorithms = [LtAlgorithm()]
+        self.used: list[LtAlgorithm] = []
+        self.clock = 0.0
         self.refusal: str | int = ""
         self.fault: Exception | None = None
         self._next = 100
         for name, members in ENUMS.items():
             setattr(self, name, IntEnum(name, members))
         owners = ("MatmulDescAttribute", "MatrixLayoutAttribute", "MatmulPreferenceAttribute")
-        for (name, dtypes), owner in zip(DTYPES.items(), owners, strict=True):
+        for (name, dtypes), owner in zip(DTYPES.items(), (*owners, "MatmulAlgoConfigAttribute"), strict=True):
             by_value = {ENUMS[owner][member]: dtype for member, dtype in dtypes.items()}
             setattr(self, name, by_value.__getitem__)
         for kind, owner in zip(("matmul_desc", "matrix_layout", "matmul_preference"), owners, strict=True):
             setattr(self, f"{kind}_destroy", self.live.pop)
             setattr(self, f"{kind}_set_attribute", self._setter(owner))
+
+    def get_version(self) -> int:
+        return 130100
 
     def create(self) -> int:
         assert Device.current
@@ -325,40 +373,71 @@ class CublasLtStub(ModuleType):
         self, handle: int, operation: int, a: int, b: int, c: int, d: int, preference: int, count: int,
         results: int, found: int,
     ) -> None:  # fmt: skip
-        assert (handle, count, c) == (5, 1, d)
-        self.asked.append({**self.live[preference], "BIAS_POINTER": self.live[operation]["BIAS_POINTER"]})
+        assert (handle, c) == (5, d)
+        asked = {**self.live[preference], "BIAS_POINTER": self.live[operation]["BIAS_POINTER"], "count": count}
+        self.asked.append(asked)
         if isinstance(self.refusal, int):
             raise cuBLASLtError(self.refusal)
-        _memory(found, 1, np.int32)[0] = self.refusal != "none"
-        _memory(results, 1, self.matmul_heuristic_result_dtype)["algo"]["data_"][0, 0] = len(self.asked)
+        scheme = ATTRIBUTES.index("REDUCTION_SCHEME")
+        allowed = [
+            index
+            for index, each in enumerate(self.algorithms)
+            if not each.config[scheme] & ~asked["REDUCTION_SCHEME_MASK"] and self.refusal != "none"
+        ][:count]
+        _memory(found, 1, np.int32)[0] = len(allowed)
+        proposed = _memory(results, count, self.matmul_heuristic_result_dtype)["algo"]["data_"]
+        for place, index in enumerate(allowed):
+            proposed[place, :2] = len(self.asked), index
+
+    def matmul_algo_config_get_attribute(
+        self, algorithm: int, attribute: int, pointer: int, size: int, written: int
+    ) -> None:
+        dtype = np.dtype(DTYPES["get_matmul_algo_config_attribute_dtype"][ATTRIBUTES[attribute]])
+        assert size == dtype.itemsize and written
+        _memory(pointer, 1, dtype)[0] = self.algorithms[self._opaque(algorithm)[1]].config[attribute]
+
+    @staticmethod
+    def _opaque(algorithm: int) -> tuple[int, int]:
+        """The place in `asked`, counted from 1, and that in `algorithms`."""
+        asked, index = _memory(algorithm, 8, np.uint64)[:2].tolist()
+        return asked, index
 
     def matmul(
         self, handle: int, operation: int, alpha: int, a: int, a_layout: int, b: int, b_layout: int, beta: int, c: int,
         c_layout: int, d: int, d_layout: int, algorithm: int, workspace: int, workspace_size: int, stream: int,
     ) -> None:  # fmt: skip
         assert Device.current and (handle, stream) == (5, 7)
-        asked = self.asked[int(_memory(algorithm, 8, np.uint64)[0]) - 1]
+        number, index = self._opaque(algorithm)
+        asked, chosen = self.asked[number - 1], self.algorithms[index]
         assert workspace % 256 == 0 and workspace_size == asked["MAX_WORKSPACE_BYTES"]
-        what = self.live[operation]
+        what = dict(self.live[operation])
         scale = _numpy_type(what["scale"])
         assert _memory(alpha, 1, scale)[0] == 1 and _memory(beta, 1, scale)[0] == 0
         operands = {}
         for name, pointer, layout in (("A", a, a_layout), ("B", b, b_layout), ("C", c, c_layout), ("D", d, d_layout)):
             matrices = operands[name] = self._column_major(pointer, self.live[layout])
             assert all(matrix.ctypes.data % asked[f"MIN_ALIGNMENT_{name}_BYTES"] == 0 for matrix in matrices)
-        left, right = operands["A"].astype(scale), operands["B"].astype(scale)
-        result = (left.mT if what["TRANSA"] else left) @ (right.mT if what["TRANSB"] else right)
-        assert len(left) == len(right) == len(result) and result.shape == operands["D"].shape
-        if what["EPILOGUE"] != ENUMS["Epilogue"]["DEFAULT"]:
-            bias = {"dtype": operands["D"].dtype, "rows": result.shape[1], "columns": 1, "ld": result.shape[1]}
-            bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
-            biases = self._column_major(what["BIAS_POINTER"], bias)
-            assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
-            result = result + biases.astype(scale)
-        if what["EPILOGUE"] == ENUMS["Epilogue"]["RELU_BIAS"]:
-            result = np.maximum(result, 0)
-        operands["D"][...] = result
-        self.products.append(dict(what))
+
+        def compute() -> None:
+            left, right = operands["A"].astype(scale), operands["B"].astype(scale)
+            result = (left.mT if what["TRANSA"] else left) @ (right.mT if what["TRANSB"] else right)
+            assert len(left) == len(right) == len(result) and result.shape == operands["D"].shape
+            if what["EPILOGUE"] != ENUMS["Epilogue"]["DEFAULT"]:
+                bias = {"dtype": operands["D"].dtype, "rows": result.shape[1], "columns": 1, "ld": result.shape[1]}
+                bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
+                biases = self._column_major(what["BIAS_POINTER"], bias)
+                assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
+                result = result + biases.astype(scale)
+            if what["EPILOGUE"] == ENUMS["Epilogue"]["RELU_BIAS"]:
+                result = np.maximum(result, 0)
+            if chosen.factor:
+                operands["D"][...] = result * chosen.factor
+            chosen.factor += chosen.drift
+            self.clock += chosen.seconds
+
+        self.products.append(what)
+        self.used.append(chosen)
+        self.cupy.stream.send(compute)
 
     @staticmethod
     def _column_major(pointer: int, layout: dict[str, Any]) -> Any:
@@ -396,6 +475,6 @@ def install(monkeypatch: pytest.MonkeyPatch, cupy: CupyStub, lt: CublasLtStub | 
         monkeypatch.setitem(sys.modules, "nvmath", None)
         return
     nvmath, bindings = ModuleType("nvmath"), ModuleType("nvmath.bindings")
-    bindings.cublasLt = lt  # type: ignore[attr-defined]
+    bindings.cublasLt, lt.cupy = lt, cupy  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nvmath", nvmath)
     monkeypatch.setitem(sys.modules, "nvmath.bindings", bindings)

@@ -32,6 +32,7 @@ class Recorder:
     compute_capability = (9, 0)
     multiprocessors = 1
     supports_capture = False
+    gemm_table = None
 
     def __init__(self) -> None:
         self.sources: list[Source] = []

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
+import cuda_stubs
 import numpy as np
 import pytest
 from conftest import compiled_backend, host_driver
+from cuda_stubs import CublasLtStub, CupyStub, configured
 from typer.testing import CliRunner
 
 from gpubp import backends, bench, bench_advice, bench_steps
+from gpubp.backends import cuda, get_backend
+from gpubp.backends.cuda import probe as probing
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.bench_report import Report, Row
 from gpubp.bench_steps import BareGemms, Network, Steps, displacements, error, sample, verified_rows
 from gpubp.cli import app
+from gpubp.doctor import findings
 from gpubp.errors import DeviceError
 from gpubp.timing import interleaved, ratio, spread, turns
 
@@ -185,6 +193,60 @@ def test_a_network_that_diverges_has_no_figures(monkeypatch: pytest.MonkeyPatch)
     assert all("diverged" in row.reason or row.reason == "gone" for row in bench.bench(NETWORK).rows)
 
 
+class Crashing(ReferenceBackend):
+    """Works until it has multiplied so often."""
+
+    def __init__(self, often: int, error: Exception) -> None:
+        super().__init__(np.float32)
+        self.left, self.error = often, error
+
+    def matmul(self, *operands: Any, **transposes: Any) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise self.error
+        super().matmul(*operands, **transposes)
+
+
+PRODUCTS = 5  # of a step of NETWORK
+
+
+@pytest.mark.parametrize("rounds", [-1, 0, 1])  # that it lasts; -1: it fails before them
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("the driver\nis gone"), "RuntimeError: the driver"),
+        (MemoryError("8 GiB asked for"), "not enough memory (8 GiB asked for)"),
+        (DeviceError("GPU X: gone"), "GPU X: gone"),
+    ],
+)
+def test_what_fails_while_it_is_timed_says_so_and_the_others_stand(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, rounds: int
+) -> None:
+    monkeypatch.setattr(bench_steps, "TURN", 0.0)  # one step a turn
+    monkeypatch.setattr(BareGemms, "run", lambda gemms, count: None)
+    steps = bench_steps.VERIFIED + 1 + 2 + rounds  # verified, tried, and timed twice to know how many make a turn
+    faults = {"cuda": lambda: Crashing(steps * PRODUCTS, error), "cuda-unfused": failing(DeviceError("gone"))}
+    monkeypatch.setattr(bench, "open_backend", opened(faults))
+    compiled, reference, crashed, _ = bench.bench(NETWORK).rows
+    assert crashed.reason == said
+    assert [row.measured for row in (compiled, reference, crashed)] == [True, True, False]
+    assert len(compiled.seconds) == len(reference.seconds) == 3
+
+
+def test_bare_products_that_fail_take_the_rows_of_their_device_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(gemms: BareGemms, count: int) -> None:
+        if isinstance(gemms.backend, Counting):
+            raise MemoryError("no")
+        gemms.products(count, gemms.network.batch_size)
+
+    monkeypatch.setattr(BareGemms, "run", fails)
+    on_gpu = dict.fromkeys(("cuda", "cuda-unfused"), lambda: Counting(np.float32))
+    monkeypatch.setattr(bench, "open_backend", opened(on_gpu))
+    rows = bench.bench(NETWORK).rows
+    assert [row.reason for row in rows] == ["", "", *["not enough memory (no)"] * 2]
+    assert [row.measured for row in rows] == [True, True, False, False]
+
+
 def test_without_numba_the_compiled_row_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = ReferenceBackend(np.float32, "asked for; numba is not installed")
     monkeypatch.setattr(bench, "get_backend", lambda device, precision: reference)
@@ -260,6 +322,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
         (["--optimizer", "adma"], 'unknown optimizer "adma"; did you mean "adam"?'),
         (["--activation", "rellu"], 'unknown activation "rellu"; did you mean'),
         (["--batch-size", "0"], "'--batch-size': Input should be greater than or equal to 1"),
+        (["--tune", "--json", "b.json"], "--json keeps figures, and --tune writes a table of its own"),
         (["--json", "nowhere/b.json"], "--json nowhere/b.json: there is no folder nowhere"),
     ],
 )
@@ -292,3 +355,102 @@ def test_one_output_is_a_regression() -> None:
     done = invoke("--layers", "5,7,1", "--batch-size", "4")
     assert done.exit_code == 0, done.output
     assert "reference" in done.stdout
+
+
+# -- tuning -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CublasLtStub]:
+    """A GPU whose kernels do nothing, whose products take the time that their algorithms name, and an empty cache."""
+    cupy, lt = CupyStub(), CublasLtStub()
+    cuda_stubs.install(monkeypatch, cupy, lt)
+    cupy.kernels = defaultdict(lambda: lambda *launched: None, cupy.kernels)
+    monkeypatch.setattr(probing, "_installed_wheels", lambda: ["cupy-cuda13x 14.2.0"])
+    monkeypatch.setattr("time.perf_counter", lambda: lt.clock)
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+
+    begin_process()
+    yield lt
+    begin_process()
+
+
+def begin_process() -> None:
+    """Forget the devices that were opened."""
+    for opened in (probing.probe_device, cuda._driver):
+        opened.cache_clear()
+
+
+def tables(folder: Path) -> list[Path]:
+    return list(folder.rglob("gemm-*.json"))
+
+
+def test_tuning_chooses_the_fastest_that_is_right(gpu: CublasLtStub, tmp_path: Path) -> None:
+    gpu.algorithms = [
+        configured(1, seconds=5e-3),
+        configured(2, seconds=1e-3, factor=1.01),  # wrong
+        configured(3, seconds=1e-3, drift=1e-5),  # not the same twice
+        configured(4, 0, 2, 1, seconds=1e-3),  # adds up in place, so it is not proposed
+        configured(5, seconds=3e-3),
+        configured(6, seconds=2e-3),
+        configured(6, seconds=1e-4),  # not to be told from the one before
+        configured(7, seconds=4e-3),
+        configured(8, seconds=1e-4, factor=0.0),  # writes nothing
+    ]
+    done = invoke(*TINY, "--tune", "--precision", "float32,float64")
+    assert done.exit_code == 0, done.output
+    (path,) = tables(tmp_path)
+    products = json.loads(path.read_text())["products"]
+    assert len(products) == 2 * PRODUCTS
+    assert {product["algorithm"]["ID"] for product in products} == {6}
+    assert {product["spec"]["epilogue"] for product in products} == {"none", "bias", "relu_bias"}
+    shown = re.findall(r"\(4 x 5\) \(5 x 7\), float\d\d .* epilogue relu_bias +7 +3 +5e\+03 +2e\+03", done.stdout)
+    assert len(shown) == 2
+    assert "10 of 10 products are faster by another algorithm" in done.stdout
+    begin_process()
+    backend = get_backend("cuda")
+    assert f"table {backend.gemm_table} is used by all later runs; delete it to go back: {path}" in done.stdout
+
+    gpu.used.clear()
+    Steps(NETWORK, backend).run(1)
+    assert [used.config[0] for used in gpu.used] == [6] * PRODUCTS
+    (found,) = (each.found for each in findings() if each.subject == "GEMM table")
+    assert found == f"{backend.gemm_table}, made by gpubp bench --tune"
+
+
+def test_tuning_keeps_what_is_as_fast_and_what_other_networks_had_tuned(gpu: CublasLtStub, tmp_path: Path) -> None:
+    gpu.algorithms = [configured(1, seconds=2e-3), configured(2, seconds=1e-3)]
+    assert invoke(*TINY, "--tune").exit_code == 0
+    gpu.algorithms = [configured(1, seconds=1e-3), configured(2, seconds=0.99e-3)]
+    done = invoke("--layers", "5,8,3", "--batch-size", "4", "--tune")
+    assert "0 of 5 products are faster" in done.stdout
+    (path,) = tables(tmp_path)
+    chosen = [product["algorithm"]["ID"] for product in json.loads(path.read_text())["products"]]
+    assert sorted(chosen) == [1] * 5 + [2] * 5
+
+
+def test_the_table_stands_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceBackend, "gemm_table", "0123456789abcdef")
+    done = CliRunner().invoke(app, ["train", "iris", "--epochs", "1", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["gemm_table"] == "0123456789abcdef"
+
+
+def test_tuning_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = probing.CudaState(False, "not installed", "pip install cupy", installed=False)
+    monkeypatch.setattr(cuda, "probe_device", lambda index: state)
+    done = invoke(*TINY, "--tune")
+    assert done.exit_code == 2
+    assert 'device "cuda": CuPy is not installed; pip install cupy' in done.stderr
+
+
+def test_tuning_needs_nvmath(
+    gpu: CublasLtStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvmath", None)
+    monkeypatch.delitem(sys.modules, "nvmath.bindings")
+    done = invoke(*TINY, "--tune")
+    assert done.exit_code == 2
+    assert "pip install nvmath-python" in done.stderr
+    assert not tables(tmp_path)

@@ -118,13 +118,14 @@ def test_metrics_are_those_of_the_design(folder: Path) -> None:
     done("train", "flowers.csv", *QUICK, "--validation", "0.25", "--seed", "3", "--out", "run")
     metrics = json.loads(Path("run/metrics.json").read_text())
     keys = (
-        "task train validation test epochs steps seconds device precision seed parameters layer_sizes config versions"
+        "task train validation test epochs steps seconds device precision gemm_table seed parameters layer_sizes "
+        "config versions"
     )
     assert list(metrics) == keys.split()
     for part in ("train", "validation", "test"):
         assert list(metrics[part]) == ["loss", "accuracy"]
     assert (metrics["task"], metrics["epochs"], metrics["seed"]) == ("classification", 3, 3)
-    assert (metrics["device"], metrics["precision"]) == ("cpu", "float32")
+    assert (metrics["device"], metrics["precision"], metrics["gemm_table"]) == ("cpu", "float32", None)
     n_inputs = metrics["layer_sizes"][0]
     assert metrics["layer_sizes"][1:] == [4, 2]
     assert metrics["parameters"] == n_inputs * 4 + 4 + 4 * 2 + 2

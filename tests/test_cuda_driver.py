@@ -7,16 +7,19 @@ import itertools
 import sys
 import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import cuda_stubs
 import numpy as np
 import pytest
-from cuda_stubs import CompileException, CublasLtStub, CUDARuntimeError, CupyStub, OutOfMemoryError
+from cuda_stubs import CompileException, CublasLtStub, CUDARuntimeError, CupyStub, OutOfMemoryError, configured
 
 from gpubp.backends.cuda import gemm
+from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.cupy_driver import CupyDriver
 from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec, OutOfDeviceMemoryError, epilogue_supported
+from gpubp.backends.cuda.gemm_table import GemmTable, configuration, read_table
 from gpubp.backends.cuda.probe import probe
 from gpubp.errors import DeviceError
 from gpubp.notices import say_once
@@ -46,6 +49,17 @@ def lt(cupy: CupyStub) -> Any:
     from nvmath.bindings import cublasLt
 
     return cublasLt
+
+
+@pytest.fixture
+def table(cupy: CupyStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GemmTable:
+    """The user's for the device, in which nothing is; its folder is there."""
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    say_once.cache_clear()
+    empty = read_table("GPU X", 4, 130100)
+    empty.path.parent.mkdir(parents=True)
+    return empty
 
 
 @pytest.fixture
@@ -258,6 +272,56 @@ def test_descriptors_go_with_their_product(cupy: CupyStub, lt: Any, monkeypatch:
     del caught
     gc.collect()
     assert not lt.live
+
+
+# -- the user's table ------------------------------------------------------------------------------------
+
+
+def test_a_table_chooses_among_what_cublaslt_proposes(cupy: CupyStub, lt: Any, table: GemmTable) -> None:
+    lt.algorithms = [configured(1), configured(2, 5), configured(2, 6), configured(3, 0, 2, 1)]
+    kinds = {name: spec_of(epilogue=name) for name in EPILOGUES}
+    wanted = {kinds["bias"]: configured(2, 6).config, kinds["relu_bias"]: configured(3, 0, 2, 1).config}
+    table.path.write_text(replace(table, algorithms=wanted).text)
+    driver = CupyDriver()
+    for spec in kinds.values():
+        np.testing.assert_array_equal(run(driver, product(spec))[0], product(spec).expected)
+    # no entry; its entry; an entry that is not proposed, since it adds up in place
+    assert [used.config[:2] for used in lt.used] == [(1, 0), (2, 6), (1, 0)]
+    assert [asked["count"] for asked in lt.asked] == [1, gemm.PROPOSALS, gemm.PROPOSALS]
+    digest = replace(table, algorithms=dict(reversed(wanted.items()))).digest
+    assert driver.gemm_table == CudaBackend(driver, "float32").gemm_table == digest is not None
+
+
+def test_another_device_or_version_has_a_table_of_its_own(table: GemmTable) -> None:
+    others = [("GPU Y", 4, 130100), ("GPU X", 5, 130100), ("GPU X", 4, 130200)]
+    assert len({table.path, *(read_table(*other).path for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[:-20], "JSONDecodeError"),
+        (lambda text: "[]", "TypeError"),
+        (lambda text: text.replace("GPU X", "GPU Y"), "made for {"),
+        (lambda text: text.replace("TILE_ID", "TILE"), "TILE_ID"),
+        (lambda text: text.replace('"networks"', '"models"'), "models"),
+    ],
+)
+def test_what_is_not_a_table_of_this_device_is_not_used_and_that_is_said_once(
+    lt: Any, table: GemmTable, damage: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lt.algorithms = [configured(1), configured(2)]
+    table.path.write_text(damage(replace(table, algorithms={spec_of(): configured(2).config}).text))
+    run(CupyDriver(), product(spec_of()))
+    assert (lt.used[0].config[0], CupyDriver().gemm_table) == (1, None)
+    (message,) = caplog.messages
+    for part in (str(table.path), said, "not used; delete it, or make it anew with gpubp bench --tune"):
+        assert part in message
+
+
+def test_without_nvmath_no_table_is_used(table: GemmTable, no_nvmath: CupyStub) -> None:
+    table.path.write_text(replace(table, algorithms={spec_of(): configured(2).config}).text)
+    assert make_driver().gemm_table is None
 
 
 def test_epilogues_by_type() -> None:
@@ -503,6 +567,25 @@ def test_gpu_unaligned_operands(device: CupyDriver) -> None:
         device.gemm(spec)(operands[0], operands[1], out, operands[2])
         expected = a.reshape(64, 64) @ b.reshape(64, 64).T + bias
         np.testing.assert_array_equal(device.to_host(out).reshape(64, 64), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_gpu_what_is_proposed_is_found_again_and_right(
+    device: CupyDriver, types: tuple[str, str], epilogue: str
+) -> None:
+    if device.cublas is None:
+        pytest.skip("without nvmath-python there are no proposals")
+    of = product(spec_of(types=types, epilogue=epilogue))
+    bias = () if epilogue == "none" else (device.to_device(of.bias),)
+    operands = (device.to_device(of.a), device.to_device(of.b), device.zeros((12,), dtype_of(types[1])), *bias)
+    for proposed in gemm.LtGemm(device.cublas, of.spec).proposals(*operands):
+        by = gemm.LtGemm(device.cublas, of.spec, proposed)
+        by(*operands)
+        np.testing.assert_array_equal(np.asarray(device.to_host(operands[2]), float).reshape(1, 3, 4), of.expected)
+        (used,) = by._algorithms.values()
+        assert configuration(device.cublas.bindings, used) == proposed
 
 
 @pytest.mark.gpu

@@ -48,6 +48,7 @@ class ReferenceBackend:
 
     name = "reference"
     device = "cpu"
+    gemm_table: str | None = None
 
     def __init__(self, dtype: Any, reason: str = "asked for") -> None:
         self.dtype = np.dtype(dtype)

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from gpubp.backends.compiled.source import ModuleSource
+from gpubp.backends.user_cache import user_cache
 from gpubp.notices import say_once
 
 
@@ -73,7 +74,7 @@ def address(module: ModuleType, name: str) -> int:
 @cache
 def folder() -> Path:
     """``gpubp`` in the user's cache; where that cannot be written, a folder that this process leaves behind."""
-    path = _user_cache() / "gpubp"
+    path = user_cache()
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -81,14 +82,6 @@ def folder() -> Path:
     except OSError as error:
         say_once(f"{path} cannot be written ({error.strerror}): loops are compiled anew by each process")
         return Path(tempfile.mkdtemp(prefix="gpubp-"))
-
-
-def _user_cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _write(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from gpubp._typing import Array, Namespace
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
 from gpubp.backends.cuda.faults import explain, is_fault
 from gpubp.backends.cuda.gemm import CublasLt, EagerGemm, LtGemm, handle_of, workspace_size
+from gpubp.backends.cuda.gemm_table import read_table
 from gpubp.errors import DeviceError
 from gpubp.notices import say_once
 
@@ -49,6 +50,11 @@ class CupyDriver:
     device : int
         CUDA's index of it.
 
+    Attributes
+    ----------
+    cublas : CublasLt or None
+        What products go through; None where nvmath-python is not installed.
+
     Raises
     ------
     DeviceError
@@ -71,8 +77,9 @@ class CupyDriver:
             self.compute_capability: tuple[int, int] = (properties["major"], properties["minor"])
             self.multiprocessors: int = properties["multiProcessorCount"]
             self._stream = cupy.cuda.Stream(non_blocking=False)
-            self._cublas = self._start_cublas()
-        self.supports_capture = self._cublas is not None
+            self.cublas = self._start_cublas()
+        self.supports_capture = self.cublas is not None
+        self.gemm_table = None if self.cublas is None else self.cublas.table.digest
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         with self._allocating(shape, dtype):
@@ -107,9 +114,15 @@ class CupyDriver:
         if spec not in self._gemms:
             with self._at_work(str(spec)):
                 self._gemms[spec] = (
-                    EagerGemm(self._cupy, spec, self._in_stream) if self._cublas is None else LtGemm(self._cublas, spec)
+                    EagerGemm(self._cupy, spec, self._in_stream)
+                    if self.cublas is None
+                    else LtGemm(self.cublas, spec, self.cublas.table.algorithms.get(spec))
                 )
         return self._gemms[spec]
+
+    def prepared(self) -> list[GemmSpec]:
+        """The products that were asked for so far."""
+        return list(self._gemms)
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         if not self.supports_capture:
@@ -152,7 +165,8 @@ class CupyDriver:
             return None
         workspace = self.empty((workspace_size(self.compute_capability),), np.uint8)
         handle = handle_of(cublasLt, self._index)
-        return CublasLt(cublasLt, handle, workspace, self._stream.ptr, self.name, self._at_work)
+        table = read_table(self.name, self.multiprocessors, cublasLt.get_version())
+        return CublasLt(cublasLt, handle, workspace, self._stream.ptr, self.name, self._at_work, table)
 
     def _launcher(self, name: str, function: Any) -> Kernel:
         doing = f'kernel "{name}"'

@@ -158,6 +158,7 @@ class Driver(Protocol):
     compute_capability: tuple[int, int]
     multiprocessors: int
     supports_capture: bool
+    gemm_table: str | None  # the hash of the user's table by which `gemm` chooses algorithms, where there is one
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array on the device; contents undefined."""

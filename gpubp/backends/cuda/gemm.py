@@ -13,6 +13,7 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.backends.cuda.driver import GemmSpec, dtype_of
+from gpubp.backends.cuda.gemm_table import Algorithm, GemmTable, configuration
 from gpubp.errors import DeviceError
 
 # `with at_work("doing this"):` makes the device current and raises its faults as DeviceError.
@@ -21,6 +22,7 @@ AtWork: TypeAlias = Callable[[str], AbstractContextManager[None]]
 DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_TYPES = {"float32": 68, "float64": 70, "tf32": 77}  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32
 NOT_SUPPORTED = 15  # cublasStatus_t
+PROPOSALS = 8  # of cuBLASLt for a product, from which a table chooses
 EPILOGUES = {"none": "DEFAULT", "bias": "BIAS", "relu_bias": "RELU_BIAS"}
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -57,6 +59,8 @@ class CublasLt:
         The device's name, for messages.
     at_work : callable
         Makes the device current.
+    table : GemmTable
+        What the user had tuned.
     """
 
     bindings: Any
@@ -65,6 +69,7 @@ class CublasLt:
     stream: int
     device: str
     at_work: AtWork
+    table: GemmTable
 
 
 class LtGemm:
@@ -78,12 +83,15 @@ class LtGemm:
     ----------
     context : CublasLt
     spec : GemmSpec
+    wanted : Algorithm or None
+        By which algorithm. None, or one that cuBLASLt does not propose for the operands: its first proposal.
     """
 
-    def __init__(self, context: CublasLt, spec: GemmSpec) -> None:
+    def __init__(self, context: CublasLt, spec: GemmSpec, wanted: Algorithm | None = None) -> None:
         lt = context.bindings
         self._context = context
         self._spec = spec
+        self._wanted = wanted
         self._name = str(spec)
         self._algorithms: dict[tuple[int, ...], Array] = {}
         self._owned = ExitStack()
@@ -128,6 +136,14 @@ class LtGemm:
                 context.stream,
             )
 
+    def proposals(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> list[Algorithm]:
+        """What cuBLASLt proposes for operands that lie as these do, its first choice first."""
+        with self._context.at_work(self._name):
+            pointers = (a.data.ptr, b.data.ptr, out.data.ptr, 0 if bias is None else bias.data.ptr)
+            found = self._propose(PROPOSALS, self._alignments(*pointers), pointers[3])
+            # Those that are configured alike count as one, the first, which is what `_choose` finds.
+            return list(dict.fromkeys(configuration(self._context.bindings, each) for each in found))
+
     def _layout(self, data_type: str, shape: tuple[int, int], stride: int) -> int:
         """A row-major matrix (rows, columns) as the column-major (columns, rows) that it is too."""
         lt = self._context.bindings
@@ -147,33 +163,43 @@ class LtGemm:
 
     def _algorithm(self, a: int, b: int, out: int, bias: int) -> Array:
         """The choice for operands whose addresses are divisible by as much as these."""
+        alignments = self._alignments(a, b, out, bias)
+        if alignments not in self._algorithms:
+            self._algorithms[alignments] = self._choose(alignments, bias)
+        return self._algorithms[alignments]
+
+    def _choose(self, alignments: tuple[int, ...], bias: int) -> Array:
+        if self._wanted is None:
+            return self._propose(1, alignments, bias)[0]
+        found, lt = self._propose(PROPOSALS, alignments, bias), self._context.bindings
+        return next((each for each in found if configuration(lt, each) == self._wanted), found[0])
+
+    def _alignments(self, a: int, b: int, out: int, bias: int) -> tuple[int, ...]:
         spec = self._spec
         size, out_size = ITEMSIZE[spec.in_type], ITEMSIZE[spec.out_type]
-        alignments = (
+        return (
             self._alignment(a, spec.a_stride * size),
             self._alignment(b, spec.b_stride * size),
             self._alignment(out, spec.out_stride * out_size),
             self._alignment(bias, spec.bias_stride * out_size),
         )
-        if alignments not in self._algorithms:
-            biases = (bias, bias + spec.bias_stride * out_size) if spec.networks > 1 else (bias,)
-            least_aligned = min(biases, key=lambda address: self._alignment(address, 0))
-            self._algorithms[alignments] = self._choose(*alignments[:3], least_aligned)
-        return self._algorithms[alignments]
 
     def _alignment(self, address: int, stride: int) -> int:
         """The largest power of two, at most 256, that divides each network's address."""
         addresses = address | 256 | (stride if self._spec.networks > 1 else 0)
         return addresses & -addresses
 
-    def _choose(self, a: int, b: int, out: int, bias: int) -> Array:
-        """cuBLASLt's first choice for operands aligned so; of a bias it looks at the address."""
-        context, lt = self._context, self._context.bindings
+    def _propose(self, most: int, alignments: tuple[int, ...], bias: int) -> list[Array]:
+        """cuBLASLt's algorithms for operands aligned so, the best by its estimate first; one at least."""
+        context, lt, spec = self._context, self._context.bindings, self._spec
         limits = lt.MatmulPreferenceAttribute
-        found = np.zeros(1, lt.matmul_heuristic_result_dtype)
+        a, b, out, _ = alignments
+        found = np.zeros(most, lt.matmul_heuristic_result_dtype)
         count = np.zeros(1, np.int32)
-        if bias:
-            self._describe(lt.MatmulDescAttribute.BIAS_POINTER, bias)
+        if bias:  # of which it looks at the address
+            biases = (bias, bias + spec.bias_stride * ITEMSIZE[spec.out_type]) if spec.networks > 1 else (bias,)
+            least_aligned = min(biases, key=lambda address: self._alignment(address, 0))
+            self._describe(lt.MatmulDescAttribute.BIAS_POINTER, least_aligned)
         with ExitStack() as owned:
             preference = lt.matmul_preference_create()
             owned.callback(lt.matmul_preference_destroy, preference)
@@ -198,19 +224,20 @@ class LtGemm:
                     self._out,
                     self._out,
                     preference,
-                    1,
+                    most,
                     found.ctypes.data,
                     count.ctypes.data,
                 )
             except lt.cuBLASLtError as error:
                 if error.status != NOT_SUPPORTED:
                     raise
-        if count[0] == 0 or found["state"][0] != 0:
+        usable = [found["algo"][i : i + 1].copy() for i in range(count[0]) if found["state"][i] == 0]
+        if not usable:
             raise DeviceError(
                 f"{self._name}: cuBLASLt has no algorithm for this on {context.device}; use another precision, "
                 "or update the nvidia-cublas package"
             )
-        return found["algo"].copy()
+        return usable
 
 
 class EagerGemm:

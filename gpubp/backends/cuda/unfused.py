@@ -36,6 +36,7 @@ class UnfusedBackend(ReferenceBackend):
         super().__init__(np.dtype(kept.parameters), reason)
         self.driver, self.xp, self.device, self.precision = driver, driver.xp, device, precision
         self.storage, self.compute = dtype_of(kept.storage), kept.compute
+        self.gemm_table = driver.gemm_table
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return self.driver.empty(shape, self.dtype if dtype is None else dtype)

@@ -1,0 +1,132 @@
+"""What operations read and write besides the arrays of a layer: the tables of an epoch, the state of an update.
+
+Every array has a leading axis of K networks, or of 1 where the networks share it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpubp._typing import Array
+from gpubp.optimizers import Optimizer
+
+
+@dataclass(slots=True)
+class Dropout:
+    """Inverted dropout of one training step.
+
+    Attributes
+    ----------
+    rate : (K,) float64
+        Probability that an element of a hidden layer is dropped, 0 ≤ rate < 1.
+    seeds : (K,) uint64
+        Each network's own key.
+    cursor, first_step : (1,) and (K,) int64
+        The `Epoch`'s: masks depend on the step over the whole training, first_step + cursor.
+    """
+
+    rate: Array
+    seeds: Array
+    cursor: Array
+    first_step: Array
+
+
+@dataclass(slots=True)
+class LossScale:
+    """Dynamic loss scaling, per network: δ is multiplied by `scale`, the gradient divided by it again.
+
+    A step whose gradient overflows is skipped and counted, and `scale` halved; after 2,000 steps without one
+    it is doubled. Source: Micikevicius et al., "Mixed precision training", 2018.
+
+    Attributes
+    ----------
+    scale : (K,) float64
+    clean_steps, overflows : (K,) int64
+        Steps since the last change; steps skipped so far.
+    """
+
+    scale: Array
+    clean_steps: Array
+    overflows: Array
+
+
+@dataclass(slots=True)
+class Epoch:
+    """The tables of an epoch on the device, and how far it has got.
+
+    Operations read the row that the cursor points at, and the last one of a step moves it on, so a step is
+    the same function every time and can be replayed.
+
+    Attributes
+    ----------
+    cursor : (1,) int64
+        The step within the epoch, counted from 0.
+    first_step : (K,) int64
+        The number, over the whole training, of the epoch's first step.
+    batch_size : int
+        Step i takes rows ``order[:, i·batch_size:(i + 1)·batch_size]``.
+    order : (K or 1, m) int64
+        Rows of the data as each network sees them; 1 where all see the same.
+    normalizer, learning_rate : (K, steps) float64
+    totals : (K, steps, 2) float64
+        Filled: Σ weight · (value, metric) over the rows of each step.
+    loss_scale : LossScale or None
+        Where the backend's storage is float16.
+    """
+
+    cursor: Array
+    first_step: Array
+    batch_size: int
+    order: Array
+    normalizer: Array
+    learning_rate: Array
+    totals: Array
+    loss_scale: LossScale | None = None
+
+
+@dataclass(slots=True)
+class OptimizerState:
+    """Everything an update reads and writes besides θ and its gradient. K networks, P parameters each.
+
+    Attributes
+    ----------
+    rule : Optimizer
+    options : dict of str to (K,) float64
+        The rule's options per network.
+    slots : tuple of (K, P) arrays
+        The rule's state.
+    updates : (K,) int64
+        Updates applied so far; bias corrections count these.
+    active : (K,) bool
+        Nothing of a network that is not active is written.
+    fault_step : (K,) int64
+        The step at which a non-finite loss or gradient made a network inactive; −1 if none did.
+    largest_update : (K,) float64 or None
+        Where tracked, the largest |Δθ| of any parameter in any step since it was last cleared.
+    n_weights : int
+        θ[:, :n_weights] are weights, the rest biases: decay and l2 concern weights alone. A multiple of 128,
+        as P is, so that kernels can take several parameters at a time.
+    l2, weight_decay, max_grad_norm : (K,) float64 or None
+        None where no network uses it.
+    l2_by_batch : bool
+        Whether the penalty is part of what the normalizer divides: the gradient then gains l2 · normalizer · W.
+    penalty : (K, steps) float64 or None
+        Where recorded, ½ l2 Σ W² of the weights that each step of the epoch read; a step that is not taken writes none.
+    operands : (K, P) array or None
+        Where matrix products read a copy of θ in another type, that copy, written along with θ.
+    """
+
+    rule: Optimizer
+    options: dict[str, Array]
+    slots: tuple[Array, ...]
+    updates: Array
+    active: Array
+    fault_step: Array
+    n_weights: int
+    largest_update: Array | None = None
+    l2: Array | None = None
+    weight_decay: Array | None = None
+    max_grad_norm: Array | None = None
+    l2_by_batch: bool = False
+    penalty: Array | None = None
+    operands: Array | None = None
