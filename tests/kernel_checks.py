@@ -257,21 +257,22 @@ def check_update(
 def check_gather(
     driver: Driver, *, source: str, target: str, rows: int, columns: int, networks: int, place: str
 ) -> None:
-    """The rows of the third step, each network's own, bit for bit as NumPy casts them."""
+    """The rows of the third step, each network's own, bit for bit as NumPy casts them; from one or own sources."""
     rng = np.random.default_rng([rows, columns, networks])
     kind, whole = dtype(source), 3 * rows + 5
-    values = rng.normal(0, 50, (1, whole, columns)).clip(-120, 120)
-    values = (np.abs(values) if kind.kind == "u" else values > 0 if kind.kind == "b" else values).astype(kind)
-    order = np.stack([rng.permutation(whole) for _ in range(networks)])
-    machine = Machine(CudaBackend(driver, "float32"), place)
-    out = machine.room((networks, rows, columns), dtype(target))
     table = np.zeros((networks, 3))
-    epoch = machine.epoch(
-        2, normalizer=table, learning_rate=table, scale=np.ones(networks), order=order, batch_size=rows
-    )
-    machine.backend.gather(machine.put(values, kind), epoch, out)
-    machine.check_between()
-    taken = np.stack([values[0, chosen] for chosen in order[:, 2 * rows : 3 * rows]])
-    if dtype(target).itemsize == 2 and kind.itemsize > 2:
-        taken = taken.astype(np.float32)  # from there a device rounds to 16 bits
-    np.testing.assert_array_equal(wide(host(out)), wide(taken.astype(dtype(target))))
+    for owners in sorted({1, networks}):
+        values = rng.normal(0, 50, (owners, whole, columns)).clip(-120, 120)
+        values = (np.abs(values) if kind.kind == "u" else values > 0 if kind.kind == "b" else values).astype(kind)
+        order = np.stack([rng.permutation(whole) for _ in range(networks)])
+        machine = Machine(CudaBackend(driver, "float32"), place)
+        out = machine.room((networks, rows, columns), dtype(target))
+        epoch = machine.epoch(
+            2, normalizer=table, learning_rate=table, scale=np.ones(networks), order=order, batch_size=rows
+        )
+        machine.backend.gather(machine.put(values, kind), epoch, out)
+        machine.check_between()
+        taken = np.stack([values[k % owners, chosen] for k, chosen in enumerate(order[:, 2 * rows : 3 * rows])])
+        if dtype(target).itemsize == 2 and kind.itemsize > 2:
+            taken = taken.astype(np.float32)  # from there a device rounds to 16 bits
+        np.testing.assert_array_equal(wide(host(out)), wide(taken.astype(dtype(target))))

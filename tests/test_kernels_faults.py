@@ -72,6 +72,7 @@ FAULTS = {
         ("loss_sums", "&& aligned(delta)", "", loss("huber", columns=64, place="shifted")),
         ("gather", "&& aligned(source) && aligned(out)", "", batch(place="shifted")),
         ("gather", "blockIdx.y * order_stride", "0", batch()),
+        ("gather", "blockIdx.y * source_stride", "0", batch()),
         ("bias_activation", "b += k * b_stride", "b += 0", layer(place="slices")),
         ("elementwise_loss", "k * weight_stride", "0", loss("huber")),
         ("softmax_cross_entropy", "y += k * y_stride", "y += 0", loss("cross_entropy")),

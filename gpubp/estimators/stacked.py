@@ -131,17 +131,25 @@ class Trainees:
         workers = effective_n_jobs(self.n_jobs)
         for group in alike:
             group.sort(key=lambda pair: -pair[1].m)
-            net, rule = group[0][1].est._network(), group[0][1].rule
-            each = net.memory(group[0][1].batch_size, rule)["total"] + net.theta.nbytes  # the best weights
-            data = sum({id(fit.train.X): fit.train.X.nbytes for _, fit in group}.values())
-            room = max(0.0, room_for_stacks(net.backend) - data)
-            stacks = portions(group, each, room, -(-workers // len(alike)))
-            if self.verbose:
-                shape = "-".join(map(str, net.layer_sizes))
-                size = (each * len(stacks[0]) + data) / 2**20
-                print(f"{len(group)} networks {shape} in {len(stacks)} stacks, {size:,.0f} MiB each with its data")
-            found += stacks
+            try:
+                found += self._portions(group, -(-workers // len(alike)))
+            except Exception as error:  # there is no such network here
+                for member, fit in group:
+                    member.error, member.done, fit.ended = error, True, True
         return found
+
+    def _portions(self, group: Sequence[tuple[Member, StochasticFit]], at_least: int) -> Any:
+        """A group cut into stacks that fit."""
+        first = group[0][1]
+        net = first.est._network()
+        each = net.memory(first.batch_size, first.rule)["total"] + net.theta.nbytes  # the best weights
+        data = sum({id(fit.train.X): fit.train.X.nbytes for _, fit in group}.values())
+        stacks = portions(group, each, max(0.0, room_for_stacks(net.backend) - data), at_least)
+        if self.verbose:
+            shape, plural = "-".join(map(str, net.layer_sizes)), "s" if len(stacks) > 1 else ""
+            size = (each * len(stacks[0]) + data) / 2**20
+            print(f"{len(group)} networks {shape} in {len(stacks)} stack{plural}, {size:,.0f} MiB each with its data")
+        return stacks
 
     def _results(self, tasks: Sequence[Sequence[StochasticFit]], until: float) -> Any:
         """What `_train_stack` gives for each task, as it becomes known."""
@@ -186,7 +194,7 @@ def _shape(fit: StochasticFit) -> Hashable:
     est = fit.est
     return (
         type(est), tuple(est._layer_sizes), repr(est.activation), repr(est.loss), fit.rule.name,
-        fit.batch_size, est.device, est.precision, est.coefs_[0].dtype.name,
+        None if fit.steps_per_epoch == 1 else fit.batch_size, est.device, est.precision, est.coefs_[0].dtype.name,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class StochasticSolver:
 
     def fits(self, rule: Optimizer, net: MLP) -> bool:
         """Whether the moments are those of such a rule and network."""
-        return len(self.slots) == len(rule.slots) and all(slot.shape == net.theta.shape for slot in self.slots)
+        return len(self.slots) == len(rule.slots) and all(slot.shape[1:] == net.theta.shape[1:] for slot in self.slots)
 
     def on(self, backend: Backend) -> tuple[Array, tuple[Array, ...]]:
         """`updates` and `slots` where the network lies."""

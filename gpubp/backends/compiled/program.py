@@ -128,20 +128,23 @@ class Program:
             self._advance(1)
 
     def _run_launches(self, launches: Launches, count: int) -> None:
-        """As many steps at a time as PATIENCE allows; by all cores once that is worth waking them."""
-        portion, seconds = 1, 0.0
+        """As many steps in one call as PATIENCE allows; by all cores where what is left is worth waking them.
+
+        The first step of all shows how long they are. A call is one network's where each core takes one.
+        """
+        networks, taken, seconds = launches.networks, 1, 0.0  # of one network's step
         with _cores_for(launches) as pool:
             while count > 0:
-                taken, start = min(portion, count), time.perf_counter()
-                if pool is None or seconds < WORTH_SPREADING:
-                    launches.run(0, launches.networks, taken)
+                start = time.perf_counter()
+                if pool is not None and seconds * networks * count > WORTH_SPREADING:
+                    list(pool.map(partial(_run_one, launches, taken), range(networks)))
                 else:
-                    one = partial(_run_one, launches, taken)
-                    list(pool.map(one, range(launches.networks)))
+                    launches.run(0, networks, taken)
                 self._advance(taken)
-                count, seconds = count - taken, time.perf_counter() - start
-                if seconds < PATIENCE:
-                    portion *= 2
+                count -= taken
+                seconds = seconds or (time.perf_counter() - start) / networks
+                longest = PATIENCE / (seconds * (networks if pool is None else 1))
+                taken = max(1, min(count, int(longest)))
 
     def _advance(self, count: int) -> None:
         if self.cursor is not None:
