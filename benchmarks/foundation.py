@@ -22,6 +22,7 @@ import numpy as np
 
 import gpubp
 from benchmarks.data import pixels
+from benchmarks.process import forget_peak, memory
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
 from gpubp.bench_steps import BareGemms, Network, Steps
@@ -201,16 +202,10 @@ def probe_memory(data: Path) -> float:
     """MB that one epoch adds to this process's resident memory at its peak, once the data are loaded."""
     X, y, _, _ = pixels(data / "mnist")
     gpubp.train(gpubp.MLP([784, 1, 10], device="cpu"), X[:256], y[:256], epochs=1)  # loads what any training needs
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: the recorded peak starts anew from what is resident
-    before = _status("VmRSS")
+    forget_peak()
+    before = memory("VmRSS")
     gpubp.train(gpubp.MLP([784, 512, 512, 10], device="cpu"), X, y, epochs=1)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> float:
-    """A memory figure of this process in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    return (memory("VmHWM") - before) / 2**20
 
 
 PARTS: dict[str, Callable[[Path], list[Row]]] = {

@@ -13,16 +13,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.devices import open_backend
-from benchmarks.gpu import kernels, parity, sanitizer, step_times
+from benchmarks.gpu import kernels, parity, sanitizer, stacks, step_times
 from benchmarks.gpu.hardware import machine
 from benchmarks.parts import FILE, MixedError, Part, kept, kind, line, load
 from benchmarks.peers import UnavailableError
+
+PARTS = ("parity", "kernels", "small", "large", "stacks", "sanitizer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure a part; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--part", required=True, choices=("parity", "kernels", "small", "large", "sanitizer"))
+    parser.add_argument("--part", required=True, choices=PARTS)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
     parser.add_argument("--mnist", metavar="FOLDER", help="with MNIST's IDX files; without it, data of their shape")
     parser.add_argument("--dry-run", action="store_true", help="on the host, to see that everything runs")
@@ -32,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "kernels": kernels.kernels,
         "small": lambda part: step_times.small(part, options.mnist),
         "large": step_times.large,
+        "stacks": stacks.stacks,
         "sanitizer": sanitizer.sanitizer,
     }
     part = Part(options.part, options.dry_run)

@@ -51,6 +51,14 @@ CONTENDERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "bare GEMMs": ("benchmarks.peers.floors", {"what": "gemms"}),
     "bare GEMMs cpu": ("benchmarks.peers.floors", {"what": "gemms", "device": "cpu"}),
     "copy": ("benchmarks.peers.floors", {"what": "copy"}),
+    "gpubp stack": ("benchmarks.peers.gpubp_stack", {"device": "cuda"}),
+    "gpubp stack cpu": ("benchmarks.peers.gpubp_stack", {"device": "cpu"}),
+    "torch vmap": ("benchmarks.peers.torch_vmap", {}),
+    "torch vmap compile": ("benchmarks.peers.torch_vmap", {"compiled": True}),
+    "torch vmap graph": ("benchmarks.peers.torch_vmap", {"captured": True}),
+    "torch vmap compile graph": ("benchmarks.peers.torch_vmap", {"compiled": True, "captured": True}),
+    "jax vmap jit": ("benchmarks.peers.jax_vmap", {"scanned": False}),
+    "jax vmap scan": ("benchmarks.peers.jax_vmap", {"scanned": True}),
 }
 ON_A_GPU = (
     *("gpubp", "gpubp cuda-unfused", "gpubp cpu", "torch eager", "torch compile", "torch graph", "jax jit", "jax scan"),
@@ -59,6 +67,10 @@ ON_A_GPU = (
 ON_A_CPU = (
     *("gpubp cpu", "gpubp cpu-reference", "torch eager", "torch compile", "jax jit", "jax scan"),
     *("scikit-learn", "thinc", "bare GEMMs cpu"),
+)
+WITH_STACKS = (
+    *("torch vmap", "torch vmap compile", "torch vmap graph", "torch vmap compile graph"),
+    *("jax vmap jit", "jax vmap scan"),
 )
 
 

@@ -13,10 +13,10 @@ __all__ = ["VERSIONS", "prepare"]
 
 def prepare(task: Task) -> JaxSteps:
     """The steps, each a call."""
-    return JaxSteps(task, _by_calls)
+    return JaxSteps(task, by_calls)
 
 
-def _by_calls(jax: Any, step: Callable[..., Any], batches: int) -> Callable[..., Any]:
+def by_calls(jax: Any, step: Callable[..., Any], batches: int) -> Callable[..., Any]:
     jitted = jax.jit(step, donate_argnums=0)
 
     def advance(state: Any, data: Any, count: int) -> Any:

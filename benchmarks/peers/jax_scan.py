@@ -14,10 +14,10 @@ __all__ = ["VERSIONS", "prepare"]
 
 def prepare(task: Task) -> JaxSteps:
     """The steps, an epoch a call; single steps where fewer are asked for."""
-    return JaxSteps(task, _by_epochs)
+    return JaxSteps(task, by_epochs)
 
 
-def _by_epochs(jax: Any, step: Callable[..., Any], batches: int) -> Callable[..., Any]:
+def by_epochs(jax: Any, step: Callable[..., Any], batches: int) -> Callable[..., Any]:
     @partial(jax.jit, static_argnums=2, donate_argnums=0)
     def scanned(state: Any, data: Any, length: int) -> Any:
         return jax.lax.scan(lambda state, _: (step(state, data), None), state, None, length)[0]

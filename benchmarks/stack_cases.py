@@ -1,0 +1,104 @@
+"""Stacks of networks to train: for everyone the same weights, rows, orders and rate of learning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import Network, Task
+from benchmarks.contest import Contest, Entrant, Times
+from benchmarks.remote import RemoteError
+from gpubp.bench_steps import TOLERANCE, VERIFIED, displacements, error
+
+
+@dataclass(frozen=True)
+class Member(Network):
+    """One network of a stack: all learn from the same rows, each in its own order and from its own weights."""
+
+    number: int = 0
+
+    @property
+    def weights(self) -> list[tuple[Any, Any]]:
+        """Those of a network by itself, moved on by its number."""
+        return [(np.roll(W, self.number), np.roll(b, self.number)) for W, b in _alone(self).weights]
+
+    @property
+    def rows(self) -> tuple[Any, Any, Any]:
+        """X (m, n_0), y (m,), and the order (m,)."""
+        X, y, _ = _alone(self).rows
+        return X, y, np.random.default_rng([2, self.number]).permutation(len(X))
+
+
+@dataclass(frozen=True)
+class StackOf(Network):
+    """`models` networks of one shape."""
+
+    models: int = 2
+
+    @property
+    def name(self) -> str:
+        """256 of 64-256-256-10 b128."""
+        return f"{self.models} of {super().name}"
+
+    @property
+    def members(self) -> list[Member]:
+        """Its networks, each as a network by itself."""
+        given = self.layer_sizes, self.batch_size, self.batches, self.activation
+        return [Member(*given, number=number) for number in range(self.models)]
+
+    @property
+    def weights(self) -> list[tuple[Any, Any]]:
+        """W (K, n_in, n_out) and b (K, n_out) of every layer, float32, before the first step."""
+        layers = zip(*(member.weights for member in self.members), strict=True)
+        return [(np.stack([W for W, _ in layer]), np.stack([b for _, b in layer])) for layer in layers]
+
+    @property
+    def rows(self) -> tuple[Any, Any, Any]:
+        """X (m, n_0) and y (m,), which all share, and the orders (K, m)."""
+        X, y, _ = _alone(self).rows
+        return X, y, np.stack([member.rows[2] for member in self.members])
+
+
+def _alone(network: Network) -> Network:
+    """The plain network of these sizes, whose numbers are drawn once."""
+    return Network(network.layer_sizes, network.batch_size, network.batches, network.activation)
+
+
+def network_by_network(tensors: Sequence[Any]) -> list[Any]:
+    """The tensors (K, …) of a stack as those of its first network, of its second, …"""
+    return [tensor[k] for k in range(len(tensors[0])) for tensor in tensors]
+
+
+def references(network: StackOf) -> list[list[Any]]:
+    """What the first steps add to each network's tensors, in float64, by itself."""
+    return [displacements(member) for member in network.members]
+
+
+def worst(network: StackOf, weights: Sequence[Any], expected: Sequence[Sequence[Any]]) -> tuple[float, int]:
+    """The largest error of a network after its first steps, and whose it is; `expected` is from `references`."""
+    tensors = len(weights) // network.models
+    errors = [
+        error(member, weights[k * tensors : (k + 1) * tensors], expected[k]) for k, member in enumerate(network.members)
+    ]
+    k = int(np.argmax(errors))
+    return errors[k], k
+
+
+class StackContest(Contest):
+    """A contest whose tasks are stacks: each network of a contender's must take the steps that it takes by itself."""
+
+    def measure(self, task: Task) -> Times:
+        """As `Contest.measure` does."""
+        if task.network.name not in self.references:
+            self.references[task.network.name] = references(task.network)
+        return super().measure(task)
+
+    def _verify(self, entrant: Entrant, task: Task) -> None:
+        weights = self._ask(entrant, "weights_after", VERIFIED)
+        found, k = worst(task.network, weights, self.references[task.network.name])
+        entrant.figure["error after two steps"] = found
+        if not found <= TOLERANCE[task.precision]:
+            raise RemoteError(f"its steps are not these networks': number {k} is off by {found:.2g}")
