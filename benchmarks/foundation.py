@@ -22,7 +22,7 @@ import numpy as np
 
 import gpubp
 from benchmarks.data import pixels
-from benchmarks.process import forget_peak, memory
+from benchmarks.process import forget_peak, status
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
 from gpubp.bench_steps import BareGemms, Network, Steps
@@ -203,9 +203,9 @@ def probe_memory(data: Path) -> float:
     X, y, _, _ = pixels(data / "mnist")
     gpubp.train(gpubp.MLP([784, 1, 10], device="cpu"), X[:256], y[:256], epochs=1)  # loads what any training needs
     forget_peak()
-    before = memory("VmRSS")
+    before = status("VmRSS")
     gpubp.train(gpubp.MLP([784, 512, 512, 10], device="cpu"), X, y, epochs=1)
-    return (memory("VmHWM") - before) / 2**20
+    return (status("VmHWM") - before) / 2**20
 
 
 PARTS: dict[str, Callable[[Path], list[Row]]] = {

@@ -10,7 +10,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def memory(field: str) -> float:
+def status(field: str) -> float:
     """Bytes: "VmRSS" is what is resident, "VmHWM" its peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(field)) * 1024

@@ -6,7 +6,7 @@ from typing import Any
 
 import gpubp
 from benchmarks.parts import Part
-from benchmarks.process import forget_peak, memory
+from benchmarks.process import forget_peak, status
 from benchmarks.stack_cases import StackOf
 from gpubp.backends import Backend, get_backend
 from gpubp.bench_steps import mlp_on
@@ -30,9 +30,9 @@ class HostMemory:
         X, y, _ = network.members[0].rows
         trained(backend, StackOf(network.layer_sizes, 8, 2, models=2), X[:16], y[:16])  # loads what any training needs
         forget_peak()
-        before = memory("VmRSS")
+        before = status("VmRSS")
         planned = trained(backend, network, X, y)
-        return {"peak": planned["data"] + memory("VmHWM") - before, **planned}
+        return {"peak": planned["data"] + status("VmHWM") - before, **planned}
 
 
 class DeviceMemory:
