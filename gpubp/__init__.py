@@ -13,6 +13,9 @@ _PUBLIC = {
     "Gradients": "layout",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "MLPSearchCV": "estimators.search",
+    "MLPEnsembleClassifier": "estimators.ensemble",
+    "MLPEnsembleRegressor": "estimators.ensemble",
     "from_sklearn": "estimators",
     "to_sklearn": "estimators",
     "train": "training",
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
     from gpubp.estimators import MLPRegressor as MLPRegressor
     from gpubp.estimators import from_sklearn as from_sklearn
     from gpubp.estimators import to_sklearn as to_sklearn
+    from gpubp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
+    from gpubp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
+    from gpubp.estimators.search import MLPSearchCV as MLPSearchCV
     from gpubp.history import History as History
     from gpubp.initializers import Initializer as Initializer
     from gpubp.layout import Gradients as Gradients

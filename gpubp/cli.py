@@ -12,23 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from gpubp import options
-from gpubp.activations import get_activation, get_output_activation
-from gpubp.arguments import (
-    EPOCHS,
-    FEWEST_STEPS,
-    default_epochs,
-    optimizer_options,
-    parse_hidden,
-    parse_layers,
-    parse_list,
-    parse_precisions,
-    parse_test,
-)
-from gpubp.backends import get_backend
+from gpubp.activations import get_activation
+from gpubp.arguments import optimizer_options, parse_layers, parse_precisions
 from gpubp.errors import DivergenceError, GpubpError, UsageError
-from gpubp.initializers import get_initializer
-from gpubp.losses import get_loss
-from gpubp.schedules import get_schedule
+from gpubp.search_command import search
+from gpubp.train_command import train
 
 
 class Commands(TyperGroup):
@@ -71,129 +59,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def train(
-    ctx: typer.Context,
-    data: options.Source,
-    target: options.Target = None,
-    test: options.Test = None,
-    validation: options.Validation = None,
-    hidden: options.Hidden = "128",
-    activation: options.Activation = "relu",
-    loss: options.Loss = "auto",
-    output_activation: options.OutputActivation = "auto",
-    init: options.Init = "auto",
-    optimizer: options.Optimizer = "adam",
-    learning_rate: options.LearningRate = 1e-3,
-    schedule: options.Schedule = "cosine",
-    momentum: options.Momentum = None,
-    l2: options.L2 = 0.0,
-    weight_decay: options.WeightDecay = None,
-    dropout: options.Dropout = 0.0,
-    label_smoothing: options.LabelSmoothing = 0.0,
-    max_grad_norm: options.MaxGradNorm = None,
-    batch_size: options.BatchSize = 128,
-    epochs: options.Epochs = None,
-    patience: options.Patience = None,
-    update_tolerance: options.UpdateTolerance = None,
-    seed: options.Seed = 0,
-    device: options.Device = "auto",
-    precision: options.Precision = "float32",
-    out: options.Out = None,
-    quiet: options.Quiet = False,
-) -> None:
-    """Train a network on DATA, and keep it with its metrics in a folder.
-
-    Names take arguments where they have parameters: 'leaky_relu(0.2)', 'quantile(0.9)', 'warmup(cosine,0.1)'.
-    """
-    hidden_sizes, activations = parse_hidden(hidden), parse_list(activation)
-    backend = get_backend(device, precision)
-    for name in activations:
-        get_activation(name)
-    if loss != "auto":
-        get_loss(loss)
-    if output_activation != "auto":
-        get_output_activation(output_activation)
-    get_initializer(init, "zeros")
-    get_schedule(schedule)
-    chosen_options = optimizer_options(optimizer, momentum)
-    if patience is not None and not validation:
-        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
-
-    from gpubp import data as reading
-    from gpubp import display, runs
-    from gpubp.network import MLP
-    from gpubp.training import train as run_training
-
-    runs.check_writable(out or Path("runs"))
-    console = display.make_console(quiet=quiet)
-    source = reading.read(data, target)
-    ready = reading.prepare(
-        source, loss=loss, test=parse_test(test), validation=validation, seed=seed, dtype=backend.dtype
-    )
-    net = MLP(
-        [ready.n_inputs, *hidden_sizes, ready.n_outputs],
-        activations if len(activations) > 1 else activations[0],
-        ready.loss,
-        init,
-        seed,
-        device,
-        precision,
-        output_activation=output_activation,
-    )
-    net.preprocessing = ready.preprocessing
-
-    display.say(console, display.describe_data(source.name, ready), "bold")
-    display.show_notes(console, ready.notes)
-    display.show_network(console, net)
-    memory = net.memory(min(batch_size, len(ready.train[0])), optimizer)
-    parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
-    needed = display.size(memory["total"])
-    display.say(console, f"loss {net.loss.name}; memory {needed} beside the data ({parts})")
-    display.say(console, f"device {net.device} ({net.device_reason}), {net.precision}")
-    if epochs is None:
-        epochs = default_epochs(len(ready.train[0]), batch_size)
-        if epochs > EPOCHS:
-            display.say(console, f"epochs: {epochs}, the data being small, for {FEWEST_STEPS:,} steps; else --epochs")
-
-    if ready.task == "regression":
-        display.say(console, "loss and rmse while training: of the target as the network sees it, not in its own units")
-
-    with display.TrainingProgress(console, epochs, len(ready.train[0])) as progress:
-        history = run_training(
-            net,
-            *ready.train,
-            validation_data=ready.validation,
-            optimizer=optimizer,
-            optimizer_options=chosen_options,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            l2=l2,
-            weight_decay=weight_decay,
-            dropout=dropout,
-            label_smoothing=label_smoothing,
-            max_grad_norm=max_grad_norm,
-            batch_size=batch_size,
-            epochs=epochs,
-            patience=patience,
-            update_tolerance=update_tolerance,
-            seed=seed,
-            callbacks=(progress,),
-        )
-    display.say(console, display.how_it_ended(history, patience, update_tolerance))
-    asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
-    config = {key: value for key, value in asked.items() if key not in ("out", "quiet", "help")}
-    config |= {"epochs": epochs, "target": ready.preprocessing["target"]["name"], "loss": ready.loss}
-    metrics = runs.summarize(net, ready, history, config)
-    folder = out or runs.default_folder(source.name)
-    runs.write(folder, net, history, metrics)
-    scored: dict[str, Any] = {part: metrics[part] for part in runs.PARTS if part in metrics}
-    if quiet:
-        last = list(scored)[-1]
-        typer.echo(f"{last} {display.figures(scored[last])}; {folder}")
-    else:
-        display.show_metrics(console, scored)
-        display.say(console, f"wrote {', '.join(runs.FILES)} in {folder}")
+app.command()(train)
 
 
 @app.command()
@@ -231,6 +97,9 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
         typer.echo(json.dumps({"rows": len(X), **found}))
     else:
         display.show_metrics(console, {f"{source.name}, {len(X):,} rows": found})
+
+
+app.command()(search)
 
 
 @app.command()

@@ -50,7 +50,7 @@ def show_notes(console: Console, notes: Iterable[str]) -> None:
 
 def show_network(console: Console, net: MLP) -> None:
     """Layers, shapes and parameters."""
-    table = _table("layer", "activation", ">weights", ">biases", ">parameters")
+    table = make_table("layer", "activation", ">weights", ">biases", ">parameters")
     table.add_row("inputs", "", str(net.layer_sizes[0]), "", "")
     for number, (activation, W, b) in enumerate(_layers(net), start=1):
         table.add_row(str(number), activation, f"{W.shape[-2]} x {W.shape[-1]}", str(b.shape[-1]), _count(W, b, net))
@@ -61,7 +61,7 @@ def show_network(console: Console, net: MLP) -> None:
 def show_weights(console: Console, net: MLP) -> None:
     """Layers, shapes and parameters, with norm and range of what they hold."""
     ranges = (">norm of W", ">min W", ">max W", ">min b", ">max b")
-    table = _table("layer", "activation", ">weights", ">parameters", *ranges)
+    table = make_table("layer", "activation", ">weights", ">parameters", *ranges)
     for number, (activation, W, b) in enumerate(_layers(net), start=1):
         shape = f"{W.shape[-2]} x {W.shape[-1]}"
         held = (np.linalg.norm(W.astype(np.float64)), W.min(), W.max(), b.min(), b.max())
@@ -107,7 +107,7 @@ def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]
 def show_metrics(console: Console, parts: Mapping[str, Mapping[str, float | None]]) -> None:
     """A row per part of the data, a column per metric."""
     names = list(next(iter(parts.values())))
-    table = _table("", *(f">{name}" for name in names))
+    table = make_table("", *(f">{name}" for name in names))
     for part, values in parts.items():
         table.add_row(part, *(figure(name, values[name]) for name in names))
     console.print(table)
@@ -125,7 +125,7 @@ def show_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 def show_checks(console: Console, checks: Iterable[Check]) -> None:
     """The checks as they were run."""
-    table = _table("check on this machine", ">error", ">limit", "")
+    table = make_table("check on this machine", ">error", ">limit", "")
     for check in checks:
         verdict = Text("ok", "green") if check.ok else Text("FAILED", "bold red")
         table.add_row(check.name, f"{check.error:.1e}", f"{check.limit:.0e}", verdict)
@@ -139,7 +139,7 @@ def show_bench(console: Console, report: Report) -> None:
         about.add_row(subject, found)
     console.print(about)
     columns = (">ms per step", ">quartiles", ">samples/s", ">GFLOP/s", ">of bare GEMMs", ">memory")
-    table = _table("backend", "precision", *columns)
+    table = make_table("backend", "precision", *columns)
     for row in report.rows:
         if row.measured:
             ms, low, high = (value * 1e3 for value in row.step)
@@ -159,7 +159,7 @@ def show_bench(console: Console, report: Report) -> None:
 
 def show_tuned(console: Console, table: GemmTable, found: Sequence[Tuned]) -> None:
     """What was chosen for each product and what it brings, and where the choices are kept."""
-    rows = _table("product", ">tried", ">refused", ">first, us", ">chosen, us")
+    rows = make_table("product", ">tried", ">refused", ">first, us", ">chosen, us")
     for each in found:
         name = str(each.spec).removeprefix("product of 1 x ").removesuffix(", epilogue none")
         us = (f"{1e6 * spread.median:.3g}" for spread in (each.first, each.best))
@@ -287,7 +287,7 @@ def _some(names: Sequence[Any], limit: int = 12) -> str:
     return ", ".join(str(name) for name in names[:limit]) + more
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     """A table without lines but the one below its head; columns named ``>…`` are aligned to the right."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:

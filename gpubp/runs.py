@@ -52,13 +52,17 @@ def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
     found = net.evaluate(X, y)
     if net.loss.classification:
         return {"loss": found["loss"], "accuracy": found["accuracy"]}
+    assert net.preprocessing is not None
+    return {"loss": found["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
+
+
+def regression_metrics(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
+    """``rmse``, ``mae`` and ``r2`` in the target's own units, of a network's outputs for encoded targets."""
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-    assert net.preprocessing is not None
-    truth = np.column_stack(list(decode(net.preprocessing, y).values()))
-    predicted = np.column_stack(list(decode(net.preprocessing, net.forward(X)).values()))
+    truth = np.column_stack(list(decode(preprocessing, y).values()))
+    predicted = np.column_stack(list(decode(preprocessing, outputs).values()))
     return {
-        "loss": found["loss"],
         "rmse": float(root_mean_squared_error(truth, predicted)),
         "mae": float(mean_absolute_error(truth, predicted)),
         "r2": float(r2_score(truth, predicted)) if len(truth) > 1 else None,

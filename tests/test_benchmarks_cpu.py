@@ -36,6 +36,7 @@ def test_contenders_take_the_same_steps(name: str, activation: str) -> None:
     assert contender.seconds(4) > 0  # over the end of the data
 
 
+@pytest.mark.thorough
 def test_a_dry_run_measures_everything_and_judges_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "ON_A_CPU", ("gpubp cpu", "gpubp cpu-reference", "scikit-learn", "bare GEMMs cpu"))
     assert cpu.main(["--dry-run", "--part", "steps", "training", "--out", str(tmp_path)]) == 0

@@ -47,6 +47,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @needs_compiler
+@pytest.mark.thorough
 def test_a_dry_run_leaves_all_parts_in_one_file_marked_as_such(results: dict[str, Any]) -> None:
     assert set(results) == set(PARTS)
     for name, part in results.items():
@@ -57,6 +58,7 @@ def test_a_dry_run_leaves_all_parts_in_one_file_marked_as_such(results: dict[str
 
 
 @needs_compiler
+@pytest.mark.thorough
 def test_a_dry_run_judges_what_it_computes_and_no_time(results: dict[str, Any]) -> None:
     assert all(row["met"] is True for row in results["parity"]["rows"])
     for part in ("kernels", "small", "large"):
@@ -64,6 +66,7 @@ def test_a_dry_run_judges_what_it_computes_and_no_time(results: dict[str, Any]) 
 
 
 @needs_compiler
+@pytest.mark.thorough
 def test_every_contender_is_timed_or_says_why_not(results: dict[str, Any]) -> None:
     figures = [figure for figure in results["small"]["figures"] if "precision" in figure]
     for precision in ("float32", "tf32", "bfloat16"):
@@ -76,6 +79,7 @@ def test_every_contender_is_timed_or_says_why_not(results: dict[str, Any]) -> No
 
 
 @needs_compiler
+@pytest.mark.thorough
 def test_every_kernel_is_measured(results: dict[str, Any]) -> None:
     measured = {figure["kernel"].split()[0] for figure in results["kernels"]["figures"]}
     of_few_rows = {"column_sum"}  # there is one chunk of rows only, which needs no second stage

@@ -84,6 +84,15 @@ def iris():
     return X - X.mean(axis=0), y
 
 
+def test_parts_of_arrays_on_the_gpu_are_as_good_as_arrays(gpu, iris):
+    """Columns of X, and a column of it as y, lie in pieces."""
+    X, _ = iris
+    there = gpu.to_device(np.hstack([X, X]))
+    wanted = MLPRegressor(max_iter=3, random_state=0).fit(X, X[:, 0]).predict(X)
+    found = MLPRegressor(max_iter=3, random_state=0).fit(there[:, :4], there[:, 0]).predict(there[:, :4])
+    np.testing.assert_allclose(found.get(), wanted, rtol=1e-9)
+
+
 @pytest.mark.parametrize("changed", [{}, {"early_stopping": True}, {"solver": "lbfgs"}, {"batch_size": 150}])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_lies_on_the_gpu_stays_there(gpu, iris, dtype, changed):

@@ -50,7 +50,7 @@ def own_tests(*options, **environment):
 ON_MACHINES = pytest.mark.parametrize(
     "machine",
     [
-        "reference",
+        pytest.param("reference", marks=pytest.mark.thorough),
         "compiled",
         pytest.param("cuda-host", marks=pytest.mark.slow),
         pytest.param("cuda", marks=pytest.mark.gpu),

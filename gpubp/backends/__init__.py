@@ -52,7 +52,7 @@ class Backend(Protocol):
         """The state of loss scaling at the start of a training, None where `storage` needs none."""
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
-        """A host array, or one that is there already, on the device; copied only where it must be."""
+        """A host array, or one that is there already, on the device and in one piece; copied only where it must be."""
 
     def to_host(self, array: Array) -> Any:
         """A NumPy array of the same values; waits for the device."""

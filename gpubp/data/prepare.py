@@ -91,14 +91,14 @@ def prepare(
     DataError
         If the data cannot be trained on; the message names the file, the line or row, the column, the remedy.
     """
-    data = _with_target(data)
+    data = having_target(data)
     chosen = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
     target = targets.fit(data, chosen)
     strata = targets.apply(target, data) if "classes" in target else None
     strata = None if strata is None else strata.ravel()
-    train, held, tested = _test_part(data, test, strata, seed)
+    train, held, tested = test_part(data, test, strata, seed)
     targets.values(tested)  # raises where the test part has none
-    train, checked = _split(data, train, validation or 0.0, strata, seed, "validation")
+    train, checked = split_rows(data, train, validation or 0.0, strata, seed, "validation")
     targets.standardize(target, data, chosen, train)
     preprocessing = {"features": features.fit(data, train), "target": target}
 
@@ -186,7 +186,8 @@ def _encode(
     return X, targets.apply(preprocessing["target"], data, rows, dtype) if with_target else None
 
 
-def _with_target(data: Data) -> Data:
+def having_target(data: Data) -> Data:
+    """The same data, with the last column of a table as the target where none is named."""
     if data.kind != "table" or data.target is not None:
         return data
     last = list(data.columns)[-1]
@@ -194,7 +195,7 @@ def _with_target(data: Data) -> Data:
     return replace(data, target=last)
 
 
-def _test_part(
+def test_part(
     data: Data, test: float | str | Path | None, strata: NDArray[Any] | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Data]:
     """Training rows of `data`, test rows, and the data set that the latter are rows of."""
@@ -207,11 +208,11 @@ def _test_part(
     if test is None and own is not None:
         data.say(f"test: the {own.rows} rows that the data set keeps for it")
         return rows, np.arange(own.rows), own
-    train, held = _split(data, rows, TEST_FRACTION if test is None else test, strata, seed, "test")
+    train, held = split_rows(data, rows, TEST_FRACTION if test is None else test, strata, seed, "test")
     return train, held, data
 
 
-def _split(
+def split_rows(
     data: Data, rows: NDArray[np.int64], fraction: float, strata: NDArray[Any] | None, seed: int, part: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut a random fraction off `rows`, of each class alike; both parts stay in order.

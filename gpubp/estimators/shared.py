@@ -18,30 +18,31 @@ from gpubp.estimators.stochastic import StochasticFit
 
 
 class SharedData:
-    """X, y and sample weights as `fit` takes them.
+    """X and y as `fit` takes them.
 
     Parameters
     ----------
     est : BaseMLP
         One of those that are to be fitted: how it checks data is how all of them do.
-    X, y, sample_weight : as `fit` takes them
+    X, y : as `fit` takes them
     """
 
-    def __init__(self, est: BaseMLP, X: Any, y: Any, sample_weight: Any) -> None:
+    def __init__(self, est: BaseMLP, X: Any, y: Any) -> None:
         template = clone(est)
         self.home = arrays.home_of(X)
-        self.X, self.y = template._check_data(X, y, reset=True)
+        self.X, y = template._check_data(X, y, reset=True)
+        self.y = template._check_targets(y, incremental=False)  # in one column, where it has one
         self.learnt = {name: value for name, value in vars(template).items() if name.endswith("in_")}
-        self.weight = BaseMLP._weights(template, self.X, self.y, sample_weight, False)
+        self._weights: dict[int, NDArray[np.float64] | None] = {}
         self._folds: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
         self._inputs: dict[str, Any] = {}
         self._targets: dict[Hashable, Any] = {}
 
-    def begin(self, est: BaseMLP, rows: NDArray[np.int64] | None) -> StochasticFit:
+    def begin(self, est: BaseMLP, rows: NDArray[np.int64] | None, sample_weight: Any) -> StochasticFit:
         """Draw an estimator's weights, as `fit` would on these rows alone, and be ready to train it."""
         est._validate_params()
         rows, y = self._fold(est, rows)
-        weight = self._weight_of(est, y, rows)
+        weight = self._weight_of(est, y, rows, sample_weight)
         est.n_outputs_ = est._outputs(y)
         est._random_state = check_random_state(est.random_state)
         est._begin([self.X.shape[1], *hidden_sizes(est.hidden_layer_sizes), est.n_outputs_], self.X.dtype)
@@ -67,11 +68,16 @@ class SharedData:
         est.__dict__.update(found)
         return rows, y
 
-    def _weight_of(self, est: BaseMLP, y: Any, rows: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    def _weight_of(
+        self, est: BaseMLP, y: Any, rows: NDArray[np.int64], sample_weight: Any
+    ) -> NDArray[np.float64] | None:
         """A weight for each row of the data set: the sample's, times that of its class among these rows."""
+        if id(sample_weight) not in self._weights:
+            self._weights[id(sample_weight)] = BaseMLP._weights(est, self.X, self.y, sample_weight, False)
+        weight = self._weights[id(sample_weight)]
         if getattr(est, "class_weight", None) is None:
-            return self.weight
-        own = est._weights(np.empty((len(rows), 0)), y, None if self.weight is None else self.weight[rows], False)
+            return weight
+        own = est._weights(np.empty((len(rows), 0)), y, None if weight is None else weight[rows], False)
         found = np.zeros(self.X.shape[0])
         found[rows] = own
         return found

@@ -93,10 +93,10 @@ class Trainees:
             if not _stackable(member.est):
                 continue
             try:
-                key = (id(member.X), id(member.y), id(member.sample_weight), type(member.est), member.est.device)
+                key = (id(member.X), id(member.y), type(member.est), member.est.device)
                 if key not in known:
-                    known[key] = SharedData(member.est, member.X, member.y, member.sample_weight)
-                self.fits.append((member, known[key].begin(member.est, member.rows)))
+                    known[key] = SharedData(member.est, member.X, member.y)
+                self.fits.append((member, known[key].begin(member.est, member.rows, member.sample_weight)))
             except Exception as error:
                 member.error, member.done = error, True
 
@@ -142,7 +142,8 @@ class Trainees:
         """A group cut into stacks that fit."""
         first = group[0][1]
         net = first.est._network()
-        each = net.memory(first.batch_size, first.rule)["total"] + net.theta.nbytes  # the best weights
+        rows = 24 * first.m  # the order, drawn, copied and placed
+        each = net.memory(first.batch_size, first.rule)["total"] + net.theta.nbytes + rows  # with the best weights
         data = sum({id(fit.train.X): fit.train.X.nbytes for _, fit in group}.values())
         stacks = portions(group, each, max(0.0, room_for_stacks(net.backend) - data), at_least)
         if self.verbose:

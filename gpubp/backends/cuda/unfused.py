@@ -49,7 +49,8 @@ class UnfusedBackend(ReferenceBackend):
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
         if hasattr(array, "__cuda_array_interface__"):  # it is there
-            return array if dtype is None else array.astype(dtype, copy=False)
+            array = array if dtype is None else array.astype(dtype, copy=False)
+            return array if array.flags.c_contiguous else array.copy()  # kernels read rows one after the other
         host = np.asarray(array, dtype)
         return self.driver.to_device(host if host.dtype.name in C_TYPES else host.astype(self.dtype))
 

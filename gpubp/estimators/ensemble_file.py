@@ -1,0 +1,135 @@
+"""An ensemble to disk and back: the file of a stack of networks, with what scikit-learn's side needs beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.preprocessing import LabelBinarizer
+
+from gpubp import serialization
+from gpubp.errors import DataError, UsageError
+from gpubp.estimators.numerics import sklearn_name
+from gpubp.network import MLP
+
+_COUNTS = ("n_iter_", "t_")
+
+
+def save(path: str | Path, ensemble: Any, net: MLP) -> None:
+    """Write a fitted ensemble, whose members' weights `net` holds."""
+    first = ensemble.estimators_[0]
+    theta = net.backend.to_host(net.theta)
+    about = {
+        "class": type(ensemble).__name__,
+        "parameters": _plain({**ensemble.get_params(deep=False), "estimator": first}),
+        "estimator": _plain({**first.get_params(deep=False), "random_state": None}),
+        "members": [
+            _plain({name: getattr(est, name) for name in ("random_state", *_COUNTS)}) for est in ensemble.estimators_
+        ],
+        "feature_names": getattr(ensemble, "feature_names_in_", np.array([])).tolist(),
+        "classes": _classes(path, first) if hasattr(first, "classes_") else None,
+    }
+    metadata = {
+        "layer_sizes": list(net.layer_sizes),
+        "activations": [a.name for a in net.activations],
+        "loss": net.loss.name,
+        "output_activation": net.output_activation.name,
+        "precision": net.precision,
+        "models": net.models,
+        "seeds": list(net.seeds),
+        "ensemble": about,
+    }
+    serialization.save(path, {name: theta[:, i:j] for name, i, j in net.layout.names()}, metadata)
+
+
+def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> Any:
+    """The ensemble of class `cls` that `save` wrote.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, it holds something else, or it is damaged.
+    """
+    about = serialization.load(path)[1].get("ensemble")
+    if not isinstance(about, dict):
+        raise DataError(f"{path}: holds no ensemble; networks that MLP.save wrote are loaded with gpubp.MLP.load")
+    if about.get("class") != cls.__name__:
+        raise DataError(f"{path}: holds an {about.get('class')}; load it with {about.get('class')}.load")
+    net = MLP.load(path, device, **records)
+    try:
+        made = cls(_estimator(cls, net, about["estimator"], device), **about["parameters"])
+        fitted = {**_sizes(net, about["feature_names"]), **_targets(net, about["classes"])}
+        made.estimators_ = [
+            _member(made.estimator, net, k, own, fitted)
+            for k, own in zip(range(net.models), about["members"], strict=True)
+        ]
+        made._know_what_members_know()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: its ensemble is damaged or from another version ({error!r})") from None
+    return made
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Those that JSON holds as they are."""
+    native = {n: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for n, v in values.items()}
+    return {name: value for name, value in native.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int) or (isinstance(value, float) and bool(np.isfinite(value)))
+
+
+def _classes(path: str | Path, first: Any) -> dict[str, Any]:
+    values, dtype = first.classes_.tolist(), first.classes_.dtype
+    if dtype.kind not in "biufUO" or not _is_plain(values):
+        raise UsageError(f"{path}: classes of type {dtype} ({values[0]!r}, …) cannot be saved; use text or numbers")
+    return {"values": values, "dtype": dtype.str, "labels": first._kind == "multilabel-indicator"}
+
+
+def _estimator(cls: Any, net: MLP, parameters: dict[str, Any], device: str) -> Any:
+    """A member as it was before it was fitted; records, which no file holds, are those of the network."""
+    records = {"activation": list(net.activations), "loss": net.loss}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
+    precision = None if parameters["precision"] is None else net.precision
+    of_network = {"hidden_layer_sizes": net.layer_sizes[1:-1], "device": device, "precision": precision}
+    return cls._member(**{**records, **given, **of_network})
+
+
+def _sizes(net: MLP, feature_names: list[str]) -> dict[str, Any]:
+    """What every member knows of inputs, layers and outputs."""
+    n_features, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
+    if len(feature_names) not in (0, n_features):
+        raise ValueError(f"{len(feature_names)} feature names for {n_features} inputs")
+    return {
+        "n_features_in_": n_features,
+        "n_outputs_": n_outputs,
+        "n_layers_": len(net.layer_sizes),
+        "out_activation_": sklearn_name(net.output_activation.name),
+        **({"feature_names_in_": np.array(feature_names, object)} if feature_names else {}),
+    }
+
+
+def _targets(net: MLP, classes: dict[str, Any] | None) -> dict[str, Any]:
+    """What every member of a classifier knows of its classes."""
+    if classes is None:
+        return {}
+    values: NDArray[Any] = np.array(classes["values"], np.dtype(classes["dtype"]))
+    outputs = net.layer_sizes[-1]
+    if outputs != len(values) and not (outputs == 1 and len(values) <= 2):
+        raise ValueError(f"{len(values)} classes for {outputs} outputs")
+    binarizer = LabelBinarizer().fit(np.eye(outputs, dtype=np.int64) if classes["labels"] else values)
+    return {"classes_": values, "_label_binarizer": binarizer}
+
+
+def _member(estimator: Any, net: MLP, k: int, own: dict[str, Any], fitted: dict[str, Any]) -> Any:
+    member = clone(estimator).set_params(random_state=own.get("random_state"))
+    member.coefs_ = [net.backend.to_host(layer.W[k]) for layer in net.layers]
+    member.intercepts_ = [net.backend.to_host(layer.b[k, 0]) for layer in net.layers]
+    for name, value in {**fitted, **{count: own[count] for count in _COUNTS}}.items():
+        setattr(member, name, value)
+    return member
