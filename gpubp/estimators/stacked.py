@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
+from sklearn.utils import _safe_indexing
 
-from gpubp.estimators.arrays import take
+from gpubp.estimators.arrays import is_on_gpu, take
 from gpubp.estimators.base import STOCHASTIC_SOLVERS
 from gpubp.estimators.lockstep import Lockstep
 from gpubp.estimators.shared import SharedData
@@ -208,7 +209,12 @@ def _fit_alone(member: Member) -> None:
     start, rows = time.perf_counter(), member.rows
     given = (member.X, member.y, member.sample_weight)
     try:
-        member.est.fit(*(a if a is None or rows is None else take(a, rows) for a in given))
+        member.est.fit(*(a if a is None or rows is None else _rows_of(a, rows) for a in given))
     except Exception as error:
         member.error = error
     member.done, member.seconds = True, time.perf_counter() - start
+
+
+def _rows_of(array: Any, rows: NDArray[np.int64]) -> Any:
+    """Rows of whatever `fit` takes: arrays, data frames, lists."""
+    return take(array, rows) if is_on_gpu(array) else _safe_indexing(array, rows)
