@@ -22,7 +22,6 @@ from gpubp.training import train as run_training
 
 NAN = float("nan")
 WAITING, UNFINISHED, DONE = "not started", "unfinished", "done"
-ORDER_BYTES = 3 * 8  # of a row: its place in the order that is drawn, in the epoch's table and on the device
 
 
 @dataclass(eq=False)
@@ -162,9 +161,9 @@ class Search:
         """A group as stacks that fit. Candidates stay whole as far as they can, so that some are done early."""
         first = self.candidates[group[0].candidate]
         rows = max(len(trial.fold.train) for trial in group)
-        memory = self._network(group[:1]).memory(min(first.batch_size, rows), first.optimizer)
-        best = memory["parameters"] if first.patience is not None else 0
-        each = memory["total"] + best + ORDER_BYTES * rows
+        each = sweep.bytes_of_one(
+            self._network(group[:1]), first.batch_size, first.optimizer, rows, first.patience is not None
+        )
         self._rehearse(list({trial.candidate: trial for trial in group}.values()))
         free = sweep.room_for_stacks(get_backend(self.device, self.precision))
         stacks = sweep.portions(group, each, max(0.0, free - self.data_bytes))

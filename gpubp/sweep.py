@@ -7,8 +7,11 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gpubp.backends import Backend
+from gpubp.network import MLP
+from gpubp.optimizers import Optimizer
 
 Item = TypeVar("Item")
+ORDER_BYTES = 3 * 8  # of a row: its place in the order that is drawn, in the epoch's table and on the device
 
 
 def groups(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
@@ -53,6 +56,12 @@ def merged_arguments(arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return own
 
     return {name: merged(name, [one[name] for one in arguments]) for name in arguments[0]}
+
+
+def bytes_of_one(net: MLP, batch_size: int, optimizer: str | Optimizer, rows: int, keeps_best: bool) -> int:
+    """What a network like `net` takes of a stack that is trained on so many rows, with a copy of its best weights."""
+    memory = net.memory(min(batch_size, rows), optimizer)
+    return memory["total"] + (memory["parameters"] if keeps_best else 0) + ORDER_BYTES * rows
 
 
 def room_for_stacks(backend: Backend) -> float:

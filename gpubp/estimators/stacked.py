@@ -18,7 +18,7 @@ from gpubp.estimators.lockstep import Lockstep
 from gpubp.estimators.shared import SharedData
 from gpubp.estimators.stochastic import StochasticFit
 from gpubp.network import MLP
-from gpubp.sweep import groups, portions, room_for_stacks
+from gpubp.sweep import bytes_of_one, groups, portions, room_for_stacks
 
 CARRIED = ("ended", "error", "best_theta", "last_theta", "places", "solver")  # of a fit, from another process
 Progress = Callable[[int], None]
@@ -143,8 +143,8 @@ class Trainees:
         """A group cut into stacks that fit."""
         first = group[0][1]
         net = first.est._network()
-        rows = 24 * first.m  # the order, drawn, copied and placed
-        each = net.memory(first.batch_size, first.rule)["total"] + net.theta.nbytes + rows  # with the best weights
+        best = any(fit.est.early_stopping for _, fit in group)
+        each = bytes_of_one(net, first.batch_size, first.rule, first.m, best)
         data = sum({id(fit.train.X): fit.train.X.nbytes for _, fit in group}.values())
         stacks = portions(group, each, max(0.0, room_for_stacks(net.backend) - data), at_least)
         if self.verbose:
