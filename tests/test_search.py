@@ -246,13 +246,18 @@ def test_networks_of_a_data_set_share_it(iris, monkeypatch):
         assert len({id(member.est) for member in seen}) == 6
 
 
-def test_the_network_and_other_steps_may_be_replaced(iris):
+def test_the_network_and_other_steps_may_be_replaced(iris, monkeypatch):
     nested = Pipeline([("scale", StandardScaler()), ("net", Pipeline([("pca", PCA()), ("mlp", classifier())]))])
     grid = [
         {"net__mlp": [classifier(solver="adamw"), classifier(solver="sgd")], "net__pca__n_components": [2, 3]},
         {"net": [make_pipeline(MinMaxScaler(), classifier())], "scale": ["passthrough"]},
     ]
     same_search(MLPSearchCV(nested, grid, cv=2), GridSearchCV(nested, grid, cv=2), *iris)
+    assert not any(hasattr(net, "coefs_") for net in grid[0]["net__mlp"])  # copies were trained
+    monkeypatch.setattr(Counting, "fits", 0)
+    networks = [classifier(), classifier(solver="sgd")]
+    MLPSearchCV(make_pipeline(Counting(), classifier()), {"mlpclassifier": networks}, cv=2, refit=False).fit(*iris)
+    assert Counting.fits == 2
 
 
 def test_weights_of_a_pipeline(iris):
@@ -288,15 +293,17 @@ def test_a_network_that_diverges(scoring, error_score, iris):
     assert re.match(r"split0: ValueError: .* diverged at step .*\nsplit1: ValueError", ours.cv_results_["error"][1])
 
 
-def test_errors_are_raised_on_demand(iris):
+def test_errors_are_raised_on_demand(iris, monkeypatch):
     grid = {"learning_rate_init": [1e-2, 1e30]}
     with pytest.raises(ValueError, match="diverged at step"):
         MLPSearchCV(classifier(solver="sgd"), grid, cv=2, error_score="raise").fit(*iris)
     with pytest.raises(ValueError, match=r"(?s)All the 4 fits failed.*'alpha' parameter of MLPClassifier must be"):
         MLPSearchCV(classifier(), {"alpha": [-1, -2]}, cv=2).fit(*iris)
     pipeline = make_pipeline(Counting(), classifier())
+    search = MLPSearchCV(pipeline, {"counting__factor": [1.0, 0.0]}, cv=2, error_score="raise")
+    monkeypatch.delattr(stacked.Trainees, "train")  # nothing is trained first
     with pytest.raises(ArithmeticError, match="a factor of 0"):
-        MLPSearchCV(pipeline, {"counting__factor": [1.0, 0.0]}, cv=2, error_score="raise").fit(*iris)
+        search.fit(*iris)
 
 
 def test_a_step_that_fails(iris):
@@ -306,6 +313,9 @@ def test_a_step_that_fails(iris):
     assert search.best_params_ == {"counting__factor": 1.0}
     reason = "ArithmeticError: a factor of 0"
     assert list(search.cv_results_["error"]) == ["", f"split0: {reason}\nsplit1: {reason}"]
+    pipeline, grid = make_pipeline(StandardScaler(), classifier()), {"standardscaler__with_mean": [True, 1]}
+    with pytest.warns(FitFailedWarning):  # 1 is not True
+        assert not MLPSearchCV(pipeline, grid, cv=2).fit(*iris).cv_results_["error"][0]
 
 
 @pytest.mark.parametrize(
@@ -351,8 +361,9 @@ def test_arguments_that_cannot_be_meant(iris):
         MLPSearchCV(classifier(), grid).fit(X, y, validation_data=(X, y))
     with pytest.raises(UsageError, match="No fits were performed. Was the CV iterator empty"):
         MLPSearchCV(classifier(), grid, cv=[]).fit(X, y)
-    with pytest.raises(ValueError, match="setting to a scorer key|scorer key or a callable"):
-        MLPSearchCV(classifier(), grid, scoring=["accuracy", "r2"]).fit(X, y)
+    for several in (["accuracy", "r2"], lambda est, X, y: {"a": 1.0, "b": 2.0}):
+        with pytest.raises(ValueError, match="the parameter refit must be set to a scorer key or a callable"):
+            MLPSearchCV(classifier(), grid, scoring=several).fit(X, y)
 
 
 # -- interrupts --------------------------------------------------------------------------------------------
@@ -453,6 +464,16 @@ def test_halving_goes_on_with_the_best(pipeline, iris):
     assert len(search.best_estimator_[-1].loss_curve_ if pipeline else search.best_estimator_.loss_curve_) == 18
 
 
+def test_the_best_is_on_the_last_rung():
+    results = {"iter": [0, 0, 0, 1, 1], "mean_test_score": np.array([9.0, 1.0, 5.0, 6.0, 7.0])}
+    results["rank_test_score"] = np.array([1, 5, 4, 3, 2])
+    assert MLPSearchCV._select_best_index(True, "score", results) == 4
+    results["mean_test_score"][3:] = np.nan
+    assert MLPSearchCV._select_best_index(True, "score", results) == 0
+    results["params"] = [{}] * 5
+    assert MLPSearchCV._select_best_index(lambda found: 2, "score", results) == 2
+
+
 def test_halving_by_one_of_several_metrics(iris):
     grid, several = {"learning_rate_init": [1e-5, 1e-2, 0.1]}, ["accuracy", "neg_log_loss"]
     search = MLPSearchCV(classifier(), grid, cv=2, scoring=several, refit="neg_log_loss", halving=True).fit(*iris)
@@ -484,9 +505,9 @@ def test_an_interrupt_leaves_the_rungs_that_are_whole(iris, monkeypatch):
 
     monkeypatch.setattr(stacked.Trainees, "train", at_the_second)
     with pytest.warns(UserWarning):
-        search = MLPSearchCV(classifier(), {"alpha": [1e-4, 1.0, 3.0]}, cv=2, halving=True).fit(*iris)
-    first = search.cv_results_["mean_test_score"][:3]
-    assert calls == [2, 4] and search.best_index_ == first.argmax() and search.best_score_ == first.max()
+        search = MLPSearchCV(classifier(), {"alpha": np.logspace(-4, 1, 9)}, cv=2, halving=True).fit(*iris)
+    first = search.cv_results_["mean_test_score"][:9]
+    assert calls == [1, 3] and search.best_index_ == first.argmax() and search.best_score_ == first.max()
 
 
 # -- as an estimator ---------------------------------------------------------------------------------------
