@@ -212,12 +212,14 @@ def test_training_goes_on_where_it_paused(n_jobs):
     assert all(member.est.n_iter_ <= 2 for member in found[1::2])
 
 
-def test_progress_counts_the_epochs_of_networks():
+@pytest.mark.parametrize("n_jobs, times", [(None, 3), (2, 2)])
+def test_progress_counts_the_epochs_of_networks(n_jobs, times):
+    """After every epoch; of other processes when a stack is done."""
     X, y = data()
     seen = []
     found = members(X, y, None, MLPClassifier(4, max_iter=3, device="cpu-reference"), [{}, {"max_iter": 2}])
-    fit_members(found, progress=seen.append)
-    assert seen == [6, 6, 3]
+    fit_members(found, n_jobs, progress=seen.append)
+    assert sum(seen) == 3 * 3 + 3 * 2 and len(seen) == times
 
 
 def test_ctrl_c_leaves_what_is_finished(monkeypatch):

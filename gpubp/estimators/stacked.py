@@ -118,6 +118,8 @@ class Trainees:
         stacks = self._stacks(going)
         tasks = [[fit for _, fit in stack] for stack in stacks]
         for stack, (fits, seconds) in zip(stacks, self._results(tasks, until), strict=True):
+            if self.progress is not None and fits[0] is not stack[0][1]:  # nobody has told it
+                self.progress(sum(fit.est.n_iter_ for fit in fits) - sum(fit.est.n_iter_ for _, fit in stack))
             for (member, mine), theirs in zip(stack, fits, strict=True):
                 if theirs is not mine:
                     member.est.__dict__.update(theirs.est.__dict__)
