@@ -521,3 +521,25 @@ def test_arrays_on_the_gpu_stay_there(gpu, iris):
     np.testing.assert_allclose([mean.get(), std.get()], expected, rtol=1e-9)
     twin = pickle.loads(pickle.dumps(values))
     np.testing.assert_array_equal(twin.predict(there).get(), mean.get())
+
+
+def test_parameters_of_the_network_may_be_given_directly(iris):
+    X, y = iris
+    direct = MLPEnsembleClassifier(hidden_layer_sizes=(5,), max_iter=3, device="cpu", n_estimators=3, random_state=0)
+    spelled = MLPEnsembleClassifier(MLPClassifier((5,), max_iter=3, device="cpu"), 3, random_state=0)
+    assert repr(direct.estimator) == repr(spelled.estimator)
+    np.testing.assert_array_equal(clone(direct).fit(X, y).predict_proba(X), spelled.fit(X, y).predict_proba(X))
+    with pytest.raises(UsageError, match="give max_iter to the estimator"):
+        MLPEnsembleClassifier(MLPClassifier(), max_iter=3)
+    with pytest.raises(TypeError, match="hidden"):
+        MLPEnsembleClassifier(hidden=3)
+
+
+def test_classes_come_with_how_far_members_are_apart(iris):
+    X, y = iris
+    ensemble = MLPEnsembleClassifier(hidden_layer_sizes=(5,), max_iter=5, device="cpu", n_estimators=4, random_state=0)
+    labels, std = ensemble.fit(X, y).predict(X, return_std=True)
+    np.testing.assert_array_equal(labels, ensemble.predict(X))
+    each = np.stack([member.predict_proba(X) for member in ensemble.estimators_])
+    place = np.searchsorted(ensemble.classes_, labels)
+    np.testing.assert_allclose(std, each.std(axis=0)[np.arange(len(X)), place], atol=1e-12)

@@ -41,6 +41,9 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         Of the members' own, and of the rows that they draw. The first members of a larger ensemble are those of a
         smaller one.
     verbose : int
+    **network
+        Parameters of `MLPClassifier`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
+        ``estimator=MLPClassifier(hidden_layer_sizes=(64,))``.
 
     Attributes
     ----------
@@ -62,19 +65,27 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         "estimator": [MLPClassifier, None],
     }
 
-    def predict(self, X: Any) -> Any:
+    def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predict the class of largest mean probability, or the labels whose mean probability is above ½.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
+        return_std : bool
+            Whether to return how far the members are apart too.
 
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_classes)
+        y_std : ndarray of the same shape
+            If `return_std`: the members' standard deviation of the probability of that class, or of each label.
         """
-        (mean,) = self._averaged(X, "predict")
-        return home_of(X).bring(self._labels(as_numpy(mean)))
+        mean, *std = (as_numpy(a) for a in self._averaged(X, "predict", return_std))
+        labels = self._labels(mean)
+        if labels.ndim == 1:
+            std = [np.take_along_axis(a, mean.argmax(axis=1)[:, None], axis=1)[:, 0] for a in std]
+        found = [home_of(X).bring(a) for a in (labels, *std)]
+        return tuple(found) if return_std else found[0]
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Probabilities of the classes: the members' mean.
@@ -161,6 +172,9 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
         Of the members' own, and of the rows that they draw. The first members of a larger ensemble are those of a
         smaller one.
     verbose : int
+    **network
+        Parameters of `MLPRegressor`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
+        ``estimator=MLPRegressor(hidden_layer_sizes=(64,))``.
 
     Attributes
     ----------

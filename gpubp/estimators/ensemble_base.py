@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -56,8 +57,11 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: Any = 0,
+        **network: Any,
     ) -> None:
-        self.estimator = estimator
+        if network and estimator is not None:
+            raise UsageError(f"give {', '.join(network)} to the estimator, or leave it out")
+        self.estimator = self._member(**network) if network else estimator
         self.n_estimators = n_estimators
         self.bootstrap = bootstrap
         self.max_samples = max_samples
@@ -259,6 +263,12 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         """
         made: Self = ensemble_file.load(path, cls, device, records)
         return made
+
+
+# What scikit-learn's tools may see: the parameters that get_params knows.
+_whole = signature(BaseMLPEnsemble.__init__)
+_known = [parameter for parameter in _whole.parameters.values() if parameter.kind != Parameter.VAR_KEYWORD]
+BaseMLPEnsemble.__init__.__signature__ = _whole.replace(parameters=_known)  # type: ignore[attr-defined]
 
 
 def _fitted(members: Sequence[Member]) -> list[int]:
