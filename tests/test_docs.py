@@ -29,8 +29,7 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
 
 README = REPOSITORY / "README.md"
-FIGURES = REPOSITORY / "benchmarks" / "results" / "foundation.json"
-CPU_FIGURES = REPOSITORY / "benchmarks" / "results" / "cpu.json"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 RUN_CLI = "import sys; from gpubp.cli import main; sys.exit(main())"
 TABLES: dict[str, Mapping[str, Callable[..., object]]] = {
     "activations": ACTIVATIONS,
@@ -58,23 +57,21 @@ def table(registry: Mapping[str, Callable[..., object]]) -> str:
 
 def figures() -> str:
     """The measured figures in Markdown, under what they were measured on."""
-    measured = json.loads(FIGURES.read_text(encoding="utf-8"))
+    measured = json.loads((RESULTS / "foundation.json").read_text(encoding="utf-8"))
     return _measured(measured["machine"], [row for part in measured["parts"].values() for row in part])
 
 
-def cpu_figures() -> str:
-    """The same of the steps on a CPU, under each machine that parts were measured on."""
-    if not CPU_FIGURES.exists():
-        return "Not measured yet.\n"
-    parts = json.loads(CPU_FIGURES.read_text(encoding="utf-8"))["parts"].values()
+def figures_of_parts(path: Path, *, with_bar: bool) -> str:
+    """The same of a file of parts, under each machine that parts were measured on; only rows with a bar, or all."""
+    parts = json.loads(path.read_text(encoding="utf-8"))["parts"].values()
     assert all(part["kind"] == "measured" for part in parts)
     machines = {json.dumps(part["machine"]): part["machine"] for part in parts}
-    return "\n".join(
-        _measured(
-            machine, [row for part in parts if part["machine"] == machine for row in part["rows"] if row["asked"]]
-        )
-        for machine in machines.values()
-    )
+    found = []
+    for machine in machines.values():
+        rows = [row for part in parts if part["machine"] == machine for row in part["rows"]]
+        rows = [row for row in rows if row["asked"] or not (with_bar or row["measured"].startswith("skipped"))]
+        found.append(_measured(machine, rows))
+    return "\n".join(found)
 
 
 def _measured(machine: Mapping[str, str], rows: list[dict[str, str]]) -> str:
@@ -86,7 +83,10 @@ def _measured(machine: Mapping[str, str], rows: list[dict[str, str]]) -> str:
 def with_tables(text: str) -> str:
     """`text` with the table of each registry, and of the measured figures, between its two marks."""
     tables = {name: table(registry) for name, registry in TABLES.items()}
-    for name, rows in {**tables, "figures": figures(), "figures of a CPU": cpu_figures()}.items():
+    tables["figures"] = figures()
+    tables["figures of a CPU"] = figures_of_parts(RESULTS / "cpu.json", with_bar=True)
+    tables["figures of stacks"] = figures_of_parts(RESULTS / "stacks.json", with_bar=False)
+    for name, rows in tables.items():
         text, places = re.subn(
             BETWEEN_MARKS.format(name), lambda m, rows=rows: m[1] + rows + m[2], text, flags=re.DOTALL
         )
