@@ -53,6 +53,7 @@ def test_a_dry_run_on_the_cpu_judges_what_it_computes_and_no_time(
     assert ours["microseconds"] > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(host_compiler() is None, reason="no C++ compiler to run kernels with on the host")
 def test_a_dry_run_of_the_part_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the peers that are quickest at hand; those that are not installed say so."""

@@ -80,11 +80,11 @@ def assert_alike(member, exact):
     assert est.out_activation_ == own.out_activation_
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_classifiers(machine, weighted):
+def test_classifiers(machine):
+    """Two thirds of the settings with sample weights of the user's."""
     X, y = data()
-    weight = np.random.default_rng(0).random(len(X)) if weighted else None
-    found = members(X, y, weight)
+    weight = np.random.default_rng(0).random(len(X))
+    found = members(X, y, None, settings=SETTINGS[::3]) + members(X, y, weight)[1::3] + members(X, y, weight)[2::3]
     fit_members(found)
     for member in found:
         assert_alike(member, machine == "reference")

@@ -1,7 +1,7 @@
 """Every kernel that a GPU may be asked for, compiled to machine code; this needs no GPU.
 
-By default each variant is compiled for one of three architectures, and each kernel for all three;
-``--all-architectures`` compiles every variant for each of seven.
+By default some variants of each kernel are compiled, one or more for each of three architectures;
+``--all-architectures`` compiles every variant for each of seven, as CI does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from kernel_variants import STORAGES, every_variant
 
@@ -108,9 +109,13 @@ def jobs(everything: bool) -> Iterator[tuple[Unit, int]]:
     """What to compile for which architecture."""
     for _, group in groupby(units(), key=lambda unit: unit.kernel):
         of_kernel = list(group)
-        for i, unit in enumerate(of_kernel):
-            few = (DEFAULT[i % len(DEFAULT)],) if len(of_kernel) >= len(DEFAULT) else DEFAULT
-            yield from ((unit, architecture) for architecture in (ARCHITECTURES if everything else few))
+        if everything:
+            yield from product(of_kernel, ARCHITECTURES)
+        elif len(of_kernel) < len(DEFAULT):
+            yield from product(of_kernel, DEFAULT)
+        else:  # spread over types and formulas, which are in order
+            spread = np.linspace(0, len(of_kernel) - 1, len(DEFAULT)).astype(int)
+            yield from zip([of_kernel[i] for i in spread], DEFAULT, strict=True)
 
 
 def compiled_by_nvrtc(unit: Unit, architecture: int, headers: str) -> Compiled:
