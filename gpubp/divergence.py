@@ -13,10 +13,11 @@ from gpubp.step import TrainingStep
 from gpubp.substep import SubStep
 
 
-def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) -> DivergenceError:
+def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History, numbered: bool = True) -> DivergenceError:
     """The error for the first of the networks that diverged in this epoch: step, layer, likely cause, remedy.
 
-    The layer is found by replaying the recorded batch with the weights that the network was left with.
+    The layer is found by replaying the recorded batch with the weights that the network was left with. A network of
+    a stack is named by its number, where `numbered`.
     """
     net, backend, table = step.net, step.net.backend, step.table
     k = int(np.argmax(diverged))
@@ -28,7 +29,7 @@ def report(step: TrainingStep, diverged: NDArray[np.bool_], history: History) ->
         again, place = step.replay(fault - first, k)
         totals = backend.to_host(again.kept.epoch.totals)[place, fault - first]
         layer, what = _first_not_finite(again, place, bool(np.isfinite(totals[0])))
-    who = f"network {k}: " if net.models > 1 else ""
+    who = f"network {k}: " if net.models > 1 and numbered else ""
     where = "" if layer is None else f" in layer {layer} of {len(net.layers)}"
     rate = float(table.learning_rate[k, at - first])
     return DivergenceError(

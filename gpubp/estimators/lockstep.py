@@ -122,7 +122,7 @@ class Lockstep:
     def _reported(self, k: int) -> DivergenceError:
         """Where network k left the finite numbers."""
         history = History(self.net.loss.metric.name, loss=list(self.fits[k].est.loss_curve_))
-        return report(self.step, np.arange(len(self.fits)) == k, history)
+        return report(self.step, np.arange(len(self.fits)) == k, history, numbered=False)
 
     def _hand_over(self) -> None:
         """Leave the moments of those that have a place to their solvers, and every network at its best weights."""
