@@ -29,7 +29,7 @@ pathfinder = pytest.importorskip("cuda.pathfinder")
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 DEFAULT = (75, 90, 120)
-TOGETHER = 8  # variants in one compilation, which has a price of its own
+TOGETHER = 32  # variants in one compilation, which has a price of its own
 OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
 # What ptxas says of itself; any other line of a log is a warning.
 INFORMATION = re.compile(r"ptxas info\s+: |ptxas\s+\. +\d+ bytes stack frame|[\0\s]*$")
