@@ -235,6 +235,10 @@ class MLP(Stack):
 
     def save(self, path: str | Path) -> None:
         """Write the network to a safetensors file, whole or not at all. Records are saved by name."""
+        serialization.save(path, *self.contents())
+
+    def contents(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """What a file of the network holds: tensors (K, size) on the host, and JSON-able metadata."""
         host = self.backend.to_host(self.theta)
         tensors = {name: host[:, start:stop] for name, start, stop in self.layout.names()}
         metadata = {
@@ -247,7 +251,7 @@ class MLP(Stack):
             "seeds": list(self.seeds),
             "preprocessing": self.preprocessing,
         }
-        serialization.save(path, tensors, metadata)
+        return tensors, metadata
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", **records: Any) -> MLP:

@@ -237,10 +237,14 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
     def _probabilities(self, X: Any, method: str) -> Any:
         """Of each class, in the memory where they were computed."""
         a = self._forward(X, method)
-        if a.shape[1] == 1:
-            return self._xp(a).concatenate([1 - a, a], axis=1)
+        return self._of_classes(a, self._xp(a))
+
+    def _of_classes(self, a: Any, xp: Any) -> Any:
+        """Probabilities (…, n_classes) from outputs a^L (…, n_L)."""
+        if a.shape[-1] == 1:
+            return xp.concatenate([1 - a, a], axis=-1)
         if self._kind == "multiclass" and self.out_activation_ == "logistic":  # each class against the rest
-            a /= a.sum(axis=1, keepdims=True)
+            return a / a.sum(axis=-1, keepdims=True)
         return a
 
     def _xp(self, a: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array
-from gpubp.estimators.arrays import as_numpy, is_on_gpu
+from gpubp.estimators.arrays import is_on_gpu
 from gpubp.estimators.data import rows_for
 from gpubp.network import MLP
 
@@ -40,7 +40,7 @@ class Committee:
             self._net_is_for = wanted
         net, self._views = self._net, []
         for k, est in enumerate(members):
-            _copy(est, net, k)
+            est._write_to(net.part(slice(k, k + 1)))
         if all(isinstance(array, type(net.theta)) for array in given):
             for k, est in enumerate(members):
                 est._forget_network()
@@ -52,14 +52,6 @@ class Committee:
 def _places(net: MLP, k: int) -> tuple[list[Array], list[Array]]:
     """Views of the weights and biases of network k."""
     return [layer.W[k] for layer in net.layers], [layer.b[k, 0] for layer in net.layers]
-
-
-def _copy(est: Any, net: MLP, k: int) -> None:
-    """Give network k the estimator's weights."""
-    weights, biases = _places(net, k)
-    for place, values in zip((*weights, *biases), (*est.coefs_, *est.intercepts_), strict=True):
-        there = is_on_gpu(values) and is_on_gpu(place)
-        place[...] = values if there else net.backend.from_host(as_numpy(values), net.backend.dtype)
 
 
 def each_output(net: MLP, X: Any, then: Callable[[slice, Array], None]) -> None:

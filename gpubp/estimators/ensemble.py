@@ -123,13 +123,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         return home_of(X).bring(namespace(mean).log(mean))
 
     def _values(self, a: Array) -> Array:
-        """Probabilities (K, rows, n_classes), as `MLPClassifier.predict_proba` makes them of outputs."""
-        first = self.estimators_[0]
-        if a.shape[-1] == 1:
-            return namespace(a).concatenate([1 - a, a], axis=-1)
-        if first._kind == "multiclass" and first.out_activation_ == "logistic":
-            return a / a.sum(axis=-1, keepdims=True)
-        return a
+        return self.estimators_[0]._of_classes(a, namespace(a))
 
     def _labels(self, mean: NDArray[Any]) -> Any:
         """The class of each row, or the 0/1 matrix of its labels."""

@@ -21,7 +21,6 @@ _COUNTS = ("n_iter_", "t_")
 def save(path: str | Path, ensemble: Any, net: MLP) -> None:
     """Write a fitted ensemble, whose members' weights `net` holds."""
     first = ensemble.estimators_[0]
-    theta = net.backend.to_host(net.theta)
     about = {
         "class": type(ensemble).__name__,
         "parameters": _plain({**ensemble.get_params(deep=False), "estimator": first}),
@@ -32,17 +31,8 @@ def save(path: str | Path, ensemble: Any, net: MLP) -> None:
         "feature_names": getattr(ensemble, "feature_names_in_", np.array([])).tolist(),
         "classes": _classes(path, first) if hasattr(first, "classes_") else None,
     }
-    metadata = {
-        "layer_sizes": list(net.layer_sizes),
-        "activations": [a.name for a in net.activations],
-        "loss": net.loss.name,
-        "output_activation": net.output_activation.name,
-        "precision": net.precision,
-        "models": net.models,
-        "seeds": list(net.seeds),
-        "ensemble": about,
-    }
-    serialization.save(path, {name: theta[:, i:j] for name, i, j in net.layout.names()}, metadata)
+    tensors, metadata = net.contents()
+    serialization.save(path, tensors, metadata | {"ensemble": about})
 
 
 def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> Any:

@@ -187,9 +187,7 @@ def _stack_of(fits: Sequence[StochasticFit]) -> MLP:
     backend = first.backend
     net = first.like(backend.zeros((len(fits), first.layout.size)), backend)
     for k, fit in enumerate(fits):
-        own = net.part(slice(k, k + 1))
-        for view, values in zip((*own.weights, *own.biases), (*fit.est.coefs_, *fit.est.intercepts_), strict=True):
-            view[...] = backend.from_host(values, backend.dtype)
+        fit.est._write_to(net.part(slice(k, k + 1)))
     return net
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from operator import is_
 from typing import Any
 
@@ -15,7 +16,7 @@ from gpubp.network import MLP
 _NOT_KEPT = ("_net", "_net_is_for", "_views")  # what a copy or a pickle makes anew
 
 
-class Weights:
+class Weights(ABC):
     """What an estimator is: `coefs_` and `intercepts_`.
 
     A network holds a copy on its device, filled from them whenever something is computed. Where both are in the
@@ -30,8 +31,9 @@ class Weights:
     intercepts_: list[Any]
     _views: tuple[Any, ...]
 
+    @abstractmethod
     def _loss_record(self, n_outputs: int) -> Loss:
-        raise NotImplementedError
+        """The loss that the parameter `loss` means, for so many outputs."""
 
     @property
     def _layer_sizes(self) -> list[int]:
@@ -50,10 +52,15 @@ class Weights:
             self._net_is_for, self._views = self._wanted, ()
         net = self._net
         if len(self._views) != len(given) or not all(map(is_, self._views, given)):
-            for view, values in zip((*net.weights, *net.biases), given, strict=True):
-                there = is_on_gpu(values) and is_on_gpu(view)
-                view[...] = values if there else net.backend.from_host(as_numpy(values), net.backend.dtype)
+            self._write_to(net)
         return net
+
+    def _write_to(self, net: MLP) -> None:
+        """Give a network of the same shape the weights of coefs_ and intercepts_."""
+        given = (*self.coefs_, *self.intercepts_)
+        for view, values in zip((*net.weights, *net.biases), given, strict=True):
+            there = is_on_gpu(values) and is_on_gpu(view)
+            view[...] = values if there else net.backend.from_host(as_numpy(values), net.backend.dtype)
 
     @property
     def _wanted(self) -> tuple[Any, ...]:
