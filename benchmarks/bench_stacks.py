@@ -11,8 +11,8 @@ import gpubp
 from benchmarks.peers.gpubp_stack import StackSteps
 from benchmarks.stack_cases import StackOf, references, worst
 from gpubp.backends import Backend
-from gpubp.bench import DEVICES
-from gpubp.bench_steps import TOLERANCE, VERIFIED, sample
+from gpubp.bench.run import DEVICES
+from gpubp.bench.steps import TOLERANCE, VERIFIED, sample
 
 MODELS, EPOCHS = 16, 2
 

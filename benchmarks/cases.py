@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpubp.bench_steps import Network
+from gpubp.bench.steps import Network
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SMALL = (

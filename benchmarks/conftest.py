@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpubp.backends import Backend
-from gpubp.bench import DEVICES, open_backend
+from gpubp.bench.run import DEVICES, open_backend
 from gpubp.errors import GpubpError
 
 

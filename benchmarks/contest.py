@@ -15,8 +15,8 @@ from benchmarks.cases import Network, Task
 from benchmarks.parts import Part
 from benchmarks.peers import Contender, UnavailableError
 from benchmarks.remote import Remote, RemoteError
-from gpubp.bench_steps import TOLERANCE, VERIFIED, displacements, error
-from gpubp.timing import Spread, spread
+from gpubp.bench.steps import TOLERANCE, VERIFIED, displacements, error
+from gpubp.bench.timing import Spread, spread
 
 ROUNDS, FEWEST, PATIENCE = 11, 5, 20.0  # turns of everyone; seconds after which FEWEST are enough
 ENOUGH = 8.0  # seconds of one contender after three turns; the further ones it leaves to the others

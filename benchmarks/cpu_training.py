@@ -14,9 +14,9 @@ from benchmarks.parts import Part
 from benchmarks.peers import version
 from benchmarks.remote import Remote, RemoteError
 from gpubp.backends import get_backend
-from gpubp.bench_steps import Steps
-from gpubp.doctor import findings
-from gpubp.timing import interleaved, ratio
+from gpubp.bench.doctor import findings
+from gpubp.bench.steps import Steps
+from gpubp.bench.timing import interleaved, ratio
 
 SUBJECTS = ("gpubp", "Python", "processor", "BLAS", "BLAS kernels")  # of what gpubp doctor finds
 LIBRARIES = ("numpy", "numba", "scikit-learn", "torch", "jax", "thinc")

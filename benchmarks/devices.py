@@ -38,9 +38,9 @@ def open_backend(device: str, precision: str, dry_run: bool) -> Backend:
 
 @cache
 def host_driver() -> Any:
-    """The driver of ``tests/cuda_host``."""
+    """The driver of ``tests/support/cuda_host``."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
-    from cuda_host import HostDriver, host_compiler
+    from support.cuda_host import HostDriver, host_compiler
 
     if host_compiler() is None:
         raise UnavailableError("no C++ compiler to run kernels with on the host; install g++ or clang++")

@@ -23,8 +23,8 @@ from sklearn.preprocessing import scale
 
 import gpubp
 from benchmarks.parts import MixedError, Part, kept, kind, line, load
-from gpubp.doctor import findings
-from gpubp.timing import interleaved, ratio
+from gpubp.bench.doctor import findings
+from gpubp.bench.timing import interleaved, ratio
 
 FILE, SECONDS = "estimators.json", 900.0
 MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")

@@ -25,10 +25,10 @@ from benchmarks.data import pixels
 from benchmarks.process import forget_peak, status
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
-from gpubp.bench_steps import BareGemms, Network, Steps
-from gpubp.doctor import findings
+from gpubp.bench.doctor import findings
+from gpubp.bench.steps import BareGemms, Network, Steps
+from gpubp.bench.timing import interleaved, ratio
 from gpubp.serialization import atomic_write
-from gpubp.timing import interleaved, ratio
 
 SEEDS = (0, 1, 2)
 MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")

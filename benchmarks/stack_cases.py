@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.cases import Network, Task
 from benchmarks.contest import Contest, Entrant, Times
 from benchmarks.remote import RemoteError
-from gpubp.bench_steps import TOLERANCE, VERIFIED, displacements, error
+from gpubp.bench.steps import TOLERANCE, VERIFIED, displacements, error
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import gpubp
 from benchmarks.parts import Part
 from gpubp.backends import Backend
 from gpubp.backends.reference import ReferenceBackend
-from gpubp.bench_steps import mlp_on
+from gpubp.bench.steps import mlp_on
 
 K, EPOCHS, BATCH_SIZE = 24, 20, 64
 LAYER_SIZES, ACTIVATIONS = (64, 32, 16, 10), ("relu", "silu")

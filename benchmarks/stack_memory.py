@@ -9,7 +9,7 @@ from benchmarks.parts import Part
 from benchmarks.process import forget_peak, status
 from benchmarks.stack_cases import StackOf
 from gpubp.backends import Backend, get_backend
-from gpubp.bench_steps import mlp_on
+from gpubp.bench.steps import mlp_on
 
 BESIDE = 100e6  # bytes that a training may take besides the stack and its data
 

@@ -36,8 +36,8 @@ from benchmarks.stack_cases import StackContest, StackOf
 from benchmarks.stack_equality import bits, one_step
 from benchmarks.stack_memory import HostMemory, memory_row
 from gpubp.backends import get_backend
-from gpubp.doctor import findings
-from gpubp.timing import interleaved, ratio, spread
+from gpubp.bench.doctor import findings
+from gpubp.bench.timing import interleaved, ratio, spread
 
 FILE, SECONDS = "stacks.json", 900.0
 MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")

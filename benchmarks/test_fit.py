@@ -10,7 +10,7 @@ import pytest
 import gpubp
 from benchmarks.data import like_mnist
 from gpubp.backends import Backend
-from gpubp.bench import DEVICES
+from gpubp.bench.run import DEVICES
 
 ROWS, HIDDEN, BATCH_SIZE, EPOCHS = 8192, (100,), 128, 2
 

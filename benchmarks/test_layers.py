@@ -9,7 +9,7 @@ import pytest
 
 from gpubp.backends import Backend
 from gpubp.backprop import backward, forward
-from gpubp.bench_steps import mlp_on
+from gpubp.bench.steps import mlp_on
 
 ROWS, UNITS = 128, 512
 

@@ -9,8 +9,8 @@ import pytest
 
 import gpubp
 from gpubp.backends import Backend
-from gpubp.bench import DEVICES
-from gpubp.bench_steps import Network
+from gpubp.bench.run import DEVICES
+from gpubp.bench.steps import Network
 
 
 @pytest.mark.parametrize("batch_size", [128, 1024])

@@ -10,10 +10,10 @@ import pytest
 
 from gpubp.activations import get_activation
 from gpubp.backends import Backend
-from gpubp.bench_steps import mlp_on
+from gpubp.bench.steps import mlp_on
 from gpubp.losses import get_loss
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
-from gpubp.substep import first_state
+from gpubp.training.slice_step import first_state
 
 ROWS, UNITS, CLASSES = 128, 512, 10
 ACTIVATIONS = ("relu", "tanh", "gelu")

@@ -8,8 +8,8 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from gpubp.backends import Backend
-from gpubp.bench_steps import Network, Steps
-from gpubp.doctor import cpu_count
+from gpubp.bench.doctor import cpu_count
+from gpubp.bench.steps import Network, Steps
 
 THREADS = sorted({1, 2, cpu_count() // 2, cpu_count()} - {0})
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cases import CPU_NETWORKS, SMALL
 from gpubp.backends import Backend
-from gpubp.bench_steps import TOLERANCE, VERIFIED, BareGemms, Network, Steps, displacements, error, sample
+from gpubp.bench.steps import TOLERANCE, VERIFIED, BareGemms, Network, Steps, displacements, error, sample
 
 pytestmark = pytest.mark.benchmark(max_time=0.5, min_rounds=3)
 

@@ -19,7 +19,7 @@ _PUBLIC = {
     "from_sklearn": "estimators",
     "to_sklearn": "estimators",
     "train": "training",
-    "History": "history",
+    "History": "training.history",
     "check_gradients": "diagnostics",
     "Activation": "activations",
     "Loss": "losses",
@@ -47,10 +47,9 @@ if TYPE_CHECKING:
     from gpubp.estimators import MLPRegressor as MLPRegressor
     from gpubp.estimators import from_sklearn as from_sklearn
     from gpubp.estimators import to_sklearn as to_sklearn
-    from gpubp.estimators.ensemble import MLPEnsembleClassifier as MLPEnsembleClassifier
-    from gpubp.estimators.ensemble import MLPEnsembleRegressor as MLPEnsembleRegressor
-    from gpubp.estimators.search import MLPSearchCV as MLPSearchCV
-    from gpubp.history import History as History
+    from gpubp.estimators.ensemble.ensembles import MLPEnsembleClassifier as MLPEnsembleClassifier
+    from gpubp.estimators.ensemble.ensembles import MLPEnsembleRegressor as MLPEnsembleRegressor
+    from gpubp.estimators.search.search_cv import MLPSearchCV as MLPSearchCV
     from gpubp.initializers import Initializer as Initializer
     from gpubp.layout import Gradients as Gradients
     from gpubp.losses import Loss as Loss
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from gpubp.optimizers import Optimizer as Optimizer
     from gpubp.schedules import Schedule as Schedule
     from gpubp.training import train as train
+    from gpubp.training.history import History as History
 
 
 def __getattr__(name: str) -> Any:

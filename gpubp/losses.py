@@ -3,7 +3,7 @@
 A loss works on logits: one formula gives value and gradient together, so shared terms are computed once
 and no logarithm of a rounded probability is ever taken. The loss names the output activation that turns
 its logits into predictions. A loss written in terms of values (``half_squared_error``, …) can be combined
-with any other output activation: `through` applies BP1, δᴸ = ∇ₐC ⊙ σ′(zᴸ).
+with any other output activation: `with_output_activation` applies BP1, δᴸ = ∇ₐC ⊙ σ′(zᴸ).
 
 Formulas are per sample and unweighted; the normalizer 1/m (or 1/Σw) is the business of the backend's
 ``loss_delta`` alone.
@@ -84,7 +84,7 @@ class Loss:
     row_loop : str or None
         A loss that is not elementwise has a loop of its own in each fused backend; this is its name.
     values : Loss or None
-        The loss on values from which `through` made this one.
+        The loss on values from which `with_output_activation` made this one.
     """
 
     name: str
@@ -267,7 +267,7 @@ def cross_entropy() -> Loss:
     )
 
 
-def through(loss: Loss, activation: Activation | Softmax) -> Loss:
+def with_output_activation(loss: Loss, activation: Activation | Softmax) -> Loss:
     """`loss`, a loss on values, as a loss on the logits of another output activation.
 
     BP1 by the chain rule: δᴸ = ∇ₐC ⊙ σ′(zᴸ), or softmax's Jacobian. ``half_squared_error`` with

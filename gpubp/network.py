@@ -15,9 +15,8 @@ from gpubp.activations import Activation, get_output_activation
 from gpubp.backends import get_backend, loadable_precision
 from gpubp.backprop import backward, forward
 from gpubp.errors import DataError, UsageError
-from gpubp.evaluation import mean_losses
 from gpubp.layout import Gradients, Layout
-from gpubp.losses import Loss, get_loss, through
+from gpubp.losses import Loss, get_loss, with_output_activation
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.stack import Stack, hidden_of, seeds_of, sizes_of
 
@@ -76,7 +75,7 @@ class MLP(Stack):
         self.output_activation = (
             named.output_activation if output_activation == "auto" else get_output_activation(output_activation)
         )
-        self.loss = through(named, self.output_activation)
+        self.loss = with_output_activation(named, self.output_activation)
         if self.output_activation.name == "softmax" and self.layer_sizes[-1] < 2:
             raise UsageError(
                 f"layer_sizes end with {self.layer_sizes[-1]}, but softmax needs two outputs or more; use loss="
@@ -180,7 +179,7 @@ class MLP(Stack):
         self, X: Array, y: Array, weight: Array | None, rows: Sequence[NDArray[np.int64]] | None = None
     ) -> dict[str, Any]:
         """What `evaluate` gives, of data that are known to be sound: of all rows, or of each network's own."""
-        mean = mean_losses(self, X, y, weight, rows)
+        mean = self.mean_losses(X, y, weight, rows)
         metric = np.array([self.loss.metric.finish(v) for v in mean[:, 1]])
         return {"loss": self._one_or_all(mean[:, 0]), self.loss.metric.name: self._one_or_all(metric)}
 

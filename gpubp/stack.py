@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpubp import checks
 from gpubp._typing import Array
@@ -183,6 +185,53 @@ class Stack:
                 logits = forward(backend, self.operands, self.stack_activations, batch, work.first(count))
                 then(some, logits)
 
+    def mean_losses(
+        self, X: Array, y: Array, weight: Array | None, rows: Sequence[NDArray[np.int64]] | None = None
+    ) -> NDArray[np.float64]:
+        """Weighted means of the loss and of what its metric is made of.
+
+        Parameters
+        ----------
+        X, y : (m, n_0) and (m,) or (m, n_L) arrays
+        weight : (m,) or (K, m) array, or None
+        rows : K arrays of int, optional
+            The rows of each network, where they do not all have all.
+
+        Returns
+        -------
+        (K, 2) array
+        """
+        weight = None if weight is None else np.atleast_2d(weight)
+        if rows is None:
+            return self._mean_losses(X, y, weight, None)
+        found = []
+        for networks, _ in neighbours(np.array([len(own) for own in rows])):
+            mine = weight[networks] if weight is not None and len(weight) > 1 else weight
+            found.append(self.part(networks)._mean_losses(X, y, mine, np.stack(rows[networks])))
+        return np.concatenate(found)
+
+    def _mean_losses(
+        self, X: Array, y: Array, weight: Array | None, own: NDArray[np.int64] | None
+    ) -> NDArray[np.float64]:
+        """Over all rows, or over `own` (K, n) of them; weight is (K or 1, m)."""
+        backend, values = self.backend, self.cast_targets(y)
+        total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
+        grad_b = backend.empty((self.models, 1, self.layer_sizes[-1]))
+        unsmoothed = backend.zeros((self.models,), np.float64)
+        if weight is not None and own is not None:
+            weight = np.take_along_axis(weight, own, axis=1) if len(weight) > 1 else weight[0][own]
+
+        def add(rows: slice, logits: Array) -> None:
+            w = None if weight is None else backend.from_host(weight[:, rows])
+            target = backend.from_host(values[rows][None] if own is None else values[own[:, rows]])
+            backend.loss_delta(self.loss, logits, target, w, unsmoothed, epoch, grad_b)
+            total[...] += backend.to_host(epoch.totals)[:, 0]
+
+        self.each_batch(X, add, own)
+        whole = len(X) if own is None else own.shape[1]
+        mean: NDArray[np.float64] = total / (whole if weight is None else weight.sum(axis=1, keepdims=True))
+        return mean
+
     def _public(self, layers: Sequence[Layer]) -> Gradients:
         if self.models > 1:
             return Gradients(tuple(x.W for x in layers), tuple(x.b[:, 0] for x in layers))
@@ -198,6 +247,13 @@ class Stack:
             for layer, initializer, (n_in, n_out) in zip(self.layers, initializers, self.layout.shapes, strict=True):
                 layer.W[k] = self.backend.from_host(initializer.weights(rng, n_in, n_out), self.backend.dtype)
                 layer.b[k, 0] = self.backend.from_host(initializer.biases(rng, n_out), self.backend.dtype)
+
+
+def neighbours(values: NDArray[np.int64]) -> Iterator[tuple[slice, int]]:
+    """(where, value) of each stretch of equal values."""
+    borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
+    for first, end in pairwise(borders):
+        yield slice(first, end), int(values[first])
 
 
 def seeds_of(seed: int | Sequence[int], models: int) -> tuple[int, ...]:

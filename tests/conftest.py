@@ -2,121 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cuda_host import HostDriver, host_compiler
 
 import gpubp
-from gpubp.backends import Backend, Epoch, get_backend
-from gpubp.backends.compiled import CompiledBackend, numba_state
-from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends import Backend
 from gpubp.backends.cuda.probe import probe_device
-from gpubp.backends.cuda.unfused import UnfusedBackend
-from gpubp.backends.reference import ReferenceBackend
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGE = Path(gpubp.__file__).resolve().parent
-# Every module by its dotted name, without importing any; the package itself only resolves names, and the compiled
-# backend's loops are text for the modules that it writes.
-MODULES = {
-    ".".join(("gpubp", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py" and path.parent.name != "loops"
-}
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
-
-
-@functools.cache
-def host_driver() -> HostDriver:
-    """Kernels compiled for the host, in place of a GPU; one for all tests, since compiling takes its time."""
-    if host_compiler() is None:
-        pytest.skip("no C++ compiler to run kernels with on the host; install g++ or clang++")
-    return HostDriver(REPOSITORY / ".pytest_cache" / "cuda_host")
-
-
-def compiled_backend(precision: str) -> CompiledBackend:
-    """The CPU's compiled backend, where Numba is installed."""
-    state = numba_state()
-    if not state.usable:
-        pytest.skip(state.found)
-    return CompiledBackend(precision, small=0)  # tests are small, and what they test are the loops
-
-
-# Every backend that the suite runs on; a new one is a line here.
-BACKENDS: dict[str, Callable[[], Backend]] = {
-    "reference-float64": lambda: ReferenceBackend(np.float64),
-    "reference-float32": lambda: ReferenceBackend(np.float32),
-    "compiled-float64": lambda: compiled_backend("float64"),
-    "compiled-float32": lambda: compiled_backend("float32"),
-    "cuda-host-float64": lambda: CudaBackend(host_driver(), "float64"),
-    "cuda-host-float32": lambda: CudaBackend(host_driver(), "float32"),
-    "cuda-unfused-host-float64": lambda: UnfusedBackend(host_driver(), "float64"),
-}
-
-
-def one_step(
-    backend: Backend, networks: int, *, normalizer: Any = 1.0, learning_rate: Any = 0.0, step: int = 0
-) -> Epoch:
-    """The tables of an epoch of one step; numbers may be one per network."""
-
-    def row(value: Any) -> Any:
-        return backend.from_host(np.broadcast_to(np.asarray(value, np.float64)[..., None], (networks, 1)).copy())
-
-    totals = backend.zeros((networks, 1, 2), backend.accumulator)
-    cursor, first = backend.zeros((1,), np.int64), backend.from_host(np.full(networks, step))
-    return Epoch(cursor, first, 1, backend.zeros((1, 1), np.int64), row(normalizer), row(learning_rate), totals)
+from support.machines import BACKENDS, GPU_BACKENDS, backend_parameters
+from support.package import SHARED_DATA
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     """A generator that starts at the same place in every test."""
     return np.random.default_rng(20240229)
-
-
-# Those that need a device; their tests carry the mark "gpu".
-GPU_BACKENDS: dict[str, Callable[[], Backend]] = {
-    f"{device}-{precision}": functools.partial(get_backend, device, precision)
-    for device, precision in (("cuda", "float64"), ("cuda", "float32"), ("cuda-unfused", "float64"))
-}
-
-
-def _backends(fits: Callable[[str], bool] = bool) -> list[Any]:
-    """The backends whose names fit, as parameters of a test."""
-    there = filter(fits, BACKENDS)
-    return [*there, *(pytest.param(name, marks=pytest.mark.gpu) for name in filter(fits, GPU_BACKENDS))]
-
-
-def _on_backends(fits: Callable[[str], bool]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("backend", _backends(fits), indirect=True)
-
-
-# Marks of tests about what NumPy alone has, of those whose comparisons need double precision, and of long ones,
-# which run the reference formulas once and not on a device's arrays too.
-on_the_reference = _on_backends(lambda name: name.startswith("reference"))
-in_float64 = _on_backends(lambda name: name.endswith("float64"))
-but_unfused = _on_backends(lambda name: "unfused" not in name)
-
-
-def host(array: Any) -> Any:
-    """A NumPy array of the same values, wherever the array lies: device arrays and NumPy's never mix."""
-    return array.get() if hasattr(array, "get") else np.asarray(array)
-
-
-def alike(backend: Backend, found: Any, expected: Any) -> None:
-    """Assert what a backend promises of one computation done in two ways, such as a stack and a network alone.
-
-    That is the same bits, but on a GPU, where a product of another shape may be summed in another order.
-    """
-    if backend.name.startswith("cuda"):
-        tolerance = 4096 * np.finfo(backend.dtype).eps
-        np.testing.assert_allclose(host(found), host(expected), rtol=tolerance, atol=tolerance)
-    else:
-        np.testing.assert_array_equal(host(found), host(expected))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -134,7 +37,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     pytest.skip(f"no GPU to run on: CuPy is {state.found}")
 
 
-@pytest.fixture(params=_backends())
+@pytest.fixture(params=backend_parameters())
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each backend in turn."""
     return {**BACKENDS, **GPU_BACKENDS}[request.param]()

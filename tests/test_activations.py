@@ -8,11 +8,11 @@ import mpmath
 import numpy as np
 import pytest
 from mpmath import mp, mpf
-from scalar_expressions import scalar_function
 
 from gpubp.activations import ACTIVATIONS, SOFTMAX, Activation, get_activation, get_output_activation
 from gpubp.backends.reference import NumpyNamespace
 from gpubp.errors import UsageError
+from support.scalar_expressions import scalar_function
 
 XP = NumpyNamespace()
 EPS, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny

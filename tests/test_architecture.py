@@ -10,22 +10,25 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MODULES
 
-# From the bottom up. A module imports from its own layer and from those below; every module that is not
-# named stands in the layer "users", between training and the command line.
-LAYERS = (
-    ("errors", {"_typing", "errors", "registry", "notices"}),
-    ("registries", {"activations", "losses", "optimizers", "initializers", "schedules"}),
-    ("backends", {"backends", "philox", "precision"}),
+from support.package import MODULES
+
+# The rooms of the house, from the bottom up: a module imports from its own room and from those below. A name is a
+# module of the package or a folder with all that is in it.
+ROOMS = (
+    ("errors", {"_typing", "errors", "registry"}),
+    ("registries", {"activations", "losses", "optimizers", "initializers", "schedules", "precision"}),
+    ("backends", {"backends"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
-    ("network", {"network", "stack", "checks", "evaluation", "together"}),
-    ("training", {"training", "rows", "step", "substep", "step_table", "history", "divergence", "validation"}),
-    ("users", set()),
+    ("network", {"network", "stack", "checks", "diagnostics"}),
+    ("training", {"training"}),
+    ("estimators", {"estimators"}),
+    ("data", {"data"}),
+    ("bench", {"bench"}),
     ("command line", {"cli", "__main__"}),
 )
-REGISTRIES = LAYERS[1][1]
+REGISTRIES = ROOMS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}
 UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pandas"}
@@ -59,9 +62,8 @@ def _head(name: str) -> str:
     return name.removeprefix("gpubp.").partition(".")[0]
 
 
-def _layer(name: str) -> int:
-    users = next(i for i, (layer, _) in enumerate(LAYERS) if layer == "users")
-    return next((i for i, (_, heads) in enumerate(LAYERS) if _head(name) in heads), users)
+def _room(name: str) -> int:
+    return next(i for i, (_, heads) in enumerate(ROOMS) if _head(name) in heads)
 
 
 def _third_party(name: str) -> set[str]:
@@ -87,11 +89,9 @@ def test_import_of_reads_every_form_of_statement(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_module_imports_only_from_its_own_layer_and_below(name: str) -> None:
-    above = {
-        imported for imported in _imports(name) if imported.startswith("gpubp.") and _layer(imported) > _layer(name)
-    }
-    assert not above, f"{name} is in layer {LAYERS[_layer(name)][0]!r} and may not import {sorted(above)}"
+def test_a_module_imports_only_from_its_own_room_and_those_below(name: str) -> None:
+    above = {imported for imported in _imports(name) if imported.startswith("gpubp.") and _room(imported) > _room(name)}
+    assert not above, f"{name} is in room {ROOMS[_room(name)][0]!r} and may not import {sorted(above)}"
 
 
 def test_imports_form_no_cycle() -> None:

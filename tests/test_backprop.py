@@ -9,12 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import alike, host, on_the_reference, one_step
 
 from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backends.reference import NumpyNamespace
 from gpubp.backprop import Record, backward, forward
 from gpubp.losses import get_loss
+from support.machines import alike, host, on_the_reference, one_step
 
 XP = NumpyNamespace()
 UNEVEN = [  # layer sizes that matmul and sum treat specially, and ordinary ones

@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MODULES, PACKAGE, REPOSITORY
 
 from gpubp.activations import ACTIVATIONS
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
 from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
+from support.package import MODULES, PACKAGE, REPOSITORY
 
 README = REPOSITORY / "README.md"
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -190,7 +190,7 @@ def test_files_and_tests_that_documents_name_exist(document: str) -> None:
     text = (REPOSITORY / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert ((REPOSITORY / document).parent / target).exists(), target
-    for path, test in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", text):
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
         assert f"def {test}" in (REPOSITORY / path).read_text(encoding="utf-8"), (path, test)
 
 

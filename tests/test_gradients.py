@@ -11,13 +11,13 @@ from itertools import cycle
 
 import numpy as np
 import pytest
-from conftest import host, in_float64
 
 from gpubp import MLP, Activation, UsageError, check_gradients
 from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.diagnostics import complex_step
 from gpubp.losses import LOSSES, get_loss
+from support.machines import host, in_float64
 
 WHOLE = 1e-13  # for the gradient of the whole network
 WORST = 1e-12  # for each of its tensors, which may be small beside the rest and left over from cancellation

@@ -9,12 +9,12 @@ import mpmath
 import numpy as np
 import pytest
 from mpmath import mp, mpf
-from scalar_expressions import scalar_function
 
 from gpubp.activations import ACTIVATIONS, SOFTMAX, get_activation
 from gpubp.backends.reference import NumpyNamespace
 from gpubp.errors import UsageError
-from gpubp.losses import LOSSES, Loss, get_loss, through
+from gpubp.losses import LOSSES, Loss, get_loss, with_output_activation
+from support.scalar_expressions import scalar_function
 
 XP = NumpyNamespace()
 EPS, TINY = np.finfo(np.float64).eps, np.finfo(np.float64).tiny
@@ -151,7 +151,7 @@ def test_delta_is_the_derivative_of_the_value(spec, s):
 @pytest.mark.parametrize("spec", ON_VALUES)
 def test_a_loss_on_values_goes_through_any_output_activation(spec, output):
     activation = SOFTMAX if output == "softmax" else get_activation(output)
-    loss = through(get_loss(spec), activation)
+    loss = with_output_activation(get_loss(spec), activation)
     z, y = sample(spec)
     value, delta = loss.formula(XP, z, y, 0.0)
     np.testing.assert_allclose(delta, complex_step_delta(loss, z, y, 0.0), rtol=1e-13, atol=1e-13)
@@ -164,14 +164,14 @@ def test_squared_error_with_sigmoid_is_slow_where_cross_entropy_is_not():
     """Nielsen, chapter 3: at z = 10 with target 0 the one gradient is 4.5e-5, the other nearly 1."""
     z, y = np.array([[10.0]]), np.array([[0.0]])
     a = 1 / (1 + math.exp(-10))
-    slow = through(get_loss("half_squared_error"), get_activation("sigmoid")).formula(XP, z, y, 0.0)[1]
+    slow = with_output_activation(get_loss("half_squared_error"), get_activation("sigmoid")).formula(XP, z, y, 0.0)[1]
     fast = get_loss("binary_cross_entropy").formula(XP, z, y, 0.0)[1]
     np.testing.assert_allclose([slow[0, 0], fast[0, 0]], [a * a * (1 - a), a], rtol=1e-12)
 
 
 def test_a_loss_with_its_own_output_activation_is_itself():
     for name in LOSSES:
-        assert through(get_loss(name), get_loss(name).output_activation).name == name
+        assert with_output_activation(get_loss(name), get_loss(name).output_activation).name == name
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_a_loss_with_its_own_output_activation_is_itself():
 )
 def test_a_loss_on_logits_keeps_its_output_activation(name, output):
     with pytest.raises(UsageError, match=f'loss "{name}".*"{output}" cannot replace it.*half_squared_error'):
-        through(get_loss(name), get_activation(output))
+        with_output_activation(get_loss(name), get_activation(output))
 
 
 # -- scalar expressions ---------------------------------------------------------------------------------

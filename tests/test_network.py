@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import host, in_float64
 from safetensors.numpy import save_file
 
 import gpubp.serialization
@@ -24,6 +23,7 @@ from gpubp.activations import ACTIVATIONS
 from gpubp.backends.cuda.probe import CudaState
 from gpubp.losses import LOSSES, Loss, get_loss
 from gpubp.serialization import atomic_write
+from support.machines import host, in_float64
 
 # -- what it is -------------------------------------------------------------------------------------------
 

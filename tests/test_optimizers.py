@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import host, on_the_reference, one_step
-from scalar_expressions import scalar_function
 
 from gpubp import Optimizer, UsageError, train
 from gpubp.backends import OptimizerState
 from gpubp.layout import ALIGNMENT
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
+from support.machines import host, on_the_reference, one_step
+from support.scalar_expressions import scalar_function
 
 LR = 0.125
 

@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import PACKAGE, REPOSITORY
 
 import gpubp
+from support.package import PACKAGE, REPOSITORY
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge's name is not that of the wheel.

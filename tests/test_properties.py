@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import alike, host, in_float64
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpubp import train
 from gpubp.activations import ACTIVATIONS
 from gpubp.losses import LOSSES
+from support.machines import alike, host, in_float64
 
 # One backend serves all examples of a test, so its fixture need not be made anew for each.
 FEW = settings(

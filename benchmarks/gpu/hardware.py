@@ -9,7 +9,7 @@ import subprocess
 from benchmarks.devices import host_driver
 from benchmarks.peers import version
 from gpubp.backends.cuda.probe import probe
-from gpubp.doctor import findings
+from gpubp.bench.doctor import findings
 
 ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
 FOUND = ("gpubp", "Python", "numpy", "processor", "BLAS")  # of what gpubp doctor says

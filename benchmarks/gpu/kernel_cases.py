@@ -19,7 +19,7 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.losses import get_loss
 from gpubp.network import MLP
 from gpubp.optimizers import get_optimizer
-from gpubp.substep import first_state
+from gpubp.training.slice_step import first_state
 
 COLUMNS, CLASSES, PIXELS = 4096, 1000, 784
 TABLE = 64  # steps: kernels that read a step's row of the tables find one wherever the cursor stands

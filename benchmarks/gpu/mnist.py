@@ -12,7 +12,7 @@ from benchmarks.devices import open_backend
 from benchmarks.parts import Part
 from benchmarks.peers import UnavailableError
 from benchmarks.remote import Remote, RemoteError
-from gpubp.bench_steps import mlp_on
+from gpubp.bench.steps import mlp_on
 
 AT_MOST, AT_LEAST = 1.5, 0.983  # seconds; accuracy on t10k
 CACHES = ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")

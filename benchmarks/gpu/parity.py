@@ -18,11 +18,11 @@ from gpubp.activations import Activation
 from gpubp.backends import Backend
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.reference import ReferenceBackend
-from gpubp.bench_steps import mlp_on
+from gpubp.bench.steps import mlp_on
 from gpubp.optimizers import get_optimizer
-from gpubp.step import TrainingStep
-from gpubp.step_table import draw_table
-from gpubp.substep import first_state
+from gpubp.training.slice_step import first_state
+from gpubp.training.step import TrainingStep
+from gpubp.training.step_table import draw_table
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 2e-2}
 COMPARED = ("loss", "gradient", "update", "theta")

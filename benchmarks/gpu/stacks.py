@@ -18,8 +18,8 @@ from benchmarks.remote import Remote, RemoteError
 from benchmarks.stack_cases import StackContest, StackOf
 from benchmarks.stack_equality import one_step
 from benchmarks.stack_memory import DeviceMemory, memory_row
-from gpubp.bench_steps import Steps, mlp_on
-from gpubp.timing import interleaved, ratio
+from gpubp.bench.steps import Steps, mlp_on
+from gpubp.bench.timing import interleaved, ratio
 
 OURS, PRECISIONS = "gpubp stack", ("float32", "tf32")
 STACK = StackOf((64, 256, 256, 10), 128, 64, models=256)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from benchmarks.cases import Task
-from gpubp.bench_steps import sample
+from gpubp.bench.steps import sample
 
 
 class UnavailableError(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.cases import Task
 from benchmarks.devices import open_backend
 from gpubp.backends import Backend
-from gpubp.bench_steps import BareGemms
+from gpubp.bench.steps import BareGemms
 
 VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "numba", "numpy")
 COPIED = 256 << 20  # bytes: several times what caches hold

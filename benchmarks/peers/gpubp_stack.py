@@ -11,11 +11,11 @@ from benchmarks.devices import open_backend
 from benchmarks.peers.gpubp_steps import VERSIONS
 from benchmarks.stack_cases import StackOf, network_by_network
 from gpubp.backends import Backend
-from gpubp.bench_steps import Steps, mlp_on
+from gpubp.bench.steps import Steps, mlp_on
 from gpubp.optimizers import get_optimizer
-from gpubp.step import TrainingStep
-from gpubp.step_table import draw_table
-from gpubp.substep import first_state
+from gpubp.training.slice_step import first_state
+from gpubp.training.step import TrainingStep
+from gpubp.training.step_table import draw_table
 
 __all__ = ["VERSIONS", "prepare"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.cases import Task
 from benchmarks.devices import open_backend
-from gpubp.bench_steps import Steps
+from gpubp.bench.steps import Steps
 
 VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "numba", "numpy")
 

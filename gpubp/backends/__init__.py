@@ -45,7 +45,7 @@ class Backend(Protocol):
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """The same, zero."""
 
-    def room(self) -> float:
+    def free_memory(self) -> float:
         """Bytes that can still be allocated on the device; infinite on the CPU, which swaps before it fails."""
 
     def loss_scale(self, networks: int) -> LossScale | None:

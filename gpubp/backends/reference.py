@@ -16,8 +16,8 @@ import numpy as np
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
 from gpubp.backends import Dropout, Epoch, LossScale, OptimizerState
+from gpubp.backends.philox import dropout_mask
 from gpubp.losses import Loss
-from gpubp.philox import dropout_mask
 
 _TINY = float(np.finfo(np.float64).tiny)
 BLOCK = 32768  # elements of a temporary: 128 kB in float32, so that a few of them share a core's L2
@@ -69,7 +69,7 @@ class ReferenceBackend:
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return np.zeros(shape, self.dtype if dtype is None else dtype)
 
-    def room(self) -> float:
+    def free_memory(self) -> float:
         return np.inf
 
     def loss_scale(self, networks: int) -> LossScale | None:

@@ -1,7 +1,7 @@
 """Reading data sets, and turning raw rows into what a network takes and back."""
 
-from gpubp.data.prepare import Prepared, decode, encode, prepare
+from gpubp.data.prepare import PreparedData, decode, encode, prepare
 from gpubp.data.readers import read
-from gpubp.data.source import Data
+from gpubp.data.source import RawData
 
-__all__ = ["Data", "Prepared", "decode", "encode", "prepare", "read"]
+__all__ = ["RawData", "PreparedData", "decode", "encode", "prepare", "read"]

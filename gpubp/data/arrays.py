@@ -15,13 +15,13 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from gpubp.data.source import Data, check_size
+from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError, GpubpError, suggest
 
 Member = NDArray[Any] | None
 
 
-def read_npz(path: Path) -> Data:
+def read_npz(path: Path) -> RawData:
     """Read arrays ``X``, ``y`` and, if they are there, ``X_test`` and ``y_test``."""
     with _damage(path.name), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -35,7 +35,7 @@ def read_npz(path: Path) -> Data:
     return from_arrays(path.name, found)
 
 
-def read_npy(path: Path) -> Data:
+def read_npy(path: Path) -> RawData:
     """Read a matrix as a table whose columns are called "1", "2", …; the last is the target."""
     with _damage(path.name):
         # Mapped, not read, so that a header that declares more than the file holds costs nothing.
@@ -46,10 +46,10 @@ def read_npy(path: Path) -> Data:
             f"{path.name}: shape {matrix.shape}; a matrix of rows and columns is needed, the last the target"
         )
     values = np.array(matrix.T, dtype=np.float64, order="C")
-    return Data(path.name, "table", columns={str(i): column for i, column in enumerate(values, start=1)})
+    return RawData(path.name, "table", columns={str(i): column for i, column in enumerate(values, start=1)})
 
 
-def from_arrays(name: str, found: Mapping[str, Member]) -> Data:
+def from_arrays(name: str, found: Mapping[str, Member]) -> RawData:
     """The data set of arrays X, y, X_test and y_test, checked against each other."""
     X = _features(f'{name}, array "X"', found["X"])
     y = _targets(f'{name}, array "y"', found.get("y"), len(X))
@@ -64,7 +64,7 @@ def from_arrays(name: str, found: Mapping[str, Member]) -> Data:
             raise DataError(
                 f"{name}: X is {X.dtype} and X_test {X_test.dtype}; only pixels are uint8, give both the same"
             )
-    data = Data(name, "images" if X.dtype == np.uint8 else "arrays", X=X, y=y, X_test=X_test, y_test=y_test)
+    data = RawData(name, "images" if X.dtype == np.uint8 else "arrays", X=X, y=y, X_test=X_test, y_test=y_test)
     if data.kind == "images":
         data.say("X: uint8, read as pixels and divided by 255")
     return data

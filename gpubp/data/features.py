@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubp.data.source import Data, shown
+from gpubp.data.source import RawData, shown
 from gpubp.errors import DataError
 
 Rows = NDArray[np.int64] | slice
@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-def fit(data: Data, rows: Rows) -> State:
+def fit(data: RawData, rows: Rows) -> State:
     """What encoding the columns of `data`, but for its target, needs to know, from these rows alone.
 
     Returns
@@ -66,7 +66,7 @@ def width(state: State) -> int:
     return int(numbers["width"] + len(numbers["indicators"]) + sum(blocks))
 
 
-def apply(state: State, data: Data, rows: Rows = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any]:
+def apply(state: State, data: RawData, rows: Rows = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any]:
     """The network's input (rows, n_inputs), C-contiguous, for these rows of `data`."""
     _check_columns(state, data)
     index = np.arange(data.rows)[rows]
@@ -91,7 +91,7 @@ def as_text(value: Any) -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def _fit_numbers(data: Data, names: list[str] | None, rows: Rows) -> State:
+def _fit_numbers(data: RawData, names: list[str] | None, rows: Rows) -> State:
     if names == []:
         return {"names": [], "width": 0, "mean": [], "scale": [], "fill": [], "indicators": []}
     from sklearn.preprocessing import StandardScaler
@@ -127,7 +127,7 @@ def _one_scale(values: NDArray[Any], mean: float, scale: float) -> State:
     return {"names": None, "width": values.shape[1], **shared, "indicators": []}
 
 
-def _apply_numbers(numbers: State, data: Data, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+def _apply_numbers(numbers: State, data: RawData, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
     if not numbers["width"]:
         return
     values = _numbers(data, numbers["names"], rows).astype(np.float64)
@@ -141,14 +141,14 @@ def _apply_numbers(numbers: State, data: Data, rows: NDArray[np.int64], out: NDA
     out[:, n : n + len(numbers["indicators"])] = missing[:, numbers["indicators"]]
 
 
-def _numbers(data: Data, names: list[str] | None, rows: Rows) -> NDArray[Any]:
+def _numbers(data: RawData, names: list[str] | None, rows: Rows) -> NDArray[Any]:
     if names is None:
         assert data.X is not None
         return data.X[rows]
     return np.column_stack([_numeric_column(data, name)[rows] for name in names])
 
 
-def _numeric_column(data: Data, name: str) -> NDArray[Any]:
+def _numeric_column(data: RawData, name: str) -> NDArray[Any]:
     values = data.columns[name]
     numbers = np.full(len(values), np.nan)
     for row, value in enumerate(values) if values.dtype == object else ():
@@ -162,7 +162,7 @@ def _numeric_column(data: Data, name: str) -> NDArray[Any]:
     return numbers if values.dtype == object else values
 
 
-def _fit_categories(data: Data, name: str, values: NDArray[Any]) -> list[State]:
+def _fit_categories(data: RawData, name: str, values: NDArray[Any]) -> list[State]:
     """The state of one column of texts; none if its texts say who a row is rather than what."""
     known = sorted({value for value in values if value is not None})
     if len(known) > MOST_CATEGORIES or len(known) > max(len(values) / 2, 20):
@@ -172,7 +172,7 @@ def _fit_categories(data: Data, name: str, values: NDArray[Any]) -> list[State]:
     return [{"name": name, "values": known, "indicator": indicator}]
 
 
-def _apply_categories(column: State, data: Data, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
+def _apply_categories(column: State, data: RawData, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
     """Write a 1 into each row's column of `out`; rows of an unknown category stay zero."""
     position = {value: i for i, value in enumerate(column["values"])}
     cells = data.columns[column["name"]]
@@ -193,7 +193,7 @@ def _apply_categories(column: State, data: Data, rows: NDArray[np.int64], out: N
         )
 
 
-def _check_columns(state: State, data: Data) -> None:
+def _check_columns(state: State, data: RawData) -> None:
     if data.kind != state["kind"]:
         raise DataError(f"{data.name}: is {KINDS[data.kind]}; the network was trained on {KINDS[state['kind']]}")
     if data.kind != "table":
@@ -216,7 +216,7 @@ def _quoted(names: Any) -> str:
 
 
 def _refuse_value(
-    data: Data, names: list[str] | None, rows: NDArray[np.int64], values: NDArray[Any], bad: NDArray[np.bool_]
+    data: RawData, names: list[str] | None, rows: NDArray[np.int64], values: NDArray[Any], bad: NDArray[np.bool_]
 ) -> None:
     i, j = (int(k) for k in np.argwhere(bad)[0])
     column = names[j] if names is not None else str(j + 1)

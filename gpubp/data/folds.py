@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gpubp.data import features, targets
 from gpubp.data.prepare import having_target, split_rows, test_part
-from gpubp.data.source import Data
+from gpubp.data.source import RawData
 from gpubp.errors import UsageError
 from gpubp.losses import get_loss
 
@@ -29,7 +29,7 @@ class Fold:
     number : int
         Counted from 1.
     X, y : ndarray
-        As in `Prepared`. Folds whose inputs are equally wide share them: they hold every training row of the data
+        As in `PreparedData`. Folds whose inputs are equally wide share them: they hold every training row of the data
         set once for each different encoding.
     train, validation : (n,) int
         The rows of X and y, encoded by what was fitted on those in `train` alone.
@@ -46,7 +46,7 @@ class Fold:
 
 
 def cut(
-    data: Data,
+    data: RawData,
     *,
     loss: str,
     test: float | str | Path | None,
@@ -99,7 +99,7 @@ def cut(
 
 
 def _folds(
-    data: Data, rows: Indices, folds: int, strata: Indices | None, target: features.State, seed: int
+    data: RawData, rows: Indices, folds: int, strata: Indices | None, target: features.State, seed: int
 ) -> list[tuple[Indices, Indices]]:
     """(training rows, validation rows) of each fold, as places in `rows`."""
     from sklearn.model_selection import KFold, StratifiedKFold
@@ -125,7 +125,7 @@ def _folds(
 
 
 def _encoded(
-    data: Data,
+    data: RawData,
     rows: Indices,
     splits: Sequence[tuple[Indices, Indices]],
     fitted: Sequence[dict[str, Any]],

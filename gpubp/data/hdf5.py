@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from gpubp.data.arrays import from_arrays
-from gpubp.data.source import Data, check_size
+from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError, UsageError, suggest
 
 # Our own names, and those of the cat pictures, whose two parts lie in two files.
@@ -18,7 +18,7 @@ LAYOUTS = (
 )
 
 
-def read_hdf5(path: Path) -> Data:
+def read_hdf5(path: Path) -> RawData:
     """Read X, y, X_test and y_test from a file; the test part may lie in the sister file beside it."""
     found, classes = _read_file(path)
     sister = path.with_name(path.name.replace("train", "test"))
@@ -35,7 +35,7 @@ def read_hdf5(path: Path) -> Data:
     return data
 
 
-def read_folder(folder: Path) -> Data:
+def read_folder(folder: Path) -> RawData:
     """Read the folder's only .h5 file, or the one for training, whose sister is the one for testing."""
     paths = sorted(folder.glob("*.h5"))
     training = [path for path in paths if "train" in path.name] or paths

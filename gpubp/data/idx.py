@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data.arrays import from_arrays
-from gpubp.data.source import Data, check_size
+from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError
 
 UNSIGNED_BYTES = 0x08
 
 
-def read_folder(folder: Path) -> Data:
+def read_folder(folder: Path) -> RawData:
     """Read ``train-images…``, ``train-labels…`` and, if they are there, ``t10k-`` or ``test-`` files."""
     name = folder.resolve().name
     found: dict[str, NDArray[Any] | None] = {

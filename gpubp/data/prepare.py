@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gpubp.data import features, targets
 from gpubp.data.readers import read
-from gpubp.data.source import Data
+from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
 
@@ -27,7 +27,7 @@ TASKS = {
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedData:
     """Data that a network can be trained on.
 
     Attributes
@@ -60,19 +60,19 @@ class Prepared:
 
 
 def prepare(
-    data: Data,
+    data: RawData,
     *,
     loss: str | Loss = "auto",
     test: float | str | Path | None = None,
     validation: float | None = None,
     seed: int = 0,
     dtype: Any = np.float32,
-) -> Prepared:
+) -> PreparedData:
     """Split a data set and encode it, everything fitted on the training rows alone.
 
     Parameters
     ----------
-    data : Data
+    data : RawData
         As `read` returns it.
     loss : str or Loss
         "auto" chooses by the target (see `gpubp.data.targets.infer_loss`) and says so in the notes.
@@ -102,7 +102,7 @@ def prepare(
     targets.standardize(target, data, chosen, train)
     preprocessing = {"features": features.fit(data, train), "target": target}
 
-    def part(rows: NDArray[np.int64], source: Data) -> Part | None:
+    def part(rows: NDArray[np.int64], source: RawData) -> Part | None:
         if not len(rows):
             return None
         X, y = _encode(preprocessing, source, rows, dtype)
@@ -111,7 +111,7 @@ def prepare(
 
     parts = [part(train, data), part(checked, data), part(held, tested)]
     assert parts[0] is not None
-    return Prepared(
+    return PreparedData(
         TASKS[target["type"]],
         chosen.name,
         *(parts[0], parts[1], parts[2]),
@@ -124,7 +124,7 @@ def prepare(
 
 
 def encode(
-    preprocessing: dict[str, Any], data: Data, *, with_target: bool = True, dtype: Any = np.float32
+    preprocessing: dict[str, Any], data: RawData, *, with_target: bool = True, dtype: Any = np.float32
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """The input and the target that a trained network takes, from raw rows.
 
@@ -132,7 +132,7 @@ def encode(
     ----------
     preprocessing : dict
         From `prepare`, or from a model's file.
-    data : Data
+    data : RawData
         A table's columns may come in any order. What was replaced or ignored is added to ``data.notes``.
     with_target : bool
         Whether to encode the target where `data` has it; predicting needs none.
@@ -143,7 +143,7 @@ def encode(
     -------
     X : ndarray (m, n_inputs)
     y : ndarray or None
-        As in `Prepared`; None if `data` has no target.
+        As in `PreparedData`; None if `data` has no target.
 
     Raises
     ------
@@ -180,13 +180,13 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
 
 
 def _encode(
-    preprocessing: dict[str, Any], data: Data, rows: features.Rows, dtype: Any, with_target: bool = True
+    preprocessing: dict[str, Any], data: RawData, rows: features.Rows, dtype: Any, with_target: bool = True
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     X = features.apply(preprocessing["features"], data, rows, dtype)
     return X, targets.apply(preprocessing["target"], data, rows, dtype) if with_target else None
 
 
-def having_target(data: Data) -> Data:
+def having_target(data: RawData) -> RawData:
     """The same data, with the last column of a table as the target where none is named."""
     if data.kind != "table" or data.target is not None:
         return data
@@ -196,8 +196,8 @@ def having_target(data: Data) -> Data:
 
 
 def test_part(
-    data: Data, test: float | str | Path | None, strata: NDArray[Any] | None, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Data]:
+    data: RawData, test: float | str | Path | None, strata: NDArray[Any] | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], RawData]:
     """Training rows of `data`, test rows, and the data set that the latter are rows of."""
     rows = np.arange(data.rows)
     own = data.test_part
@@ -213,7 +213,7 @@ def test_part(
 
 
 def split_rows(
-    data: Data, rows: NDArray[np.int64], fraction: float, strata: NDArray[Any] | None, seed: int, part: str
+    data: RawData, rows: NDArray[np.int64], fraction: float, strata: NDArray[Any] | None, seed: int, part: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cut a random fraction off `rows`, of each class alike; both parts stay in order.
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from gpubp.data import arrays, hdf5, idx, tables
 from gpubp.data.builtin import BUILTIN
-from gpubp.data.source import Data
+from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError, suggest
 
-READERS: dict[str, Callable[[Path], Data]] = {
+READERS: dict[str, Callable[[Path], RawData]] = {
     ".csv": tables.read_csv,
     ".csv.gz": tables.read_csv,
     ".parquet": tables.read_parquet,
@@ -21,7 +21,7 @@ READERS: dict[str, Callable[[Path], Data]] = {
 }
 
 
-def read(source: str | Path, target: str | None = None) -> Data:
+def read(source: str | Path, target: str | None = None) -> RawData:
     """Read a data set.
 
     Parameters
@@ -36,7 +36,7 @@ def read(source: str | Path, target: str | None = None) -> Data:
 
     Returns
     -------
-    Data
+    RawData
 
     Raises
     ------
@@ -57,7 +57,7 @@ def read(source: str | Path, target: str | None = None) -> Data:
     return data
 
 
-def _read_path(path: Path) -> Data:
+def _read_path(path: Path) -> RawData:
     if path.is_dir():
         return hdf5.read_folder(path) if any(path.glob("*.h5")) else idx.read_folder(path)
     ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
@@ -72,7 +72,7 @@ def _read_path(path: Path) -> Data:
     return READERS[ending](path)
 
 
-def _set_target(data: Data, target: str) -> None:
+def _set_target(data: RawData, target: str) -> None:
     if data.kind != "table":
         raise UsageError(f'{data.name} has no named columns, so no target "{target}"; leave the target out')
     if target not in data.columns:

@@ -19,7 +19,7 @@ LONGEST_SHOWN = 60  # characters of a file's text in a message
 
 
 @dataclass
-class Data:
+class RawData:
     """A data set as its file has it, nothing encoded yet.
 
     Attributes
@@ -63,11 +63,11 @@ class Data:
         return len(self.X) if self.X is not None else len(next(iter(self.columns.values())))
 
     @property
-    def test_part(self) -> Data | None:
+    def test_part(self) -> RawData | None:
         """The source's own test part as a data set, or None."""
         if self.X_test is None:
             return None
-        return Data(f"{self.name} (test part)", self.kind, X=self.X_test, y=self.y_test)
+        return RawData(f"{self.name} (test part)", self.kind, X=self.X_test, y=self.y_test)
 
     def say(self, note: str) -> None:
         """Keep a note for the user, once."""

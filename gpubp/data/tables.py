@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data import csv_lines
-from gpubp.data.source import Data, check_size, shown
+from gpubp.data.source import RawData, check_size, shown
 from gpubp.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ NUMBER_TYPE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DE
 TEXT_TYPE = re.compile(r"VARCHAR|BOOLEAN|UUID|DATE|TIME.*")
 
 
-def read_csv(path: Path) -> Data:
+def read_csv(path: Path) -> RawData:
     """Read a CSV file: UTF-8, the first line names the columns, separated by comma, semicolon, tab or bar."""
     import duckdb
 
@@ -54,7 +54,7 @@ def read_csv(path: Path) -> Data:
     return _table(path.name, connection, header.names, place)
 
 
-def read_parquet(path: Path) -> Data:
+def read_parquet(path: Path) -> RawData:
     """Read a Parquet file of numbers, texts, truth values and dates (as texts)."""
     import duckdb
 
@@ -112,9 +112,9 @@ def _comma(cell: str) -> str:
 
 def _table(
     name: str, connection: DuckDBPyConnection, names: Sequence[str], place: Callable[[int], str] | None = None
-) -> Data:
+) -> RawData:
     """The data set in DuckDB's table ``cells``, each column fetched as numbers or as texts."""
-    data = Data(name, "table") if place is None else Data(name, "table", place=place)
+    data = RawData(name, "table") if place is None else RawData(name, "table", place=place)
     cells = [f"c{i}" for i in range(len(names))]
     counts = [f"count({c}), count({_number(c)}), count(*) FILTER ({_comma(c)})" for c in cells]
     rows, *found = connection.execute(f"SELECT count(*), {', '.join(counts)} FROM cells").fetchall()[0]
@@ -142,7 +142,7 @@ def _fetch(connection: DuckDBPyConnection, expression: str) -> NDArray[Any]:
     return np.ma.filled(values.astype(np.float64), np.nan)
 
 
-def _refuse(data: Data, connection: DuckDBPyConnection, column: str, cell: str, condition: str, fault: str) -> None:
+def _refuse(data: RawData, connection: DuckDBPyConnection, column: str, cell: str, condition: str, fault: str) -> None:
     """Raise for the column's first filled cell that meets the condition."""
     row, text = connection.execute(
         f"SELECT rowid, {cell} FROM cells WHERE {cell} IS NOT NULL AND {condition} ORDER BY rowid LIMIT 1"

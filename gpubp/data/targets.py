@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data.features import ALL_ROWS, LARGEST, Rows, State, as_text
-from gpubp.data.source import Data, shown
+from gpubp.data.source import RawData, shown
 from gpubp.errors import DataError, suggest
 from gpubp.losses import Loss, get_loss
 
@@ -16,7 +16,7 @@ FEW_VALUES = 20
 MOST_CLASSES = 1000
 
 
-def infer_loss(data: Data) -> Loss:
+def infer_loss(data: RawData) -> Loss:
     """The loss that the target asks for; the rule and the way out are noted in `data`.
 
     Texts and truth values are classes (cross_entropy). So are whole numbers if there are at most 20 different
@@ -41,7 +41,7 @@ def infer_loss(data: Data) -> Loss:
     return get_loss(name)
 
 
-def fit(data: Data, loss: Loss) -> State:
+def fit(data: RawData, loss: Loss) -> State:
     """What encoding the target needs to know; `standardize` adds what depends on the training rows."""
     y = values(data)
     state: State = {"name": data.target, "loss": loss.name}
@@ -74,7 +74,7 @@ def fit(data: Data, loss: Loss) -> State:
     return state | {"type": "binary", "outputs": 1, "classes": classes}
 
 
-def standardize(state: State, data: Data, loss: Loss, rows: Rows) -> None:
+def standardize(state: State, data: RawData, loss: Loss, rows: Rows) -> None:
     """Fit mean and scale of the values on these rows; a loss that bounds its targets gets them raw."""
     if state["type"] != "values":
         return
@@ -94,7 +94,7 @@ def standardize(state: State, data: Data, loss: Loss, rows: Rows) -> None:
         state |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
 
 
-def apply(state: State, data: Data, rows: Rows = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any] | None:
+def apply(state: State, data: RawData, rows: Rows = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any] | None:
     """The encoded target: class indices (m,) int64, or (m, n_outputs) of `dtype`; None without one."""
     if data.target not in data.columns if data.kind == "table" else data.y is None:
         return None
@@ -125,7 +125,7 @@ def decode(state: State, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {"prediction": classes[outputs.argmax(axis=1)], **probabilities}
 
 
-def values(data: Data) -> NDArray[Any]:
+def values(data: RawData) -> NDArray[Any]:
     """The raw target: numbers, or texts as a str array; nothing missing."""
     if data.kind == "table":
         if data.target not in data.columns:
@@ -161,7 +161,7 @@ def _are_classes(distinct: NDArray[Any], rows: int) -> bool:
     return bool(few and 2 * k <= rows)
 
 
-def _check_classes(data: Data, classes: list[Any], rows: int, loss: Loss) -> None:
+def _check_classes(data: RawData, classes: list[Any], rows: int, loss: Loss) -> None:
     what = f'{data.name}, target "{data.target}"' if data.target else f"{data.name}, target"
     if len(classes) < 2:
         raise DataError(f'{what}: all {rows} rows are of class "{classes[0]}"; there is nothing to learn')
@@ -174,7 +174,7 @@ def _check_classes(data: Data, classes: list[Any], rows: int, loss: Loss) -> Non
         raise DataError(f"{what}: {len(classes)} classes, and {loss.name} tells two apart; choose cross_entropy")
 
 
-def _count_labels(data: Data, y: NDArray[Any], loss: Loss, expected: int | None = None) -> int:
+def _count_labels(data: RawData, y: NDArray[Any], loss: Loss, expected: int | None = None) -> int:
     if loss.integer_targets:
         raise DataError(
             f"{data.name}: y is a matrix, and {loss.name} takes one class a row; give class numbers, or "
@@ -185,7 +185,7 @@ def _count_labels(data: Data, y: NDArray[Any], loss: Loss, expected: int | None 
     return int(y.shape[1])
 
 
-def _codes(state: State, data: Data, y: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+def _codes(state: State, data: RawData, y: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     classes = np.asarray(state["classes"])
     if classes.dtype.kind == "U" and y.dtype.kind != "U":
         y = np.array([as_text(value) for value in y])
@@ -207,5 +207,5 @@ def _columns(name: str, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
     return {f"{name}_{j}": matrix[:, j] for j in range(matrix.shape[1])}
 
 
-def _place(data: Data, row: int) -> str:
+def _place(data: RawData, row: int) -> str:
     return data.where(row, data.target if data.kind == "table" else "y")

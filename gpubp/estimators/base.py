@@ -18,11 +18,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from gpubp import checks
 from gpubp.activations import Activation
 from gpubp.errors import UsageError
-from gpubp.estimators import arrays, lbfgs, numerics
-from gpubp.estimators.callbacks import CallbackSupportMixin, FitTasks, GivenData
-from gpubp.estimators.data import Data, outputs, rows_for
-from gpubp.estimators.lockstep import Lockstep
-from gpubp.estimators.stochastic import StochasticFit, StochasticSolver
+from gpubp.estimators import arrays, numerics
+from gpubp.estimators.callbacks import CallbackSupportMixin, FitCallbacks, GivenData
+from gpubp.estimators.data import Subset, outputs, rows_for
+from gpubp.estimators.solvers import lbfgs
+from gpubp.estimators.solvers.stack_trainer import StackTrainer
+from gpubp.estimators.solvers.stochastic import StochasticFit, StochasticSolver
 from gpubp.estimators.weights import Weights
 from gpubp.losses import Loss
 from gpubp.network import MLP
@@ -105,7 +106,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """What the rows are split by for early stopping, or None."""
 
     @abstractmethod
-    def _score_of(self, a: NDArray[Any], data: Data) -> float:
+    def _score_of(self, a: NDArray[Any], data: Subset) -> float:
         """The score that early stopping watches, from a^L (n, n_L) of the rows."""
 
     # -- fitting ---------------------------------------------------------------------------------------
@@ -158,11 +159,11 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
             )
         net = self._network()
         self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
-        train = Data(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]))
+        train = Subset(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]))
         validation = self._validation(net, validation_data)
         try:
             if self.solver == "lbfgs":
-                lbfgs.fit(self, net, train, validation, FitTasks(self, given, self.max_iter + 1, self._fitted))
+                lbfgs.fit(self, net, train, validation, FitCallbacks(self, given, self.max_iter + 1, self._fitted))
             else:
                 self._fit_stochastic(net, train, validation, given, incremental)
         finally:
@@ -186,12 +187,12 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         return self.precision or ("float32" if dtype == np.float32 else "float64")
 
     def _fit_stochastic(
-        self, net: MLP, train: Data, validation: Data | None, given: GivenData, incremental: bool
+        self, net: MLP, train: Subset, validation: Subset | None, given: GivenData, incremental: bool
     ) -> None:
-        tasks = FitTasks(self, given, self.max_iter, self._fitted)
+        tasks = FitCallbacks(self, given, self.max_iter, self._fitted)
         fit = self._stochastic_fit(train, validation, tasks, incremental)
         try:
-            Lockstep(net, [fit]).run()
+            StackTrainer(net, [fit]).run()
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
         if fit.error is not None:
@@ -199,7 +200,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         tasks.finish()
 
     def _stochastic_fit(
-        self, train: Data, validation: Data | None, tasks: FitTasks, incremental: bool
+        self, train: Subset, validation: Subset | None, tasks: FitCallbacks, incremental: bool
     ) -> StochasticFit:
         """This estimator's side of a training, which begins or goes on."""
         if not hasattr(self, "loss_curve_"):
@@ -254,7 +255,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         checked: NDArray[np.float64] = _check_sample_weight(arrays.to_host(sample_weight), like, dtype=np.float64)
         return checked
 
-    def _validation(self, net: MLP, data: Sequence[Any] | None) -> Data | None:
+    def _validation(self, net: MLP, data: Sequence[Any] | None) -> Subset | None:
         if data is None:
             return None
         if not isinstance(data, Sequence) or len(data) not in (2, 3):
@@ -265,7 +266,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         weight = checks.sample_weight(given, X.shape[0], "validation sample_weight")
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
-        return Data(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]), given=True)
+        return Subset(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]), given=True)
 
     # -- predicting ------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class GivenData(TypedDict):
     metadata: dict[str, Any] | None
 
 
-class FitTasks:
+class FitCallbacks:
     """The task "fit" and its iterations, as callbacks see them.
 
     Parameters

@@ -11,7 +11,7 @@ from gpubp.errors import UsageError
 from gpubp.estimators.arrays import as_numpy
 from gpubp.estimators.classifier import MLPClassifier
 from gpubp.estimators.regressor import MLPRegressor
-from gpubp.estimators.stochastic import SCHEDULES_OF_SGD
+from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD
 
 PAIRS = ((MLPClassifier, neural_network.MLPClassifier), (MLPRegressor, neural_network.MLPRegressor))
 _KEPT = {"_label_binarizer", "_no_improvement_count"}  # beside what ends with an underscore

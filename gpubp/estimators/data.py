@@ -17,12 +17,12 @@ from gpubp.errors import DataError
 from gpubp.estimators.arrays import NUMPY, Home, home_of, is_on_gpu, take
 from gpubp.network import MLP
 from gpubp.precision import PRECISIONS
-from gpubp.rows import SparseRows
-from gpubp.together import neighbours
+from gpubp.stack import neighbours
+from gpubp.training.device_data import SparseRows
 
 
 @dataclass
-class Data:
+class Subset:
     """Rows of a data set, as the training step takes them.
 
     Attributes
@@ -56,7 +56,7 @@ class Data:
         """Weights of the rows."""
         return None if self.weight is None else self.weight[self.rows]
 
-    def split(self, fraction: float, rng: np.random.RandomState, strata: Any) -> tuple[Data, Data]:
+    def split(self, fraction: float, rng: np.random.RandomState, strata: Any) -> tuple[Subset, Subset]:
         """Rows to train on, and a fraction set aside for validation."""
         train, validation = train_test_split(
             np.arange(len(self.rows)), random_state=rng, test_size=fraction, stratify=strata
@@ -68,7 +68,7 @@ class Data:
         return replace(self, rows=self.rows[train]), replace(self, rows=self.rows[validation])
 
 
-def joined(parts: Sequence[Data]) -> tuple[Any, Any, NDArray[np.float64] | None, list[int]]:
+def joined(parts: Sequence[Subset]) -> tuple[Any, Any, NDArray[np.float64] | None, list[int]]:
     """The data sets that rows come from, each of them once, one after the other.
 
     Returns
@@ -79,7 +79,7 @@ def joined(parts: Sequence[Data]) -> tuple[Any, Any, NDArray[np.float64] | None,
     offsets : K int
         Where the data set of each begins.
     """
-    sets: dict[tuple[int, int], Data] = {}
+    sets: dict[tuple[int, int], Subset] = {}
     for part in parts:
         sets.setdefault((id(part.X), id(part.y)), part)
     starts = dict(zip(sets, np.cumsum([0, *(len(part.X) for part in sets.values())]).tolist(), strict=False))

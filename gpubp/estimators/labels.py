@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import unique_labels
 from gpubp.errors import UsageError
 from gpubp.estimators.arrays import as_numpy
 from gpubp.estimators.base import BaseMLP
-from gpubp.estimators.data import Data
+from gpubp.estimators.data import Subset
 from gpubp.losses import Loss, get_loss
 
 
@@ -119,7 +119,7 @@ class Labelled(BaseMLP):
     def _strata(self, targets: NDArray[Any]) -> Any:
         return (targets[:, 0] == 1).astype(str) if targets.ndim == 2 and targets.shape[1] == 1 else None
 
-    def _score_of(self, a: NDArray[Any], data: Data) -> float:
+    def _score_of(self, a: NDArray[Any], data: Subset) -> float:
         truth = as_numpy(data.targets)
         if self._kind != "multilabel-indicator" and truth.ndim == 2:  # one column, or one-hot
             truth = truth[:, 0] if truth.shape[1] == 1 else truth.argmax(axis=1)

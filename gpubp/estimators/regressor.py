@@ -15,7 +15,7 @@ from gpubp import checks
 from gpubp.errors import DataError, UsageError
 from gpubp.estimators.arrays import as_numpy, home_of, is_on_gpu, to_host
 from gpubp.estimators.base import BaseMLP, is_stochastic
-from gpubp.estimators.data import Data
+from gpubp.estimators.data import Subset
 from gpubp.estimators.numerics import poisson_deviance, squared_error
 from gpubp.losses import Loss, get_loss
 
@@ -256,5 +256,5 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _strata(self, targets: NDArray[Any]) -> Any:
         return None
 
-    def _score_of(self, a: NDArray[Any], data: Data) -> float:
+    def _score_of(self, a: NDArray[Any], data: Subset) -> float:
         return float(r2_score(as_numpy(data.targets), a, sample_weight=data.row_weight))

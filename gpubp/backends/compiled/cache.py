@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from gpubp.backends.compiled.source import ModuleSource
+from gpubp.backends.notices import say_once
 from gpubp.backends.user_cache import user_cache
-from gpubp.notices import say_once
 
 
 class NumbaState(NamedTuple):

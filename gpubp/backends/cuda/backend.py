@@ -15,9 +15,9 @@ from gpubp.backends.cuda.driver import Driver
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride
+from gpubp.backends.notices import say_once
 from gpubp.errors import UsageError
 from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
-from gpubp.notices import say_once
 
 THREADS = 256  # of every block, as kernels/common.cuh has it
 LINE = 128  # bytes of a row in a block's tile of columns

@@ -14,8 +14,8 @@ from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemory
 from gpubp.backends.cuda.faults import explain, is_fault
 from gpubp.backends.cuda.gemm import CublasLt, EagerGemm, LtGemm, handle_of, workspace_size
 from gpubp.backends.cuda.gemm_table import read_table
+from gpubp.backends.notices import say_once
 from gpubp.errors import DeviceError
-from gpubp.notices import say_once
 
 COMPILER_OPTIONS = ("-std=c++17",)  # CuPy adds the device's architecture, and -ftz=true: float32 has no subnormals
 NO_NVMATH = (

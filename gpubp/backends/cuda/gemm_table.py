@@ -19,8 +19,8 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.backends.cuda.driver import GemmSpec
 from gpubp.backends.cuda.faults import one_line
+from gpubp.backends.notices import say_once
 from gpubp.backends.user_cache import user_cache
-from gpubp.notices import say_once
 
 FORMAT = 1
 

@@ -44,7 +44,7 @@ class UnfusedBackend(ReferenceBackend):
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         return self.driver.zeros(shape, self.dtype if dtype is None else dtype)
 
-    def room(self) -> float:
+    def free_memory(self) -> float:
         return self.driver.free_memory()
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:

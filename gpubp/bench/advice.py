@@ -1,0 +1,80 @@
+"""Which device to use for a network, from what ``gpubp bench`` measured and some more looking around it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+
+from gpubp.backends import CPU_PRECISIONS, get_backend
+from gpubp.bench.report import Report
+from gpubp.bench.steps import Network, Steps, rounds, workload
+from gpubp.bench.timing import ratio
+from gpubp.errors import DeviceError
+
+WIDTHS, BATCH_SIZES = (16, 64, 256, 1024, 4096), (1, 8, 32, 128, 512, 2048)  # where GPU and CPU are compared
+LOOKING = 15.0  # seconds of that comparison
+
+
+def advice(report: Report) -> list[str]:
+    """Which device for this network, by the first precision that has figures, in sentences."""
+    measured = [row for row in report.rows if row.measured]
+    if not measured:
+        return ["nothing could be measured; gpubp doctor says more"]
+    precision = measured[0].precision
+    of = {row.backend: row for row in measured if row.precision == precision}
+    reasons = {row.backend: row.reason for row in report.rows if row.precision == precision}
+    best = min(of.values(), key=lambda row: row.step.median)
+    device = "cuda" if best.backend.startswith("cuda") else "cpu"
+    said = [f"--device {device} for this network in {precision}: {best.step.median * 1e3:.3g} ms a step"]
+    if "reference" in of and best.backend != "reference":
+        times = ratio(of["reference"].seconds, best.seconds).median
+        said[0] += f", {times:.2g} times as fast as the plain formulas on the CPU"
+    if "reference" in of and "compiled" not in of:
+        said.append(f"the CPU could be faster: {reasons['compiled']}")
+    if "cuda" in of:
+        said += _crossovers(report.network, precision, report.optimizer)
+    return said
+
+
+def _crossovers(network: Network, precision: str, optimizer: str) -> list[str]:
+    """From what width of the hidden layers, and from what batch size on, the GPU is faster."""
+    first, *hidden, last = network.layer_sizes
+    end = time.perf_counter() + LOOKING
+    cpu = precision if precision in CPU_PRECISIONS else "float32"
+
+    def wins(other: Network) -> bool | None:
+        """None where there is no time left, or no memory for it."""
+        if time.perf_counter() > end:
+            return None
+        try:
+            both = {
+                "cuda": Steps(other, get_backend("cuda", precision), optimizer),
+                "cpu": Steps(other, get_backend("cpu", cpu), optimizer),
+            }
+            seconds = list(islice(rounds(both), 3))
+        except (DeviceError, MemoryError):
+            return None
+        return ratio([s["cpu"] for s in seconds], [s["cuda"] for s in seconds]).median > 1
+
+    said = []
+    if hidden:
+        widths = {w: replace(network, layer_sizes=(first, *[w] * len(hidden), last)) for w in WIDTHS}
+        said.append(_from(widths, wins, f"at batch {network.batch_size}, with hidden layers of width"))
+    batches = {b: workload(network.layer_sizes, b, network.activation) for b in BATCH_SIZES}
+    said.append(_from(batches, wins, "this network, at batch size"))
+    return [sentence for sentence in said if sentence]
+
+
+def _from(cases: dict[int, Network], wins: Callable[[Network], bool | None], where: str) -> str:
+    """A sentence on the first of the cases in which the GPU wins; none where none could be tried."""
+    tried = 0
+    for value, network in cases.items():
+        won = wins(network)
+        if won is None:
+            break
+        if won:
+            return f"{where} {value}{' and more' if tried else ', the least tried, already'}: the GPU is faster"
+        tried = value
+    return f"{where} {tried} and less: the CPU is faster; more was not tried" if tried else ""

@@ -1,0 +1,110 @@
+"""What ``gpubp bench`` found, as it is printed and kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpubp.bench.steps import Network
+from gpubp.bench.timing import Spread, ratio, spread
+from gpubp.serialization import atomic_write
+
+
+@dataclass
+class Row:
+    """One backend in one precision.
+
+    Attributes
+    ----------
+    backend, precision : str
+    reason : str
+        Why it has no figures, in one line; empty where it has.
+    seconds, floor : list of float
+        Of a step, and of its bare matrix products on the same device, one each per round.
+    memory : int
+        Bytes that training takes beside the data.
+    error : float
+        Of the first steps, against float64.
+    """
+
+    backend: str
+    precision: str
+    reason: str = ""
+    seconds: list[float] = field(default_factory=list)
+    floor: list[float] = field(default_factory=list)
+    memory: int = 0
+    error: float = float("nan")
+
+    @property
+    def measured(self) -> bool:
+        """Whether it has figures."""
+        return bool(self.seconds) and not self.reason
+
+    @property
+    def step(self) -> Spread:
+        """Seconds of a step."""
+        return spread(self.seconds)
+
+    @property
+    def of_floor(self) -> Spread:
+        """The bare matrix products' part of a step's time."""
+        return ratio(self.floor, self.seconds)
+
+
+@dataclass
+class Report:
+    """What was found, so far: it is filled as the measuring goes on.
+
+    Attributes
+    ----------
+    network : Network
+    optimizer : str
+    machine : dict of str to str
+        What it was measured on, as `gpubp.bench.doctor` finds it, warnings included.
+    rows : list of Row
+    advice : list of str
+        Which device for this network, in sentences.
+    interrupted : bool
+        Whether Ctrl-C ended it early.
+    """
+
+    network: Network
+    optimizer: str
+    machine: dict[str, str]
+    rows: list[Row] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+    interrupted: bool = False
+
+    def gflops(self, row: Row) -> float:
+        """Of the step's matrix products, over the time of the whole step."""
+        return self.network.flops_per_row * self.network.batch_size / row.step.median / 1e9
+
+    def save(self, path: Path) -> None:
+        """As JSON, whole or not at all."""
+        rows: list[dict[str, Any]] = []
+        for row in self.rows:
+            said = {"backend": row.backend, "precision": row.precision}
+            if not row.measured:
+                rows.append(said | {"skipped": row.reason or "not reached"})
+                continue
+            rows.append(
+                said
+                | {"ms per step": [value * 1e3 for value in row.step], "rounds": len(row.seconds)}
+                | {"samples per second": self.network.batch_size / row.step.median, "GFLOP/s": self.gflops(row)}
+                | {"of the bare GEMMs": list(row.of_floor), "memory": row.memory}
+                | {"error after two steps": row.error}
+            )
+        found = {
+            "machine": self.machine,
+            "network": self.network.name,
+            "layer_sizes": self.network.layer_sizes,
+            "batch_size": self.network.batch_size,
+            "activation": self.network.activation,
+            "optimizer": self.optimizer,
+            "rows": rows,
+            "advice": self.advice,
+            "interrupted": self.interrupted,
+        }
+        atomic_write(path, (json.dumps(found, indent=1) + "\n").encode())

@@ -1,0 +1,156 @@
+"""What ``gpubp bench`` measures: one network's training steps on every backend of this machine, side by side.
+
+Backends take turns, so that a slow spell of the machine is in all of their figures, and none is timed before its
+first steps were seen to agree with float64's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from gpubp.backends import Backend, get_backend
+from gpubp.bench.advice import advice
+from gpubp.bench.doctor import findings
+from gpubp.bench.report import Report, Row
+from gpubp.bench.steps import (
+    TOLERANCE,
+    VERIFIED,
+    BareGemms,
+    Network,
+    Repeated,
+    Steps,
+    displacements,
+    error,
+    rounds,
+    sample,
+    verified_rows,
+)
+from gpubp.errors import DeviceError, GpubpError
+
+# Every backend by its own name, and the device by which it is asked for.
+DEVICES = {"compiled": "cpu", "reference": "cpu-reference", "cuda": "cuda", "cuda-unfused": "cuda-unfused"}
+# Of what gpubp doctor finds, what figures depend on.
+SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS", "BLAS kernels", "CuPy", "GEMM table")
+
+# The bare products on each backend's device; of two backends, the first in DEVICES, which launches faster, runs them.
+FLOORS = {name: f"bare GEMMs, {'GPU' if name.startswith('cuda') else 'CPU'}" for name in DEVICES}
+
+
+def bench(network: Network, precisions: Sequence[str] = ("float32",), optimizer: str = "adam") -> Report:
+    """Measure a network's steps on every backend; takes less than a minute per precision.
+
+    A backend that is not there, fails or is wrong says so in its row. Ctrl-C ends the measuring, not the report.
+    """
+    report = Report(network, optimizer, _machine())
+    try:
+        for precision in precisions:
+            _measure(report, precision)
+        report.advice = advice(report)
+    except KeyboardInterrupt:
+        report.interrupted = True
+    return report
+
+
+def _machine() -> dict[str, str]:
+    return {
+        finding.subject: finding.found + (f" -> {finding.warning}" if finding.warning else "")
+        for finding in findings()
+        if finding.subject in SUBJECTS
+    }
+
+
+def open_backend(name: str, precision: str) -> Backend:
+    """A backend by its own name.
+
+    Raises
+    ------
+    GpubpError
+        Where this machine does not have it, or not in this precision: why.
+    """
+    backend = get_backend(DEVICES[name], precision)
+    if backend.name != name:  # the CPU falls back on the reference
+        raise DeviceError(backend.reason)
+    return backend
+
+
+def _measure(report: Report, precision: str) -> None:
+    """Rows of one precision: verify everyone, then let them take turns."""
+    network, rows = report.network, verified_rows(report.network)
+    expected = displacements(network, report.optimizer, rows)
+    steps_of: dict[str, Steps] = {}
+    entrants: dict[str, Excused] = {}
+    floors: dict[str, Excused] = {}
+    found = {name: Row(name, precision) for name in DEVICES}
+    report.rows += found.values()
+    for name, row in found.items():
+        with _excused(row):
+            steps = Steps(network, open_backend(name, precision), report.optimizer)
+            row.memory = steps.net.memory(network.batch_size, report.optimizer)["total"]
+            _verify(steps, row, expected, rows)
+            steps.seconds(1)  # whatever a whole batch may lack, such as memory, shows here
+            floor = FLOORS[name]
+            if floor not in floors:
+                floors[floor] = Excused(BareGemms(network, steps.backend))
+            entrants[name], steps_of[name] = Excused(steps, row), steps
+            floors[floor].rows.append(row)
+    for seconds in rounds({**entrants, **floors}):
+        for name in entrants:
+            found[name].seconds.append(seconds[name])
+            found[name].floor.append(seconds[FLOORS[name]])
+    for name, steps in steps_of.items():
+        with _excused(found[name]):
+            if steps.diverged():
+                raise DeviceError("the network diverged while it was measured, and steps then do nothing")
+
+
+class Excused(Repeated):
+    """What takes turns for some rows until it fails, or they have: the others go on.
+
+    Parameters
+    ----------
+    repeated : Repeated
+    *rows : Row
+    """
+
+    def __init__(self, repeated: Repeated, *rows: Row) -> None:
+        self.repeated, self.rows = repeated, list(rows)
+
+    def run(self, count: int) -> None:
+        self.repeated.run(count)
+
+    def wait(self) -> None:
+        self.repeated.wait()
+
+    def seconds(self, count: int) -> float:
+        """Without end for what has failed."""
+        if not all(row.reason for row in self.rows):
+            with _excused(*self.rows):
+                return super().seconds(count)
+        return math.inf
+
+
+@contextmanager
+def _excused(*rows: Row) -> Iterator[None]:
+    """What keeps rows from being measured stands in them, and keeps no others."""
+    try:
+        yield
+    except GpubpError as error:
+        reason = str(error)
+    except MemoryError as error:
+        reason = f"not enough memory ({error})"
+    except Exception as error:  # a library or driver may raise anything
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    else:
+        return
+    for row in rows:
+        row.reason = row.reason or reason
+
+
+def _verify(steps: Steps, row: Row, expected: Sequence[Any], rows: int) -> None:
+    steps.run(VERIFIED, rows)
+    row.error = error(steps.network, [sample(tensor) for tensor in steps.weights()], expected)
+    if not row.error <= TOLERANCE[row.precision]:
+        raise DeviceError(f"wrong: its first steps are off by {row.error:.2g}, relative to float64's; see gpubp doctor")

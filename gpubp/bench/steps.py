@@ -1,0 +1,283 @@
+"""What is measured: a network's training steps and their bare matrix products, and whether the steps are right."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from gpubp.backends import Backend
+from gpubp.backends.reference import ReferenceBackend
+from gpubp.bench.timing import turns
+from gpubp.network import MLP
+from gpubp.optimizers import get_optimizer
+from gpubp.training.slice_step import first_state
+from gpubp.training.step import TrainingStep
+from gpubp.training.step_table import draw_table
+
+RESIDENT = 64e6  # bytes of the rows that are trained on
+ROUNDS, TURN = 31, 0.02  # rounds at most; seconds of a turn
+PATIENCE = 12.0  # seconds after which no further round is begun
+
+SAMPLE = 65_536  # elements of a tensor that are compared when steps are verified
+VERIFIED = 2  # steps
+VERIFYING = 1e11  # floating-point operations that the float64 reference may take for them
+# Relative error of what those did to a tensor, against float64. Adam's first steps make a change of sign of a
+# rounding error in a small gradient, hence the width; the steps of another network are off by more than 1.
+TOLERANCE = {"float64": 1e-3, "float32": 0.05, "tf32": 0.3, "float16": 0.3, "bfloat16": 0.6}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the batch it is trained on, and random rows to learn: the same for whoever trains it.
+
+    The loss is cross-entropy, or half the squared error for a single output.
+    """
+
+    layer_sizes: tuple[int, ...]
+    batch_size: int
+    batches: int  # in the resident data set, which is used again and again; 2 or more, so that rows are selected
+    activation: str = "relu"
+
+    @property
+    def name(self) -> str:
+        """784-512-512-10 b128; 1024-4096x4-1000 b256 tanh."""
+        first, *hidden, last = self.layer_sizes
+        runs = [(size, len(list(group))) for size, group in groupby(hidden)]
+        sizes = (f"{n}x{count}" if count > 2 else "-".join([str(n)] * count) for n, count in runs)
+        activation = "" if self.activation == "relu" else f" {self.activation}"
+        return f"{'-'.join([str(first), *sizes, str(last)])} b{self.batch_size}{activation}"
+
+    @property
+    def shapes(self) -> Sequence[tuple[int, int]]:
+        """(n_in, n_out) of every layer."""
+        return list(zip(self.layer_sizes, self.layer_sizes[1:], strict=False))
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return sum((n_in + 1) * n_out for n_in, n_out in self.shapes)
+
+    @property
+    def flops_per_row(self) -> int:
+        """Of the matrix products of a step: forward, BP4, and BP2 of all layers but the first."""
+        products = [2 * n_in * n_out for n_in, n_out in self.shapes]
+        return 3 * sum(products) - products[0]
+
+    @property
+    def loss(self) -> str:
+        """Its name in gpubp."""
+        return "cross_entropy" if self.layer_sizes[-1] > 1 else "half_squared_error"
+
+    @property
+    def weights(self) -> list[tuple[Any, Any]]:
+        """W (n_in, n_out) and b (n_out,) of every layer, float32, before the first step."""
+        return _weights(self)
+
+    @property
+    def rows(self) -> tuple[Any, Any, Any]:
+        """X (m, n_0) float32, y (m,) int64 or (m, 1) float32, and the order (m,) int64 in which batches take them."""
+        return _rows(self)
+
+
+def workload(layer_sizes: Sequence[int], batch_size: int, activation: str = "relu") -> Network:
+    """A network with as many batches as `RESIDENT` bytes hold, 2 at least and 64 at most."""
+    batches = int(np.clip(RESIDENT / (4 * batch_size * layer_sizes[0]), 2, 64))
+    return Network(tuple(layer_sizes), batch_size, batches, activation)
+
+
+@lru_cache(maxsize=1)
+def _weights(network: Network) -> list[tuple[Any, Any]]:
+    """He's uniform draw, so that signals neither vanish nor explode; biases off zero, so that their use shows."""
+    rng = np.random.default_rng(0)
+
+    def uniform(*shape: int) -> Any:
+        return 2 * rng.random(shape, dtype=np.float32) - 1
+
+    return [
+        (uniform(n_in, n_out) * np.float32((6 / n_in) ** 0.5), uniform(n_out) * np.float32(0.1))
+        for n_in, n_out in network.shapes
+    ]
+
+
+@lru_cache(maxsize=1)
+def _rows(network: Network) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(1)
+    m, n_out = network.batch_size * network.batches, network.layer_sizes[-1]
+    X = rng.standard_normal((m, network.layer_sizes[0]), dtype=np.float32)
+    y = rng.integers(0, n_out, m) if n_out > 1 else rng.standard_normal((m, 1), dtype=np.float32)
+    return X, y, rng.permutation(m)
+
+
+class Repeated(ABC):
+    """Something that can be done again and again."""
+
+    @abstractmethod
+    def run(self, count: int) -> None:
+        """Launch it `count` times."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Until all of it is done."""
+
+    def seconds(self, count: int) -> float:
+        """From the first launch until the device is done."""
+        start = time.perf_counter()
+        self.run(count)
+        self.wait()
+        return time.perf_counter() - start
+
+
+class Steps(Repeated):
+    """Training steps on resident rows, ready to be taken; after the last batch of the order comes the first again.
+
+    Selecting the batch belongs to a step.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        backend: Backend,
+        optimizer: str = "adam",
+        learning_rate: float = 1e-3,
+        dropout: float = 0.0,
+    ) -> None:
+        self.network, self.backend = network, backend
+        self.net = mlp_on(backend, network.layer_sizes, network.activation, loss=network.loss, init="zeros")
+        for layer, (W, b) in zip(self.net.layers, network.weights, strict=True):
+            layer.W[...] = backend.from_host(W[None], backend.dtype)
+            layer.b[...] = backend.from_host(b[None, None], backend.dtype)
+        X, y, order = network.rows
+        rule = get_optimizer(optimizer)
+        options = {name: np.full(1, value) for name, value in rule.options.items()}
+        decay = np.full(1, rule.weight_decay) if rule.weight_decay else None
+        state = first_state(self.net, rule, options, weight_decay=decay)
+        self.step = TrainingStep(self.net, X, y, None, network.batch_size, state, np.full(1, dropout), np.zeros(1))
+        rates = np.full(network.batches, learning_rate)
+        self.step.begin(draw_table([order], network.batch_size, None, np.zeros(1, np.int64), [rates]))
+        self.first, self.at = backend.from_host(np.zeros(1, np.int64)), 0
+
+    def run(self, count: int, rows: int | None = None) -> None:
+        """Launch the next steps, on the first `rows` rows of their batches or on whole ones."""
+        while count:
+            taken = min(count, self.network.batches - self.at)
+            self.step.together.run(taken, rows or self.network.batch_size)
+            self.at, count = (self.at + taken) % self.network.batches, count - taken
+            if self.at == 0:
+                self.step.kept.epoch.cursor[...] = self.first
+
+    def wait(self) -> None:
+        """Until the last step has moved the cursor on."""
+        self.backend.to_host(self.step.kept.epoch.cursor)
+
+    def weights(self) -> list[Any]:
+        """W and b of every layer in turn, on the host."""
+        return [self.backend.to_host(x) for layer in self.step.live.layers for x in (layer.W[0], layer.b[0, 0])]
+
+    def diverged(self) -> bool:
+        """Whether the network left the finite numbers: steps do nothing from then on."""
+        return not self.step.active().all()
+
+
+class BareGemms(Repeated):
+    """The matrix products of a step and nothing else, captured as the step is: the floor under any step."""
+
+    def __init__(self, network: Network, backend: Backend) -> None:
+        self.network, self.backend = network, backend
+        self.last = backend.zeros((1,))
+        self.products = backend.capture(_products(network, backend))
+
+    def run(self, count: int) -> None:
+        """Launch the products of `count` steps."""
+        self.products(count, self.network.batch_size)
+
+    def wait(self) -> None:
+        """Copying to the host waits for all work before it."""
+        self.backend.to_host(self.last)
+
+
+def _products(network: Network, backend: Backend) -> Callable[[int], None]:
+    """Forward products, then BP4 and BP2 of every layer from the last, on operands of the sizes of the step."""
+    rng = np.random.default_rng(2)
+    storage, batch_size, shapes = backend.storage, network.batch_size, network.shapes
+
+    def drawn(*shape: int) -> Any:
+        return backend.from_host(rng.standard_normal((1, *shape), dtype=np.float32), storage)
+
+    X = drawn(batch_size, network.layer_sizes[0])
+    W = [backend.from_host(w[None], storage) for w, _ in network.weights]
+    a = [backend.empty((1, batch_size, n_out), storage) for _, n_out in shapes]
+    deltas = [drawn(batch_size, n_out) for _, n_out in shapes]
+    below = [backend.empty((1, batch_size, n_in), storage) for n_in, _ in shapes]
+    grads = [backend.empty((1, n_in, n_out)) for n_in, n_out in shapes]
+
+    def step(rows: int) -> None:
+        for l in range(len(W)):
+            backend.matmul(a[l - 1] if l else X, W[l], out=a[l])
+        for l in range(len(W) - 1, -1, -1):
+            backend.matmul(a[l - 1] if l else X, deltas[l], out=grads[l], transpose_a=True)
+            if l:
+                backend.matmul(deltas[l], W[l], out=below[l], transpose_b=True)
+
+    return step
+
+
+def mlp_on(backend: Backend, layer_sizes: Sequence[int], activations: Any = "relu", **options: Any) -> MLP:
+    """A network on a backend; the options are those of `gpubp.MLP`."""
+    drawn = MLP(layer_sizes, activations, device="cpu-reference", precision=backend.dtype.name, **options)
+    net = drawn.like(backend.from_host(drawn.theta), backend)
+    net.seeds = drawn.seeds
+    return net
+
+
+def rounds(entrants: Mapping[str, Repeated]) -> Iterator[dict[str, float]]:
+    """Seconds of one step of everyone, round after round, for PATIENCE seconds or ROUNDS rounds."""
+    counts = {}
+    for name, entrant in entrants.items():
+        entrant.seconds(1)  # compiles, captures
+        counts[name] = max(1, round(TURN / max(entrant.seconds(1), 1e-6)))
+    functions = {name: partial(entrant.seconds, counts[name]) for name, entrant in entrants.items()}
+    start = time.perf_counter()
+    for done, seconds in enumerate(turns(functions) if functions else (), start=1):
+        yield {name: value / counts[name] for name, value in seconds.items()}
+        spent = time.perf_counter() - start
+        if done == ROUNDS or spent + spent / done > PATIENCE:
+            return
+
+
+# -- verification -------------------------------------------------------------------------------------------
+
+
+def sample(tensor: Any) -> Any:
+    """At most SAMPLE or so elements, evenly spread."""
+    return tensor.ravel()[:: max(1, tensor.size // SAMPLE)].copy()
+
+
+def verified_rows(network: Network) -> int:
+    """Rows of a batch that verification takes: all of them, unless the reference would be long at it."""
+    return int(np.clip(VERIFYING / (VERIFIED * network.flops_per_row), 1, network.batch_size))
+
+
+def displacements(network: Network, optimizer: str = "adam", rows: int | None = None) -> list[Any]:
+    """What the first steps add to the sampled elements of every tensor, in float64, by the reference formulas."""
+    steps = Steps(network, ReferenceBackend(np.float64), optimizer)
+    steps.run(VERIFIED, rows)
+    return [sample(tensor) - s for tensor, s in zip(steps.weights(), first_weights(network), strict=True)]
+
+
+def first_weights(network: Network) -> list[Any]:
+    """The sampled elements of every tensor before the first step."""
+    return [sample(tensor) for layer in network.weights for tensor in layer]
+
+
+def error(network: Network, sampled: Sequence[Any], expected: Sequence[Any]) -> float:
+    """Of the first steps of somebody whose tensors, sampled, are these now; `expected` is from `displacements`."""
+    moved = [w - s for w, s in zip(sampled, first_weights(network), strict=True)]
+    pairs = zip(moved, expected, strict=True)
+    return float(np.max([np.linalg.norm(m - e) / np.linalg.norm(e) for m, e in pairs]))

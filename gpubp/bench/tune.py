@@ -1,0 +1,156 @@
+"""``gpubp bench --tune``: for each matrix product of a network's step, the fastest of cuBLASLt's algorithms here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.backends import get_backend
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.cupy_driver import CupyDriver
+from gpubp.backends.cuda.driver import Gemm, GemmSpec, dtype_of
+from gpubp.backends.cuda.gemm import CublasLt, LtGemm
+from gpubp.backends.cuda.gemm_table import Algorithm, GemmTable
+from gpubp.bench.steps import Network, Repeated, Steps, rounds
+from gpubp.bench.timing import Spread, ratio, spread
+from gpubp.errors import DeviceError
+from gpubp.serialization import atomic_write
+
+LAUNCHES = 20  # of a product in one graph, so that it is the product that is timed
+NOISE = 0.02  # cuBLASLt's first proposal stays unless another takes less of its time than 1 minus this
+
+# Relative difference of two right algorithms, which add in different orders; of TF32's, one may not round inputs.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1e-2}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A product, and what was found.
+
+    Attributes
+    ----------
+    spec : GemmSpec
+    proposals, refused : int
+        Algorithms that cuBLASLt proposed, and how many of them were wrong, or not the same twice.
+    chosen : Algorithm
+    first, best : Spread
+        Seconds of a product by cuBLASLt's first proposal, and by the one chosen.
+    """
+
+    spec: GemmSpec
+    proposals: int
+    refused: int
+    chosen: Algorithm
+    first: Spread
+    best: Spread
+
+
+def tune(network: Network, precisions: Sequence[str] = ("float32",)) -> tuple[GemmTable, list[Tuned]]:
+    """Choose an algorithm for every product of a step, and write the choices into the user's table.
+
+    Those for other products stay in it. Processes that start from now on use it.
+
+    Raises
+    ------
+    DeviceError
+        Where no GPU works here, or not in these precisions, or nvmath-python is missing: why, and the remedy.
+    UsageError
+        Where the table cannot be written.
+    """
+    for precision in precisions:
+        get_backend("cuda", precision)  # or why not
+    driver = CupyDriver()  # a new one has prepared no products yet
+    cublas = driver.cublas
+    if cublas is None:
+        raise DeviceError(
+            "--tune: nvmath-python is not installed, and without it cuBLASLt's algorithms cannot be chosen; "
+            "pip install nvmath-python"
+        )
+    for precision in precisions:
+        steps = Steps(network, CudaBackend(driver, precision))
+        steps.seconds(1)
+    found = []
+    for spec in driver.prepared():
+        with cublas.at_work(f"tuning of the {spec}"):
+            found.append(tuned(driver, cublas, spec))
+    chosen = {each.spec: each.chosen for each in found}
+    table = replace(cublas.table, algorithms={**cublas.table.algorithms, **chosen})
+    atomic_write(table.path, table.text.encode())
+    return table, found
+
+
+def tuned(driver: CupyDriver, cublas: CublasLt, spec: GemmSpec) -> Tuned:
+    """The fastest of the algorithms that compute what cuBLASLt's first proposal does."""
+    operands = _operands(driver, spec)
+    products = {each: LtGemm(cublas, spec, each) for each in LtGemm(cublas, spec).proposals(*operands)}
+    first, *others = products
+
+    def computed(algorithm: Algorithm) -> Any:
+        operands[2].view(np.uint8).fill(0xFF)  # not a number in any type: what is not written shows
+        products[algorithm](*operands)
+        return np.asarray(driver.to_host(operands[2]), np.float64)
+
+    expected = computed(first)
+    tolerance = TOLERANCE[spec.compute if spec.compute == "tf32" else spec.out_type] * np.linalg.norm(expected)
+
+    def right(algorithm: Algorithm) -> bool:
+        once, again = computed(algorithm), computed(algorithm)
+        return bool(np.linalg.norm(once - expected) <= tolerance and np.array_equal(once, again))
+
+    entrants = [first, *filter(right, others)]
+    taken = {str(each): Captured(driver, products[each], operands) for each in entrants}
+    turns = list(rounds(taken))
+    seconds = {each: [turn[str(each)] / LAUNCHES for turn in turns] for each in entrants}
+    chosen = min(entrants, key=lambda each: spread(seconds[each]).median)
+    if ratio(seconds[chosen], seconds[first]).median > 1 - NOISE:
+        chosen = first
+    best = spread(seconds[chosen])
+    return Tuned(spec, len(products), len(products) - len(entrants), chosen, spread(seconds[first]), best)
+
+
+class Captured(Repeated):
+    """LAUNCHES of a product, as a graph.
+
+    Parameters
+    ----------
+    driver : CupyDriver
+    product : Gemm
+        One that was run before.
+    operands : tuple of arrays
+    """
+
+    def __init__(self, driver: CupyDriver, product: Gemm, operands: tuple[Array, ...]) -> None:
+        def several() -> None:
+            for _ in range(LAUNCHES):
+                product(*operands)
+
+        self.driver, self.replay = driver, driver.capture(several)
+
+    def run(self, count: int) -> None:
+        """Launch the graph `count` times."""
+        for _ in range(count):
+            self.replay()
+
+    def wait(self) -> None:
+        """Until the device is done."""
+        self.driver.synchronize()
+
+
+def _operands(driver: CupyDriver, spec: GemmSpec) -> tuple[Array, ...]:
+    """Random a and b, room for out, and a bias where the epilogue has one, aligned as the step's are."""
+    rng = np.random.default_rng(0)
+    last = spec.networks - 1
+
+    def drawn(size: int, dtype: str) -> Array:
+        return driver.to_device(rng.standard_normal(size, dtype=np.float32).astype(dtype_of(dtype)))
+
+    a = drawn(last * spec.a_stride + spec.m * spec.k, spec.in_type)
+    b = drawn(last * spec.b_stride + spec.k * spec.n, spec.in_type)
+    out = driver.empty((last * spec.out_stride + spec.m * spec.n,), dtype_of(spec.out_type))
+    if spec.epilogue == "none":
+        return a, b, out
+    return a, b, out, drawn(last * spec.bias_stride + spec.n, spec.out_type)

@@ -1,0 +1,181 @@
+"""The command line. Each command reads, checks and calls; what is printed is made in `display`."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from gpubp.activations import get_activation
+from gpubp.cli import options
+from gpubp.cli.parsing import optimizer_options, parse_layers, parse_precisions
+from gpubp.cli.search.command import search
+from gpubp.cli.train import train
+from gpubp.errors import DivergenceError, GpubpError, UsageError
+
+
+class Commands(TyperGroup):
+    """The commands, with one place where errors become one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command: 1 where the training failed, 2 for wrong usage or data, 130 for Ctrl-C."""
+        try:
+            return super().invoke(ctx)
+        except GpubpError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1 if isinstance(error, DivergenceError) else 2) from None
+        except MemoryError as error:
+            typer.echo(f"Error: not enough memory ({error}); use less data or a smaller network", err=True)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted: nothing was written", err=True)
+            raise typer.Exit(130) from None
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Print wrong usage as every other error: ``Error: …``, not in a box that breaks lines."""
+        try:
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
+        except Exception as error:
+            show = getattr(error, "show", None)  # the mark of typer's errors, which have no public base class
+            if show is None:
+                raise
+            show()
+            sys.exit(getattr(error, "exit_code", 2))
+        sys.exit(code or 0)
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Multilayer perceptrons trained by backpropagation written out by hand.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+app.command()(train)
+
+
+@app.command()
+def predict(model: options.Model, data: options.Rows, out: options.Predictions = Path("predictions.csv")) -> None:
+    """Predict the rows of DATA with a trained network; classes come with their probabilities."""
+    from gpubp import data as reading
+    from gpubp.cli import display, run_folder
+
+    net, preprocessing = run_folder.load_predictor(model)
+    source = run_folder.unseen_part(reading.read(data))
+    X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.backend.dtype)
+    columns = reading.decode(preprocessing, net.forward(X))
+    run_folder.write_predictions(out, columns)
+    console = display.make_console()
+    display.show_notes(console, source.notes)
+    display.say(console, f"wrote {len(X):,} predictions to {out}")
+
+
+@app.command()
+def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = False) -> None:
+    """Measure how well a trained network predicts DATA."""
+    from gpubp import data as reading
+    from gpubp.cli import display, run_folder
+
+    net, preprocessing = run_folder.load_predictor(model)
+    source = run_folder.unseen_part(reading.read(data))
+    X, y = reading.encode(preprocessing, source, dtype=net.backend.dtype)
+    if y is None:
+        column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
+        raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
+    found = run_folder.score(net, X, y)
+    console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
+    display.show_notes(console, source.notes)
+    if as_json:
+        typer.echo(json.dumps({"rows": len(X), **found}))
+    else:
+        display.show_metrics(console, {f"{source.name}, {len(X):,} rows": found})
+
+
+app.command()(search)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run and why, and check the computations on it."""
+    from gpubp.bench import doctor as examination
+    from gpubp.cli import display
+
+    console = display.make_console()
+    display.show_findings(console, examination.findings())
+    checks = list(examination.checks_of_this_machine())
+    console.print()
+    display.show_checks(console, checks)
+    failed = sum(not check.ok for check in checks)
+    if failed:
+        display.say(console, f"{failed} of {len(checks)} checks FAILED", "bold red")
+        raise typer.Exit(1)
+    display.say(console, f"all {len(checks)} checks passed")
+
+
+@app.command()
+def bench(
+    layers: options.Layers = "784,512,10",
+    batch_size: options.BatchSize = 128,
+    activation: options.LayersActivation = "relu",
+    optimizer: options.Optimizer = "adam",
+    precision: options.Precisions = "float32",
+    json_file: options.JsonFile = None,
+    tune: options.Tune = False,
+) -> None:
+    """Time training steps of a network of yours on every backend of this machine, and say which to use."""
+    from gpubp.bench import run as measuring
+    from gpubp.bench.steps import workload
+    from gpubp.cli import display
+
+    network = workload(parse_layers(layers), batch_size, get_activation(activation).name)
+    precisions = parse_precisions(precision)
+    optimizer_options(optimizer, None)
+    if tune and json_file is not None:
+        raise UsageError("--json keeps figures, and --tune writes a table of its own; leave out one of them")
+    if json_file is not None and not json_file.parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.parent}; make it first")
+    console = display.make_console()
+    display.say(console, f"{network.name}, {network.parameters:,} parameters, {optimizer}", "bold")
+    if tune:
+        from gpubp.bench.tune import tune as choose
+
+        return display.show_tuned(console, *choose(network, precisions))
+    report = measuring.bench(network, precisions, optimizer)
+    display.show_bench(console, report)
+    if json_file is not None:
+        report.save(json_file)
+        display.say(console, f"wrote {json_file}")
+    if report.interrupted:
+        raise typer.Exit(130)
+
+
+@app.command()
+def inspect(model: options.Model) -> None:
+    """Show a trained network: its layers, what they hold, and what its inputs and outputs mean."""
+    from gpubp.cli import display, run_folder
+
+    net = run_folder.load_model(model, "cpu")
+    console = display.make_console()
+    stack = f", a stack of {net.models}" if net.models > 1 else ""
+    display.say(console, f"{'-'.join(map(str, net.layer_sizes))}, {net.parameters:,} parameters{stack}", "bold")
+    display.show_weights(console, net)
+    display.say(console, f"loss {net.loss.name}; {net.precision}; seed {', '.join(map(str, net.seeds))}")
+    for line in display.describe_preprocessing(net.preprocessing):
+        display.say(console, line)
+
+
+def main() -> None:
+    """The console script ``gpubp``."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character of a file's or a column's name shows "?" for it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    app(prog_name="gpubp")

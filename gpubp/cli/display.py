@@ -1,0 +1,295 @@
+"""What the command line prints: tables, and the progress of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from gpubp.backends.cuda.gemm_table import GemmTable
+    from gpubp.bench.doctor import Check, Finding
+    from gpubp.bench.report import Report
+    from gpubp.bench.tune import Tuned
+    from gpubp.data import PreparedData
+    from gpubp.network import MLP
+    from gpubp.training.history import History
+
+PLAIN_LINES = 20  # of a training whose output is not a terminal, however many epochs it has
+PIPED_WIDTH = 120
+WIDE = 105  # columns that a line of progress takes with everything in it
+UNITS = ("B", "kB", "MB", "GB")
+
+
+def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
+    """A console that prints names as they are: no markup, no highlighting."""
+    console = Console(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False, width=PIPED_WIDTH)
+    return console
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """A line that is wrapped by the terminal alone, so that paths can be copied."""
+    console.print(text, style=style, soft_wrap=True)
+
+
+def show_notes(console: Console, notes: Iterable[str]) -> None:
+    """What was guessed, left out or replaced, a line each."""
+    for note in notes:
+        say(console, f"  {note}", "dim")
+
+
+def show_network(console: Console, net: MLP) -> None:
+    """Layers, shapes and parameters."""
+    table = make_table("layer", "activation", ">weights", ">biases", ">parameters")
+    table.add_row("inputs", "", str(net.layer_sizes[0]), "", "")
+    for number, (activation, W, b) in enumerate(_layers(net), start=1):
+        table.add_row(str(number), activation, f"{W.shape[-2]} x {W.shape[-1]}", str(b.shape[-1]), _count(W, b, net))
+    table.add_row("in all", "", "", "", f"{net.parameters:,}")
+    console.print(table)
+
+
+def show_weights(console: Console, net: MLP) -> None:
+    """Layers, shapes and parameters, with norm and range of what they hold."""
+    ranges = (">norm of W", ">min W", ">max W", ">min b", ">max b")
+    table = make_table("layer", "activation", ">weights", ">parameters", *ranges)
+    for number, (activation, W, b) in enumerate(_layers(net), start=1):
+        shape = f"{W.shape[-2]} x {W.shape[-1]}"
+        held = (np.linalg.norm(W.astype(np.float64)), W.min(), W.max(), b.min(), b.max())
+        table.add_row(str(number), activation, shape, _count(W, b, net), *(f"{v:.4g}" for v in held))
+    console.print(table)
+
+
+def describe_data(name: str, ready: PreparedData) -> str:
+    """One line on what is learned from how many rows."""
+    task = {
+        "classification": f"classification into {len(ready.classes or ())} classes",
+        "multilabel": f"classification with {ready.n_outputs} labels",
+        "regression": f"regression of {plural(ready.n_outputs, 'value')}",
+    }[ready.task]
+    parts = {"training": ready.train, "validation": ready.validation, "test": ready.test}
+    rows = ", ".join(f"{len(part[0]):,} {use}" for use, part in parts.items() if part is not None)
+    return f"{name}: {task} from {plural(ready.n_inputs, 'input')}; rows: {rows}"
+
+
+def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]:
+    """Lines on how raw rows become inputs, and outputs predictions."""
+    if preprocessing is None:
+        return ["no preprocessing: inputs and outputs are the network's own"]
+    features, target = preprocessing["features"], preprocessing["target"]
+    numbers, categories = features["numbers"], features["categories"]
+    if features["kind"] == "images":
+        lines = [f"inputs: {numbers['width']} pixels, divided by 255"]
+    else:
+        named = f": {_some(numbers['names'])}" if numbers["names"] else ""
+        lines = [f"inputs: {plural(numbers['width'], 'number')}, standardized{named}"]
+    if numbers["indicators"]:
+        lines.append(f"inputs: {plural(len(numbers['indicators']), 'indicator')} of missing numbers")
+    lines += [f'inputs: "{c["name"]}", one-hot: {_some(c["values"])}' for c in categories]
+    what = f'"{target["name"]}"' if target["name"] else "the target"
+    if target.get("classes"):
+        lines.append(f"predicts {what}: {len(target['classes'])} classes: {_some(target['classes'])}")
+    else:
+        kind = "label" if target["type"] == "labels" else "value"
+        lines.append(f"predicts {what}: {plural(target['outputs'], kind)}")
+    return lines
+
+
+def show_metrics(console: Console, parts: Mapping[str, Mapping[str, float | None]]) -> None:
+    """A row per part of the data, a column per metric."""
+    names = list(next(iter(parts.values())))
+    table = make_table("", *(f">{name}" for name in names))
+    for part, values in parts.items():
+        table.add_row(part, *(figure(name, values[name]) for name in names))
+    console.print(table)
+
+
+def show_findings(console: Console, findings: Iterable[Finding]) -> None:
+    """What doctor found, warnings below the line that they belong to."""
+    table = Table.grid(padding=(0, 2))
+    for finding in findings:
+        table.add_row(finding.subject, finding.found)
+        if finding.warning:
+            table.add_row("", Text(f"-> {finding.warning}", "yellow"))
+    console.print(table)
+
+
+def show_checks(console: Console, checks: Iterable[Check]) -> None:
+    """The checks as they were run."""
+    table = make_table("check on this machine", ">error", ">limit", "")
+    for check in checks:
+        verdict = Text("ok", "green") if check.ok else Text("FAILED", "bold red")
+        table.add_row(check.name, f"{check.error:.1e}", f"{check.limit:.0e}", verdict)
+    console.print(table)
+
+
+def show_bench(console: Console, report: Report) -> None:
+    """What was measured on what, why the rest was not, and the advice."""
+    about = Table.grid(padding=(0, 2))
+    for subject, found in report.machine.items():
+        about.add_row(subject, found)
+    console.print(about)
+    columns = (">ms per step", ">quartiles", ">samples/s", ">GFLOP/s", ">of bare GEMMs", ">memory")
+    table = make_table("backend", "precision", *columns)
+    for row in report.rows:
+        if row.measured:
+            ms, low, high = (value * 1e3 for value in row.step)
+            samples, part = report.network.batch_size / row.step.median, row.of_floor.median
+            figures = (f"{ms:.3g}", f"{low:.3g}-{high:.3g}", f"{samples:,.0f}", f"{report.gflops(row):,.3g}")
+            table.add_row(row.backend, row.precision, *figures, f"{part:.0%}", size(row.memory))
+    console.print()
+    console.print(table)
+    for row in report.rows:
+        if not row.measured:
+            say(console, f"{row.backend}, {row.precision}: {row.reason or 'not reached'}", "dim")
+    for sentence in report.advice:
+        say(console, sentence)
+    if report.interrupted:
+        say(console, "interrupted: the figures are of the rounds until then", "yellow")
+
+
+def show_tuned(console: Console, table: GemmTable, found: Sequence[Tuned]) -> None:
+    """What was chosen for each product and what it brings, and where the choices are kept."""
+    rows = make_table("product", ">tried", ">refused", ">first, us", ">chosen, us")
+    for each in found:
+        name = str(each.spec).removeprefix("product of 1 x ").removesuffix(", epilogue none")
+        us = (f"{1e6 * spread.median:.3g}" for spread in (each.first, each.best))
+        rows.add_row(name, str(each.proposals), str(each.refused), *us)
+    console.print(rows)
+    faster = sum(each.best.median < each.first.median for each in found)
+    say(console, f"{faster} of {plural(len(found), 'product')} are faster by another algorithm than cuBLASLt's first")
+    say(console, f"table {table.digest} is used by all later runs; delete it to go back: {table.path}")
+
+
+def figure(name: str, value: float | None) -> str:
+    """A metric as it is printed: accuracies and r2 with four decimals, others with four digits or more."""
+    if value is None:
+        return "-"
+    if name in ("accuracy", "r2"):
+        return f"{value:.4f}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def figures(values: Mapping[str, float | None]) -> str:
+    """Metrics on one line: ``accuracy 0.9722, loss 0.1043``."""
+    names = sorted(values, key=lambda name: name == "loss")
+    return ", ".join(f"{name} {figure(name, values[name])}" for name in names)
+
+
+def plural(n: int, noun: str) -> str:
+    """``1 value``, ``12,288 inputs``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in a readable unit: ``3.4 MB``."""
+    unit = 0
+    while n_bytes >= 1000 and unit < len(UNITS) - 1:
+        n_bytes, unit = n_bytes / 1000, unit + 1
+    return f"{n_bytes:.1f} {UNITS[unit]}" if unit else f"{n_bytes:.0f} B"
+
+
+class TrainingProgress(AbstractContextManager["TrainingProgress"]):
+    """A callback of `gpubp.train` that shows how it goes: a live bar on a terminal, else some lines.
+
+    Parameters
+    ----------
+    console : Console
+    epochs : int
+        How many are planned.
+    rows : int
+        Training rows of an epoch.
+    """
+
+    def __init__(self, console: Console, epochs: int, rows: int) -> None:
+        self.console, self.epochs, self.rows = console, epochs, rows
+        self.live = console.is_terminal and not console.quiet
+        self.wide = console.width >= WIDE
+        figures = TextColumn("{task.fields[figures]}")
+        remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+        self.bar = Progress(
+            MofNCompleteColumn(),
+            *(BarColumn(20 if self.wide else 5), figures),
+            *([remaining] if self.wide else []),
+            console=console,
+        )
+        self.task = self.bar.add_task("training", total=epochs, figures="")
+        self.shown = {round(i * epochs / PLAIN_LINES) for i in range(1, PLAIN_LINES + 1)} | {1, epochs}
+
+    def __enter__(self) -> TrainingProgress:
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def __call__(self, net: MLP, history: History) -> None:
+        """After an epoch."""
+        text = self._figures(history)
+        if self.live:
+            self.bar.update(self.task, completed=history.epochs, figures=text)
+        elif history.epochs in self.shown:
+            say(self.console, f"epoch {history.epochs:>{len(str(self.epochs))}}/{self.epochs}  {text}")
+
+    def _figures(self, history: History) -> str:
+        text = f"loss {_steady(history.loss[-1])} {history.metric_name} {_steady(history.metric[-1])}"
+        if history.validation_loss:
+            named = "validation" if self.wide else "val"
+            text += f" {named} {_steady(history.validation_loss[-1])} {_steady(history.validation_metric[-1])}"
+        before = history.seconds[-2] if history.epochs > 1 else 0.0
+        return f"{text} {self.rows / max(history.seconds[-1] - before, 1e-9):,.0f} samples/s"
+
+
+def how_it_ended(history: History, patience: int | None, tolerance: float | None) -> str:
+    """One line on a training that is over."""
+    text = f"{plural(history.epochs, 'epoch')}, {plural(history.steps, 'step')} in {history.seconds[-1]:.1f} s"
+    text += f", {history.samples_per_second:,.0f} samples/s"
+    if history.overflows:
+        text += f"; {plural(history.overflows, 'step')} skipped for overflow in float16"
+    if history.stopped == "patience":
+        text += f"; stopped as the validation loss had not fallen for {patience} epochs"
+    elif history.stopped == "update_tolerance":
+        text += f"; stopped as no weight or bias moved more than {tolerance:g}"
+    if patience is not None:
+        text += f"; the weights are those after epoch {history.best_epoch + 1}"
+    return text
+
+
+def _steady(value: float) -> str:
+    """A number that keeps its width from epoch to epoch."""
+    return f"{value:#.4g}" if 1e-4 <= abs(value) < 1000 else f"{value:.3e}"
+
+
+def _layers(net: MLP) -> Iterable[tuple[str, Any, Any]]:
+    names = [*(activation.name for activation in net.activations), net.output_activation.name]
+    return zip(names, net.weights, net.biases, strict=True)
+
+
+def _count(W: Any, b: Any, net: MLP) -> str:
+    return f"{(W.size + b.size) // net.models:,}"
+
+
+def _some(names: Sequence[Any], limit: int = 12) -> str:
+    more = f", and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(str(name) for name in names[:limit]) + more
+
+
+def make_table(*columns: str) -> Table:
+    """A table without lines but the one below its head; columns named ``>…`` are aligned to the right."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")
+    return table

@@ -1,0 +1,205 @@
+"""A run: the metrics of a trained network, and the folder that keeps them with the network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpubp
+from gpubp._typing import Array
+from gpubp.data import PreparedData, RawData, decode
+from gpubp.errors import DataError, UsageError
+from gpubp.network import MLP
+from gpubp.serialization import atomic_write
+from gpubp.training.history import History
+
+MODEL = "model.safetensors"
+HISTORY = "history.csv"
+METRICS = "metrics.json"
+PARTS = ("train", "validation", "test")
+FILES = (MODEL, METRICS, HISTORY)
+
+
+def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
+    """How well a network predicts: ``loss`` and, for classes, ``accuracy``; else ``rmse``, ``mae`` and ``r2``.
+
+    Parameters
+    ----------
+    net : MLP
+        With its preprocessing, which `y` was encoded by.
+    X : (m, n_0) array
+    y : (m,) or (m, n_L) array
+
+    Returns
+    -------
+    dict
+        ``loss`` is in the units that the network was trained in; rmse, mae and r2 are in the target's own,
+        averaged over targets where there are several. r2 is None for a single row.
+    """
+    found = net.evaluate(X, y)
+    if net.loss.classification:
+        return {"loss": found["loss"], "accuracy": found["accuracy"]}
+    assert net.preprocessing is not None
+    return {"loss": found["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
+
+
+def regression_metrics(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
+    """``rmse``, ``mae`` and ``r2`` in the target's own units, of a network's outputs for encoded targets."""
+    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+    truth = np.column_stack(list(decode(preprocessing, y).values()))
+    predicted = np.column_stack(list(decode(preprocessing, outputs).values()))
+    return {
+        "rmse": float(root_mean_squared_error(truth, predicted)),
+        "mae": float(mean_absolute_error(truth, predicted)),
+        "r2": float(r2_score(truth, predicted)) if len(truth) > 1 else None,
+    }
+
+
+def summarize(net: MLP, ready: PreparedData, history: History, config: dict[str, Any]) -> dict[str, Any]:
+    """The contents of metrics.json; the network is evaluated on every part of the data as it is now."""
+    parts = dict(zip(PARTS, (ready.train, ready.validation, ready.test), strict=True))
+    return {
+        "task": ready.task,
+        **{name: score(net, *part) for name, part in parts.items() if part is not None},
+        "epochs": history.epochs,
+        "steps": history.steps,
+        "seconds": round(history.seconds[-1], 3),
+        "device": net.device,
+        "precision": net.precision,
+        "gemm_table": net.backend.gemm_table,
+        "seed": net.seeds[0],
+        "parameters": net.parameters,
+        "layer_sizes": list(net.layer_sizes),
+        "config": config,
+        "versions": {
+            "gpubp": gpubp.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
+        },
+    }
+
+
+def default_folder(name: str) -> Path:
+    """``runs/NAME-DATE`` for a data set of this name; a folder that does not exist yet."""
+    stem = re.sub(r"[^\w-]+", "-", name.partition(".")[0]).strip("-") or "data"
+    first = Path("runs") / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, n = first, 1
+    while folder.exists():
+        n += 1
+        folder = first.with_name(f"{first.name}-{n}")
+    return folder
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before anything is computed for it.
+
+    Raises
+    ------
+    UsageError
+        Naming the folder or file in the way.
+    """
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UsageError(f"{path}: {existing} is a file, not a folder; choose another --out")
+    if not os.access(existing, os.W_OK):
+        raise UsageError(f"{path}: {existing} cannot be written to; choose another --out")
+
+
+def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> None:
+    """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be written; then nothing of it was.
+    """
+    stage = (folder if folder.is_dir() else folder.parent) / f".{folder.name}.{os.getpid()}"
+    try:
+        stage.mkdir(parents=True)
+        net.save(stage / MODEL)
+        atomic_write(stage / HISTORY, history.to_csv().encode())
+        text = json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n"
+        atomic_write(stage / METRICS, text.encode())
+        if not folder.exists():
+            stage.rename(folder)
+            return
+        for name in FILES:
+            (stage / name).replace(folder / name)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_predictions(path: Path, columns: Mapping[str, Array]) -> None:
+    """Write columns as a CSV file, whole or not at all; floats with as few digits as tell them apart."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.astype(str) for column in columns.values()), strict=True))
+    atomic_write(path, text.getvalue().encode())
+
+
+def load_model(path: Path, device: str = "auto") -> MLP:
+    """The network in a run folder, or in a model file.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if path.is_dir() and not (path / MODEL).is_file():
+        raise DataError(f'{path}: there is no {MODEL} in this folder; give one that "gpubp train" wrote')
+    if not path.exists():
+        raise DataError(f'{path}: there is no such folder or file; give the folder that "gpubp train" wrote')
+    return MLP.load(path / MODEL if path.is_dir() else path, device)
+
+
+def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
+    """The same for raw rows: a single network, and how rows are encoded for it.
+
+    Raises
+    ------
+    DataError
+        If it is a stack, or was saved without its preprocessing.
+    """
+    net = load_model(path)
+    if net.models > 1:
+        raise DataError(f"{path}: holds {net.models} networks; load it with gpubp.MLP.load and call predict")
+    if net.preprocessing is None:
+        raise DataError(
+            f'{path}: does not say how rows are encoded, as it was not written by "gpubp train"; load it with '
+            "gpubp.MLP.load and call predict"
+        )
+    return net, net.preprocessing
+
+
+def unseen_part(data: RawData) -> RawData:
+    """The data's own test part, where it has one, else all of it."""
+    part = data.test_part
+    if part is None:
+        return data
+    data.say(f"using the {part.rows:,} rows that the data set keeps for testing")
+    part.notes = data.notes
+    return part
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null stands for both."""
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

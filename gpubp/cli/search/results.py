@@ -1,0 +1,145 @@
+"""What a search found: where each candidate stands, their order, and the table of them on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, pstdev
+
+from gpubp.cli.search.grid import shown
+from gpubp.cli.search.plan import DONE, NAN, UNFINISHED, WAITING, Search, Trial
+from gpubp.cli.settings import Settings
+from gpubp.serialization import atomic_write
+
+RESULTS = "results.csv"
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """A candidate with its networks.
+
+    Attributes
+    ----------
+    settings : Settings
+    values : dict
+        Its part of the grid.
+    trials : list of Trial
+    """
+
+    settings: Settings
+    values: dict[str, str]
+    trials: list[Trial]
+
+    @property
+    def state(self) -> str:
+        """``DONE`` where all its networks are; the first that diverged, where one has."""
+        for trial in self.trials:
+            if trial.diverged:
+                return f"{trial.state} (fold {trial.fold.number}, seed {trial.seed})"
+        states = {trial.state for trial in self.trials}
+        return states.pop() if len(states) == 1 else UNFINISHED
+
+    @property
+    def done(self) -> bool:
+        """Whether all its networks are."""
+        return self.state == DONE
+
+    @property
+    def diverged(self) -> bool:
+        """Whether one of its networks has."""
+        return any(trial.diverged for trial in self.trials)
+
+    @property
+    def epochs(self) -> int:
+        """After how many epochs their weights are kept, in the mean over its networks; with patience, their best."""
+        known = [trial.epochs for trial in self.trials if trial.epochs]
+        return max(1, round(fmean(known))) if known else 0
+
+    def final(self) -> Settings:
+        """What a network on all training rows is trained with.
+
+        Patience has nothing to watch there: it takes as many epochs as these networks took to their best.
+        """
+        if self.settings.patience is None:
+            return self.settings
+        return replace(self.settings, patience=None, epochs=self.epochs)
+
+    def mean(self, score: str) -> float:
+        """Of ``"loss"`` or ``"metric"`` over its networks, as far as they are known; NaN where one diverged."""
+        known = self._known(score)
+        return fmean(known) if known else NAN
+
+    def std(self, score: str) -> float:
+        """How they vary: the root of their mean squared distance from the mean."""
+        known = self._known(score)
+        return pstdev(known) if known else NAN
+
+    def _known(self, score: str) -> list[float]:
+        values = [float(getattr(trial, score)) for trial in self.trials]
+        return [] if self.diverged else [value for value in values if math.isfinite(value)]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is known of a search, at any time.
+
+    Attributes
+    ----------
+    search : Search
+    names : tuple of str
+        The options that its grid names.
+    metric : str
+        "accuracy" or "rmse".
+    path : Path
+        Of the table.
+    """
+
+    search: Search
+    names: tuple[str, ...]
+    metric: str
+    path: Path
+
+    def ranked(self) -> list[CandidateResult]:
+        """Every candidate, the best first.
+
+        Classifiers are ranked by their accuracy and then by their loss, others by their loss. Candidates that are
+        done come before those that are not, and those that diverged come last.
+        """
+        search, each = self.search, len(self.search.folds) * len(self.search.seeds)
+        found = [
+            CandidateResult(settings, shown(self.names, settings), search.trials[i * each : (i + 1) * each])
+            for i, settings in enumerate(search.candidates)
+        ]
+        return sorted(found, key=self._rank)
+
+    def _rank(self, standing: CandidateResult) -> tuple[float, ...]:
+        order = (DONE, UNFINISHED, WAITING)
+        state = len(order) if standing.diverged else order.index(standing.state)
+        loss, metric = (math.inf if math.isnan(v := standing.mean(name)) else v for name in ("loss", "metric"))
+        return (state, -metric, loss) if self.metric == "accuracy" else (state, loss)
+
+    def to_csv(self) -> str:
+        """A line per candidate: its settings, mean and standard deviation of its scores, those of each network."""
+        ranked, scores = self.ranked(), {"loss": "loss", "metric": self.metric}
+        parts = [f"fold{trial.fold.number}{self._of_seed(trial)}" for trial in ranked[0].trials]
+        means = [f"{name}_{kind}" for name in scores.values() for kind in ("mean", "std")]
+        each = [f"{name}_{part}" for name in scores.values() for part in parts]
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["rank", *ranked[0].values, "status", "after_epoch", *means, *each])
+        for rank, standing in enumerate(ranked, start=1):
+            found = [value for name in scores for value in (standing.mean(name), standing.std(name))]
+            found += [getattr(trial, name) for name in scores for trial in standing.trials]
+            written = ("" if math.isnan(value) else f"{value:.9g}" for value in found)
+            writer.writerow([rank, *standing.values.values(), standing.state, standing.epochs or "", *written])
+        return out.getvalue()
+
+    def save(self) -> None:
+        """Write the table, whole or not at all."""
+        atomic_write(self.path, self.to_csv().encode())
+
+    def _of_seed(self, trial: Trial) -> str:
+        return f"_seed{trial.seed}" if len(self.search.seeds) > 1 else ""

@@ -1,0 +1,221 @@
+"""MLPEnsembleClassifier and MLPEnsembleRegressor: what users call."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+
+from gpubp._typing import Array
+from gpubp.estimators.arrays import as_numpy, home_of
+from gpubp.estimators.classifier import MLPClassifier
+from gpubp.estimators.ensemble.base import BaseMLPEnsemble, namespace
+from gpubp.estimators.regressor import MLPRegressor
+
+
+class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[misc]
+    """A deep ensemble of classifiers: networks of one shape that differ in their random numbers.
+
+    They are trained together and predict together, in one pass. Its probabilities are the means of its members',
+    and say more than one network's how sure they are. After Lakshminarayanan, Pritzel and Blundell, 2017.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or None
+        What the members are, but for their `random_state`; None means ``MLPClassifier()``.
+    n_estimators : int
+        How many.
+    bootstrap : bool
+        Draw rows with replacement for every member. How often a row was drawn multiplies its sample weight, so a
+        smaller `max_samples` makes members differ more, but not their training shorter.
+    max_samples : int, float or None
+        With `bootstrap`, how many rows a member draws, or what share of them; None means as many as there are.
+    oob_score : bool
+        With `bootstrap`, score the predictions that rows get from the members that did not draw them.
+    n_jobs : int or None
+        At most so many joblib tasks.
+    random_state : int, RandomState or None
+        Of the members' own, and of the rows that they draw. The first members of a larger ensemble are those of a
+        smaller one.
+    verbose : int
+    **network
+        Parameters of `MLPClassifier`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
+        ``estimator=MLPClassifier(hidden_layer_sizes=(64,))``.
+
+    Attributes
+    ----------
+    estimators_ : list of MLPClassifier
+        The members. Weights that are assigned to them count; those that are taken out of the list no longer do.
+    classes_ : ndarray of shape (n_classes,)
+    oob_score_ : float
+        Accuracy, over the rows that some member did not draw.
+    oob_decision_function_ : ndarray of shape (n_samples, n_classes)
+        Mean probabilities by those members; NaN for rows that every member drew.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X has column names.
+    """
+
+    _member = MLPClassifier
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseMLPEnsemble._parameter_constraints,
+        "estimator": [MLPClassifier, None],
+    }
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict the class of largest mean probability, or the labels whose mean probability is above ½.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        return_std : bool
+            Whether to return how far the members are apart too.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_classes)
+        y_std : ndarray of the same shape
+            If `return_std`: the members' standard deviation of the probability of that class, or of each label.
+        """
+        mean, *std = (as_numpy(a) for a in self._averaged(X, "predict", return_std))
+        labels = self._labels(mean)
+        if labels.ndim == 1:
+            std = [np.take_along_axis(a, mean.argmax(axis=1)[:, None], axis=1)[:, 0] for a in std]
+        found = [home_of(X).bring(a) for a in (labels, *std)]
+        return tuple(found) if return_std else found[0]
+
+    def predict_proba(self, X: Any, return_std: bool = False) -> Any:
+        """Probabilities of the classes: the members' mean.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        return_std : bool
+            Whether to return the members' standard deviation too.
+
+        Returns
+        -------
+        y_prob : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        y_std : ndarray of shape (n_samples, n_classes)
+            If `return_std`.
+        """
+        home = home_of(X)
+        found = [home.bring(a) for a in self._averaged(X, "predict_proba", return_std)]
+        return tuple(found) if return_std else found[0]
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """The logarithm of the mean probabilities.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_y_prob : ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`.
+        """
+        (mean,) = self._averaged(X, "predict_log_proba")
+        return home_of(X).bring(namespace(mean).log(mean))
+
+    def _values(self, a: Array) -> Array:
+        return self.estimators_[0]._of_classes(a, namespace(a))
+
+    def _labels(self, mean: NDArray[Any]) -> Any:
+        """The class of each row, or the 0/1 matrix of its labels."""
+        first = self.estimators_[0]
+        index = first._indices(mean)
+        return index if first._kind == "multilabel-indicator" else self.classes_[index]
+
+    def _keep_out_of_bag(self, mean: NDArray[Any], y: Any, seen: NDArray[np.bool_]) -> float:
+        self.oob_decision_function_ = mean
+        return float(accuracy_score(y[seen], self._labels(mean[seen]))) if seen.any() else float("nan")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[misc]
+    """A deep ensemble of regressors: networks of one shape that differ in their random numbers.
+
+    They are trained together and predict together, in one pass. Where its members disagree, they had little to
+    learn from. After Lakshminarayanan, Pritzel and Blundell, 2017.
+
+    Parameters
+    ----------
+    estimator : MLPRegressor or None
+        What the members are, but for their `random_state`; None means ``MLPRegressor()``.
+    n_estimators : int
+        How many.
+    bootstrap : bool
+        Draw rows with replacement for every member. How often a row was drawn multiplies its sample weight, so a
+        smaller `max_samples` makes members differ more, but not their training shorter.
+    max_samples : int, float or None
+        With `bootstrap`, how many rows a member draws, or what share of them; None means as many as there are.
+    oob_score : bool
+        With `bootstrap`, score the predictions that rows get from the members that did not draw them.
+    n_jobs : int or None
+        At most so many joblib tasks.
+    random_state : int, RandomState or None
+        Of the members' own, and of the rows that they draw. The first members of a larger ensemble are those of a
+        smaller one.
+    verbose : int
+    **network
+        Parameters of `MLPRegressor`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
+        ``estimator=MLPRegressor(hidden_layer_sizes=(64,))``.
+
+    Attributes
+    ----------
+    estimators_ : list of MLPRegressor
+        The members. Weights that are assigned to them count; those that are taken out of the list no longer do.
+    oob_score_ : float
+        R², over the rows that some member did not draw.
+    oob_prediction_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        Mean predictions by those members; NaN for rows that every member drew.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X has column names.
+    """
+
+    _member = MLPRegressor
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseMLPEnsemble._parameter_constraints,
+        "estimator": [MLPRegressor, None],
+    }
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict the members' mean.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        return_std : bool
+            Whether to return the members' standard deviation too.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+        y_std : ndarray of the same shape
+            If `return_std`.
+        """
+        home = home_of(X)
+        found = [home.bring(_column(a)) for a in self._averaged(X, "predict", return_std)]
+        return tuple(found) if return_std else found[0]
+
+    def _values(self, a: Array) -> Array:
+        return a
+
+    def _keep_out_of_bag(self, mean: NDArray[Any], y: Any, seen: NDArray[np.bool_]) -> float:
+        self.oob_prediction_ = _column(mean)
+        return float(r2_score(y[seen], self.oob_prediction_[seen])) if seen.any() else float("nan")
+
+
+def _column(a: Any) -> Any:
+    """(m,) where there is one output."""
+    return a[:, 0] if a.shape[1] == 1 else a

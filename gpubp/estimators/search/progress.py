@@ -1,0 +1,46 @@
+"""The progress of a search, on the terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+
+class Bar(AbstractContextManager["Bar"]):
+    """A bar that counts epochs of networks.
+
+    Parameters
+    ----------
+    show : bool or None
+        None where standard error is a terminal.
+    total : int
+        Epochs of all networks.
+    """
+
+    def __init__(self, show: bool | None, total: int) -> None:
+        self.show, self.total, self.done = sys.stderr.isatty() if show is None else show, total, 0
+        self.bar: Any = None
+
+    def __enter__(self) -> Bar:
+        if self.show:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("epochs of networks"), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task("", total=self.total)
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def advance(self, epochs: int) -> None:
+        """So many networks have had an epoch more."""
+        if self.bar is not None:
+            self.bar.advance(self.task, epochs)

@@ -1,0 +1,295 @@
+"""MLPSearchCV: scikit-learn's hyper-parameter search with the networks trained together."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import _fit_context, is_classifier
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
+from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures
+from sklearn.utils import indexable
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import _check_method_params
+
+from gpubp.errors import UsageError
+from gpubp.estimators.callbacks import FitCallbacks, GivenData
+from gpubp.estimators.search.candidates import CandidateFit, Split, candidate, trials, with_parameters
+from gpubp.estimators.search.halving import Planned, Rung, climb, epochs_in_all, halved, one_rung
+from gpubp.estimators.search.progress import Bar
+from gpubp.estimators.search.scoring import Outcome, Scoring, any_whole, interrupted, reasons, with_metrics
+from gpubp.estimators.stacked_fits import StackedFits
+
+
+class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
+    """Search for hyper-parameters by cross-validation, all networks trained together.
+
+    What scikit-learn's ``GridSearchCV`` and ``RandomizedSearchCV`` do, with their results; but every candidate on
+    every fold is a network in a stack of those that have the same shape. In a pipeline, the steps before the network
+    are fitted once for each fold and for each combination of their own parameters.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier, MLPRegressor, or Pipeline that ends in one
+    param_grid : dict or list of dict, optional
+        Names of parameters, each with the values to try; all combinations are tried.
+    param_distributions : dict or list of dict, optional
+        In place of `param_grid`: names of parameters, each with a list or a distribution that has ``rvs``;
+        `n_iter` combinations are drawn with `random_state`.
+    n_iter : int
+    cv : int, splitter, iterable of (train, test), or None
+        As in ``GridSearchCV``; group labels are given to `fit`.
+    scoring : str, callable, list, tuple, dict or None
+        One metric or several; None is the estimator's own.
+    refit : bool, str or callable
+        Whether the best candidate is fitted on all rows at the end; with several metrics, the one that tells which is
+        best; or a function of `cv_results_` that returns the best candidate's index.
+    n_jobs : int or None
+        So many joblib workers share the stacks; None is one, unless a ``joblib.parallel_config`` says otherwise.
+    error_score : "raise" or float
+        The score of a network that could not be trained, which is reported with the reason; the others go on.
+    return_train_score : bool
+    random_state : int, RandomState or None
+        Of `param_distributions`; the networks have their own.
+    verbose : int
+        1 says how many networks are trained in how many stacks.
+    progress : bool or None
+        Whether a bar is shown; None means on a terminal.
+    halving : bool
+        Successive halving: all candidates train for a few epochs, the best ``1/factor`` of them, by their mean score,
+        for `factor` times as many, and so on up to the estimator's ``max_iter``. Networks train on from where they
+        are. With several metrics, `refit` must name the one to go by.
+    factor : float
+    min_epochs : int or None
+        Of the first rung; None means as many as let fewer than `factor` candidates train to the end.
+
+    Attributes
+    ----------
+    cv_results_ : dict of arrays
+        As in ``GridSearchCV``. Where networks failed, "error" has the reasons. With halving there is a row for each
+        candidate on each rung, and "iter" and "n_epochs" say which.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows; not there with ``refit=False``.
+    best_params_ : dict
+    best_score_ : float
+        Its mean score over the folds.
+    best_index_ : int
+        Its place in `cv_results_`; with halving, of the best on the last rung.
+    scorer_ : callable or dict
+    n_splits_ : int
+    refit_time_ : float
+        Seconds.
+    multimetric_ : bool
+    classes_, n_features_in_, feature_names_in_
+        Those of `best_estimator_`, where it has them.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **{name: of for name, of in BaseSearchCV._parameter_constraints.items() if name != "pre_dispatch"},
+        "param_grid": [dict, list, None],
+        "param_distributions": [dict, list, None],
+        "n_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+        "progress": ["boolean", None],
+        "halving": ["boolean"],
+        "factor": [Interval(Real, 1, None, closed="neither")],
+        "min_epochs": [Interval(Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        estimator: Any,
+        param_grid: Any = None,
+        *,
+        param_distributions: Any = None,
+        n_iter: int = 10,
+        cv: Any = 5,
+        scoring: Any = None,
+        refit: Any = True,
+        n_jobs: int | None = None,
+        error_score: Any = np.nan,
+        return_train_score: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+        progress: bool | None = None,
+        halving: bool = False,
+        factor: float = 3,
+        min_epochs: int | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.param_grid = param_grid
+        self.param_distributions = param_distributions
+        self.n_iter = n_iter
+        self.cv = cv
+        self.scoring = scoring
+        self.refit = refit
+        self.n_jobs = n_jobs
+        self.error_score = error_score
+        self.return_train_score = return_train_score
+        self.random_state = random_state
+        self.verbose = verbose
+        self.progress = progress
+        self.halving = halving
+        self.factor = factor
+        self.min_epochs = min_epochs
+
+    @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any = None, **params: Any) -> MLPSearchCV:
+        """Train and score all candidates on all folds, and the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        **params : dict
+            What ``GridSearchCV.fit`` takes: ``sample_weight`` (to a pipeline, with its step's prefix), ``groups`` of
+            the splitter and, with metadata routing, whatever splitter, scorers and steps ask for.
+
+        Returns
+        -------
+        self
+        """
+        scorer, metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)
+        weight = params.get("sample_weight")
+        given = GivenData(X=X, y=y, metadata=None if weight is None else {"sample_weight": weight})
+        tasks = FitCallbacks(self, given, 2, _not_fitted)
+        tasks.begin()
+        parameters = self._parameters()
+        candidates = [candidate(self.estimator, chosen) for chosen in parameters]
+        folds = self._folds(X, y, routed.splitter.split)
+        if not (candidates and folds):
+            raise UsageError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
+        plan = halved(candidates, self.factor, self.min_epochs) if self.halving else one_rung(candidates)
+        self._say(plan)
+        scoring = Scoring(scorer, X, y, routed.scorer.score, self.error_score, self.return_train_score)
+        rungs = self._trained(plan, trials(candidates, folds, X, y, routed.estimator.fit), scoring)
+        outcomes = with_metrics([outcome for rung in rungs for outcome in rung.outcomes])
+        self.cv_results_ = self._results(parameters, rungs, outcomes)
+        if lost := interrupted(outcomes):
+            if not any_whole(outcomes, self.n_splits_):
+                raise KeyboardInterrupt
+            warnings.warn(
+                f"interrupted: {lost} of {len(candidates) * len(folds)} networks are not finished", stacklevel=2
+            )
+        self._choose(metric, outcomes[0]["test_scores"])
+        self.scorer_ = scorer._scorers if isinstance(scorer, _MultimetricScorer) else scorer
+        tasks.end()
+        if self.refit:
+            tasks.begin()
+            self._refit(X, y, routed.estimator.fit, tasks)
+            tasks.end()
+        tasks.finish()
+        return self
+
+    # -- what is trained -------------------------------------------------------------------------------
+
+    def _parameters(self) -> list[dict[str, Any]]:
+        """Those of every candidate."""
+        if (self.param_grid is None) == (self.param_distributions is None):
+            raise UsageError("give MLPSearchCV either param_grid or param_distributions")
+        if self.param_grid is not None:
+            return list(ParameterGrid(self.param_grid))
+        return list(ParameterSampler(self.param_distributions, self.n_iter, random_state=self.random_state))
+
+    def _folds(self, X: Any, y: Any, params: Mapping[str, Any]) -> list[Split]:
+        cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        self.n_splits_ = cv.get_n_splits(X, y, **params)
+        folds = [Split(_places(train), _places(test)) for train, test in cv.split(X, y, **params)]
+        if len(folds) != self.n_splits_:
+            raise UsageError(
+                f"cv.split and cv.get_n_splits return inconsistent results. Expected {self.n_splits_} splits, "
+                f"got {len(folds)}"
+            )
+        return folds
+
+    def _say(self, plan: Sequence[Planned]) -> None:
+        if self.verbose:
+            rungs = ", then ".join(f"{rung.candidates} candidates for {rung.epochs} epochs" for rung in plan)
+            print(f"{self.n_splits_} folds of {rungs}")
+
+    def _trained(self, plan: Sequence[Planned], todo: Sequence[CandidateFit], scoring: Scoring) -> list[Rung]:
+        """Train the networks, and score them."""
+        failed = [trial.member.error for trial in todo if trial.member.error is not None]
+        if failed and self.error_score == "raise":
+            raise failed[0]
+        members = [trial.member for trial in todo if trial.member.error is None]
+        with Bar(self.progress, epochs_in_all(plan) * self.n_splits_) as bar:
+            trainees = StackedFits(members, self.n_jobs, self.verbose, bar.advance)
+            return climb(plan, todo, trainees, scoring.outcomes, self._means)
+
+    # -- what came of it -------------------------------------------------------------------------------
+
+    def _means(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+        """The score of each candidate by which halving goes: the mean over folds."""
+        scores = [outcome["test_scores"] for outcome in outcomes]
+        if isinstance(scores[0], dict):
+            if not isinstance(self.refit, str):
+                raise UsageError(f"halving goes by one of {', '.join(scores[0])}; name it as refit")
+            scores = [several[self.refit] for several in scores]
+        means: NDArray[np.float64] = np.reshape(scores, (-1, self.n_splits_)).mean(axis=1)
+        return means
+
+    def _results(
+        self, parameters: Sequence[dict[str, Any]], rungs: Sequence[Rung], outcomes: list[Outcome]
+    ) -> dict[str, Any]:
+        _warn_or_raise_about_fit_failures(outcomes, self.error_score)
+        more: dict[str, Any] = {}
+        if self.halving:
+            more["iter"] = [number for number, rung in enumerate(rungs) for _ in rung.candidates]
+            more["n_epochs"] = [rung.epochs for rung in rungs for _ in rung.candidates]
+        if any(outcome["reason"] for outcome in outcomes):
+            more["error"] = reasons(outcomes, self.n_splits_)
+        rows = [parameters[number] for rung in rungs for number in rung.candidates]
+        return self._format_results(rows, self.n_splits_, outcomes, more)  # type: ignore[no-any-return]
+
+    def _choose(self, metric: str, scores: Any) -> None:
+        """The best candidate, by a metric; `scores` are those of some network."""
+        results = self.cv_results_
+        self.multimetric_ = isinstance(scores, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(scores)
+            metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+
+    @staticmethod
+    def _select_best_index(refit: Any, refit_metric: str, results: Mapping[str, Any]) -> int:
+        """As ever; with halving, of the best on the last rung that anyone reached."""
+        if callable(refit) or "iter" not in results:
+            return BaseSearchCV._select_best_index(refit, refit_metric, results)  # type: ignore[no-any-return]
+        rung = np.where(np.isnan(results[f"mean_test_{refit_metric}"]), -1, results["iter"])
+        last = np.flatnonzero(rung == rung.max())
+        return int(last[results[f"rank_test_{refit_metric}"][last].argmin()])
+
+    def _refit(self, X: Any, y: Any, params: Mapping[str, Any], tasks: FitCallbacks) -> None:
+        self.best_estimator_ = best = with_parameters(self.estimator, self.best_params_)
+        start = time.time()
+        with nullcontext() if tasks.task is None else tasks.task.propagate_callback_context(best):
+            best.fit(X, y, **params)
+        self.refit_time_ = time.time() - start
+        if hasattr(best, "feature_names_in_"):
+            self.feature_names_in_ = best.feature_names_in_
+
+
+def _not_fitted() -> Any:
+    """What a search could predict with before its end: nothing."""
+
+
+def _places(rows: Any) -> NDArray[np.intp]:
+    """Rows, which a splitter may give as a mask."""
+    found = np.asarray(rows)
+    return np.flatnonzero(found) if found.dtype == np.bool_ else found

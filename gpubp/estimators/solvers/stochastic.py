@@ -1,0 +1,266 @@
+"""Training by a stochastic solver: scikit-learn's rules of what is watched, and when a training ends."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from gpubp._typing import Array
+from gpubp.backends import Backend
+from gpubp.errors import DivergenceError
+from gpubp.estimators import numerics
+from gpubp.estimators.callbacks import FitCallbacks
+from gpubp.estimators.data import Subset
+from gpubp.network import MLP
+from gpubp.optimizers import Optimizer, adamw
+from gpubp.schedules import Progress, Schedule, get_schedule
+
+NON_FINITE = (
+    "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
+)
+SCHEDULES_OF_SGD = ("constant", "invscaling", "adaptive")
+SMALLEST_RATE = 1e-6  # an adaptive learning rate ends the training here
+
+
+class StochasticSolver:
+    """What a solver remembers from one call of fit or partial_fit to the next.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Of the next epoch, before a schedule's factor.
+    steps : int
+        Training steps taken.
+    updates : (1,) int64
+    slots : tuple of (1, P) arrays
+        As in `OptimizerState`.
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = learning_rate
+        self.steps = 0
+        self.updates: Array = None
+        self.slots: tuple[Array, ...] = ()
+        self.backend: Backend | None = None
+
+    def fits(self, rule: Optimizer, net: MLP) -> bool:
+        """Whether the moments are those of such a rule and network."""
+        return len(self.slots) == len(rule.slots) and all(slot.shape[1:] == net.theta.shape[1:] for slot in self.slots)
+
+    def on(self, backend: Backend) -> tuple[Array, tuple[Array, ...]]:
+        """`updates` and `slots` where the network lies."""
+        if self.backend is not backend:
+            self.updates, *slots = (backend.from_host(np.array(array)) for array in self._on_the_host())
+            self.slots, self.backend = tuple(slots), backend
+        return self.updates, self.slots
+
+    def __getstate__(self) -> dict[str, Any]:
+        updates, *slots = self._on_the_host()
+        return {**self.__dict__, "updates": updates, "slots": tuple(slots), "backend": None}
+
+    def _on_the_host(self) -> list[Any]:
+        arrays = [self.updates, *self.slots]
+        return arrays if self.backend is None else [self.backend.to_host(array) for array in arrays]
+
+
+def rule_and_options(est: Any) -> tuple[Optimizer, dict[str, float]]:
+    """The update rule that the estimator's parameters name, and its options."""
+    if est.solver == "sgd":
+        rule = numerics.nesterov() if est.nesterovs_momentum else numerics.momentum()
+        return rule, {"momentum": est.momentum}
+    rule = numerics.adam() if est.solver == "adam" else adamw()
+    return rule, {"beta1": est.beta_1, "beta2": est.beta_2, "eps": est.epsilon}
+
+
+class StochasticFit:
+    """One estimator's side of a training: its orders and rates, what it watches, and when it ends.
+
+    Parameters
+    ----------
+    est : BaseMLP
+    solver : StochasticSolver
+    train : Subset
+    validation : Subset or None
+        Scored after each epoch where ``est.early_stopping``; its loss is recorded where the user gave it.
+    tasks : FitCallbacks
+        The estimator's callbacks.
+    incremental : bool
+        One epoch.
+
+    Attributes
+    ----------
+    ended : bool
+    error : Exception or None
+        Why, where it could not go on.
+    best_theta, last_theta : (P,) array or None
+        The weights of the best validation score, with early stopping, and those to go on from.
+    """
+
+    def __init__(
+        self,
+        est: Any,
+        solver: StochasticSolver,
+        train: Subset,
+        validation: Subset | None,
+        tasks: FitCallbacks,
+        incremental: bool,
+    ) -> None:
+        self.est, self.solver, self.train, self.validation = est, solver, train, validation
+        self.tasks, self.incremental = tasks, incremental
+        self.rule, self.options = rule_and_options(est)
+        self.weight_decay = est.weight_decay or self.rule.weight_decay
+        self.monitored = est.loss_curve_ if validation is None or not validation.given else est.validation_loss_curve_
+        self.m, self.places = len(train.rows), np.arange(len(train.rows))
+        # A schedule begins anew with every fit, and goes on over the calls of partial_fit.
+        self.begun, self.seen = (0, 0) if incremental else (solver.steps, len(self.monitored))
+        self.batch_size = _batch_size(est.batch_size, self.m)
+        self.steps_per_epoch = -(-self.m // self.batch_size)
+        self.schedule = _schedule(est.learning_rate)
+        self.epochs = 1 if incremental else est.max_iter
+        self.ended = False
+        self.error: Exception | None = None
+        self.best_theta: Array = None
+        self.last_theta: Array = None
+        est.n_iter_ = 0
+
+    def next_epoch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows of the data set in an order from the estimator's random numbers, and the rate of each step."""
+        est, first = self.est, self.solver.steps
+        if est.shuffle:
+            places = np.arange(self.m)
+            est._random_state.shuffle(places)
+            self.places = self.places[places]
+        steps = np.arange(first, first + self.steps_per_epoch) - self.begun
+        total = max(est.max_iter * self.steps_per_epoch, int(steps[-1]) + 1)
+        progress = Progress(steps, self.steps_per_epoch, total, tuple(self.monitored[self.seen :]))
+        rows = self.train.rows if self.steps_per_epoch == 1 else self.train.rows[self.places]  # one batch has no order
+        return rows, self.solver.learning_rate * self.schedule.factor(progress)
+
+    def watch(
+        self,
+        totals: NDArray[np.float64],
+        normalizer: NDArray[np.float64],
+        error: DivergenceError | None,
+        validation_loss: float | None,
+        outputs: NDArray[Any] | None,
+        theta: Array,
+    ) -> None:
+        """Look at what came of an epoch, and decide whether it was the last.
+
+        Parameters
+        ----------
+        totals, normalizer : (steps,) float64
+            The loss of each batch with its penalty, and what it is multiplied by.
+        error : DivergenceError or None
+        validation_loss : float or None
+            On data that the user gave for validation.
+        outputs : (n, n_L) array or None
+            For the rows of validation, with early stopping.
+        theta : (P,) array
+            The parameters, to be copied where they are the best.
+        """
+        est = self.est
+        self.solver.steps += self.steps_per_epoch
+        est.n_iter_ += 1
+        est.t_ += self.m
+        est.loss_ = float("nan") if error else self._loss(totals, normalizer)
+        est.loss_curve_.append(est.loss_)
+        if est.verbose:
+            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+        if validation_loss is not None:
+            est.validation_loss_curve_.append(float("nan") if error else validation_loss)
+        if est.early_stopping:
+            self._score(None if error else outputs)
+        if error is not None:
+            self.ended = True
+            self._diverged(error)
+            if self.error is not None:
+                return
+        else:
+            self._count_no_improvement(theta)
+            if est.solver == "sgd" and est.learning_rate == "invscaling":
+                self.solver.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
+            self.ended = est._no_improvement_count > est.n_iter_no_change and self._ends()
+        self.ended = self.tasks.end() or self.ended  # callbacks hear of the last one too
+        if not self.ended and est.n_iter_ == self.epochs:
+            self.ended = True
+            if not self.incremental:
+                warnings.warn(
+                    f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization "
+                    f"hasn't converged yet.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+
+    def _loss(self, totals: NDArray[np.float64], normalizer: NDArray[np.float64]) -> float:
+        """Mean over batches, by their rows, of a batch's loss with its penalty, both divided by its weight."""
+        rows = np.full(self.steps_per_epoch, self.batch_size)
+        rows[-1] = self.m - self.batch_size * (self.steps_per_epoch - 1)
+        return float((totals * normalizer) @ rows / self.m)
+
+    def _score(self, outputs: NDArray[Any] | None) -> None:
+        est = self.est
+        score = float("nan") if outputs is None else float(est._score_of(outputs, self.validation))
+        est.validation_scores_.append(score)
+        if est.verbose:
+            print(f"Validation score: {score:f}")
+
+    def _count_no_improvement(self, theta: Array) -> None:
+        """By the validation score where there is early stopping, by the training loss otherwise."""
+        est = self.est
+        if est.early_stopping:
+            score = est.validation_scores_[-1]
+            worse = score < est.best_validation_score_ + est.tol
+            if score > est.best_validation_score_:
+                est.best_validation_score_ = score
+                self.best_theta = theta.copy()
+        else:
+            worse = est.loss_ > est.best_loss_ - est.tol
+            est.best_loss_ = min(est.best_loss_, est.loss_)
+        est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
+
+    def _ends(self) -> bool:
+        """Whether no improvement for so long ends the training; an adaptive learning rate is lowered first."""
+        est, solver = self.est, self.solver
+        watched = "Validation score" if est.early_stopping else "Training loss"
+        said = f"{watched} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
+        adaptive = est.solver == "sgd" and est.learning_rate == "adaptive"
+        ends = not adaptive or solver.learning_rate <= SMALLEST_RATE
+        if ends:
+            said += " Learning rate too small. Stopping." if adaptive else " Stopping."
+        else:
+            solver.learning_rate /= 5.0
+            said += f" Setting learning rate to {solver.learning_rate:f}"
+            est._no_improvement_count = 0
+        if est.verbose:
+            print(said)
+        return ends
+
+    def _diverged(self, found: DivergenceError) -> None:
+        """An error; with early stopping only a warning, since there are best weights to return to."""
+        if self.est.early_stopping:
+            said = f"{found} The weights of the best validation score are kept."
+            warnings.warn(said, ConvergenceWarning, stacklevel=2)
+            return
+        self.error = ValueError(f"{NON_FINITE} {found}")
+        self.error.__cause__ = found
+
+
+def _batch_size(batch_size: Any, m: int) -> int:
+    if batch_size == "auto":
+        return min(200, m)
+    if batch_size > m:
+        warnings.warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
+        )
+    return min(int(batch_size), m)
+
+
+def _schedule(learning_rate: Any) -> Schedule:
+    """gpubp's, for any solver; scikit-learn's three are rules of solver "sgd", watched after each epoch."""
+    plain = isinstance(learning_rate, str) and learning_rate in SCHEDULES_OF_SGD
+    return get_schedule(None if plain else learning_rate)

@@ -1,0 +1,5 @@
+"""Training: the epoch loop, the step of a stack, what the host draws up for it, and what it leaves behind."""
+
+from gpubp.training.loop import Callback, train
+
+__all__ = ["Callback", "train"]

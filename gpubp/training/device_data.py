@@ -1,0 +1,113 @@
+"""Where the rows of a training lie: all of them on the device, or as many at a time as there is room for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.backends import Backend
+
+_DENSE = 1 << 26  # bytes of a sparse matrix's rows that are made dense at a time
+
+
+class SparseRows:
+    """A sparse matrix in CSR form, of which the rows that are asked for are made dense.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse matrix or array
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix.tocsr()
+        self.shape, self.dtype = self.matrix.shape, self.matrix.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        dense: NDArray[Any] = self.matrix[rows].toarray()
+        return dense
+
+    def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
+        """The same in another type; made in that type as they become dense otherwise."""
+        return SparseRows(self.matrix.astype(dtype, copy=copy))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, dense."""
+        return int(np.prod(self.shape, dtype=np.int64)) * int(self.dtype.itemsize)
+
+
+class DeviceData:
+    """The data set as `Backend.gather` reads it.
+
+    Where it does not fit on the device, an epoch is cut into segments of whole batches. The host puts a
+    segment's rows in the order in which they will be seen and copies them; gather then takes them one after
+    the other, so a step is the same function in either case.
+
+    Parameters
+    ----------
+    backend : Backend
+    host : tuple of arrays, SparseRows or None
+        X (m, n_0), y (m,) or (m, n_L), and the sample weights (K or 1, m).
+    batch_size : int
+    orders : int
+        1 where all networks see the rows in the same order, else K.
+    room : float
+        Bytes of the device that the data may take.
+
+    Attributes
+    ----------
+    device : tuple of arrays or None
+        What gather reads, (K or 1, m, …).
+    segment : int
+        Rows per order that are on the device at a time; more than there are where all are.
+    """
+
+    def __init__(self, backend: Backend, host: tuple[Any, ...], batch_size: int, orders: int, room: float) -> None:
+        self.backend, self.host = backend, host
+        given = [array for array in host if array is not None]
+        m, size = len(host[0]), sum(x.nbytes for x in given if isinstance(x, (np.ndarray, SparseRows)))
+        if any(isinstance(array, SparseRows) for array in given):
+            room = min(room, _DENSE)
+        self.resident = size <= room
+        self.device: tuple[Any, ...]
+        if self.resident:
+            self.segment = sys.maxsize
+            X, y, weight = host
+            X = X[:] if isinstance(X, SparseRows) else X
+            own = None if weight is None else backend.from_host(weight.copy())  # networks move up in it
+            self.device = backend.from_host(X)[None], backend.from_host(y)[None], own
+        else:
+            # A segment is there twice while it is copied.
+            self.segment = batch_size * max(1, int(room / 2 / (size / m * batch_size * orders)))
+            kinds = [None if rows is None else backend.from_host(rows[:1]) for rows in self._sources(0)]
+            self.device = tuple(
+                None if k is None else backend.empty((1, orders * self.segment, *k.shape[1:]), k.dtype) for k in kinds
+            )
+
+    def positions(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the rows of an epoch's order (K or 1, m) lie in `device`, each in its segment."""
+        if self.resident:
+            return order
+        orders, m = order.shape
+        return np.arange(m) % self.segment + self.segment * np.arange(orders)[:, None]
+
+    def load(self, order: NDArray[np.int64], start: int, networks: NDArray[np.intp]) -> None:
+        """Copy the segment that begins at row `start` of the order of these networks."""
+        if self.resident:
+            return
+        for place, rows in enumerate(order[:, start : start + self.segment]):
+            first = place * self.segment
+            for source, out in zip(self._sources(int(networks[place])), self.device, strict=True):
+                if source is not None and out is not None:
+                    out[0, first : first + len(rows)] = self.backend.from_host(source[rows])
+
+    def _sources(self, k: int) -> tuple[Any, ...]:
+        """X, y and the weights of network k."""
+        X, y, weight = self.host
+        return X, y, weight if weight is None else weight[k if len(weight) > 1 else 0]

@@ -1,0 +1,88 @@
+"""Networks of a stack that differ in how many rows they have: which of them take a step together, and views of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp._typing import Array
+from gpubp.optimizers import Optimizer
+from gpubp.stack import neighbours
+
+
+class Run(NamedTuple):
+    """Steps `first`, first + 1, … of an epoch, in which neighbours in the stack have the same number of rows."""
+
+    networks: slice
+    rows: int
+    first: int
+    steps: int
+
+
+def runs(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int] = ()) -> list[Run]:
+    """The steps of an epoch in their order.
+
+    Where all networks have full batches they step together; a last, smaller batch is taken by those neighbours
+    for which it has the same size. So it pays to have networks with equally many rows side by side.
+
+    Parameters
+    ----------
+    counts : (K,) int
+        Rows of each network.
+    batch_size : int
+    borders : iterable of int
+        Steps that no run reaches across.
+    """
+    full, last = counts // batch_size, -(-counts // batch_size)
+    steps = sorted({0, *full.tolist(), *last.tolist(), *(b for b in borders if b < last.max())})
+    found = []
+    for first, end in pairwise(steps):
+        rows = np.clip(counts - first * batch_size, 0, batch_size)
+        found += [Run(networks, size, first, end - first) for networks, size in neighbours(rows) if size]
+    return found
+
+
+def each_array(value: Any, then: Callable[[Array], Array], known: dict[int, Any] | None = None) -> Any:
+    """The same records with ``then(array)`` in place of every array; an array that stands twice stays one."""
+    known = {} if known is None else known
+    if value is None or isinstance(value, (bool, int, float, str, Optimizer)):
+        return value
+    if id(value) in known:
+        return known[id(value)]
+    if isinstance(value, dict):
+        found: Any = {name: each_array(x, then, known) for name, x in value.items()}
+    elif isinstance(value, (list, tuple)):
+        found = type(value)(each_array(x, then, known) for x in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        found = type(value)(**{name: each_array(x, then, known) for name, x in given.items()})
+    elif hasattr(value, "ndim"):
+        found = then(value)
+    else:
+        found = value
+    known[id(value)] = found
+    return found
+
+
+def part(value: Any, networks: slice) -> Any:
+    """The part of some networks of a record of arrays (K or 1, …): views, nothing is copied."""
+    return each_array(value, lambda array: array if len(array) == 1 else array[networks])
+
+
+def moved_up(value: Any, kept: NDArray[np.intp]) -> Any:
+    """A record of arrays (K or 1, …) of which only the networks `kept` remain, in their own memory."""
+
+    def move(array: Array) -> Array:
+        if len(array) == 1:
+            return array
+        for place, k in enumerate(kept.tolist()):
+            if place != k:
+                array[place] = array[k]
+        return array[: len(kept)]
+
+    return each_array(value, move)

@@ -1,0 +1,649 @@
+"""The driver of a real device: against stand-ins for CuPy and cuBLASLt, and, where there is a device, on it."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubp.backends.cuda import gemm
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.cupy_driver import CupyDriver
+from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec, OutOfDeviceMemoryError, epilogue_supported
+from gpubp.backends.cuda.gemm_table import GemmTable, configuration, read_table
+from gpubp.backends.cuda.probe import probe
+from gpubp.backends.notices import say_once
+from gpubp.errors import DeviceError
+from support import cuda_stubs
+from support.cuda_stubs import CompileException, CublasLtStub, CUDARuntimeError, CupyStub, OutOfMemoryError, configured
+
+WITH_EVERY_TRANSPOSE = list(itertools.product([False, True], repeat=2))
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """A kernel's source."""
+
+    name: str = "scale"
+    text: str = (
+        'extern "C" __global__ void scale(float* x, float c, int n) { if (threadIdx.x < n) x[threadIdx.x] *= c; }'
+    )
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> CupyStub:
+    stub = CupyStub()
+    cuda_stubs.install(monkeypatch, stub, CublasLtStub())
+    return stub
+
+
+@pytest.fixture
+def lt(cupy: CupyStub) -> Any:
+    from nvmath.bindings import cublasLt
+
+    return cublasLt
+
+
+@pytest.fixture
+def table(cupy: CupyStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GemmTable:
+    """The user's for the device, in which nothing is; its folder is there."""
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    say_once.cache_clear()
+    empty = read_table("GPU X", 4, 130100)
+    empty.path.parent.mkdir(parents=True)
+    return empty
+
+
+@pytest.fixture
+def no_nvmath(monkeypatch: pytest.MonkeyPatch) -> CupyStub:
+    stub = CupyStub()
+    cuda_stubs.install(monkeypatch, stub, None)
+    say_once.cache_clear()
+    return stub
+
+
+def make_driver() -> CupyDriver:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "nvmath-python")
+        return CupyDriver()
+
+
+def dtype_of(name: str) -> Any:
+    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16) if name == "bfloat16" else np.dtype(name)
+
+
+@dataclass
+class Product:
+    """Operands for a spec, on the host, with gaps between networks, and what must come out."""
+
+    spec: GemmSpec
+    a: Any
+    b: Any
+    bias: Any
+    expected: Any
+
+
+def product(spec: GemmSpec, seed: int = 0) -> Product:
+    """Small whole numbers, of which every type here holds sums exactly."""
+    rng = np.random.default_rng(seed)
+
+    def operand(rows: int, columns: int, transpose: bool, stride: int) -> tuple[Any, Any]:
+        shape = (columns, rows) if transpose else (rows, columns)
+        flat = rng.integers(-2, 3, (spec.networks - 1) * stride + rows * columns).astype(float)
+        matrices = np.stack([flat[k * stride :][: rows * columns].reshape(shape) for k in range(spec.networks)])
+        return flat.astype(dtype_of(spec.in_type)), matrices.swapaxes(1, 2) if transpose else matrices
+
+    a, op_a = operand(spec.m, spec.k, spec.transpose_a, spec.a_stride)
+    b, op_b = operand(spec.k, spec.n, spec.transpose_b, spec.b_stride)
+    bias = rng.integers(-3, 4, (spec.networks - 1) * spec.bias_stride + spec.n).astype(float)
+    expected = op_a @ op_b
+    if spec.epilogue != "none":
+        expected += np.stack([bias[k * spec.bias_stride :][None, : spec.n] for k in range(spec.networks)])
+    if spec.epilogue == "relu_bias":
+        expected = np.maximum(expected, 0)
+    return Product(spec, a, b, bias.astype(dtype_of(spec.out_type)), expected)
+
+
+def run(driver: CupyDriver, of: Product) -> tuple[Any, Any]:
+    """What the driver makes of it, (K, m, n), and what it wrote into the gaps between networks."""
+    spec = of.spec
+    size = spec.m * spec.n
+    canary = np.full((spec.networks - 1) * spec.out_stride + size, 77.0).astype(dtype_of(spec.out_type))
+    out = driver.to_device(canary)
+    bias = None if spec.epilogue == "none" else driver.to_device(of.bias)
+    driver.gemm(spec)(driver.to_device(of.a), driver.to_device(of.b), out, bias)
+    flat = np.asarray(driver.to_host(out), float)
+    places = np.arange(spec.networks)[:, None] * spec.out_stride + np.arange(size)
+    return flat[places].reshape(-1, spec.m, spec.n), np.delete(flat, places.ravel())
+
+
+def spec_of(
+    networks: int = 1,
+    transpose: tuple[bool, bool] = (False, False),
+    types: tuple[str, str] = ("float32", "float32"),
+    shared: str = "",
+    **named: Any,
+) -> GemmSpec:
+    m, n, k = 3, 4, 6
+    strides = {"a_stride": m * k + 2, "b_stride": k * n + 6, "out_stride": m * n + 1, "bias_stride": n + 3}
+    strides |= dict.fromkeys((f"{name}_stride" for name in shared.split()), 0)
+    compute = "float64" if types[0] == "float64" else "float32"
+    return replace(GemmSpec(networks, m, n, k, *transpose, 0, 0, 0, *types, compute), **strides, **named)
+
+
+# -- products ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transpose", WITH_EVERY_TRANSPOSE)
+@pytest.mark.parametrize(("networks", "shared"), [(1, ""), (5, ""), (5, "a"), (5, "b bias"), (1, "a b out bias")])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_products_through_cublaslt(
+    cupy: CupyStub, transpose: tuple[bool, bool], networks: int, shared: str, epilogue: str
+) -> None:
+    of = product(spec_of(networks, transpose, shared=shared, epilogue=epilogue))
+    result, gaps = run(CupyDriver(), of)
+    np.testing.assert_array_equal(result, of.expected)
+    assert (gaps == 77).all()
+
+
+@pytest.mark.parametrize("transpose", WITH_EVERY_TRANSPOSE)
+@pytest.mark.parametrize(("networks", "shared"), [(1, ""), (5, "a")])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("types", [("float32", "float32"), ("bfloat16", "float32"), ("float16", "float16")])
+def test_products_without_nvmath(
+    no_nvmath: CupyStub,
+    transpose: tuple[bool, bool],
+    networks: int,
+    shared: str,
+    epilogue: str,
+    types: tuple[str, str],
+) -> None:
+    of = product(spec_of(networks, transpose, types, shared, epilogue=epilogue))
+    result, gaps = run(make_driver(), of)
+    np.testing.assert_array_equal(result, of.expected)
+    assert (gaps == 77).all()
+
+
+@pytest.mark.parametrize("types", TYPES)
+def test_every_type_has_its_compute_type(cupy: CupyStub, lt: Any, types: tuple[str, str]) -> None:
+    of = product(spec_of(2, types=types, epilogue="relu_bias"))
+    np.testing.assert_array_equal(run(CupyDriver(), of)[0], of.expected)
+    codes = {"float64": (70, 1)}
+    assert (lt.products[0]["compute"], lt.products[0]["scale"]) == codes.get(types[0], (68, 0))
+
+
+def test_tf32(cupy: CupyStub, lt: Any) -> None:
+    run(CupyDriver(), product(spec_of(compute="tf32")))
+    assert (lt.products[0]["compute"], lt.products[0]["scale"]) == (77, 0)
+
+
+@pytest.mark.parametrize(("compute", "code"), [("float32", 1), ("tf32", 7)])
+def test_tf32_without_nvmath(no_nvmath: CupyStub, compute: str, code: int) -> None:
+    """CuPy's compute type is the user's own, so it is put back, after a failure too."""
+    driver, of = make_driver(), product(spec_of(compute=compute))
+    run(driver, of)
+    assert no_nvmath.compute_types == [code]
+    no_nvmath.faults["matmul"] = CUDARuntimeError("cudaErrorLaunchFailure")
+    with pytest.raises(DeviceError, match="GPU X, product of 1 x"):
+        run(driver, of)
+    assert no_nvmath.compute_type == 99
+
+
+def test_what_cublaslt_may_choose_from(cupy: CupyStub, lt: Any) -> None:
+    run(CupyDriver(), product(spec_of(5)))
+    (asked,) = lt.asked
+    assert asked["REDUCTION_SCHEME_MASK"] == lt.ReductionScheme.COMPUTE_TYPE
+    assert not asked["REDUCTION_SCHEME_MASK"] & lt.ReductionScheme.INPLACE
+    assert asked["MAX_WORKSPACE_BYTES"] == 32 << 20
+
+
+@pytest.mark.parametrize(("capability", "size"), [((7, 5), 4), ((8, 9), 4), ((9, 0), 32), ((10, 0), 32), ((12, 0), 32)])
+def test_the_workspace_is_fixed(capability: tuple[int, int], size: int) -> None:
+    assert gemm.workspace_size(capability) == size << 20
+
+
+def test_one_workspace_serves_all_products(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    before = cupy.log.count("allocation")
+    for transpose in WITH_EVERY_TRANSPOSE:
+        assert driver.gemm(spec_of(2, transpose)) is driver.gemm(spec_of(2, transpose))
+    assert cupy.log.count("allocation") == before == 1
+
+
+def test_alignment_is_that_of_the_operands(cupy: CupyStub, lt: Any) -> None:
+    """And an algorithm is chosen once for each way in which operands lie."""
+    prepared = CupyDriver().gemm(spec_of(1, epilogue="bias"))
+    a, b, out, bias = (cuda_stubs.zeros((64,), np.float32, offset) for offset in (8, 512, 64, 4))
+    prepared(a, b, out, bias)
+    prepared(a, b, out, bias)
+    names = ("A", "B", "C", "D")
+    assert [[asked[f"MIN_ALIGNMENT_{name}_BYTES"] for name in names] for asked in lt.asked] == [[256, 8, 64, 64]]
+    assert lt.asked[0]["BIAS_POINTER"] == bias.ctypes.data
+    prepared(a, b, out, cuda_stubs.zeros((64,), np.float32, 8))
+    prepared(b, b, out, bias)
+    assert len(lt.asked) == 3
+    stacked = CupyDriver().gemm(spec_of(2))  # the second network's matrices start 20, 30 and 13 elements later
+    stacked(*(cuda_stubs.zeros((64,), np.float32) for _ in range(3)))
+    assert [lt.asked[3][f"MIN_ALIGNMENT_{name}_BYTES"] for name in names] == [8, 16, 4, 4]
+
+
+@pytest.mark.parametrize("refusal", ["none", 15])
+def test_no_algorithm(cupy: CupyStub, lt: Any, refusal: str | int) -> None:
+    driver, spec = CupyDriver(), spec_of(types=("bfloat16", "bfloat16"), transpose=(True, False))
+    lt.refusal = refusal
+    with pytest.raises(DeviceError, match="no algorithm") as caught:
+        run(driver, product(spec))
+    for part in ("3 x 6 transposed", "6 x 4", "bfloat16 to bfloat16", "GPU X", "use another precision"):
+        assert part in str(caught.value)
+    assert not any("MAX_WORKSPACE_BYTES" in descriptor for descriptor in lt.live.values())
+    lt.refusal = ""
+    run(driver, product(spec))
+
+
+def test_another_failure_of_the_choice_is_not_taken_for_a_refusal(cupy: CupyStub, lt: Any) -> None:
+    driver = CupyDriver()
+    lt.refusal = 1
+    with pytest.raises(DeviceError, match="CUBLAS_STATUS_1"):
+        run(driver, product(spec_of()))
+
+
+def test_descriptors_go_with_their_product(cupy: CupyStub, lt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = CupyDriver()
+    run(driver, product(spec_of(epilogue="bias")))
+    assert len(lt.live) == 4
+    driver._gemms.clear()
+    gc.collect()
+    assert not lt.live
+
+    def fails(*arguments: Any) -> int:
+        raise cuda_stubs.cuBLASLtError(3)
+
+    monkeypatch.setattr(lt, "matrix_layout_create", fails)
+    with pytest.raises(DeviceError, match="CUBLAS_STATUS_3") as caught:
+        driver.gemm(spec_of())
+    del caught
+    gc.collect()
+    assert not lt.live
+
+
+# -- the user's table ------------------------------------------------------------------------------------
+
+
+def test_a_table_chooses_among_what_cublaslt_proposes(cupy: CupyStub, lt: Any, table: GemmTable) -> None:
+    lt.algorithms = [configured(1), configured(2, 5), configured(2, 6), configured(3, 0, 2, 1)]
+    kinds = {name: spec_of(epilogue=name) for name in EPILOGUES}
+    wanted = {kinds["bias"]: configured(2, 6).config, kinds["relu_bias"]: configured(3, 0, 2, 1).config}
+    table.path.write_text(replace(table, algorithms=wanted).text)
+    driver = CupyDriver()
+    for spec in kinds.values():
+        np.testing.assert_array_equal(run(driver, product(spec))[0], product(spec).expected)
+    # no entry; its entry; an entry that is not proposed, since it adds up in place
+    assert [used.config[:2] for used in lt.used] == [(1, 0), (2, 6), (1, 0)]
+    assert [asked["count"] for asked in lt.asked] == [1, gemm.PROPOSALS, gemm.PROPOSALS]
+    digest = replace(table, algorithms=dict(reversed(wanted.items()))).digest
+    assert driver.gemm_table == CudaBackend(driver, "float32").gemm_table == digest is not None
+
+
+def test_another_device_or_version_has_a_table_of_its_own(table: GemmTable) -> None:
+    others = [("GPU Y", 4, 130100), ("GPU X", 5, 130100), ("GPU X", 4, 130200)]
+    assert len({table.path, *(read_table(*other).path for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: text[:-20], "JSONDecodeError"),
+        (lambda text: "[]", "TypeError"),
+        (lambda text: text.replace("GPU X", "GPU Y"), "made for {"),
+        (lambda text: text.replace("TILE_ID", "TILE"), "TILE_ID"),
+        (lambda text: text.replace('"networks"', '"models"'), "models"),
+    ],
+)
+def test_what_is_not_a_table_of_this_device_is_not_used_and_that_is_said_once(
+    lt: Any, table: GemmTable, damage: Any, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    lt.algorithms = [configured(1), configured(2)]
+    table.path.write_text(damage(replace(table, algorithms={spec_of(): configured(2).config}).text))
+    run(CupyDriver(), product(spec_of()))
+    assert (lt.used[0].config[0], CupyDriver().gemm_table) == (1, None)
+    (message,) = caplog.messages
+    for part in (str(table.path), said, "not used; delete it, or make it anew with gpubp bench --tune"):
+        assert part in message
+
+
+def test_without_nvmath_no_table_is_used(table: GemmTable, no_nvmath: CupyStub) -> None:
+    table.path.write_text(replace(table, algorithms={spec_of(): configured(2).config}).text)
+    assert make_driver().gemm_table is None
+
+
+def test_epilogues_by_type() -> None:
+    for epilogue in EPILOGUES:
+        assert all(epilogue_supported(*types, epilogue) for types in TYPES)
+        assert not epilogue_supported("float32", "float16", epilogue)
+        assert not epilogue_supported("float64", "float32", epilogue)
+    assert not epilogue_supported("float32", "float32", "gelu_bias")
+
+
+def test_the_codes_are_those_of_nvmath() -> None:
+    lt = pytest.importorskip("nvmath.bindings.cublasLt")
+    cublas = pytest.importorskip("nvmath.bindings.cublas")
+    nvmath = pytest.importorskip("nvmath")
+    for name, members in cuda_stubs.ENUMS.items():
+        assert {member: int(getattr(lt, name)[member]) for member in members} == members
+    for function, dtypes in cuda_stubs.DTYPES.items():
+        owner = next(name for name, members in cuda_stubs.ENUMS.items() if set(members) == set(dtypes))
+        for member, dtype in dtypes.items():
+            assert getattr(lt, function)(int(getattr(lt, owner)[member])) is dtype
+    names = {"float32": "COMPUTE_32F", "float64": "COMPUTE_64F", "tf32": "COMPUTE_32F_FAST_TF32"}
+    assert {name: int(cublas.ComputeType[full]) for name, full in names.items()} == gemm.COMPUTE_TYPES
+    kinds = {"float32": "32F", "float64": "64F", "float16": "16F", "bfloat16": "16BF"}
+    assert {name: int(nvmath.CudaDataType[f"CUDA_R_{kind}"]) for name, kind in kinds.items()} == gemm.DATA_TYPES
+    assert int(cublas.Status.NOT_SUPPORTED) == gemm.NOT_SUPPORTED
+    assert (int(cublas.Operation.N), int(cublas.Operation.T)) == (0, 1)
+    stub, real = cuda_stubs.CublasLtStub.matmul_heuristic_result_dtype, lt.matmul_heuristic_result_dtype
+    assert (stub.itemsize, stub.fields["algo"], stub.fields["state"]) == (
+        real.itemsize,
+        real.fields["algo"],
+        real.fields["state"],
+    )
+
+
+# -- kernels, memory and capture -------------------------------------------------------------------------
+
+
+def test_what_a_driver_says_of_its_device(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    assert (driver.name, driver.compute_capability, driver.multiprocessors) == ("GPU X", (9, 0), 4)
+    assert driver.supports_capture
+    assert not cupy.stream.non_blocking  # array arithmetic is ordered with kernels
+    assert driver.xp.maximum is cupy.maximum
+
+
+def test_free_memory_counts_what_cupy_keeps(cupy: CupyStub) -> None:
+    assert CupyDriver().free_memory() == (3 << 20) + (1 << 20)
+
+
+def test_arithmetic_happens_on_the_device_that_was_opened_last(cupy: CupyStub) -> None:
+    CupyDriver(1).use()
+    assert cuda_stubs.Device.used == 1
+    CupyDriver(0).use()
+    assert cuda_stubs.Device.used == 0
+
+
+def test_a_kernel_is_compiled_once(cupy: CupyStub) -> None:
+    driver, launched = CupyDriver(), []
+    cupy.kernels["scale"] = lambda *arguments: launched.append(arguments)
+    assert driver.kernel(SourceText()) is driver.kernel(SourceText())
+    args = (driver.zeros((4,), np.float32), np.float32(2), np.int32(4))
+    driver.kernel(SourceText())((5, 2, 1), 64, args, 96)
+    assert launched == [((5, 2, 1), (64,), args, 96)]
+    assert cupy.sources == [SourceText().text]
+
+
+def test_copies(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    host = np.arange(6.0).reshape(2, 3)
+    device = driver.to_device(host)
+    host[0, 0] = 9
+    np.testing.assert_array_equal(driver.to_host(device), [[0, 1, 2], [3, 4, 5]])
+    assert driver.empty((2, 0), np.int32).shape == (2, 0)
+    driver.synchronize()
+
+
+def test_a_captured_step_is_a_graph_and_keeps_what_it_launches(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    seen = []
+    replay = driver.capture(lambda: seen.append(cupy.stream.capturing and not cuda_stubs.Stream.current))
+    assert seen == [True]  # and CuPy's own arithmetic would have gone elsewhere, which the device refuses
+    assert replay.captured is not None  # type: ignore[attr-defined]
+    replay()
+    replay()
+    assert seen == [True]
+    assert cupy.log.count("launch of a graph") == 2
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+def test_a_failed_capture_is_ended(cupy: CupyStub, error: BaseException, spoiled: bool) -> None:
+    driver = CupyDriver()
+    if spoiled:
+        cupy.faults["end_capture"] = CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    def step() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        driver.capture(step)
+    assert caught.value is error
+    assert not cupy.stream.capturing
+    cupy.faults.clear()
+    driver.capture(lambda: None)()
+
+
+def test_arithmetic_inside_a_captured_step(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    cupy.faults["end_capture"] = CUDARuntimeError("cudaErrorStreamCaptureImplicit: legacy stream")
+    with pytest.raises(DeviceError, match="GPU X, capture of a step: something other than kernels"):
+        driver.capture(lambda: None)
+    assert not cupy.stream.capturing
+
+
+def test_without_nvmath_nothing_is_captured_and_that_is_said_once(
+    no_nvmath: CupyStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = CupyDriver()
+    CupyDriver()
+    assert ["pip install nvmath-python" in message for message in caplog.messages] == [True]
+    assert not driver.supports_capture
+
+    def step() -> None: ...
+
+    assert driver.capture(step) is step
+
+
+def test_a_broken_nvmath_is_not_taken_for_a_missing_one(cupy: CupyStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["nvmath.bindings"], "cublasLt")
+    with pytest.raises(DeviceError, match="cannot import name 'cublasLt'"):
+        CupyDriver()
+
+
+# -- faults --------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_says_how_much_was_asked_for_and_what_is_free(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    cupy.faults["allocation"] = OutOfMemoryError("Out of memory allocating 6,291,456 bytes")
+    for allocate in (driver.empty, driver.zeros):
+        with pytest.raises(
+            OutOfDeviceMemoryError, match="6.0 MiB were asked for, 3.0 MiB of 8,192.0 MiB are free"
+        ) as e:
+            allocate((3, 2**19), np.float32)
+        assert (e.value.asked, e.value.free) == (6 << 20, 3 << 20)
+    cupy.faults = {"copy": OutOfMemoryError("Out of memory")}
+    with pytest.raises(OutOfDeviceMemoryError, match="asked for"):
+        driver.to_device(np.zeros(5))
+    cupy.faults.clear()
+    driver.to_device(np.zeros(5))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        ("launch of scale", CUDARuntimeError("cudaErrorIllegalAddress: x"), 'kernel "scale": the device\'s work was'),
+        ("launch of scale", CUDARuntimeError("cudaErrorWhatever: x"), 'kernel "scale": CUDARuntimeError: cudaErrorWh'),
+        ("compile", CompileException("\nk.cu(3): error: no y\n x = y;\n\n ^\n1 error"), "error: no y / x = y; / ^)"),
+        ("compile", CompileException('could not open source file "cuda_fp16.h"'), "CUDA headers are missing"),
+        ("compile", ImportError("Failure finding libnvrtc.so.13"), "a library of the CUDA toolkit is missing"),
+        ("compile", PermissionError(13, "Permission denied", "/x"), "set CUPY_CACHE_DIR to"),
+        ("synchronize", CUDARuntimeError("cudaErrorIllegalAddress: x"), "CUDA_LAUNCH_BLOCKING=1"),
+    ],
+)
+def test_a_fault_names_the_device_the_work_and_the_remedy(
+    cupy: CupyStub, call: str, error: Exception, said: str
+) -> None:
+    driver = CupyDriver()
+    cupy.kernels["scale"] = lambda *arguments: None
+    cupy.faults[call] = error
+    with pytest.raises(DeviceError) as caught:
+        driver.kernel(SourceText())((1, 1, 1), 32, ())
+        driver.synchronize()
+    assert str(caught.value).startswith("GPU X, ")
+    assert said in str(caught.value)
+    assert caught.value.__cause__ is error
+    assert not cuda_stubs.Device.current
+    assert not cuda_stubs.Stream.current
+
+
+def test_a_mistake_in_a_call_is_not_taken_for_a_fault(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    cupy.faults["launch of scale"] = TypeError("Unsupported type <class 'str'>")
+    with pytest.raises(TypeError):
+        driver.kernel(SourceText())((1, 1, 1), 32, ("x",))
+
+
+# -- on a device ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def device() -> CupyDriver:
+    state = probe()
+    if not state.usable:
+        pytest.skip(f"no CUDA device: {state.found}")
+    return make_driver()
+
+
+@pytest.mark.gpu
+def test_gpu_kernel(device: CupyDriver) -> None:
+    x = device.to_device(np.arange(40, dtype=np.float32))
+    device.kernel(SourceText())((1, 1, 1), 64, (x, np.float32(3), np.int32(33)))
+    expected = np.arange(40.0)
+    expected[:33] *= 3
+    np.testing.assert_array_equal(device.to_host(x), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize(("networks", "shared"), [(1, ""), (5, ""), (5, "a"), (5, "b bias")])
+def test_gpu_products(device: CupyDriver, types: tuple[str, str], networks: int, shared: str) -> None:
+    """Exact in every type; strides are odd, so that matrices are aligned to an element or two."""
+    for transpose, epilogue in itertools.product(WITH_EVERY_TRANSPOSE, EPILOGUES):
+        of = product(spec_of(networks, transpose, types, shared, epilogue=epilogue))
+        result, gaps = run(device, of)
+        np.testing.assert_array_equal(result, of.expected, str(of.spec))
+        assert (gaps == 77).all(), of.spec
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("compute", "least", "most"), [("float32", 0, 2e-6), ("tf32", 2e-5, 2e-3)])
+def test_gpu_precision(device: CupyDriver, compute: str, least: float, most: float) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 256, 256)).astype(np.float32)
+    out = device.empty((256, 256), np.float32)
+    spec = GemmSpec(1, 256, 256, 256, False, False, 0, 0, 0, "float32", "float32", compute)
+    if compute == "tf32" and device.compute_capability < (8, 0):
+        pytest.skip("TF32 came with compute capability 8.0")
+    device.gemm(spec)(device.to_device(a), device.to_device(b), out)
+    exact = a.astype(float) @ b.astype(float)
+    error = np.linalg.norm(device.to_host(out) - exact) / np.linalg.norm(exact)
+    assert least < error < most
+
+
+@pytest.mark.gpu
+def test_gpu_unaligned_operands(device: CupyDriver) -> None:
+    spec = GemmSpec(1, 64, 64, 64, False, True, 0, 0, 0, "float32", "float32", "float32", "bias")
+    rng = np.random.default_rng(0)
+    a, b, bias = (rng.integers(-2, 3, size).astype(np.float32) for size in (4096, 4096, 64))
+    for shift in (0, 1, 2, 3, 4, 5):
+        operands = [device.to_device(np.concatenate([np.zeros(shift, np.float32), x]))[shift:] for x in (a, b, bias)]
+        out = device.zeros((4096 + shift,), np.float32)[shift:]
+        device.gemm(spec)(operands[0], operands[1], out, operands[2])
+        expected = a.reshape(64, 64) @ b.reshape(64, 64).T + bias
+        np.testing.assert_array_equal(device.to_host(out).reshape(64, 64), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("types", TYPES)
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_gpu_what_is_proposed_is_found_again_and_right(
+    device: CupyDriver, types: tuple[str, str], epilogue: str
+) -> None:
+    if device.cublas is None:
+        pytest.skip("without nvmath-python there are no proposals")
+    of = product(spec_of(types=types, epilogue=epilogue))
+    bias = () if epilogue == "none" else (device.to_device(of.bias),)
+    operands = (device.to_device(of.a), device.to_device(of.b), device.zeros((12,), dtype_of(types[1])), *bias)
+    for proposed in gemm.LtGemm(device.cublas, of.spec).proposals(*operands):
+        by = gemm.LtGemm(device.cublas, of.spec, proposed)
+        by(*operands)
+        np.testing.assert_array_equal(np.asarray(device.to_host(operands[2]), float).reshape(1, 3, 4), of.expected)
+        (used,) = by._algorithms.values()
+        assert configuration(device.cublas.bindings, used) == proposed
+
+
+@pytest.mark.gpu
+def test_gpu_relu_epilogue_keeps_what_is_not_a_number(device: CupyDriver) -> None:
+    """Else a network that diverges would look as if it were learning."""
+    of = product(spec_of(epilogue="relu_bias"))
+    of.bias[1] = np.nan
+    assert np.isnan(run(device, of)[0][:, :, 1]).all()
+
+
+@pytest.mark.gpu
+def test_gpu_replay_has_the_bits_of_a_call(device: CupyDriver) -> None:
+    if not device.supports_capture:
+        pytest.skip("without nvmath-python nothing is captured")
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(3, 64, 64)).astype(np.float32)
+    w = device.to_device(rng.normal(size=(3, 64, 64)).astype(np.float32) / 8)
+    x, y = device.to_device(start), device.zeros((3, 64, 64), np.float32)
+    spec = GemmSpec(3, 64, 64, 64, False, True, 4096, 4096, 4096, "float32", "float32", "tf32")
+
+    def step() -> None:
+        device.gemm(spec)(x, w, y)
+        device.gemm(spec)(y, w, x)
+        device.kernel(SourceText())((1, 1, 1), 64, (x, np.float32(1.5), np.int32(64)))
+
+    for _ in range(3):
+        step()
+    called = device.to_host(x)
+    replay = device.capture(step)
+    np.testing.assert_array_equal(device.to_host(x), called)  # capturing runs nothing
+    x[...] = device.to_device(start)
+    for _ in range(3):
+        replay()
+    np.testing.assert_array_equal(device.to_host(x), called)
+
+
+@pytest.mark.gpu
+def test_gpu_arithmetic_in_a_capture_is_refused_and_leaves_the_device_fit(device: CupyDriver) -> None:
+    if not device.supports_capture:
+        pytest.skip("without nvmath-python nothing is captured")
+    x = device.to_device(np.ones(64, np.float32))
+    x += 1  # compiles it
+
+    def arithmetic() -> None:
+        x[...] += 1
+
+    with pytest.raises(DeviceError):
+        device.capture(arithmetic)
+    scale = device.kernel(SourceText())
+    replay = device.capture(lambda: scale((1, 1, 1), 64, (x, np.float32(2), np.int32(64))))
+    replay()
+    np.testing.assert_array_equal(device.to_host(x), np.full(64, 4))
+
+
+@pytest.mark.gpu
+def test_gpu_out_of_memory(device: CupyDriver) -> None:
+    with pytest.raises(OutOfDeviceMemoryError, match="are free") as caught:
+        device.empty((1 << 50,), np.float32)
+    assert caught.value.asked == 1 << 52
+    assert 0 < caught.value.free < 1 << 45
+    assert device.to_host(device.zeros((3,), np.float32)).sum() == 0

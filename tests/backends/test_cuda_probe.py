@@ -1,0 +1,193 @@
+"""What stands between gpubp and a GPU is found, and told with its remedy: each cause on a machine that has it."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gpubp.backends.cuda import probe as probing
+from gpubp.backends.cuda.probe import CudaState, probe, probe_device
+from support import cuda_stubs
+from support.cuda_stubs import (
+    CompileException,
+    CublasLtStub,
+    CUDARuntimeError,
+    CupyStub,
+    DynamicLibNotFoundError,
+    OutOfMemoryError,
+)
+
+TOO_OLD = CUDARuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version")
+NO_DEVICE = CUDARuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+BUSY = CUDARuntimeError("cudaErrorDevicesUnavailable: CUDA-capable device(s) is/are busy or unavailable")
+FULL = OutOfMemoryError("Out of memory allocating 33,554,432 bytes (allocated so far: 0 bytes).")
+NO_NVRTC = ImportError(
+    'Failure finding "libnvrtc.so.13": No such file: libnvrtc.so.13\n  listdir("/x"):\n    libcuda.so'
+)
+NO_CUBLAS = DynamicLibNotFoundError('Failure finding "libcublasLt.so.13 or libcublasLt.so.12": No such file')
+NO_HEADERS = CompileException('\nk.cu(2): catastrophic error: could not open source file "cuda_fp16.h"\n  #include')
+
+
+@pytest.fixture(autouse=True)
+def a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(probing, "_installed_wheels", lambda: ["cupy-cuda13x 14.2.0"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    probe_device.cache_clear()
+    yield
+    probe_device.cache_clear()
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, **faults: Exception) -> CupyStub:
+    """One with a GPU, on which these calls fail."""
+    cupy = CupyStub(faults)
+    cuda_stubs.install(monkeypatch, cupy, CublasLtStub())
+    return cupy
+
+
+def check(state: CudaState, cause: str, remedy: str) -> None:
+    assert not state.usable
+    assert re.search(cause, state.found), state.found
+    assert re.search(remedy, state.remedy), state.remedy
+    assert "\n" not in state.found + state.remedy
+
+
+def test_a_machine_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = machine(monkeypatch)
+    state = probe_device()
+    assert state == probe() == CudaState(True, "cupy-cuda13x 14.2.0, driver for CUDA 13.0, 1 device: GPU X")
+    assert [name for name in ("launch of probe", "copy") if name in cupy.log] == ["launch of probe", "copy"]
+    assert "cuda_fp16.h" in cupy.sources[0] and "cuda_bf16.h" in cupy.sources[0]
+    assert len(sys.modules["nvmath.bindings"].cublasLt.products) == 1
+    calls = len(cupy.log)
+    assert probe_device() is state
+    assert len(cupy.log) == calls  # looked at once
+
+
+def test_1_cupy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "_installed_wheels", lambda: [])
+    fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"))
+    check(probe_device(), "^not installed$", "^pip install 'cupy-cuda13x")
+    assert not probe_device().installed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ModuleNotFoundError("No module named 'cupy'", name="cupy"), ImportError("\n===\nFailed to import CuPy.\n")],
+)
+def test_2_cupy_is_listed_but_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    fails_to_import(monkeypatch, error)
+    check(
+        probe_device(), r"cupy-cuda13x 14\.2\.0.*cannot be imported: \w+Error", "^pip uninstall cupy-cuda13x; then pip"
+    )
+    assert probe_device().installed
+
+
+def test_3_two_wheels_of_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    monkeypatch.setattr(probing, "_installed_wheels", lambda: ["cupy-cuda12x 13.6.0", "cupy-cuda13x 14.2.0"])
+    check(probe_device(), "overwrite each other", "^pip uninstall cupy-cuda12x cupy-cuda13x; then pip install")
+
+
+def test_4_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = machine(monkeypatch, getDeviceCount=TOO_OLD)
+    cupy.cuda.runtime.driverGetVersion = lambda: 0
+    check(probe_device(), "no NVIDIA driver is installed", "install the NVIDIA driver")
+
+
+def test_5_the_driver_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = machine(monkeypatch, getDeviceCount=TOO_OLD)
+    cupy.cuda.runtime.driverGetVersion = lambda: 11080
+    check(probe_device(), r"driver for CUDA 11\.8, but the NVIDIA driver is too old", "update the NVIDIA driver, or")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_6_no_device_is_visible(monkeypatch: pytest.MonkeyPatch, hidden: bool) -> None:
+    machine(monkeypatch, getDeviceCount=NO_DEVICE)
+    if hidden:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    check(probe_device(), "no such device is visible", 'CUDA_VISIBLE_DEVICES="-1" may' if hidden else "nvidia-smi -L")
+
+
+def test_6_no_device_without_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch).cuda.runtime.getDeviceCount = lambda: 0
+    check(probe_device(), "no such device is visible", "nvidia-smi -L")
+
+
+def test_6_a_device_with_too_high_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, Device=CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal"))
+    assert probe().usable
+    check(probe_device(3), "on device 3, no such device is visible", "nvidia-smi -L")
+
+
+@pytest.mark.parametrize("error", [NO_NVRTC, NO_HEADERS, NO_CUBLAS])
+def test_7_a_part_of_the_toolkit_is_missing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    if error is NO_CUBLAS:
+        machine(monkeypatch)
+        sys.modules["nvmath.bindings"].cublasLt.fault = error
+    else:
+        machine(monkeypatch, compile=error)
+    assert probe().usable
+    cause = "the CUDA headers are missing" if error is NO_HEADERS else "a library of the CUDA toolkit is missing"
+    check(probe_device(), f"on device 0, {cause}.*(libnvrtc|cuda_fp16|libcublasLt)", r"'cupy-cuda13x\[ctk\]'")
+
+
+@pytest.mark.parametrize(("call", "error"), [("Stream", BUSY), ("Device", BUSY), ("allocation", FULL)])
+def test_8_the_device_is_busy_or_full(monkeypatch: pytest.MonkeyPatch, call: str, error: Exception) -> None:
+    machine(monkeypatch, **{call: error})
+    check(probe_device(), "device is (busy|out of memory)", "^end other programs on the device")
+
+
+# -- and what has no name yet --------------------------------------------------------------------------
+
+
+def test_a_device_that_computes_wrong_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch).kernels["probe"] = lambda *arguments: None
+    check(probe_device(), "device 0 computes wrong numbers", "nvidia-smi")
+
+
+@pytest.mark.parametrize("error", [CUDARuntimeError("cudaErrorNew: odd"), RuntimeError(), TypeError("1\n2")])
+def test_looking_never_raises(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    machine(monkeypatch, getDeviceCount=error)
+    check(probe_device(), type(error).__name__, "gpubp doctor")
+    probe_device.cache_clear()
+    machine(monkeypatch, synchronize=error, copy=error)
+    check(probe_device(), f"on device 0, {type(error).__name__}", "gpubp doctor")
+
+
+def test_a_cublas_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch)
+    sys.modules["nvmath.bindings"].cublasLt.refusal = 13
+    check(probe_device(), "on device 0, cuBLASLtError: CUBLAS_STATUS_13", "gpubp doctor")
+
+
+def test_without_nvmath_a_device_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_stubs.install(monkeypatch, CupyStub(), None)
+    assert probe_device().usable
+
+
+@pytest.mark.gpu
+def test_gpu_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # this machine as it is
+    if not probe().usable:
+        pytest.skip(f"no CUDA device: {probe().found}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "nvmath-python")
+        assert probe_device() == probe()
+
+
+def fails_to_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """``import cupy`` raises this."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+            if name == "cupy":
+                raise error
+
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])

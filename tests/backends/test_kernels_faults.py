@@ -1,0 +1,169 @@
+"""Faults planted in kernels and in the records' expressions: each must make the checks of the host tests fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from gpubp.activations import ACTIVATIONS
+from gpubp.backends.cuda.source import KernelSource, kernel_source
+from gpubp.losses import LOSSES
+from gpubp.optimizers import OPTIMIZERS
+from support import kernel_checks as checks
+from support.cuda_host import HostDriver, HostDriverError
+from support.machines import host_driver
+
+Check = Callable[[HostDriver], None]
+# A row short of full blocks, so that what is written out of bounds stays within the guard zones.
+SHAPE = {"storage": "float32", "rows": 31, "columns": 33, "networks": 5, "place": "whole"}
+OPTIONS = dict.fromkeys(("l2", "l2_by_batch", "penalty", "weight_decay", "clipping", "tracked", "inactive"), True)
+
+
+def layer(**case: Any) -> Check:
+    return partial(checks.check_layer, **{"activation": "tanh", "dropout": False, **SHAPE, **case})
+
+
+def output(**case: Any) -> Check:
+    return partial(checks.check_output, **{"activation": "softmax", **SHAPE, **case})
+
+
+def loss(name: str, **case: Any) -> Check:
+    given = {"targets": "hard", "weights": "own", "smoothing": True}
+    return partial(checks.check_loss, **{"loss": name, **given, **SHAPE, **case})
+
+
+def update(**case: Any) -> Check:
+    shape = {"storage": "float32", "inputs": 257, "networks": 5}
+    return partial(checks.check_update, **{"optimizer": "adam", **shape, **OPTIONS, **case})
+
+
+def batch(**case: Any) -> Check:
+    shape = {"rows": 33, "columns": 64, "networks": 5, "place": "whole"}
+    return partial(checks.check_gather, **{"source": "float32", "target": "float32", **shape, **case})
+
+
+BARRIER = "        __syncthreads();"
+MANY_CLASSES = loss("cross_entropy", columns=1025)
+FAULTS = {
+    "bounds": [
+        ("bias_activation", "if (at.column >= n) return;", "", layer()),
+        ("bias_activation", "min(first + rows_per_block, rows)", "first + rows_per_block", layer()),
+        ("hadamard_derivative", "at.column < n && row < last", "row < last", layer()),
+        ("hadamard_derivative", "at.lane == 0 && at.column < n", "at.lane == 0", layer()),
+        ("column_sum", "if (column >= n) return;", "", layer(rows=1000, columns=200)),
+        ("column_sum", "chunk < chunks;", "chunk < chunks - 1;", layer(rows=1000)),
+        ("output_activation", "i < size;", "i <= size;", output(activation="tanh")),
+        ("softmax", "if (row >= rows) return;", "", output()),
+        ("elementwise_loss", "if (row >= rows) return;", "", loss("huber")),
+        ("softmax_cross_entropy", "if (row >= rows) return;", "", loss("cross_entropy")),
+        ("loss_sums", "min(first + rows_per_chunk, rows)", "first + rows_per_chunk", loss("huber", rows=257)),
+        ("gather", "unit < Index(rows) * units", "unit <= Index(rows) * units", batch()),
+        ("optimizer_step", "p < P;", "p < P + N;", update()),
+        ("step_begin", "p < P;", "p < P + N;", update()),
+    ],
+    "alignment and strides": [
+        ("bias_activation", "&& aligned(z) && aligned(b) && aligned(a)", "", layer(columns=64, place="shifted")),
+        ("bias_activation", "packed && aligned(mask, WIDTH)", "packed", layer(columns=64, place="mixed", dropout=True)),
+        ("hadamard_derivative", "&& aligned(grad) && aligned(kept)", "", layer(columns=64, place="shifted")),
+        ("loss_sums", "&& aligned(delta)", "", loss("huber", columns=64, place="shifted")),
+        ("gather", "&& aligned(source) && aligned(out)", "", batch(place="shifted")),
+        ("gather", "blockIdx.y * order_stride", "0", batch()),
+        ("gather", "blockIdx.y * source_stride", "0", batch()),
+        ("bias_activation", "b += k * b_stride", "b += 0", layer(place="slices")),
+        ("elementwise_loss", "k * weight_stride", "0", loss("huber")),
+        ("softmax_cross_entropy", "y += k * y_stride", "y += 0", loss("cross_entropy")),
+    ],
+    "a missing barrier": [
+        ("hadamard_derivative", f"= sum[i];\n{BARRIER}", "= sum[i];\n", layer()),
+        ("loss_sums", f"= x;\n{BARRIER}", "= x;\n", loss("huber", rows=257)),
+        ("softmax_cross_entropy", f"= x;\n{BARRIER}", "= x;\n", MANY_CLASSES),
+        ("step_begin", "    __syncthreads();\n    if (!last) return;", "    if (!last) return;", update()),
+    ],
+    "a stale read across a barrier": [
+        ("hadamard_derivative", f"at.inside + i];\n{BARRIER}", "at.inside + i];\n", layer()),
+        ("loss_sums", f"{BARRIER}  // the last call", "  // the last call", loss("huber", rows=257)),
+        ("softmax_cross_entropy", f"{BARRIER}  // the last call", "  // the last call", MANY_CLASSES),
+        ("step_begin", "arrived[k] = 0;", "", update()),
+    ],
+    "what a network or a step has of its own": [
+        ("optimizer_step", "if (!step.counts) return;", "", update()),
+        ("optimizer_step", "cursor[0] += 1;", ";", update()),
+        ("step_begin", "updates[k] += 1;", "updates[0] += 1;", update()),
+        ("softmax_cross_entropy", "k * steps", "0 * steps", loss("cross_entropy")),
+        ("bias_activation", "random.word[(place + i) % 4]", "random.word[i % 4]", layer(dropout=True)),
+        ("bias_activation", "i > 0 && i % 4 == 0", "false", layer(dropout=True, columns=64, storage="float16")),
+        ("softmax", "offset = 16", "offset = 8", output()),
+    ],
+}
+
+
+@pytest.fixture
+def driver() -> HostDriver:
+    """A driver of its own, whose threads run in the same order every time."""
+    return HostDriver(host_driver().toolchain.folder)
+
+
+def assert_fails(check: Check, driver: HostDriver) -> None:
+    """It finds the fault, and not that a kernel does not compile."""
+    with pytest.raises((AssertionError, HostDriverError)) as caught:
+        check(driver)
+    assert "does not compile" not in str(caught.value)
+
+
+def params() -> list[Any]:
+    """The faults, each under its kind and kernel."""
+    return [
+        pytest.param(*fault, id=f"{kind}-{fault[0]}-{number}")
+        for kind, faults in FAULTS.items()
+        for number, fault in enumerate(faults)
+    ]
+
+
+@pytest.mark.parametrize("kernel, old, new, check", params())
+def test_a_fault_in_a_kernel_is_found(driver, monkeypatch, kernel, old, new, check):
+    check(driver)
+
+    def faulty(name: str, *args: Any, **what: Any) -> KernelSource:
+        source = kernel_source(name, *args, **what)
+        if name != kernel:
+            return source
+        if source.text.count(old) != 1:
+            raise LookupError(f'kernels/{kernel}.cu holds "{old}" {source.text.count(old)} times, not once')
+        return KernelSource(name, source.text.replace(old, new))
+
+    monkeypatch.setattr("gpubp.backends.cuda.backend.kernel_source", faulty)
+    assert_fails(check, driver)
+
+
+# A thousandth off: as small as a mistyped constant may be.
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("expression", ["scalar_f", "scalar_derivative"])
+def test_a_wrong_activation_is_found(driver, monkeypatch, name, expression):
+    record = ACTIVATIONS[name]()
+    wrong = replace(record, **{expression: f"T(1.001) * ({getattr(record, expression)})"})
+    monkeypatch.setitem(ACTIVATIONS, name, lambda: wrong)
+    assert_fails(layer(activation=name), driver)
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if LOSSES[name]().row_loop is None])
+@pytest.mark.parametrize("expression", ["scalar_value", "scalar_delta"])
+def test_a_wrong_loss_is_found(driver, monkeypatch, name, expression):
+    record = LOSSES[name]()
+    wrong = replace(record, **{expression: f"T(1.001) * ({getattr(record, expression)})"})
+    monkeypatch.setitem(LOSSES, name, lambda: wrong)
+    assert_fails(loss(name), driver)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_wrong_update_is_found(driver, monkeypatch, name):
+    record = OPTIMIZERS[name]()
+    *steps, (last, expression) = record.scalar_step
+    wrong = replace(record, scalar_step=(*steps, (last, f"T(1.001) * ({expression})")))
+    monkeypatch.setitem(OPTIMIZERS, name, lambda: wrong)
+    assert_fails(update(optimizer=name), driver)

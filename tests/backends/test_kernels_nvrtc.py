@@ -1,0 +1,193 @@
+"""Every kernel that a GPU may be asked for, compiled to machine code; this needs no GPU.
+
+By default some variants of each kernel are compiled, one or more for each of three architectures;
+``--all-architectures`` compiles every variant for each of seven, as CI does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby, product
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from gpubp.backends.cuda.cupy_driver import COMPILER_OPTIONS
+from gpubp.backends.cuda.driver import Source
+from gpubp.backends.cuda.source import folder
+from support.kernel_variants import STORAGES, every_variant
+
+core = pytest.importorskip("cuda.core", reason="cuda-core is not installed; it comes with the extra test on Linux")
+nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+pathfinder = pytest.importorskip("cuda.pathfinder")
+
+ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
+DEFAULT = (75, 90, 120)
+TOGETHER = 32  # variants in one compilation, which has a price of its own
+OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
+# What ptxas says of itself; any other line of a log is a warning.
+INFORMATION = re.compile(r"ptxas info\s+: |ptxas\s+\. +\d+ bytes stack frame|[\0\s]*$")
+ARITHMETIC = re.compile(r"\b((?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max)\.(?:\w+\.)*f64)\b")
+# Sums over a batch or over all parameters are in float64, and so are the scalars of a step.
+SUMS_IN_DOUBLE = {"elementwise_loss", "softmax_cross_entropy", "loss_sums", "step_begin"}
+
+
+class Variant(NamedTuple):
+    """A kernel's source, and what it is for."""
+
+    label: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Variants of one kernel for one type, to be compiled together."""
+
+    kernel: str
+    storage: str
+    variants: list[Variant]
+
+    @property
+    def text(self) -> str:
+        """Each variant in a namespace of its own, its kernel's name followed by its number."""
+        includes, parts = {}, []
+        for i, (_, source) in enumerate(self.variants):
+            includes |= dict.fromkeys(re.findall(r"^#include .*$", source.text, re.MULTILINE))
+            text = re.sub(r"^#include .*$", "", source.text, flags=re.MULTILINE)
+            macros = sorted({self.kernel, *re.findall(r"^#define (\w+)", text, re.MULTILINE)})
+            text = f"#define {self.kernel} {self.kernel}_{i}\nnamespace variant_{i} {{\n{text}\n}}"
+            parts += [text, *(f"#undef {macro}" for macro in macros)]
+        return "\n".join([*includes, *parts])
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What came of a unit on an architecture: the compiler's words, and its intermediate language."""
+
+    unit: Unit
+    architecture: int
+    log: str
+    ptx: str
+
+    def __str__(self) -> str:
+        return f"{self.unit.kernel} in {self.unit.storage} for sm_{self.architecture}"
+
+    def numbers(self) -> Iterator[tuple[str, int, int, int, int]]:
+        """Of each variant its label, registers, and bytes of shared memory, of local memory, and spilled to it."""
+        entries = re.split(r"Compiling entry function '\w+_(\d+)'", self.log)[1:]
+        for i, said in zip(entries[::2], entries[1::2], strict=True):
+            patterns = (r"Used (\d+) registers", r"(\d+) bytes smem", r"(\d+) bytes stack", r"(\d+) bytes spill")
+            found = (sum(map(int, re.findall(pattern, said))) for pattern in patterns)
+            yield self.unit.variants[int(i)].label, *found
+
+    def functions(self) -> Iterator[tuple[str, str]]:
+        """Of each variant its label and its code, after the code of functions that several may call."""
+        shared, *entries = re.split(r"\.entry \w+_(\d+)\(", self.ptx)
+        yield "a function", shared
+        for i, ptx in zip(entries[::2], entries[1::2], strict=True):
+            yield self.unit.variants[int(i)].label, ptx
+
+
+def units() -> list[Unit]:
+    """All variants."""
+    variants = [(s, *variant) for s in STORAGES for variant in every_variant(s).values()]
+    variants.sort(key=lambda v: (v[2].name, v[0]))
+    found = []
+    for (kernel, storage), group in groupby(variants, key=lambda v: (v[2].name, v[0])):
+        of_kernel = [Variant(label, source) for _, label, source in group]
+        found += [Unit(kernel, storage, of_kernel[i : i + TOGETHER]) for i in range(0, len(of_kernel), TOGETHER)]
+    return found
+
+
+def jobs(everything: bool) -> Iterator[tuple[Unit, int]]:
+    """What to compile for which architecture."""
+    for _, group in groupby(units(), key=lambda unit: unit.kernel):
+        of_kernel = list(group)
+        if everything:
+            yield from product(of_kernel, ARCHITECTURES)
+        elif len(of_kernel) < len(DEFAULT):
+            yield from product(of_kernel, DEFAULT)
+        else:  # spread over types and formulas, which are in order
+            spread = np.linspace(0, len(of_kernel) - 1, len(DEFAULT)).astype(int)
+            yield from zip([of_kernel[i] for i in spread], DEFAULT, strict=True)
+
+
+def compiled_by_nvrtc(unit: Unit, architecture: int, headers: str) -> Compiled:
+    log = io.StringIO()
+    options = {"arch": f"sm_{architecture}", "include_path": headers, "ptxas_options": ["-v"], **OPTIONS}
+    program = core.Program(unit.text, "c++", core.ProgramOptions(**options))
+    program.compile("cubin", logs=log)
+    status, size = nvrtc.nvrtcGetPTXSize(program.handle)
+    assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS
+    ptx = bytearray(size)
+    nvrtc.nvrtcGetPTX(program.handle, ptx)
+    return Compiled(unit, architecture, log.getvalue(), ptx.decode())
+
+
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest) -> list[Compiled]:
+    """All variants."""
+    headers = pathfinder.find_nvidia_header_directory("cudart")
+    if headers is None:
+        pytest.skip("CUDA's headers are not installed; pip install nvidia-cuda-runtime")
+    try:
+        pathfinder.load_nvidia_dynamic_lib("nvrtc")
+    except pathfinder.DynamicLibNotFoundError:
+        pytest.skip("NVRTC is not installed; pip install nvidia-cuda-nvrtc")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        todo = jobs(request.config.getoption("--all-architectures"))
+        return list(pool.map(lambda job: compiled_by_nvrtc(*job, headers), todo))
+
+
+def test_the_options_are_those_of_the_driver():
+    assert COMPILER_OPTIONS == (f"-std={OPTIONS['std']}",)
+
+
+def test_every_kernel_compiles_without_a_warning(compiled):
+    assert {one.unit.kernel for one in compiled} == {path.stem for path in folder().glob("*.cu")}
+    for one in compiled:
+        warnings = [line for line in one.log.splitlines() if not INFORMATION.match(line)]
+        assert not warnings, f"{one}: {warnings}"
+
+
+def test_no_kernel_spills_registers(compiled, capsys):
+    """Nor keeps anything in local memory. What each kernel takes is printed."""
+    rows = [("kernel", "type", "compiled", "registers", "shared bytes", "local bytes", "spilled bytes")]
+    for (kernel, storage), group in groupby(compiled, key=lambda one: (one.unit.kernel, one.unit.storage)):
+        numbers = [found for one in group for found in one.numbers()]
+        _, registers, *memory = zip(*numbers, strict=True)
+        rows.append(
+            (
+                kernel,
+                storage,
+                str(len(numbers)),
+                f"{min(registers)} to {max(registers)}",
+                *(str(max(m)) for m in memory),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    with capsys.disabled():
+        print()
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    numbers = [(one, *found) for one in compiled for found in one.numbers()]
+    assert len(numbers) == sum(len(one.unit.variants) for one in compiled)
+    assert all(registers for _, _, registers, *_ in numbers)
+    assert not [f"{one}: {label}" for one, label, _, _, stack, spilled in numbers if stack or spilled]
+
+
+def test_arithmetic_is_in_double_only_where_it_must_be(compiled):
+    """A constant without its T() would make it so, at half the speed, or at a 64th of it."""
+    for one in compiled:
+        for label, ptx in one.functions():
+            found = sorted(set(ARITHMETIC.findall(ptx)))
+            allowed = one.unit.storage == "float64" or one.unit.kernel in SUMS_IN_DOUBLE or "dropout" in label
+            assert allowed or not found, f"{one}: {label} computes in double: {found}"
+    in_double = {one.unit.kernel for one in compiled if ARITHMETIC.search(one.ptx)}
+    assert in_double >= {"hadamard_derivative", *SUMS_IN_DOUBLE}, "the test sees no arithmetic at all"

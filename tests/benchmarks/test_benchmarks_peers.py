@@ -1,0 +1,132 @@
+"""What takes part in the step benchmarks: a process of its own, verified before it is timed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from support.package import REPOSITORY
+
+sys.path.append(str(REPOSITORY))  # behind the package that is tested
+from benchmarks import contest
+from benchmarks.cases import LARGE, SMALL, Network, Task
+from benchmarks.contest import Contest, Times
+from benchmarks.parts import Part
+from benchmarks.peers import UnavailableError, require
+from benchmarks.remote import Remote, RemoteError
+from gpubp.bench.steps import displacements, first_weights
+
+NETWORK = Network((4, 6, 3), 5, 2)
+
+
+class Troubled:
+    """What a peer may do."""
+
+    def add(self, a: int, b: int) -> int:
+        return a + b
+
+    def fail(self) -> None:
+        raise ValueError("the first line\nthe second")
+
+    def refuse(self) -> None:
+        raise UnavailableError("no such library")
+
+    def crash(self) -> None:
+        os._exit(3)
+
+    def hang(self) -> None:
+        time.sleep(600)
+
+    def variable(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+
+def test_a_remote_object_takes_nobody_along(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GPUBP_TAKEN", "1")
+    remote = Remote(Troubled, environment={"GPUBP_GIVEN": "2", "GPUBP_TAKEN": None})
+    assert remote.call("add", 1, 2) == 3
+    assert [remote.call("variable", name) for name in ("GPUBP_GIVEN", "GPUBP_TAKEN")] == ["2", None]
+    assert os.environ["GPUBP_TAKEN"] == "1"
+    assert "GPUBP_GIVEN" not in os.environ
+    with pytest.raises(RemoteError, match=r"^ValueError: the first line$"):
+        remote.call("fail")
+    with pytest.raises(UnavailableError, match="no such library"):
+        remote.call("refuse")
+    assert remote.call("add", 3, 4) == 7
+    with pytest.raises(RemoteError, match="exit code 3"):
+        remote.call("crash")
+    with pytest.raises(RemoteError, match="exit code 3"):
+        remote.call("add", 1, 2)
+    hanging = Remote(Troubled)
+    with pytest.raises(RemoteError, match="no answer within 0 s"):
+        hanging.call("hang", timeout=0.1)
+    for ended in (remote, hanging):
+        ended.close()
+    assert "the second" in capfd.readouterr().err
+
+
+class Scripted:
+    """A contender's process whose first steps are off by a factor."""
+
+    def __init__(self, weights: list[Any], factor: float, start: list[Any]) -> None:
+        self.weights = [s + factor * (w - s) for w, s in zip(weights, start, strict=True)]
+
+    def send(self, method: str, task: Task) -> None:
+        pass
+
+    def receive(self, timeout: float) -> dict[str, str]:
+        return {}
+
+    def call(self, method: str, count: int, timeout: float) -> Any:
+        return self.weights if method == "weights_after" else 0.001 * count
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("factor", "timed"), [(1.0, True), (1.02, True), (1.1, False), (-1.0, False), (np.nan, False)])
+def test_nobody_is_timed_whose_steps_are_wrong(factor: float, timed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(NETWORK, "float32", "cpu", dry_run=True)
+    start = first_weights(NETWORK)
+    right = [s + d for s, d in zip(start, displacements(NETWORK), strict=True)]
+    monkeypatch.setattr(contest, "Remote", lambda *_, **__: Scripted(right, factor, start))
+    part = Part("small", dry_run=True)
+    with Contest(part, ["gpubp"]) as held:
+        times = held.measure(task)
+    assert (list(times.seconds) == ["gpubp"]) is timed
+    assert timed or "not this network's" in times.missing["gpubp"]
+    assert ("failed" in part.figures[0]) is not timed
+
+
+def test_ratios_are_of_rounds_in_which_all_took_part() -> None:
+    seconds = {"a": np.array([1.0, 2.0, 4.0, 9.0]), "b": np.array([2.0, 6.0, 8.0])}
+    times = Times(NETWORK, "float32", seconds, {})
+    assert times.compared(lambda a, b: b / a, "a", "b") == (2.0, 2.0, 2.5)
+    assert times.microseconds("a") == 3e6
+
+
+def test_networks_are_those_of_the_table() -> None:
+    assert [network.name for network in (*SMALL, *LARGE)] == [
+        "64-64-64-10 b32",
+        "64-256-256-10 b128",
+        "784-512-512-10 b128",
+        "784-1024x3-10 b256",
+        "1024-4096x4-1000 b4096",
+        "1024-4096x4-1000 b256",
+    ]
+    assert SMALL[2].parameters == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+
+
+def test_a_missing_library_is_not_a_broken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnavailableError, match="surely_missing is not installed"):
+        require("surely_missing")
+    (tmp_path / "half_there.py").write_text("import surely_missing")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="surely_missing"):
+        require("half_there")

@@ -1,0 +1,125 @@
+"""The driver: `gpubp.backends.cuda.driver.Driver`, on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from gpubp.backends.cuda.driver import GemmSpec, Source
+from support.cuda_host.arrays import DeviceArray, DeviceNamespace, empty, to_device
+from support.cuda_host.gemm import HostProduct
+from support.cuda_host.kernels import HostKernel
+from support.cuda_host.memory import Device, HostDriverError, Pointer
+from support.cuda_host.toolchain import Toolchain
+
+
+class HostDriver:
+    """Runs kernels and GEMMs on the host, and refuses what a device would.
+
+    Parameters
+    ----------
+    folder : path
+        Where compiled kernels are kept.
+    seed : int
+        Of the order in which blocks and threads run.
+    multiprocessors : int
+        How many the device pretends to have.
+    """
+
+    name = "the host in place of a device"
+    compute_capability = (9, 0)
+    supports_capture = True
+    gemm_table: str | None = None
+
+    def __init__(self, folder: Path, seed: int = 0, multiprocessors: int = 4) -> None:
+        self.toolchain = Toolchain(folder)
+        self.device = Device()
+        self.xp = DeviceNamespace(self.device)
+        self.seed = seed
+        self.multiprocessors = multiprocessors
+        self.launches = 0
+        self._kernels: dict[str, HostKernel] = {}
+        self._products: dict[GemmSpec, Callable[..., None]] = {}
+        self._recorded: list[Callable[[], None]] = []
+
+    # -- memory ---------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        return empty(self.device, shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        array = empty(self.device, shape, dtype)
+        array.fill(0)
+        return array
+
+    def to_device(self, host: Any) -> DeviceArray:
+        return to_device(self.device, host)
+
+    def to_host(self, array: DeviceArray) -> Any:
+        return array.get()
+
+    def free_memory(self) -> int:
+        return 1 << 34
+
+    # -- work -----------------------------------------------------------------------------------------
+
+    def kernel(self, source: Source) -> HostKernel:
+        if source.text not in self._kernels:
+            self.device.work("compiling a kernel")
+            self._kernels[source.text] = HostKernel(self, source.name, self.toolchain.library(source))
+        return self._kernels[source.text]
+
+    def prefetch(self, sources: Iterable[Source]) -> None:
+        """Compile many kernels at once, so that `kernel` finds them made."""
+        self.toolchain.prefetch(sources)
+
+    def gemm(self, spec: GemmSpec) -> Callable[..., None]:
+        if spec not in self._products:
+            self.device.work("preparing a product")
+            self._products[spec] = self._prepare(HostProduct(spec))
+        return self._products[spec]
+
+    def _prepare(self, product: HostProduct) -> Callable[..., None]:
+        def gemm(a: DeviceArray, b: DeviceArray, out: DeviceArray, bias: DeviceArray | None = None) -> None:
+            product.check(a, b, out, bias)
+            arrays = {"a": a, "b": b, "out": out} | ({} if bias is None else {"bias": bias})
+            pointers = [array.pointer(f"gemm: {what}") for what, array in arrays.items()]
+            self.launch(pointers, lambda: product.run(*pointers))
+
+        return gemm
+
+    def launch(self, pointers: list[Pointer], run: Callable[[], None]) -> None:
+        """Run it now, or while a capture goes on, note it down; memory written outside its bounds is an error."""
+
+        def checked() -> None:
+            memory = [pointer.allocation() for pointer in pointers]
+            self.launches += 1
+            run()
+            for pointer, allocation in zip(pointers, memory, strict=True):
+                if damage := allocation.damage():
+                    raise HostDriverError(f"{pointer.what}: {damage} was written")
+
+        if self.device.capturing:
+            self._recorded.append(checked)
+        else:
+            checked()
+
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        self.device.work("a capture")
+        self._recorded = recorded = []
+        self.device.capturing = True
+        try:
+            run()
+        finally:
+            self.device.capturing = False
+
+        def replay() -> None:
+            self.device.work("a replay")
+            for launch in recorded:
+                launch()
+
+        return replay
+
+    def synchronize(self) -> None:
+        self.device.work("a synchronization")

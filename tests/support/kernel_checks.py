@@ -1,0 +1,278 @@
+"""What each kernel must compute: checks for tests to hand cases to, and for planted faults to fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gpubp.activations import get_activation, get_output_activation
+from gpubp.backends import Dropout, OptimizerState
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.driver import Driver
+from gpubp.backends.philox import dropout_mask
+from gpubp.backends.reference import NumpyNamespace
+from gpubp.layout import Layout
+from gpubp.losses import Loss
+from gpubp.optimizers import get_optimizer
+from support.kernel_parity import Machine, on_all, one_each, parameters_of, rounded, wide
+from support.kernel_variants import dtype, loss_through
+from support.machines import host
+
+XP = NumpyNamespace()
+
+
+# -- layers -----------------------------------------------------------------------------------------------
+
+
+def check_layer(
+    driver: Driver, *, activation: str, storage: str, rows: int, columns: int, networks: int, dropout: bool, place: str
+) -> None:
+    """z + b and σ of it; δ = grad ⊙ σ′ and its sums; the mask bit for bit."""
+    record, shape, layer, step = get_activation(activation), (networks, rows, columns), 3, 70_000
+    rng = np.random.default_rng([rows, columns, networks])
+    z, grad = rounded(rng.normal(0, 2, shape), storage), rounded(rng.normal(0, 1, shape), storage)
+    b = rounded(rng.normal(0, 1, (networks, 1, columns)), parameters_of(storage))
+    rate, seeds = one_each(networks, 0.0, 0.9), rng.integers(0, 2**64, networks, np.uint64)
+    lead = np.arange(networks)  # in steps: each network's own
+    mask = dropout_mask(np, seeds, rate, layer, step + lead, rows, columns)
+
+    def drop(machine: Machine) -> Dropout | None:
+        return Dropout(*map(machine.plain, (rate, seeds, np.array([1]), step - 1 + lead))) if dropout else None
+
+    def forward(machine: Machine) -> dict[str, Any]:
+        kind = machine.backend.storage
+        z_, b_ = machine.put(z, kind), machine.put(b)
+        a = z_ if record.derivative_from == "a" else machine.room(shape, kind)
+        drawn = machine.room(shape, np.bool_) if dropout else None
+        machine.backend.bias_activation(record, z_, b_, a, drop(machine), drawn, layer)
+        return {"z": z_, "a": a, **({"mask": drawn} if dropout else {})}
+
+    results = on_all(driver, storage, place, forward)
+    results.check("z", storage)
+    results.check("a", storage)
+    if dropout:
+        np.testing.assert_array_equal(results.found["mask"], mask)
+    kept = rounded(results.exact["a" if record.derivative_from == "a" else "z"], storage)
+
+    def backward(machine: Machine) -> dict[str, Any]:
+        kind = machine.backend.storage
+        delta, kept_ = machine.put(grad, kind), machine.put(kept, kind)
+        drawn = machine.put(mask, np.bool_) if dropout else None
+        grad_b = machine.room((networks, 1, columns))
+        machine.backend.hadamard_derivative(record, delta, kept_, grad_b, drop(machine), drawn)
+        return {"delta": delta, "grad_b": grad_b}
+
+    results = on_all(driver, storage, place, backward)
+    results.check("delta", storage)
+    results.check("grad_b", parameters_of(storage), np.abs(results.exact["delta"]).sum(axis=1, keepdims=True))
+
+
+def check_output(
+    driver: Driver, *, activation: str, storage: str, rows: int, columns: int, networks: int, place: str
+) -> None:
+    """a^L from logits, in place."""
+    rng = np.random.default_rng([rows, columns, networks])
+    z = rounded(rng.normal(0, 2, (networks, rows, columns)), storage)
+
+    def run(machine: Machine) -> dict[str, Any]:
+        a = machine.put(z, machine.backend.storage)
+        machine.backend.output(get_output_activation(activation), a)
+        return {"a": a}
+
+    on_all(driver, storage, place, run).check("a", storage)
+
+
+# -- losses -----------------------------------------------------------------------------------------------
+
+
+def check_loss(
+    driver: Driver,
+    *,
+    loss: str,
+    output: str | None = None,
+    storage: str,
+    rows: int,
+    columns: int,
+    networks: int,
+    targets: str,
+    weights: str,
+    smoothing: bool,
+    place: str,
+) -> None:
+    """δᴸ, its sums, and Σ weight · (value, metric), with loss scaling where the type needs it.
+
+    Parameters
+    ----------
+    targets : {"hard", "soft"}
+        Classes or distributions, labels or probabilities; values are values either way.
+    weights : {"none", "shared", "own"}
+        Of samples; with "own", each network has targets of its own too.
+    """
+    record, rng = loss_through(loss, output), np.random.default_rng([rows, columns, networks])
+    z = rounded(rng.normal(0, 2, (networks, rows, columns)), storage)
+    owners = networks if weights == "own" else 1
+    y = _targets(rng, record, z[:owners], targets, parameters_of(storage))
+    weight = None if weights == "none" else rng.integers(0, 3, (owners, rows)) * rng.random((owners, rows))
+    smoothed = one_each(networks, 0.0, 0.3) if smoothing and record.classification else np.zeros(networks)
+    normalizer = rng.uniform(0.5, 2.0, (networks, 3)) / rows
+    scale = 2.0 ** np.arange(3, 3 + networks) if storage == "float16" else np.ones(networks)
+    step = 2
+
+    def run(machine: Machine) -> dict[str, Any]:
+        epoch = machine.epoch(
+            step,
+            normalizer=normalizer if machine.scales else normalizer * scale[:, None],
+            learning_rate=np.zeros((networks, 3)),
+            scale=scale,
+        )
+        delta, grad_b = machine.put(z, machine.backend.storage), machine.room((networks, 1, columns))
+        target = machine.put(y, np.int64 if y.dtype.kind == "i" else None)
+        w = None if weight is None else machine.put(weight, np.float64)
+        machine.backend.loss_delta(record, delta, target, w, machine.plain(smoothed), epoch, grad_b)
+        return {"delta": delta, "grad_b": grad_b, "totals": epoch.totals}
+
+    results = on_all(driver, storage, place, run)
+    results.check("delta", storage)
+    own = results.found["delta"]  # what is summed up is what was rounded
+    results.exact["grad_b"] = results.single["grad_b"] = own.sum(axis=1, keepdims=True)
+    results.check("grad_b", parameters_of(storage), np.abs(own).sum(axis=1, keepdims=True))
+    terms = np.zeros((networks, 3, 2))
+    per_row = np.abs(z).max(axis=2) if record.row_loop else np.abs(z).sum(axis=2)
+    terms[:, step] = (per_row if weight is None else per_row * weight).sum(axis=1)[:, None]
+    results.check("totals", "float64", np.abs(results.exact["totals"]) + terms)
+    assert not results.found["totals"][:, :step].any(), "the totals of another step were written"
+
+
+def _targets(rng: np.random.Generator, loss: Loss, z: Any, targets: str, kind: str) -> Any:
+    """Targets (K, rows, n), or classes (K, rows); not where δ jumps, since rounding would choose a side."""
+    if loss.integer_targets:
+        if targets == "hard":
+            return rng.integers(0, z.shape[2], z.shape[:2])
+        return rounded(rng.dirichlet(np.ones(z.shape[2]), z.shape[:2]), kind)
+    if loss.classification:
+        y = rng.random(z.shape)
+        return rounded(np.rint(y) if targets == "hard" else y, kind)
+    if loss.targets[0] == 0:
+        return rounded(rng.poisson(2.0, z.shape), kind)
+    if loss.values is None:
+        met = rng.random(z.shape) < 0.1  # exactly: there δ is 0
+        return rounded(np.where(met, z, z + rng.normal(0, 2, z.shape)), kind)
+    away = rng.choice([-1, 1], z.shape) * rng.uniform(0.05, 2.0, z.shape)
+    return rounded(loss.output_activation.f(XP, z) + away, kind)
+
+
+# -- updates and batches ----------------------------------------------------------------------------------
+
+
+def check_update(
+    driver: Driver,
+    *,
+    optimizer: str,
+    storage: str,
+    inputs: int,
+    networks: int,
+    l2: bool,
+    l2_by_batch: bool,
+    penalty: bool,
+    weight_decay: bool,
+    clipping: bool,
+    tracked: bool,
+    inactive: bool,
+) -> None:
+    """Ten steps over a layer with so many inputs; with `inactive`, every other network stands still from the start.
+
+    In the seventh, something of the last network is not finite: the gradient, or with loss scaling, where that
+    would only be an overflow, the loss.
+    """
+    rule, layout, steps, first, fault = get_optimizer(optimizer), Layout([inputs, 33]), 10, 100, 6
+    rng = np.random.default_rng([inputs, networks])
+    used = np.zeros((1, layout.size), np.bool_)
+    for layer in layout.layers(used):
+        layer.W[...] = layer.b[...] = True
+    theta = rounded(rng.normal(0, 1, (networks, layout.size)) * used, parameters_of(storage))
+    grads = rounded(rng.normal(0, 0.1, (steps, networks, layout.size)) * used, parameters_of(storage))
+    totals = np.zeros((networks, steps, 2))
+    if storage == "float16":
+        totals[-1, fault, 0] = np.nan
+    else:
+        grads[fault, -1, 0] = np.nan
+    norm = 0.1 * np.sqrt(used.sum())  # of a usual gradient, so that some are clipped and some are not
+    active = np.array([not inactive or k % 2 == 0 for k in range(networks)])
+    options = {name: value * one_each(networks, 0.5, 1.0) for name, value in rule.options.items()}
+    rates = rng.uniform(0.01, 0.1, (networks, steps))
+    scale = 2.0 ** np.arange(1, 1 + networks)
+
+    def run(machine: Machine) -> dict[str, Any]:
+        def option(wanted: bool, low: float, high: float) -> Any:
+            return machine.plain(one_each(networks, low, high)) if wanted else None
+
+        backend, moved = machine.backend, machine.put(theta)
+        state = OptimizerState(
+            rule,
+            {name: machine.plain(value) for name, value in options.items()},
+            tuple(machine.put(np.zeros(theta.shape)) for _ in rule.slots),
+            updates=machine.plain(np.zeros(networks, np.int64)),
+            active=machine.plain(active),
+            fault_step=machine.plain(np.full(networks, -1)),
+            n_weights=layout.n_weights,
+            largest_update=machine.plain(np.zeros(networks)) if tracked else None,
+            l2=option(l2, 0.01, 0.1),
+            l2_by_batch=l2_by_batch,
+            penalty=machine.plain(np.zeros((networks, steps))) if penalty else None,
+            weight_decay=option(weight_decay, 0.01, 0.1),
+            max_grad_norm=option(clipping, 0.5 * norm, 1.5 * norm),
+            operands=None if backend.storage == backend.dtype else machine.put(theta, backend.storage),
+        )
+        epoch = machine.epoch(0, first, normalizer=rates[:, ::-1], learning_rate=rates, scale=scale)
+        epoch.totals = machine.plain(totals)
+        for grad in grads:
+            scaled = grad * scale[:, None] if machine.scales else grad
+            backend.optimizer_step(state, moved, machine.put(scaled), epoch)
+        numbers = {"theta": moved, **dict(zip(rule.slots, state.slots, strict=True))}
+        if tracked:
+            numbers["largest"] = state.largest_update
+        if penalty:
+            numbers["penalty"] = state.penalty
+        if isinstance(backend, CudaBackend) and state.operands is not None:
+            numbers["operands"] = state.operands
+        return (
+            numbers
+            | {name: getattr(state, name) for name in ("updates", "active", "fault_step")}
+            | {"cursor": epoch.cursor}
+        )
+
+    results = on_all(driver, storage, "whole", run)
+    for name in ("updates", "active", "fault_step", "cursor"):
+        results.check_equal(name)
+    for name in results.found.keys() & {"theta", "largest", "penalty", *rule.slots}:
+        results.check(name, parameters_of(storage))
+    found = results.found["theta"]
+    assert not found[:, ~used[0]].any(), "the padding between tensors was written"
+    np.testing.assert_array_equal(found[~active], theta[~active], "a network that is not active was written")
+    if "operands" in results.found:
+        np.testing.assert_array_equal(results.found["operands"], rounded(found, storage))
+
+
+def check_gather(
+    driver: Driver, *, source: str, target: str, rows: int, columns: int, networks: int, place: str
+) -> None:
+    """The rows of the third step, each network's own, bit for bit as NumPy casts them; from one or own sources."""
+    rng = np.random.default_rng([rows, columns, networks])
+    kind, whole = dtype(source), 3 * rows + 5
+    table = np.zeros((networks, 3))
+    for owners in sorted({1, networks}):
+        values = rng.normal(0, 50, (owners, whole, columns)).clip(-120, 120)
+        values = (np.abs(values) if kind.kind == "u" else values > 0 if kind.kind == "b" else values).astype(kind)
+        order = np.stack([rng.permutation(whole) for _ in range(networks)])
+        machine = Machine(CudaBackend(driver, "float32"), place)
+        out = machine.room((networks, rows, columns), dtype(target))
+        epoch = machine.epoch(
+            2, normalizer=table, learning_rate=table, scale=np.ones(networks), order=order, batch_size=rows
+        )
+        machine.backend.gather(machine.put(values, kind), epoch, out)
+        machine.check_between()
+        taken = np.stack([values[k % owners, chosen] for k, chosen in enumerate(order[:, 2 * rows : 3 * rows])])
+        if dtype(target).itemsize == 2 and kind.itemsize > 2:
+            taken = taken.astype(np.float32)  # from there a device rounds to 16 bits
+        np.testing.assert_array_equal(wide(host(out)), wide(taken.astype(dtype(target))))

@@ -1,0 +1,179 @@
+"""Every kernel that the CUDA backend can launch, found by asking it to launch them on a driver that only notes down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from gpubp.activations import ACTIVATIONS, SOFTMAX, get_activation, get_output_activation
+from gpubp.backends import Dropout, OptimizerState
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.driver import GemmSpec, Source
+from gpubp.backends.cuda.source import C_TYPES
+from gpubp.losses import LOSSES, Loss, get_loss, with_output_activation
+from gpubp.optimizers import OPTIMIZERS, get_optimizer
+from support.machines import one_step
+
+STORAGES = ("float64", "float32", "float16", "bfloat16")  # each the name of a precision too
+ON_VALUES = tuple(name for name in LOSSES if get_loss(name).output_activation.name == "identity")
+OUTPUTS = (*ACTIVATIONS, SOFTMAX.name)
+OTHER_OUTPUTS = tuple(name for name in OUTPUTS if name != "identity")  # than those of losses on values
+MANY = 1025  # classes, more than a warp shares
+
+
+class Recorder:
+    """A `Driver` whose arrays are NumPy's, whose products do nothing, and whose kernels are noted down."""
+
+    xp = np
+    name = "a list of kernels"
+    compute_capability = (9, 0)
+    multiprocessors = 1
+    supports_capture = False
+    gemm_table = None
+
+    def __init__(self) -> None:
+        self.sources: list[Source] = []
+
+    empty = staticmethod(np.empty)
+    zeros = staticmethod(np.zeros)
+    to_device = staticmethod(np.asarray)
+    to_host = staticmethod(np.asarray)
+
+    def kernel(self, source: Source) -> Callable[..., None]:
+        self.sources.append(source)
+        return _nothing
+
+    def gemm(self, spec: GemmSpec) -> Callable[..., None]:
+        return _nothing
+
+
+def _nothing(*args: Any) -> None:
+    pass
+
+
+def launched(storage: str, launch: Callable[..., None], *args: Any) -> list[Source]:
+    """The kernels of one of the functions below."""
+    driver = Recorder()
+    launch(CudaBackend(driver, storage), *args)
+    return driver.sources
+
+
+# -- operations, on the smallest arrays that they take ----------------------------------------------------
+
+
+def layer(backend: CudaBackend, activation: str, dropout: bool) -> None:
+    """What a hidden layer launches."""
+    record, z, b = get_activation(activation), backend.empty((1, 1, 1), backend.storage), backend.empty((1, 1, 1))
+    drop = mask = None
+    if dropout:
+        drop = Dropout(np.zeros(1), np.zeros(1, np.uint64), *np.zeros((2, 1), np.int64))
+        mask = backend.empty((1, 1, 1), np.bool_)
+    backend.bias_activation(record, z, b, z, drop, mask, 0)
+    backend.hadamard_derivative(record, z, z, b, drop, mask)
+
+
+def output(backend: CudaBackend, activation: str) -> None:
+    """What an output layer launches for inference."""
+    backend.output(get_output_activation(activation), backend.empty((1, 1, 1), backend.storage))
+
+
+def loss(backend: CudaBackend, name: str, output: str | None = None, columns: int = 1, classes: bool = False) -> None:
+    """What BP1 launches, with so many outputs, and with classes or one target for each of them."""
+    record = loss_through(name, output)
+    logits, grad_b = backend.empty((1, 1, columns), backend.storage), backend.empty((1, 1, columns))
+    y = backend.empty((1, 1), np.int64) if classes else backend.empty((1, 1, columns))
+    backend.loss_delta(record, logits, y, None, backend.zeros((1,), np.float64), one_step(backend, 1), grad_b)
+
+
+def update(backend: CudaBackend, optimizer: str, l2: bool, penalty: bool, tracked: bool) -> None:
+    """What an update launches."""
+    rule, theta, per_network = get_optimizer(optimizer), backend.empty((1, 128)), backend.zeros((1,), np.float64)
+    state = OptimizerState(
+        rule,
+        dict.fromkeys(rule.options, per_network),
+        (theta,) * len(rule.slots),
+        updates=backend.zeros((1,), np.int64),
+        active=backend.zeros((1,), np.bool_),
+        fault_step=backend.zeros((1,), np.int64),
+        n_weights=128,
+        largest_update=per_network if tracked else None,
+        l2=per_network if l2 else None,
+        penalty=backend.zeros((1, 1), np.float64) if penalty else None,
+        operands=None if backend.storage == backend.dtype else backend.empty(theta.shape, backend.storage),
+    )
+    backend.optimizer_step(state, theta, theta, one_step(backend, 1))
+
+
+def gather(backend: CudaBackend, source: Any, target: Any) -> None:
+    """What a batch launches whose rows are kept as `source` and computed with as `target`."""
+    backend.gather(backend.empty((1, 1, 1), source), one_step(backend, 1), backend.empty((1, 1, 1), target))
+
+
+def sums(backend: CudaBackend) -> None:
+    """What no record has a part in: the sums over many rows, and the copy of θ."""
+    tall, grad_b = backend.empty((1, 1000, 1), backend.storage), backend.empty((1, 1, 1))
+    backend.hadamard_derivative(get_activation("identity"), tall, tall, grad_b)
+    if backend.storage != backend.dtype:
+        backend.cast(backend.empty((1, 1)), backend.empty((1, 1), backend.storage))
+
+
+# -- all of them ------------------------------------------------------------------------------------------
+
+
+def loss_through(name: str, output: str | None) -> Loss:
+    """A loss with its own output activation, or a loss on values with another one."""
+    record = get_loss(name)
+    return record if output is None else with_output_activation(record, get_output_activation(output))
+
+
+def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
+    """All kernels for one type: by their text, what they are for, and the source."""
+    found: dict[str, tuple[str, Source]] = {}
+
+    def add(label: str, launch: Callable[..., None], *args: Any) -> None:
+        for source in launched(storage, launch, *args):
+            found.setdefault(source.text, (label, source))
+
+    both = (False, True)
+    for activation in ACTIVATIONS:
+        for dropout in both:
+            add(activation + " with dropout" * dropout, layer, activation, dropout)
+    for activation in OUTPUTS:
+        add(activation, output, activation)
+    for name in LOSSES:
+        if get_loss(name).row_loop is None:
+            add(name, loss, name)
+            continue
+        for columns in (1, MANY):
+            for classes in both:
+                add(f"{name}, {columns} outputs" + ", classes" * classes, loss, name, None, columns, classes)
+    for name in ON_VALUES:
+        for activation in OTHER_OUTPUTS:
+            add(f"{name} through {activation}", loss, name, activation)
+    for optimizer in OPTIMIZERS:
+        for l2, penalty, tracked in product(both, repeat=3):
+            label = optimizer + " with l2" * l2 + ", penalty" * penalty + ", tracked" * tracked
+            add(label, update, optimizer, l2, penalty, tracked)
+    parameters = "float64" if storage == "float64" else "float32"
+    pairs = [
+        *((source, storage) for source in C_TYPES),
+        (parameters, parameters),
+        ("float64", "float64"),
+        ("int64",) * 2,
+    ]
+    for source, target in pairs:
+        add(f"{source} to {target}", gather, dtype(source), dtype(target))
+    add("", sums)
+    return found
+
+
+def dtype(name: str) -> Any:
+    """A dtype by its name; NumPy has no bfloat16."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

@@ -1,0 +1,53 @@
+"""Data that does not fit on the device: the same training, a segment of the rows at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpubp
+from gpubp.errors import DeviceError
+
+
+def trained(mlp, monkeypatch, room=None, **settings):
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(53, 6)), rng.integers(0, 3, 53)
+    net = mlp([6, 9, 3], models=settings.pop("models", 1))
+    if room is not None:
+        needed = net.memory(8, "adam")
+        beside = needed["total"] - needed["parameters"]
+        monkeypatch.setattr(net.backend, "free_memory", lambda: beside + room)
+    history = gpubp.train(net, X, y, batch_size=8, epochs=3, **settings)
+    return net.backend.to_host(net.theta), np.array(history.loss)
+
+
+@pytest.mark.parametrize("room", [0, 2000])  # a batch at a time; several
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"models": 3, "seed": [4, 5, 6]}, {"sample_weight": np.linspace(0.5, 1.5, 53)}, {"shuffle": False}],
+    ids=["one network", "three orders", "weights", "in order"],
+)
+def test_streamed_rows_train_as_resident_ones_do(mlp, monkeypatch, room, settings):
+    theta, loss = trained(mlp, monkeypatch, **settings)
+    streamed, streamed_loss = trained(mlp, monkeypatch, room, **settings)
+    np.testing.assert_array_equal(streamed, theta)
+    np.testing.assert_array_equal(streamed_loss, loss)
+
+
+def test_a_divergence_is_found_in_the_segment_where_it_happened(mlp, monkeypatch):
+    with pytest.raises(gpubp.DivergenceError) as resident:
+        trained(mlp, monkeypatch, learning_rate=1e300)
+    with pytest.raises(gpubp.DivergenceError) as streamed:
+        trained(mlp, monkeypatch, room=0, learning_rate=1e300)
+    assert str(streamed.value) == str(resident.value)
+
+
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(mlp, monkeypatch):
+    net = mlp([6, 9, 3])
+    needed = net.memory(64, "adam")
+    monkeypatch.setattr(net.backend, "free_memory", lambda: needed["optimizer"] + needed["activations"] / 2)
+    with pytest.raises(DeviceError, match="batch_size=32 would fit"):
+        gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)
+    monkeypatch.setattr(net.backend, "free_memory", lambda: 10.0)
+    with pytest.raises(DeviceError, match="no batch would fit"):
+        gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)

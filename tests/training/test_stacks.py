@@ -1,0 +1,147 @@
+"""Networks of a stack that have nothing in common but their shape: each is trained as it would be by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpubp
+from gpubp import DataError, UsageError
+from gpubp.training.row_groups import Run, runs
+
+K, M, EPOCHS = 7, 60, 20
+
+
+def data():
+    rng = np.random.default_rng(8)
+    X, y = rng.standard_normal((M, 5)), rng.integers(0, 3, M)
+    X[np.arange(M), y] += 1.5
+    return X, y
+
+
+def own_settings():
+    """One of everything that may differ, for each network; row counts are unequal, and some rows repeat."""
+    rng = np.random.default_rng(9)
+    counts = [44, 44, 41, 40, 33, 33, 8]  # the last has less than a batch
+    rows = [rng.permutation(M)[:count] for count in counts]
+    rows[3] = rng.integers(0, M, counts[3])  # a bootstrap sample
+    return {
+        "learning_rate": np.geomspace(1e-3, 3e-2, K),
+        "optimizer_options": {"beta1": np.linspace(0.8, 0.95, K), "eps": np.geomspace(1e-8, 1e-4, K)},
+        "l2": np.array([0, 1e-3, 0, 1e-2, 0, 0, 1e-1]),
+        "weight_decay": np.array([0, 0, 0.1, 0, 0.01, 0, 0]),
+        "dropout": np.array([0, 0.2, 0.5, 0, 0, 0.1, 0]),
+        "label_smoothing": np.array([0, 0, 0, 0.1, 0.2, 0, 0]),
+        "max_grad_norm": np.array([np.inf, 1, 0.1, np.inf, 0.5, np.inf, 2]),
+        "seed": [3, 1, 4, 1, 5, 9, 2],
+        "schedule": ["cosine", None, "exponential", None, "warmup(cosine, 0.1)", "reduce_on_plateau", None],
+        "epochs": [20, 20, 17, 20, 5, 20, 20],
+        "patience": [3, 30, 30, 2, 30, 4, 30],
+        "sample_weight": rng.random((K, M)) * (rng.random((K, M)) > 0.2),
+        "rows": rows,
+        "validation_rows": [np.setdiff1d(np.arange(M), own) for own in rows],
+    }  # fmt: skip
+
+
+def solo(mlp, settings, k, **fixed):
+    """Network k by itself, on its rows."""
+    X, y = data()
+    net = mlp([5, 9, 6, 3], seed=20 + k, activations=["relu", "silu"])
+    net.seeds = (20 + k,)
+
+    def of(value):
+        if isinstance(value, dict):
+            return {name: v[k] for name, v in value.items()}
+        return value[k]
+
+    mine = {name: of(value) for name, value in settings.items()}
+    rows, validated, weight = mine.pop("rows"), mine.pop("validation_rows"), mine.pop("sample_weight")
+    validation = X[validated], y[validated], weight[validated]
+    history = gpubp.train(net, X[rows], y[rows], weight[rows], validation, batch_size=16, **mine, **fixed)
+    return net, history
+
+
+def stacked(mlp, settings, **fixed):
+    net = mlp([5, 9, 6, 3], seed=20, activations=["relu", "silu"], models=K)
+    return net, gpubp.train(net, *data(), batch_size=16, **settings, **fixed)
+
+
+def test_each_network_is_trained_as_by_itself(mlp):
+    """On the reference backend to the last bit; elsewhere sums may be cut otherwise."""
+    settings = own_settings()
+    net, history = stacked(mlp, settings)
+    exact = net.backend.name == "reference"
+    theta = net.backend.to_host(net.theta)
+    double = net.precision == "float64"
+    tolerance = {"rtol": 0, "atol": 0 if exact else 1e-10 if double else 2e-3}
+    for k in range(K):
+        alone, own = solo(mlp, settings, k)
+        np.testing.assert_allclose(theta[k], alone.backend.to_host(alone.theta)[0], **tolerance)
+        if exact or double:
+            assert history.stopped[k] == own.stopped
+            assert history.best_epoch[k] == own.best_epoch
+            for curve in ("loss", "metric", "validation_loss", "validation_metric", "learning_rate"):
+                found = np.array(getattr(history, curve))[: own.epochs, k]
+                np.testing.assert_allclose(found, getattr(own, curve), rtol=0 if exact else 1e-7)
+    assert len({*history.stopped}) > 1, "networks were to end for different reasons"
+
+
+def test_those_that_have_ended_give_up_their_place(mlp, monkeypatch):
+    """The rest go on in fewer places as if nobody had moved."""
+    settings = own_settings() | {"epochs": [20, 3, 17, 20, 5, 20, 12]}
+    net, history = stacked(mlp, settings)
+    monkeypatch.setattr("gpubp.training.step.CROWDED", 0.0)
+    other, kept = stacked(mlp, settings)
+    np.testing.assert_array_equal(net.backend.to_host(net.theta), other.backend.to_host(other.theta))
+    assert history.stopped == kept.stopped
+    np.testing.assert_array_equal(history.validation_loss, kept.validation_loss)
+
+
+def test_a_network_that_diverges_leaves_the_others_alone(mlp):
+    X, y = data()
+    rows = [np.arange(40), np.arange(60), np.arange(20, 60)]
+    net = mlp([5, 8, 3], models=3)
+    settings = {"optimizer": "sgd", "epochs": 6, "batch_size": 16}
+    history = gpubp.train(net, X, y, learning_rate=[1e-2, 1e38, 1e-2], rows=rows, **settings)
+    assert history.stopped == ["epochs", "diverged", "epochs"]
+    assert np.isfinite(net.backend.to_host(net.theta)).all()
+    for k in (0, 2):
+        alone = mlp([5, 8, 3], seed=k)
+        gpubp.train(alone, X[rows[k]], y[rows[k]], learning_rate=1e-2, seed=k, **settings)
+        np.testing.assert_allclose(
+            net.backend.to_host(net.theta)[k], alone.backend.to_host(alone.theta)[0], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_runs():
+    """Full batches together, smaller ones by neighbours of one size; a border ends a run."""
+    every = slice(0, 3)
+    assert runs(np.array([10, 10, 10]), 4) == [Run(every, 4, 0, 2), Run(every, 2, 2, 1)]
+    assert runs(np.array([8, 8, 8]), 4) == [Run(every, 4, 0, 2)]
+    assert runs(np.array([8, 8, 8]), 4, [0, 1]) == [Run(every, 4, 0, 1), Run(every, 4, 1, 1)]
+    assert runs(np.array([13, 9, 9]), 4) == [
+        Run(every, 4, 0, 2), Run(slice(0, 1), 4, 2, 1), Run(slice(1, 3), 1, 2, 1), Run(slice(0, 1), 1, 3, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings, error, message",
+    [
+        ({"rows": [[0, 1]]}, UsageError, "rows does not fit; give 2 arrays of row numbers, one per network"),
+        ({"rows": [[0], [99]]}, DataError, r"rows\[1\] names row 99; X has rows 0 … 59"),
+        ({"rows": [[0], [-1]]}, DataError, r"rows\[1\] names row -1"),
+        ({"rows": [[0], [0.5]]}, UsageError, r"rows\[1\] has shape \(1,\) and dtype float64"),
+        ({"rows": [[0], []]}, UsageError, r"rows\[1\]"),
+        ({"validation_rows": [[0], [60]]}, DataError, r"validation_rows\[1\] names row 60"),
+        ({"epochs": [3, 0]}, UsageError, r"epochs\[1\]=0"),
+        ({"epochs": [3]}, UsageError, "epochs names 1 numbers; give one, or 2, one per network"),
+        ({"schedule": ["cosine"]}, UsageError, "schedule names 1 for 2 networks"),
+        ({"sample_weight": np.ones((3, M))}, DataError, r"must be \(60,\), one weight a row, or \(2, 60\)"),
+        ({"sample_weight": np.stack([np.ones(M), np.arange(M) - 1.0])}, DataError, r"sample_weight\[1, 0\] = -1"),
+        ({"sample_weight": np.stack([np.ones(M), np.arange(M)]), "rows": [[1], [0]]}, DataError, "network 1"),
+    ],
+)
+def test_what_does_not_fit(settings, error, message):
+    net = gpubp.MLP([5, 4, 3], models=2, device="cpu-reference")
+    with pytest.raises(error, match=message):
+        gpubp.train(net, *data(), **settings)
