@@ -12,73 +12,68 @@ from dataclasses import dataclass
 
 from gpubp._typing import Array
 from gpubp.activations import Activation
-from gpubp.backends import Backend, Dropout
+from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache
+from gpubp.losses import Loss
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """The parameters of a layer, or their gradients: W (K, n_in, n_out) and b (K, 1, n_out)."""
+class Network:
+    """Layers, an activation for each, and the loss.
 
-    W: Array
-    b: Array
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the forward pass of one layer leaves for the backward pass, each (K, rows, n).
-
-    `z` and `a` are one array where σ′ is read off a; `delta` receives δ; `mask` is None without dropout.
+    The last activation is the identity: what the output layer's logits become is the loss's business.
     """
 
-    z: Array
-    a: Array
-    delta: Array
-    mask: Array | None
+    layers: Sequence[Layer]
+    activations: Sequence[Activation]
+    loss: Loss
 
-    def first(self, rows: int) -> Record:
-        """The same for a batch of fewer rows: views, nothing is copied."""
-        z = self.z[:, :rows]
-        a = z if self.a is self.z else self.a[:, :rows]
-        return Record(z, a, self.delta[:, :rows], None if self.mask is None else self.mask[:, :rows])
+
+def gradients(
+    backend: Backend,
+    network: Network,
+    batch: Batch,
+    caches: Sequence[LayerCache],
+    grads: Sequence[Layer],
+    epoch: Epoch,
+    dropout: Dropout | None = None,
+) -> None:
+    """∂C/∂W and ∂C/∂b of one batch into `grads`, and its loss and metric into the totals of `epoch`."""
+    forward(backend, network, batch.X, caches, dropout)
+    backward(backend, network, batch, caches, grads, epoch, dropout)
 
 
 def forward(
     backend: Backend,
-    layers: Sequence[Layer],
-    activations: Sequence[Activation],
+    network: Network,
     X: Array,
-    records: Sequence[Record],
+    caches: Sequence[LayerCache],
     dropout: Dropout | None = None,
 ) -> Array:
-    """z^l = a^{l−1} W^l + b^l and a^l = σ(z^l) for every layer; returns the logits z^L (K, rows, n_L).
-
-    `activations` ends with the identity: what the output layer's logits become is the loss's business.
-    """
+    """zˡ = aˡ⁻¹ Wˡ + bˡ and aˡ = σ(zˡ) for every layer; returns the logits zᴸ (K, rows, n_L)."""
     a = X
-    for l, (layer, activation, record) in enumerate(zip(layers, activations, records, strict=True)):
-        dropped = dropout if record.mask is not None else None
-        backend.dense(activation, a, layer.W, layer.b, record.z, record.a, dropped, record.mask, l)
-        a = record.a
+    for layer, activation, cache in zip(network.layers, network.activations, caches, strict=True):
+        backend.dense(activation, a, layer, cache, dropout)
+        a = cache.a
     return a
 
 
 def backward(
     backend: Backend,
-    layers: Sequence[Layer],
-    activations: Sequence[Activation],
-    X: Array,
-    records: Sequence[Record],
+    network: Network,
+    batch: Batch,
+    caches: Sequence[LayerCache],
     grads: Sequence[Layer],
+    epoch: Epoch,
     dropout: Dropout | None = None,
 ) -> None:
-    """Fill `grads` from δ^L, which BP1 (`Backend.loss_delta`) left in place of the logits with BP3's grad_b."""
-    delta = records[-1].a
-    for l in range(len(layers) - 1, -1, -1):
-        a_prev = records[l - 1].a if l else X
-        backend.matmul(a_prev, delta, out=grads[l].W, transpose_a=True)  # BP4
+    """BP1 to BP4, from what `forward` left in `caches`."""
+    last = len(network.layers) - 1
+    backend.loss_delta(network.loss, caches[last], batch, epoch, grads[last].b)  # BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ); BP3
+    for l in range(last, -1, -1):
+        delta, a_prev = caches[l].delta, caches[l - 1].a if l else batch.X
+        backend.matmul(a_prev, delta, out=grads[l].W, transpose_a=True)  # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ
         if l:
-            below, activation = records[l - 1], activations[l - 1]
-            kept = below.a if activation.derivative_from == "a" else below.z
-            backend.matmul(delta, layers[l].W, out=below.delta, transpose_b=True)
-            backend.hadamard_derivative(activation, below.delta, kept, grads[l - 1].b, dropout, below.mask)  # BP2, BP3
-            delta = below.delta
+            below, activation = caches[l - 1], network.activations[l - 1]
+            backend.matmul(delta, network.layers[l].W, out=below.delta, transpose_b=True)  # BP2, first half: δˡ Wˡᵀ
+            # BP2, second half: ⊙ σ′(zˡ⁻¹), which makes it δˡ⁻¹; BP3 in the same pass: ∂C/∂bˡ⁻¹ = Σ_rows δˡ⁻¹
+            backend.hadamard_derivative(activation, below, grads[l - 1].b, dropout)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.activations import Activation, get_activation
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
@@ -156,23 +157,56 @@ def whole_per_network(name: str, value: Any, models: int, low: int) -> NDArray[n
     return np.array([whole(f"{name}[{k}]", v, low) for k, v in enumerate(value)])
 
 
-def rows(given: Any, models: int, m: int, name: str = "rows") -> list[NDArray[np.int64]] | None:
+def rows(indices: Any, models: int, m: int, name: str = "rows") -> list[NDArray[np.int64]] | None:
     """Indices of rows for each network: K arrays of whole numbers from 0 to m − 1, none empty; None stays None."""
-    if given is None:
+    if indices is None:
         return None
-    if not isinstance(given, (Sequence, np.ndarray)) or len(given) != models:
+    if not isinstance(indices, (Sequence, np.ndarray)) or len(indices) != models:
         raise UsageError(f"{name} does not fit; give {models} arrays of row numbers, one per network")
-    found = []
-    for k, indices in enumerate(given):
-        array = np.asarray(indices)
+    arrays = []
+    for k, own_rows in enumerate(indices):
+        array = np.asarray(own_rows)
         if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array):
             raise UsageError(
                 f"{name}[{k}] has shape {array.shape} and dtype {array.dtype}; it must be whole numbers, (rows,)"
             )
         if (wrong := (array < 0) | (array >= m)).any():
             raise DataError(f"{name}[{k}] names row {array[np.argmax(wrong)]}; X has rows 0 … {m - 1}")
-        found.append(array.astype(np.int64, copy=False))
-    return found
+        arrays.append(array.astype(np.int64, copy=False))
+    return arrays
+
+
+def seeds(seed: int | Sequence[int], models: int) -> tuple[int, ...]:
+    """One seed per network: seed, seed + 1, …, or those given."""
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        first = whole("seed", seed, 0)
+        return tuple(range(first, first + models))
+    each = tuple(whole(f"seed[{k}]", s, 0) for k, s in enumerate(seed))
+    if len(each) != models:
+        raise UsageError(f"seed names {len(each)} seeds for {models} networks; give one number, or one per network")
+    return each
+
+
+def layer_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Inputs, hidden layers and outputs: whole numbers, two at least."""
+    if not isinstance(sizes, (Sequence, np.ndarray)):
+        raise UsageError(f"layer_sizes={sizes!r} does not make a network; give a list, such as [64, 10]")
+    numbers = tuple(whole(f"layer_sizes[{i}]", n, 1) for i, n in enumerate(sizes))
+    if len(numbers) < 2:
+        raise UsageError(
+            f"layer_sizes={list(numbers)} does not make a network; give inputs and outputs at least, [64, 10]"
+        )
+    return numbers
+
+
+def hidden_activations(activations: Any, n_hidden: int) -> tuple[Activation, ...]:
+    """One activation per hidden layer, from one for all or from a sequence."""
+    if isinstance(activations, str) or not isinstance(activations, Sequence):
+        return (get_activation(activations),) * n_hidden
+    records = tuple(get_activation(a) for a in activations)
+    if len(records) != n_hidden:
+        raise UsageError(f"activations names {len(records)}, but there are {n_hidden} hidden layers; give one each")
+    return records
 
 
 def whole(name: str, value: Any, low: int) -> int:
@@ -184,19 +218,19 @@ def whole(name: str, value: Any, low: int) -> int:
 
 def _real_array(array: Any, name: str) -> NDArray[Any]:
     try:
-        found: NDArray[Any] = np.asarray(array)
+        numbers: NDArray[Any] = np.asarray(array)
     except ValueError as error:
         raise DataError(f"{name} is not an array: {error}; all rows need the same length") from None
-    if found.dtype.kind not in "biuf":
-        raise DataError(f"{name} has dtype {found.dtype}; it must be real numbers (encode text and categories first)")
-    return found
+    if numbers.dtype.kind not in "biuf":
+        raise DataError(f"{name} has dtype {numbers.dtype}; it must be real numbers (encode text and categories first)")
+    return numbers
 
 
 def _require_finite(array: NDArray[Any], name: str, precision: str = "float64") -> None:
     if array.dtype.kind != "f":
         return
-    kept = PRECISIONS[precision]
-    largest = np.dtype(kept.parameters).type(kept.largest)
+    types = PRECISIONS[precision]
+    largest = np.dtype(types.parameters).type(types.largest)
     rows = max(1, _BLOCK // max(1, array[:1].size))
     for start in range(0, len(array), rows):
         wrong = ~(np.abs(array[start : start + rows]) <= largest)

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp import checks
+from gpubp._typing import Array
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.errors import UsageError
 from gpubp.network import MLP
 from gpubp.precision import PRECISIONS
+from gpubp.stack import Stack
 
 STEP = 1e-200  # of the complex step: so small that h² vanishes, with no subtraction to lose digits
 _STACK = 1 << 20  # elements of a stack of perturbed networks: 16 MB of complex numbers
@@ -77,30 +79,32 @@ def check_gradients(
         raise UsageError(f"check_gradients takes a single network; this is a stack of {net.models}")
     per_tensor = checks.whole("per_tensor", per_tensor, 1)
     _, grads = net.gradients(X, y, sample_weight, l2=l2, dropout=dropout)
+    batch = net.stack.checked(X, y, sample_weight)
     rng = np.random.default_rng(0)
     errors = {}
-    for (name, start, stop), grad in zip(net.layout.names(), [*grads.weights, *grads.biases], strict=True):
+    for (name, start, stop), grad in zip(net.stack.layout.names(), [*grads.weights, *grads.biases], strict=True):
         size = stop - start
         chosen = np.arange(size) if size <= per_tensor else np.sort(rng.choice(size, per_tensor, replace=False))
-        exact = complex_step(net, start + chosen, X, y, sample_weight, l2, dropout)
-        found = net.backend.to_host(grad).reshape(-1)[chosen].astype(np.float64)
+        exact = complex_step(net.stack, start + chosen, batch, l2, dropout)
+        compared = net.stack.backend.to_host(grad).reshape(-1)[chosen].astype(np.float64)
         scale = float(np.linalg.norm(exact))
-        errors[name] = float(np.linalg.norm(found - exact)) / (scale if scale > 0 else 1.0)
+        errors[name] = float(np.linalg.norm(compared - exact)) / (scale if scale > 0 else 1.0)
     return GradientCheck(errors, PRECISIONS[net.precision].gradient_tolerance)
 
 
 def complex_step(
-    net: MLP, positions: NDArray[np.int64], X: Any, y: Any, sample_weight: Any, l2: float, dropout: float
+    stack: Stack, positions: NDArray[np.int64], batch: tuple[Array, Array, Array | None], l2: float, dropout: float
 ) -> NDArray[np.float64]:
-    """∂C/∂θ at the given positions of θ, each network of a stack perturbed in one of them."""
+    """∂C/∂θ at the given positions of θ, each network of a stack perturbed in one of them; `batch` is checked."""
     backend = ReferenceBackend(np.complex128)
-    theta = net.backend.to_host(net.theta).astype(np.complex128)
+    theta = stack.backend.to_host(stack.theta).astype(np.complex128)
     height = max(1, _STACK // theta.shape[1])
     derivative = []
     for start in range(0, len(positions), height):
         part = positions[start : start + height]
-        stack = np.repeat(theta, max(2, len(part)), axis=0)  # a stack even for one: losses stay complex
-        stack[np.arange(len(part)), part] += STEP * 1j
-        loss, _ = net.like(stack, backend).gradients(X, y, sample_weight, l2=l2, dropout=dropout)
-        derivative.append(loss[: len(part)].imag / STEP)
+        perturbed = np.repeat(theta, len(part), axis=0)
+        perturbed[np.arange(len(part)), part] += STEP * 1j
+        penalty, rate = np.full((2, len(part)), [[l2], [dropout]])
+        loss, _ = stack.like(perturbed, backend).gradients(*batch, penalty, rate)
+        derivative.append(loss.imag / STEP)
     return np.concatenate(derivative)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpubp._typing import Array
-from gpubp.backprop import Layer
+from gpubp.backends import Layer
 
 ALIGNMENT = 128  # elements: offsets do not depend on the dtype, and every tensor allows 16-byte loads
 

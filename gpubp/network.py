@@ -7,21 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gpubp import checks, serialization
 from gpubp._typing import Array
-from gpubp.activations import Activation, get_output_activation
-from gpubp.backends import get_backend, loadable_precision
-from gpubp.backprop import backward, forward
+from gpubp.activations import Activation, Softmax, get_output_activation
+from gpubp.backends import Backend, Layer, get_backend, loadable_precision
 from gpubp.errors import DataError, UsageError
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, with_output_activation
-from gpubp.optimizers import Optimizer, get_optimizer
-from gpubp.stack import Stack, hidden_of, seeds_of, sizes_of
+from gpubp.optimizers import Optimizer
+from gpubp.stack import Stack
 
 
-class MLP(Stack):
+class MLP:
     """A multilayer perceptron, or a stack of K of one shape.
 
     Parameters
@@ -36,7 +34,8 @@ class MLP(Stack):
         ``"auto"`` picks by activation. Biases start at zero, but for ``"standard_normal"``.
     seed : int or sequence of K ints
         Network k of a stack draws its weights as a single network with seed ``seed + k`` (or ``seed[k]``).
-    device, precision : str
+    device : str or Backend
+    precision : str
         As `gpubp.backends.get_backend` has them.
     models : int
         K. With 1, arrays have no leading axis.
@@ -50,8 +49,9 @@ class MLP(Stack):
         Views of the parameters, (n_in, n_out) and (n_out,), with a leading axis K for a stack. Writable.
     theta : (K, P) array
         The buffer behind them.
-    parameters : int
-        Weights and biases of one network.
+    stack : gpubp.stack.Stack
+        The networks on their machine, which training, estimators and measurements drive; there, arrays have a leading
+        axis K always.
     preprocessing : dict or None
         JSON-able; travels in the model file. The command line keeps there how raw rows are encoded.
     """
@@ -63,98 +63,97 @@ class MLP(Stack):
         loss: str | Loss = "cross_entropy",
         init: Any = "auto",
         seed: int | Sequence[int] = 0,
-        device: str = "auto",
+        device: str | Backend = "auto",
         precision: str = "float32",
         models: int = 1,
         *,
         output_activation: Any = "auto",
     ) -> None:
-        self.layer_sizes = sizes_of(layer_sizes)
-        self.activations = hidden_of(activations, len(self.layer_sizes) - 2)
+        sizes = checks.layer_sizes(layer_sizes)
+        hidden = checks.hidden_activations(activations, len(sizes) - 2)
         named = get_loss(loss)
-        self.output_activation = (
-            named.output_activation if output_activation == "auto" else get_output_activation(output_activation)
-        )
-        self.loss = with_output_activation(named, self.output_activation)
-        if self.output_activation.name == "softmax" and self.layer_sizes[-1] < 2:
+        output = named.output_activation if output_activation == "auto" else get_output_activation(output_activation)
+        if output.name == "softmax" and sizes[-1] < 2:
             raise UsageError(
-                f"layer_sizes end with {self.layer_sizes[-1]}, but softmax needs two outputs or more; use loss="
+                f"layer_sizes end with {sizes[-1]}, but softmax needs two outputs or more; use loss="
                 f'"binary_cross_entropy" for two classes with one output'
             )
-        self.models = checks.whole("models", models, 1)
-        self.seeds = seeds_of(seed, self.models)
-        self.layout = Layout(self.layer_sizes)
-        backend = get_backend(device, precision)
-        self._hold(backend, backend.zeros((self.models, self.layout.size)))
+        seeds = checks.seeds(seed, checks.whole("models", models, 1))
+        loss = with_output_activation(named, output)
+        self.stack = Stack(sizes, hidden, output, loss, get_backend(device, precision), seeds)
+        self.stack.draw(init)
         self.preprocessing: dict[str, Any] | None = None
-        self._draw(init)
 
     # -- what it is ------------------------------------------------------------------------------------
 
     @property
+    def layer_sizes(self) -> tuple[int, ...]:
+        """n_0 (inputs), the hidden layers, n_L (outputs)."""
+        return self.stack.layer_sizes
+
+    @property
+    def activations(self) -> tuple[Activation, ...]:
+        """The record of each hidden layer."""
+        return self.stack.activations
+
+    @property
+    def output_activation(self) -> Activation | Softmax:
+        """What makes aᴸ of the logits."""
+        return self.stack.output_activation
+
+    @property
+    def loss(self) -> Loss:
+        """The record of the loss, with the output activation in it."""
+        return self.stack.loss
+
+    @property
+    def models(self) -> int:
+        """How many networks; 1 unless this is a stack."""
+        return self.stack.models
+
+    @property
     def weights(self) -> tuple[Array, ...]:
-        return self._public(self.layers).weights
+        """Views of the weights of each layer, (n_in, n_out), (K, n_in, n_out) for a stack."""
+        return self._parameters.weights
 
     @property
     def biases(self) -> tuple[Array, ...]:
-        return self._public(self.layers).biases
+        """Views of the biases of each layer, (n_out,), (K, n_out) for a stack."""
+        return self._parameters.biases
+
+    @property
+    def theta(self) -> Array:
+        """The buffer (K, P) that holds all parameters."""
+        return self.stack.theta
 
     @property
     def parameters(self) -> int:
-        return self.layout.parameters
+        """Weights and biases of one network."""
+        return self.stack.layout.parameters
 
     @property
     def precision(self) -> str:
-        return self.backend.precision
+        """The name of the precision it computes in."""
+        return self.stack.backend.precision
 
     @property
     def device(self) -> str:
-        return self.backend.device
-
-    @property
-    def device_reason(self) -> str:
-        return self.backend.reason
+        """The device it computes on."""
+        return self.stack.backend.device
 
     def __repr__(self) -> str:
-        stack = f", models={self.models}" if self.models > 1 else ""
-        hidden = ", ".join(dict.fromkeys(a.name for a in self.activations)) or "none"
-        return (
-            f"MLP({'-'.join(map(str, self.layer_sizes))}, activations={hidden}, loss={self.loss.name}, "
-            f"{self.parameters:,} parameters, {self.precision} on {self.device}{stack})"
-        )
+        return repr(self.stack)
 
     def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
         """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
-        item, storage = (self.models * int(np.dtype(t).itemsize) for t in (self.backend.dtype, self.backend.storage))
-        copied = storage if self.operand_buffer is not self.theta else 0
-        slots = len(get_optimizer(optimizer).slots)
-        per_row = sum(
-            n * (2 + (a.derivative_from == "z")) for n, a in zip(self.layer_sizes[1:-1], self.activations, strict=True)
-        )
-        found = {
-            "parameters": (item + copied) * self.layout.size,
-            "optimizer": item * self.layout.size * (2 + slots),  # gradients, a copy from the epoch's start, slots
-            "activations": storage * batch_size * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]),
-        }
-        return {**found, "total": sum(found.values())}
+        return self.stack.memory(batch_size, optimizer)
 
     # -- what it computes ------------------------------------------------------------------------------
 
     def forward(self, X: Any) -> Array:
         """a^L (m, n_L), (K, m, n_L) for a stack: probabilities, or values for regression. X (m, n_0)."""
-        out = self.outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
-        return out if self.models > 1 else out[0]
-
-    def outputs(self, X: Array) -> Array:
-        """a^L (K, m, n_L) on the host, of rows that are known to be sound."""
-        out = np.empty((self.models, len(X), self.layer_sizes[-1]), self.backend.dtype)
-
-        def collect(rows: slice, logits: Array) -> None:
-            self.backend.output(self.output_activation, logits)
-            out[:, rows] = self.backend.to_host(logits)
-
-        self.each_batch(X, collect)
-        return out
+        a = self.stack.outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
+        return a if self.models > 1 else a[0]
 
     def predict(self, X: Any) -> Array:
         """The class index (m,), the 0/1 matrix (m, n_L) of labels, or the value (m,) or (m, n_L)."""
@@ -171,17 +170,8 @@ class MLP(Stack):
 
         Numbers, or arrays (K,) for a stack.
         """
-        X = checks.inputs(X, self.layer_sizes[0], self.precision)
-        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
-        return self.measure(X, y, checks.sample_weight(sample_weight, len(X)))
-
-    def measure(
-        self, X: Array, y: Array, weight: Array | None, rows: Sequence[NDArray[np.int64]] | None = None
-    ) -> dict[str, Any]:
-        """What `evaluate` gives, of data that are known to be sound: of all rows, or of each network's own."""
-        mean = self.mean_losses(X, y, weight, rows)
-        metric = np.array([self.loss.metric.finish(v) for v in mean[:, 1]])
-        return {"loss": self._one_or_all(mean[:, 0]), self.loss.metric.name: self._one_or_all(metric)}
+        loss, metric = self.stack.evaluate(*self.stack.checked(X, y, sample_weight))
+        return {"loss": self._one_or_all(loss), self.loss.metric.name: self._one_or_all(metric)}
 
     def gradients(
         self, X: Any, y: Any, sample_weight: Any = None, l2: Any = 0.0, dropout: Any = 0.0, step: int = 0
@@ -202,64 +192,40 @@ class MLP(Stack):
         loss : float or (K,) array
         grads : Gradients
         """
-        X = checks.inputs(X, self.layer_sizes[0], self.precision)
-        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, self.precision)
-        weight = checks.sample_weight(sample_weight, len(X))
         penalty = checks.per_network("l2", l2, self.models, 0.0)
         rate = checks.per_network("dropout", dropout, self.models, 0.0, 1.0)
-        backend, activations = self.backend, self.stack_activations
-        grads = self.layout.layers(backend.zeros(self.theta.shape))
-        epoch = self.single_step(1.0 / (len(X) if weight is None else weight.sum()), step)
-        drop = self.dropout(rate, epoch)
-        records = self.workspace(len(X), drop is not None).records
-        batch = backend.from_host(X, backend.storage)[None]
-        target = backend.from_host(self.cast_targets(y))[None]
-        row_weight = None if weight is None else backend.from_host(weight)[None]
-        unsmoothed = backend.zeros((self.models,), np.float64)
-        self.refresh()
-        with backend.computing():
-            logits = forward(backend, self.operands, activations, batch, records, drop)
-            backend.loss_delta(self.loss, logits, target, row_weight, unsmoothed, epoch, grads[-1].b)
-            backward(backend, self.operands, activations, batch, records, grads, drop)
-        loss = backend.to_host(epoch.totals)[:, 0, 0] * backend.to_host(epoch.normalizer)[:, 0]
-        if penalty.any():
-            scale = backend.from_host(penalty, backend.dtype)[:, None, None]
-            for layer, g in zip(self.layers, grads, strict=True):
-                square = np.square(backend.to_host(layer.W), dtype=backend.accumulator)
-                loss = loss + 0.5 * penalty * square.sum(axis=(1, 2))
-                g.W[...] += scale * layer.W
+        loss, grads = self.stack.gradients(*self.stack.checked(X, y, sample_weight), penalty, rate, step)
         return self._one_or_all(loss), self._public(grads)
+
+    # -- one network has no leading axis ---------------------------------------------------------------
+
+    @property
+    def _parameters(self) -> Gradients:
+        return self._public(self.stack.layers)
+
+    def _public(self, layers: Sequence[Layer]) -> Gradients:
+        if self.models > 1:
+            return Gradients(tuple(x.W for x in layers), tuple(x.b[:, 0] for x in layers))
+        return Gradients(tuple(x.W[0] for x in layers), tuple(x.b[0, 0] for x in layers))
+
+    def _one_or_all(self, values: Array) -> Any:
+        return values if self.models > 1 else float(values[0])
 
     # -- files -----------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Write the network to a safetensors file, whole or not at all. Records are saved by name."""
-        serialization.save(path, *self.contents())
-
-    def contents(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """What a file of the network holds: tensors (K, size) on the host, and JSON-able metadata."""
-        host = self.backend.to_host(self.theta)
-        tensors = {name: host[:, start:stop] for name, start, stop in self.layout.names()}
-        metadata = {
-            "layer_sizes": list(self.layer_sizes),
-            "activations": [a.name for a in self.activations],
-            "loss": self.loss.name,
-            "output_activation": self.output_activation.name,
-            "precision": self.precision,
-            "models": self.models,
-            "seeds": list(self.seeds),
-            "preprocessing": self.preprocessing,
-        }
-        return tensors, metadata
+        metadata = {**self.stack.describe(), "preprocessing": self.preprocessing}
+        serialization.save(path, self.stack.tensors(), metadata)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", **records: Any) -> MLP:
+    def load(cls, path: str | Path, device: str | Backend = "auto", **records: Any) -> MLP:
         """Read a network that `save` wrote.
 
         Parameters
         ----------
         path : path
-        device : str
+        device : str or Backend
         **records
             ``activations``, ``loss`` or ``output_activation``, where the network was made with a record of
             your own that no registry knows.
@@ -268,7 +234,7 @@ class MLP(Stack):
             raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(sorted(unknown))}")
         tensors, saved = serialization.load(path)
         try:
-            for name, start, stop in Layout(sizes_of(saved["layer_sizes"])).names():  # before memory is taken
+            for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
                 if tensors[name].shape != (saved["models"], stop - start):
                     raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
             net = cls(
@@ -282,10 +248,11 @@ class MLP(Stack):
                 models=saved["models"],
                 output_activation=records.get("output_activation", saved["output_activation"]),
             )
-            for name, start, stop in net.layout.names():
-                if tensors[name].dtype != net.backend.dtype:
+            backend = net.stack.backend
+            for name, start, stop in net.stack.layout.names():
+                if tensors[name].dtype != backend.dtype:
                     raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
-                net.theta[:, start:stop] = net.backend.from_host(tensors[name])
+                net.theta[:, start:stop] = backend.from_host(tensors[name])
         except KeyError as error:
             raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
         except DataError:

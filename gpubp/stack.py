@@ -1,13 +1,13 @@
-"""The working parts of a stack of networks: parameters, buffers, and the passes over them.
+"""K networks of one shape on a backend: their parameters, their buffers, and the passes over them.
 
-`network.MLP` puts on it what users call; `training` and `diagnostics` drive it directly.
+`network.MLP` is what users call; training, estimators and measurements drive its stack directly. Here every array
+has its leading axis K, also where K is 1.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Self
 
@@ -16,38 +16,37 @@ from numpy.typing import NDArray
 
 from gpubp import checks
 from gpubp._typing import Array
-from gpubp.activations import Activation, Softmax, get_activation, identity
-from gpubp.backends import Backend, Dropout, Epoch
-from gpubp.backprop import Layer, Record, forward
-from gpubp.errors import UsageError
+from gpubp.activations import Activation, Softmax, identity
+from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache
+from gpubp.backprop import Network, forward, gradients
 from gpubp.initializers import get_initializer
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss
+from gpubp.optimizers import Optimizer, get_optimizer
 
 _LOGITS = identity()  # one record, so that what backends make of it is made once
 _CHUNK = 1 << 20  # elements of the widest layer in a batch when predicting
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """Buffers for batches of up to `rows` rows."""
-
-    rows: int
-    records: list[Record]
-
-    def first(self, rows: int) -> list[Record]:
-        """The records for a batch of `rows` rows."""
-        return self.records if rows == self.rows else [record.first(rows) for record in self.records]
-
-
 class Stack:
     """K networks of one shape on a backend.
 
+    Parameters
+    ----------
+    layer_sizes : tuple of int
+    activations : tuple of Activation
+        One per hidden layer.
+    output_activation : Activation or Softmax
+    loss : Loss
+    backend : Backend
+    seeds : tuple of K int
+    theta : (K, P) array, optional
+        The parameters; zero where it is not given.
+
     Attributes
     ----------
-    layer_sizes, activations, output_activation, loss, seeds, models
-        As `network.MLP` takes them, resolved.
-    backend : Backend
+    models : int
+        K.
     layout : Layout
     theta : (K, P) array
         All parameters.
@@ -55,67 +54,130 @@ class Stack:
         Views into it.
     operand_buffer : (K, P) array
         θ as matrix products read it: θ itself, or a copy in the backend's storage type; see `refresh`.
-    operands : list of Layer
-        W from there, b from θ: what `backprop` computes with.
+    network : backprop.Network
+        What `backprop` computes with: W from the operands, b from θ; an activation per layer, of which the output
+        layer's leaves the logits as they are; the loss.
     """
 
-    layer_sizes: tuple[int, ...]
-    activations: tuple[Activation, ...]
-    output_activation: Activation | Softmax
-    loss: Loss
     models: int
-    seeds: tuple[int, ...]
     backend: Backend
-    layout: Layout
     theta: Array
     layers: list[Layer]
     operand_buffer: Array
-    operands: list[Layer]
+    network: Network
 
-    def like(self, theta: Array, backend: Backend) -> Self:
+    def __init__(
+        self,
+        layer_sizes: tuple[int, ...],
+        activations: tuple[Activation, ...],
+        output_activation: Activation | Softmax,
+        loss: Loss,
+        backend: Backend,
+        seeds: tuple[int, ...],
+        theta: Array | None = None,
+    ) -> None:
+        self.layer_sizes, self.activations = layer_sizes, activations
+        self.output_activation, self.loss = output_activation, loss
+        self.layout = Layout(layer_sizes)
+        self._hold(backend, seeds, backend.zeros((len(seeds), self.layout.size)) if theta is None else theta)
+
+    def __repr__(self) -> str:
+        stack = f", models={self.models}" if self.models > 1 else ""
+        hidden = ", ".join(dict.fromkeys(a.name for a in self.activations)) or "none"
+        return (
+            f"MLP({'-'.join(map(str, self.layer_sizes))}, activations={hidden}, loss={self.loss.name}, "
+            f"{self.layout.parameters:,} parameters, {self.backend.precision} on {self.backend.device}{stack})"
+        )
+
+    # -- stacks like this one --------------------------------------------------------------------------
+
+    def like(self, theta: Array, backend: Backend, seeds: tuple[int, ...] | None = None) -> Self:
         """A stack of len(theta) networks that shares all but θ and the machine with this one."""
-        twin = copy.copy(self)
-        twin.models, twin.seeds = len(theta), self.seeds[:1] * len(theta)
-        twin._hold(backend, theta)
-        return twin
+        other = copy.copy(self)
+        other._hold(backend, self.seeds[:1] * len(theta) if seeds is None else seeds, theta)
+        return other
 
     def part(self, networks: slice) -> Self:
         """Some neighbours in the stack, whose parameters are views of these."""
         some = copy.copy(self)
-        some.seeds = self.seeds[networks]
-        some.models = len(some.seeds)
         copied = self.operand_buffer is not self.theta
-        some._hold(self.backend, self.theta[networks], self.operand_buffer[networks] if copied else None)
+        operand_buffer = self.operand_buffer[networks] if copied else None
+        some._hold(self.backend, self.seeds[networks], self.theta[networks], operand_buffer)
         return some
 
-    def twin(self) -> Self:
-        """The same stack with parameters of its own."""
-        other = copy.copy(self)
-        other._hold(self.backend, self.theta.copy())
-        return other
+    def copy(self) -> Self:
+        """A stack with the same parameters in memory of its own."""
+        return self.like(self.theta.copy(), self.backend, self.seeds)
 
-    def _hold(self, backend: Backend, theta: Array, operand_buffer: Array | None = None) -> None:
-        self.backend, self.theta = backend, theta
+    def _hold(
+        self, backend: Backend, seeds: tuple[int, ...], theta: Array, operand_buffer: Array | None = None
+    ) -> None:
+        self.backend, self.seeds, self.models, self.theta = backend, seeds, len(seeds), theta
         self.layers = self.layout.layers(theta)
         if operand_buffer is None:
-            own = backend.storage == backend.dtype
-            operand_buffer = theta if own else backend.empty(theta.shape, backend.storage)
+            as_they_are = backend.storage == backend.dtype
+            operand_buffer = theta if as_they_are else backend.empty(theta.shape, backend.storage)
         self.operand_buffer = operand_buffer
-        read = self.layout.layers(self.operand_buffer)
-        self.operands = [Layer(r.W, layer.b) for r, layer in zip(read, self.layers, strict=True)]
+        operands = zip(self.layout.layers(operand_buffer), self.layers, strict=True)
+        layers = [Layer(operand.W, layer.b) for operand, layer in operands]
+        self.network = Network(layers, [*self.activations, _LOGITS], self.loss)
+
+    # -- parameters ------------------------------------------------------------------------------------
+
+    def draw(self, init: Any) -> None:
+        """Draw the first weights and biases: each network's from its own seed."""
+        initializers = [get_initializer(init, a.init) for a in (*self.activations, self.output_activation)]
+        for k, seed in enumerate(self.seeds):
+            rng = np.random.default_rng(seed)
+            for layer, initializer, (n_in, n_out) in zip(self.layers, initializers, self.layout.shapes, strict=True):
+                layer.W[k] = self.backend.from_host(initializer.weights(rng, n_in, n_out), self.backend.dtype)
+                layer.b[k, 0] = self.backend.from_host(initializer.biases(rng, n_out), self.backend.dtype)
 
     def refresh(self) -> None:
         """Bring what matrix products read up to date with θ, which anyone may have written."""
         if self.operand_buffer is not self.theta:
             self.backend.cast(self.theta, self.operand_buffer)
 
-    @property
-    def stack_activations(self) -> list[Activation]:
-        """One per layer; the output layer's logits stay as they are."""
-        return [*self.activations, _LOGITS]
+    def parameters_of(self, k: int) -> Gradients:
+        """Views of the weights (n_in, n_out) and biases (n_out,) of network k."""
+        return Gradients(tuple(layer.W[k] for layer in self.layers), tuple(layer.b[k, 0] for layer in self.layers))
 
-    def workspace(self, rows: int, dropout: bool) -> Forward:
-        """Buffers for the forward and backward pass of batches of up to `rows` rows.
+    def tensors(self) -> dict[str, Array]:
+        """All parameters on the host by name, (K, size) each."""
+        host = self.backend.to_host(self.theta)
+        return {name: host[:, start:stop] for name, start, stop in self.layout.names()}
+
+    def describe(self) -> dict[str, Any]:
+        """What a file says of the networks beside their parameters; records by name."""
+        return {
+            "layer_sizes": list(self.layer_sizes),
+            "activations": [a.name for a in self.activations],
+            "loss": self.loss.name,
+            "output_activation": self.output_activation.name,
+            "precision": self.backend.precision,
+            "models": self.models,
+            "seeds": list(self.seeds),
+        }
+
+    # -- buffers ---------------------------------------------------------------------------------------
+
+    def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
+        """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
+        item, storage = (self.models * int(np.dtype(t).itemsize) for t in (self.backend.dtype, self.backend.storage))
+        copied = storage if self.operand_buffer is not self.theta else 0
+        slots = len(get_optimizer(optimizer).slots)
+        per_row = sum(
+            n * (2 + (a.derivative_from == "z")) for n, a in zip(self.layer_sizes[1:-1], self.activations, strict=True)
+        )
+        parts = {
+            "parameters": (item + copied) * self.layout.size,
+            "optimizer": item * self.layout.size * (2 + slots),  # gradients, a copy from the epoch's start, slots
+            "activations": storage * batch_size * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]),
+        }
+        return {**parts, "total": sum(parts.values())}
+
+    def caches(self, rows: int, dropout: bool = False) -> list[LayerCache]:
+        """Buffers for the forward and backward pass of batches of up to `rows` rows, one per layer.
 
         δ of one layer and of the next lie in two buffers by turns: more are never alive at once.
         """
@@ -124,28 +186,28 @@ class Stack:
         deltas = [
             self.backend.empty((self.models, rows * widest), storage) for _ in range(min(2, len(self.activations)))
         ]
-        records = []
-        for l, activation in enumerate(self.stack_activations):
+        caches = []
+        for l, activation in enumerate(self.network.activations):
             shape = (self.models, rows, self.layer_sizes[l + 1])
             hidden = l < len(self.activations)
             z = self.backend.empty(shape, storage)
             a = z if activation.derivative_from == "a" else self.backend.empty(shape, storage)
             delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if hidden else a
             mask = self.backend.empty(shape, np.bool_) if dropout and hidden else None
-            records.append(Record(z, a, delta, mask))
-        return Forward(rows, records)
+            caches.append(LayerCache(l, z, a, delta, mask))
+        return caches
 
     def epoch(self, rows: int, batch_size: int, orders: int = 1) -> Epoch:
         """Tables for epochs over `rows` rows, zero, with the cursor at the beginning."""
         backend, steps = self.backend, -(-rows // batch_size)
         return Epoch(
-            backend.zeros((1,), np.int64),
-            backend.zeros((self.models,), np.int64),
-            batch_size,
-            backend.zeros((orders, rows), np.int64),
-            backend.zeros((self.models, steps), np.float64),
-            backend.zeros((self.models, steps), np.float64),
-            backend.zeros((self.models, steps, 2), backend.accumulator),
+            cursor=backend.zeros((1,), np.int64),
+            first_step=backend.zeros((self.models,), np.int64),
+            batch_size=batch_size,
+            order=backend.zeros((orders, rows), np.int64),
+            normalizer=backend.zeros((self.models, steps), np.float64),
+            learning_rate=backend.zeros((self.models, steps), np.float64),
+            totals=backend.zeros((self.models, steps, 2), backend.accumulator),
         )
 
     def single_step(self, normalizer: float, step: int = 0) -> Epoch:
@@ -166,29 +228,100 @@ class Stack:
         """Integer classes as they are, values in the network's dtype."""
         return y if y.ndim == 1 else y.astype(self.backend.dtype, copy=False)
 
-    def each_batch(self, X: Array, then: Callable[[slice, Array], None], rows: Array | None = None) -> None:
-        """Run the forward pass without dropout, and ``then(those rows, logits (K, some rows, n_L))``.
+    # -- passes ----------------------------------------------------------------------------------------
+
+    def checked(
+        self, X: Any, y: Any, sample_weight: Any = None, name: str = "", *, weight_per_network: bool = False
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
+        """X, y and sample weights from users as `checks` makes them regular; `name` is said before theirs in errors.
+
+        Weights are (m,), or (K, m) too where `weight_per_network`.
+        """
+        precision, prefix = self.backend.precision, f"{name} " if name else ""
+        X = checks.inputs(X, self.layer_sizes[0], precision, f"{prefix}X")
+        y = checks.targets(y, len(X), self.layer_sizes[-1], self.loss, precision, f"{prefix}y")
+        networks = self.models if weight_per_network else 1
+        return X, y, checks.sample_weight(sample_weight, len(X), f"{prefix}sample_weight", networks)
+
+    def gradients(
+        self, X: Array, y: Array, weight: Array | None, l2: Array, dropout: Array, step: int = 0
+    ) -> tuple[Array, list[Layer]]:
+        """The loss (K,) of one batch of checked rows, and its gradient; `l2` and `dropout` are (K,) on the host."""
+        backend = self.backend
+        grads = self.layout.layers(backend.zeros(self.theta.shape))
+        epoch = self.single_step(1.0 / (len(X) if weight is None else weight.sum()), step)
+        drop = self.dropout(dropout, epoch)
+        batch = Batch(
+            X=backend.from_host(X, backend.storage)[None],
+            y=backend.from_host(self.cast_targets(y))[None],
+            weight=None if weight is None else backend.from_host(weight)[None],
+            smoothing=backend.zeros((self.models,), np.float64),
+        )
+        self.refresh()
+        with backend.computing():
+            gradients(backend, self.network, batch, self.caches(len(X), drop is not None), grads, epoch, drop)
+        loss = backend.to_host(epoch.totals)[:, 0, 0] * backend.to_host(epoch.normalizer)[:, 0]
+        if l2.any():
+            scale = backend.from_host(l2, backend.dtype)[:, None, None]
+            for layer, grad in zip(self.layers, grads, strict=True):
+                square = np.square(backend.to_host(layer.W), dtype=backend.accumulator)
+                loss = loss + 0.5 * l2 * square.sum(axis=(1, 2))
+                grad.W[...] += scale * layer.W
+        return loss, grads
+
+    def each_batch(self, X: Array, then: Callable[[slice, LayerCache], None], rows: Array | None = None) -> None:
+        """Run the forward pass without dropout, and ``then(those rows, the output layer's cache)``.
 
         Over all of X, or each network over its own rows of it, (K, m) int.
         """
         backend, m = self.backend, len(X) if rows is None else rows.shape[1]
         height = max(1, min(m, _CHUNK // (max(self.layer_sizes) * self.models)))
-        work = self.workspace(height, dropout=False)
+        caches = self.caches(height)
         self.refresh()
 
         for start in range(0, m, height):
             some = slice(start, min(start + height, m))
             count = some.stop - start
-            given = X[some][None] if rows is None else X[rows[:, some].ravel()].reshape(self.models, count, -1)
-            batch = backend.from_host(given, backend.storage)
+            batch = X[some][None] if rows is None else X[rows[:, some].ravel()].reshape(self.models, count, -1)
+            fitting = caches if count == height else [cache.first(count) for cache in caches]
             with backend.computing():
-                logits = forward(backend, self.operands, self.stack_activations, batch, work.first(count))
-                then(some, logits)
+                forward(backend, self.network, backend.from_host(batch, backend.storage), fitting)
+                then(some, fitting[-1])
 
-    def mean_losses(
-        self, X: Array, y: Array, weight: Array | None, rows: Sequence[NDArray[np.int64]] | None = None
-    ) -> NDArray[np.float64]:
-        """Weighted means of the loss and of what its metric is made of.
+    def each_output(
+        self, X: Array, then: Callable[[slice, Array], None], rows: Array | None = None, *, on_device: bool = False
+    ) -> None:
+        """``then(those rows, aᴸ (K, some rows, n_L))``, on the host or on the device, in the networks' dtype."""
+        backend = self.backend
+
+        def collect(some: slice, output: LayerCache) -> None:
+            backend.output(self.output_activation, output.a)
+            if on_device:
+                a = backend.empty(output.a.shape)
+                backend.cast(output.a, a)
+            else:
+                a = np.asarray(backend.to_host(output.a), backend.dtype)
+            then(some, a)
+
+        self.each_batch(X, collect, rows)
+
+    def outputs(self, X: Array, rows: Array | None = None, *, on_device: bool = False) -> Array:
+        """aᴸ (K, m, n_L) of checked rows: of all of X, or of each network's own rows (K, m) of it."""
+        m = len(X) if rows is None else rows.shape[1]
+        shape = (self.models, m, self.layer_sizes[-1])
+        out = self.backend.empty(shape) if on_device else np.empty(shape, self.backend.dtype)
+
+        def collect(some: slice, a: Array) -> None:
+            out[:, some] = a
+
+        if m:
+            self.each_output(X, collect, rows, on_device=on_device)
+        return out
+
+    def evaluate(
+        self, X: Array, y: Array, weight: Array | None = None, rows: Sequence[NDArray[np.int64]] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The weighted mean loss (K,) and the metric (K,) over checked rows, without dropout.
 
         Parameters
         ----------
@@ -196,57 +329,42 @@ class Stack:
         weight : (m,) or (K, m) array, or None
         rows : K arrays of int, optional
             The rows of each network, where they do not all have all.
-
-        Returns
-        -------
-        (K, 2) array
         """
         weight = None if weight is None else np.atleast_2d(weight)
         if rows is None:
-            return self._mean_losses(X, y, weight, None)
-        found = []
-        for networks, _ in neighbours(np.array([len(own) for own in rows])):
-            mine = weight[networks] if weight is not None and len(weight) > 1 else weight
-            found.append(self.part(networks)._mean_losses(X, y, mine, np.stack(rows[networks])))
-        return np.concatenate(found)
+            means = self._mean_losses(X, y, weight, None)
+        else:
+            parts = []
+            for networks, _ in neighbours(np.array([len(own_rows) for own_rows in rows])):
+                their_weight = weight[networks] if weight is not None and len(weight) > 1 else weight
+                parts.append(self.part(networks)._mean_losses(X, y, their_weight, np.stack(rows[networks])))
+            means = np.concatenate(parts)
+        return means[:, 0], np.array([self.loss.metric.finish(value) for value in means[:, 1]])
 
     def _mean_losses(
-        self, X: Array, y: Array, weight: Array | None, own: NDArray[np.int64] | None
+        self, X: Array, y: Array, weight: Array | None, rows: NDArray[np.int64] | None
     ) -> NDArray[np.float64]:
-        """Over all rows, or over `own` (K, n) of them; weight is (K or 1, m)."""
-        backend, values = self.backend, self.cast_targets(y)
+        """Means (K, 2) of the loss and of what its metric is made of, over all rows or over `rows` (K, n) of them.
+
+        weight is (K or 1, m).
+        """
+        backend, targets = self.backend, self.cast_targets(y)
         total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
         grad_b = backend.empty((self.models, 1, self.layer_sizes[-1]))
         unsmoothed = backend.zeros((self.models,), np.float64)
-        if weight is not None and own is not None:
-            weight = np.take_along_axis(weight, own, axis=1) if len(weight) > 1 else weight[0][own]
+        if weight is not None and rows is not None:
+            weight = np.take_along_axis(weight, rows, axis=1) if len(weight) > 1 else weight[0][rows]
 
-        def add(rows: slice, logits: Array) -> None:
-            w = None if weight is None else backend.from_host(weight[:, rows])
-            target = backend.from_host(values[rows][None] if own is None else values[own[:, rows]])
-            backend.loss_delta(self.loss, logits, target, w, unsmoothed, epoch, grad_b)
+        def add(some: slice, output: LayerCache) -> None:
+            w = None if weight is None else backend.from_host(weight[:, some])
+            target = backend.from_host(targets[some][None] if rows is None else targets[rows[:, some]])
+            backend.loss_delta(self.loss, output, Batch(None, target, w, unsmoothed), epoch, grad_b)
             total[...] += backend.to_host(epoch.totals)[:, 0]
 
-        self.each_batch(X, add, own)
-        whole = len(X) if own is None else own.shape[1]
-        mean: NDArray[np.float64] = total / (whole if weight is None else weight.sum(axis=1, keepdims=True))
-        return mean
-
-    def _public(self, layers: Sequence[Layer]) -> Gradients:
-        if self.models > 1:
-            return Gradients(tuple(x.W for x in layers), tuple(x.b[:, 0] for x in layers))
-        return Gradients(tuple(x.W[0] for x in layers), tuple(x.b[0, 0] for x in layers))
-
-    def _one_or_all(self, values: Array) -> Any:
-        return values if self.models > 1 else float(values[0])
-
-    def _draw(self, init: Any) -> None:
-        initializers = [get_initializer(init, a.init) for a in (*self.activations, self.output_activation)]
-        for k, seed in enumerate(self.seeds):
-            rng = np.random.default_rng(seed)
-            for layer, initializer, (n_in, n_out) in zip(self.layers, initializers, self.layout.shapes, strict=True):
-                layer.W[k] = self.backend.from_host(initializer.weights(rng, n_in, n_out), self.backend.dtype)
-                layer.b[k, 0] = self.backend.from_host(initializer.biases(rng, n_out), self.backend.dtype)
+        self.each_batch(X, add, rows)
+        m = len(X) if rows is None else rows.shape[1]
+        means: NDArray[np.float64] = total / (m if weight is None else weight.sum(axis=1, keepdims=True))
+        return means
 
 
 def neighbours(values: NDArray[np.int64]) -> Iterator[tuple[slice, int]]:
@@ -254,36 +372,3 @@ def neighbours(values: NDArray[np.int64]) -> Iterator[tuple[slice, int]]:
     borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
     for first, end in pairwise(borders):
         yield slice(first, end), int(values[first])
-
-
-def seeds_of(seed: int | Sequence[int], models: int) -> tuple[int, ...]:
-    """One seed per network: seed, seed + 1, …, or those given."""
-    if not isinstance(seed, (Sequence, np.ndarray)):
-        first = checks.whole("seed", seed, 0)
-        return tuple(range(first, first + models))
-    seeds = tuple(checks.whole(f"seed[{k}]", s, 0) for k, s in enumerate(seed))
-    if len(seeds) != models:
-        raise UsageError(f"seed names {len(seeds)} seeds for {models} networks; give one number, or one per network")
-    return seeds
-
-
-def sizes_of(layer_sizes: Sequence[int]) -> tuple[int, ...]:
-    """Inputs, hidden layers and outputs: whole numbers, two at least."""
-    if not isinstance(layer_sizes, (Sequence, np.ndarray)):
-        raise UsageError(f"layer_sizes={layer_sizes!r} does not make a network; give a list, such as [64, 10]")
-    sizes = tuple(checks.whole(f"layer_sizes[{i}]", n, 1) for i, n in enumerate(layer_sizes))
-    if len(sizes) < 2:
-        raise UsageError(
-            f"layer_sizes={list(sizes)} does not make a network; give inputs and outputs at least, [64, 10]"
-        )
-    return sizes
-
-
-def hidden_of(activations: Any, n_hidden: int) -> tuple[Activation, ...]:
-    """One activation per hidden layer, from one for all or from a sequence."""
-    if isinstance(activations, str) or not isinstance(activations, Sequence):
-        return (get_activation(activations),) * n_hidden
-    records = tuple(get_activation(a) for a in activations)
-    if len(records) != n_hidden:
-        raise UsageError(f"activations names {len(records)}, but there are {n_hidden} hidden layers; give one each")
-    return records

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -44,10 +44,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-def mlp(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def mlp(backend: Backend) -> Callable[..., gpubp.MLP]:
     """`gpubp.MLP`, whose networks run on `backend`, in its precision."""
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: backend)
-    return gpubp.MLP
+    return functools.partial(gpubp.MLP, device=backend)
 
 
 @pytest.fixture(scope="session")

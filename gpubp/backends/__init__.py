@@ -13,13 +13,25 @@ from typing import Any, Protocol
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends.records import Dropout, Epoch, LossScale, OptimizerState
+from gpubp.backends.records import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
 from gpubp.errors import DeviceError, UsageError, suggest
 from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
 
-__all__ = ["CPU_PRECISIONS", "DEVICES", "Backend", "Dropout", "Epoch", "LossScale", "OptimizerState", "get_backend"]
-__all__ += ["loadable_precision"]
+__all__ = [
+    "CPU_PRECISIONS",
+    "DEVICES",
+    "Backend",
+    "Batch",
+    "Dropout",
+    "Epoch",
+    "Layer",
+    "LayerCache",
+    "LossScale",
+    "OptimizerState",
+    "get_backend",
+    "loadable_precision",
+]
 
 DEVICES = ("auto", "cpu", "cpu-reference", "cuda", "cuda-unfused")
 CPU_PRECISIONS = ("float32", "float64")
@@ -43,7 +55,7 @@ class Backend(Protocol):
         """An array on the device, of the backend's dtype unless another is named; contents undefined."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """The same, zero."""
+        """An array of zeros on the device."""
 
     def free_memory(self) -> float:
         """Bytes that can still be allocated on the device; infinite on the CPU, which swaps before it fails."""
@@ -61,56 +73,25 @@ class Backend(Protocol):
         """out = op(a) op(b): one GEMM per network; an operand whose leading axis is 1 is shared."""
 
     def dense(
-        self,
-        activation: Activation,
-        a_prev: Array,
-        W: Array,
-        b: Array,
-        z: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        """z = a_prev W + b and a = σ(z): `matmul` and `bias_activation` in one."""
+        """cache.z = a_prev W + b and cache.a = σ(z): `matmul` and `bias_activation` in one."""
 
     def bias_activation(
-        self,
-        activation: Activation,
-        z: Array,
-        b: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        """z += b (K, 1, n) by rows, then a = σ(z), with dropout a = mask ⊙ σ(z)/(1 − rate). `a` may be z."""
+        """cache.z += b by rows, then cache.a = σ(z); where the cache has a mask, a = mask ⊙ σ(z)/(1 − rate)."""
 
     def hadamard_derivative(
-        self,
-        activation: Activation,
-        grad: Array,
-        kept: Array,
-        grad_b: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
+        self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
-        """BP2 and BP3 in one: grad ⊙= σ′(kept), now δ; grad_b (K, 1, n) = Σ_rows δ. `kept` is z or a."""
+        """The second half of BP2, and BP3: cache.delta ⊙= σ′, now δ; grad_b (K, 1, n) = Σ_rows δ."""
 
-    def loss_delta(
-        self,
-        loss: Loss,
-        logits: Array,
-        y: Array,
-        weight: Array | None,
-        smoothing: Array,
-        epoch: Epoch,
-        grad_b: Array,
-    ) -> None:
-        """BP1 with the value, and the output layer's BP3.
+    def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
+        """BP1 with the value of the loss, and the output layer's BP3.
 
-        logits (K, rows, n) become δᴸ = weight · normalizer · ∂C/∂z; grad_b (K, 1, n) = Σ_rows δᴸ; the
-        step's totals are written. weight is (1 or K, rows) or None for ones, smoothing (K,) float64.
+        The logits cache.a (K, rows, n_L) become δᴸ = weight · normalizer · ∂C/∂z, cache.delta, in place;
+        grad_b (K, 1, n_L) = Σ_rows δᴸ; the step's totals are written.
         """
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
@@ -142,15 +123,15 @@ class Backend(Protocol):
         """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU."""
 
 
-def get_backend(device: str = "auto", precision: str = "float32") -> Backend:
+def get_backend(device: str | Backend = "auto", precision: str = "float32") -> Backend:
     """The backend for a device and a precision.
 
     Parameters
     ----------
-    device : {"auto", "cpu", "cpu-reference", "cuda", "cuda:1", "cuda-unfused", ...}
+    device : {"auto", "cpu", "cpu-reference", "cuda", "cuda:1", "cuda-unfused", ...} or Backend
         "auto" is a GPU where one works: it is made to run a kernel and a matrix product first. "cpu" compiles its
         loops where Numba is installed. "cpu-reference" and "cuda-unfused" run the reference formulas, for
-        comparison.
+        comparison. A backend is returned as it is, with the precision that it has.
     precision : {"float32", "float64", "tf32", "bfloat16", "float16"}
         The last three on a GPU only.
 
@@ -163,6 +144,8 @@ def get_backend(device: str = "auto", precision: str = "float32") -> Backend:
     """
     from gpubp.backends.cpu import on_the_cpu
 
+    if not isinstance(device, str):
+        return device
     kind, index = _parse(device)
     _check(precision)
     if kind in _CPU:
@@ -177,8 +160,10 @@ def get_backend(device: str = "auto", precision: str = "float32") -> Backend:
     raise DeviceError(f'device "{device}": {"" if state.installed else "CuPy is "}{state.found}; {state.remedy}')
 
 
-def loadable_precision(device: str, precision: str) -> str:
+def loadable_precision(device: str | Backend, precision: str) -> str:
     """`precision`, or where `device` means the CPU and that lacks it, the type that parameters are kept in."""
+    if not isinstance(device, str):
+        return device.precision
     kind, index = _parse(device)
     _check(precision)
     if kind not in _CPU and precision not in CPU_PRECISIONS:

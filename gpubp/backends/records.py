@@ -1,4 +1,4 @@
-"""What operations read and write besides the arrays of a layer: the tables of an epoch, the state of an update.
+"""What operations read and write: layers and their caches, batches, the tables of an epoch, the state of an update.
 
 Every array has a leading axis of K networks, or of 1 where the networks share it.
 """
@@ -8,7 +8,70 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpubp._typing import Array
+from gpubp.activations import Activation
 from gpubp.optimizers import Optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The parameters of a layer, or their gradients: W (K, n_in, n_out) and b (K, 1, n_out)."""
+
+    W: Array
+    b: Array
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """What the forward pass of one layer leaves for the backward pass, arrays (K, rows, n).
+
+    Attributes
+    ----------
+    index : int
+        Which layer it is, counted from 0; its dropout masks depend on that.
+    z, a : arrays
+        One array where σ′ is read off a.
+    delta : array
+        Receives δ. For the output layer it is the memory of `a`: its logits are not needed once δᴸ is known.
+    mask : bool array or None
+        Which elements dropout kept; None without dropout.
+    """
+
+    index: int
+    z: Array
+    a: Array
+    delta: Array
+    mask: Array | None
+
+    def first(self, rows: int) -> LayerCache:
+        """Views of the first `rows` rows, for a smaller batch; nothing is copied."""
+        z = self.z[:, :rows]
+        a = z if self.a is self.z else self.a[:, :rows]
+        mask = None if self.mask is None else self.mask[:, :rows]
+        return LayerCache(self.index, z, a, self.delta[:, :rows], mask)
+
+    def derivative_input(self, activation: Activation) -> Array:
+        """The array that σ′ is read off: z or a."""
+        return self.a if activation.derivative_from == "a" else self.z
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows that one step takes.
+
+    Attributes
+    ----------
+    X : (K or 1, rows, n_0) array
+    y : (K or 1, rows) int64 classes, or (K or 1, rows, n_L) values
+    weight : (K or 1, rows) float64 or None
+        Sample weights; None stands for ones.
+    smoothing : (K,) float64
+        How much labels are smoothed.
+    """
+
+    X: Array
+    y: Array
+    weight: Array | None
+    smoothing: Array
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Dropout, Epoch, LossScale, OptimizerState
+from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
 from gpubp.backends.philox import dropout_mask
 from gpubp.losses import Loss
 
@@ -107,96 +107,67 @@ class ReferenceBackend:
         np.matmul(a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b, out=out)
 
     def dense(
-        self,
-        activation: Activation,
-        a_prev: Array,
-        W: Array,
-        b: Array,
-        z: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        self.matmul(a_prev, W, out=z)
-        self.bias_activation(activation, z, b, a, dropout, mask, layer)
+        self.matmul(a_prev, layer.W, out=cache.z)
+        self.bias_activation(activation, layer, cache, dropout)
 
     def bias_activation(
-        self,
-        activation: Activation,
-        z: Array,
-        b: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
+        z, a = cache.z, cache.a
         for rows in _row_blocks(z):
             block = z[:, rows]
-            block += b
+            block += layer.b
             result = activation.f(self.xp, block)
-            if dropout is not None and mask is not None:
-                keep = dropout_mask(
+            if dropout is not None and cache.mask is not None:
+                mask = dropout_mask(
                     self.xp,
                     dropout.seeds,
                     dropout.rate,
-                    layer,
+                    cache.index,
                     dropout.first_step + dropout.cursor,
                     block.shape[1],
                     z.shape[2],
                     rows.start,
                 )
-                mask[:, rows] = keep
-                self.xp.multiply(result, keep * self._survivor_scale(dropout), out=a[:, rows])
+                cache.mask[:, rows] = mask
+                self.xp.multiply(result, mask * self._survivor_scale(dropout), out=a[:, rows])
             elif result is not block or a is not z:
                 a[:, rows] = result
 
     def hadamard_derivative(
-        self,
-        activation: Activation,
-        grad: Array,
-        kept: Array,
-        grad_b: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
+        self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
-        for rows in _row_blocks(grad):
-            delta, x = grad[:, rows], kept[:, rows]
-            if dropout is not None and mask is not None:
+        z_or_a = cache.derivative_input(activation)
+        for rows in _row_blocks(cache.delta):
+            delta, x = cache.delta[:, rows], z_or_a[:, rows]
+            if dropout is not None and cache.mask is not None:
                 scale = self._survivor_scale(dropout)
-                delta *= mask[:, rows] * scale
+                delta *= cache.mask[:, rows] * scale
                 if activation.derivative_from == "a":
-                    x = x / scale  # kept is mask ⊙ a/(1 − rate)
+                    x = x / scale  # what is cached is mask ⊙ a/(1 − rate)
             delta *= activation.derivative(self.xp, x)
-        grad_b[...] = grad.sum(axis=-2, keepdims=True)
+        grad_b[...] = cache.delta.sum(axis=-2, keepdims=True)
 
-    def loss_delta(
-        self,
-        loss: Loss,
-        logits: Array,
-        y: Array,
-        weight: Array | None,
-        smoothing: Array,
-        epoch: Epoch,
-        grad_b: Array,
-    ) -> None:
-        xp, (networks, n_rows, _), step = self.xp, logits.shape, int(epoch.cursor[0])
+    def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
+        xp, (networks, n_rows, _), step = self.xp, cache.a.shape, int(epoch.cursor[0])
         normalizer = epoch.normalizer[:, step, None]
         per_row = self.empty((networks, n_rows, 2), self.accumulator)
-        factor = normalizer if weight is None else weight * normalizer
+        factor = normalizer if batch.weight is None else batch.weight * normalizer
         factor = xp.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
-        smoothing = self._cast(smoothing)[..., None]
-        for rows in _row_blocks(logits):
-            z, target = logits[:, rows], y[:, rows]
-            value, delta = loss.formula(xp, z, target, smoothing)
-            per_row[:, rows, 0] = value.sum(axis=-1) if value.ndim == z.ndim else value
-            output = partial(loss.output_activation.f, xp, z)
-            per_row[:, rows, 1] = loss.metric.per_row(xp, z, output, target)
-            xp.multiply(delta, factor[:, rows], out=z)
-        if weight is not None:
-            per_row *= weight[..., None]
+        smoothing = self._cast(batch.smoothing)[..., None]
+        for rows in _row_blocks(cache.a):
+            logits, y = cache.a[:, rows], batch.y[:, rows]
+            value, delta = loss.formula(xp, logits, y, smoothing)
+            per_row[:, rows, 0] = value.sum(axis=-1) if value.ndim == logits.ndim else value
+            output = partial(loss.output_activation.f, xp, logits)
+            per_row[:, rows, 1] = loss.metric.per_row(xp, logits, output, y)
+            xp.multiply(delta, factor[:, rows], out=cache.delta[:, rows])
+        if batch.weight is not None:
+            per_row *= batch.weight[..., None]
         epoch.totals[:, step] = per_row.sum(axis=1)
-        grad_b[...] = logits.sum(axis=-2, keepdims=True)
+        grad_b[...] = cache.delta.sum(axis=-2, keepdims=True)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         for rows in _row_blocks(logits):

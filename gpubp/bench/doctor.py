@@ -231,7 +231,7 @@ def _parity(activation: str) -> float:
     narrow, X, y = _example(LOSSES["cross_entropy"](), activation, "float32")
     wide, _, _ = _example(LOSSES["cross_entropy"](), activation, "float64", "cpu-reference")
     for exact, rounded in zip((*wide.weights, *wide.biases), (*narrow.weights, *narrow.biases), strict=True):
-        exact[...] = wide.backend.from_host(narrow.backend.to_host(rounded), wide.backend.dtype)
+        exact[...] = wide.stack.backend.from_host(narrow.stack.backend.to_host(rounded), wide.stack.backend.dtype)
     pairs = zip(_computed(narrow, X, y), _computed(wide, X, y), strict=True)
     return max(float(np.linalg.norm(rounded - exact) / np.linalg.norm(exact)) for rounded, exact in pairs)
 
@@ -239,7 +239,7 @@ def _parity(activation: str) -> float:
 def _computed(net: MLP, X: Array, y: Array) -> list[Array]:
     """Outputs and gradients, on the host."""
     _, grads = net.gradients(X, y)
-    return [net.forward(X), *(net.backend.to_host(g) for g in (*grads.weights, *grads.biases))]
+    return [net.forward(X), *(net.stack.backend.to_host(g) for g in (*grads.weights, *grads.biases))]
 
 
 def _example(loss: Loss, activation: str, precision: str, device: str = "auto") -> tuple[MLP, Array, Array]:

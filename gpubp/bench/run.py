@@ -88,7 +88,7 @@ def _measure(report: Report, precision: str) -> None:
     for name, row in found.items():
         with _excused(row):
             steps = Steps(network, open_backend(name, precision), report.optimizer)
-            row.memory = steps.net.memory(network.batch_size, report.optimizer)["total"]
+            row.memory = steps.stack.memory(network.batch_size, report.optimizer)["total"]
             _verify(steps, row, expected, rows)
             steps.seconds(1)  # whatever a whole batch may lack, such as memory, shows here
             floor = FLOORS[name]

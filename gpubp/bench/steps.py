@@ -17,7 +17,7 @@ from gpubp.backends.reference import ReferenceBackend
 from gpubp.bench.timing import turns
 from gpubp.network import MLP
 from gpubp.optimizers import get_optimizer
-from gpubp.training.slice_step import first_state
+from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import draw_table
 
@@ -149,32 +149,34 @@ class Steps(Repeated):
         dropout: float = 0.0,
     ) -> None:
         self.network, self.backend = network, backend
-        self.net = mlp_on(backend, network.layer_sizes, network.activation, loss=network.loss, init="zeros")
-        for layer, (W, b) in zip(self.net.layers, network.weights, strict=True):
+        net = MLP(network.layer_sizes, network.activation, network.loss, init="zeros", device=backend)
+        self.stack = net.stack
+        for layer, (W, b) in zip(self.stack.layers, network.weights, strict=True):
             layer.W[...] = backend.from_host(W[None], backend.dtype)
             layer.b[...] = backend.from_host(b[None, None], backend.dtype)
         X, y, order = network.rows
         rule = get_optimizer(optimizer)
         options = {name: np.full(1, value) for name, value in rule.options.items()}
         decay = np.full(1, rule.weight_decay) if rule.weight_decay else None
-        state = first_state(self.net, rule, options, weight_decay=decay)
-        self.step = TrainingStep(self.net, X, y, None, network.batch_size, state, np.full(1, dropout), np.zeros(1))
+        state = initial_state(self.stack, rule, options, weight_decay=decay)
+        data = (X, y, None)
+        self.step = TrainingStep(self.stack, data, network.batch_size, state, np.full(1, dropout), np.zeros(1))
         rates = np.full(network.batches, learning_rate)
         self.step.begin(draw_table([order], network.batch_size, None, np.zeros(1, np.int64), [rates]))
-        self.first, self.at = backend.from_host(np.zeros(1, np.int64)), 0
+        self.at = 0
 
     def run(self, count: int, rows: int | None = None) -> None:
         """Launch the next steps, on the first `rows` rows of their batches or on whole ones."""
         while count:
             taken = min(count, self.network.batches - self.at)
-            self.step.together.run(taken, rows or self.network.batch_size)
+            self.step.run_steps(taken, rows or self.network.batch_size)
             self.at, count = (self.at + taken) % self.network.batches, count - taken
             if self.at == 0:
-                self.step.kept.epoch.cursor[...] = self.first
+                self.step.seek(0)
 
     def wait(self) -> None:
         """Until the last step has moved the cursor on."""
-        self.backend.to_host(self.step.kept.epoch.cursor)
+        self.step.position()
 
     def weights(self) -> list[Any]:
         """W and b of every layer in turn, on the host."""
@@ -226,14 +228,6 @@ def _products(network: Network, backend: Backend) -> Callable[[int], None]:
                 backend.matmul(deltas[l], W[l], out=below[l], transpose_b=True)
 
     return step
-
-
-def mlp_on(backend: Backend, layer_sizes: Sequence[int], activations: Any = "relu", **options: Any) -> MLP:
-    """A network on a backend; the options are those of `gpubp.MLP`."""
-    drawn = MLP(layer_sizes, activations, device="cpu-reference", precision=backend.dtype.name, **options)
-    net = drawn.like(backend.from_host(drawn.theta), backend)
-    net.seeds = drawn.seeds
-    return net
 
 
 def rounds(entrants: Mapping[str, Repeated]) -> Iterator[dict[str, float]]:

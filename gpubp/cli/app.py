@@ -70,7 +70,7 @@ def predict(model: options.Model, data: options.Rows, out: options.Predictions =
 
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(reading.read(data))
-    X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.backend.dtype)
+    X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
     columns = reading.decode(preprocessing, net.forward(X))
     run_folder.write_predictions(out, columns)
     console = display.make_console()
@@ -86,7 +86,7 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
 
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(reading.read(data))
-    X, y = reading.encode(preprocessing, source, dtype=net.backend.dtype)
+    X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
@@ -167,7 +167,7 @@ def inspect(model: options.Model) -> None:
     stack = f", a stack of {net.models}" if net.models > 1 else ""
     display.say(console, f"{'-'.join(map(str, net.layer_sizes))}, {net.parameters:,} parameters{stack}", "bold")
     display.show_weights(console, net)
-    display.say(console, f"loss {net.loss.name}; {net.precision}; seed {', '.join(map(str, net.seeds))}")
+    display.say(console, f"loss {net.loss.name}; {net.precision}; seed {', '.join(map(str, net.stack.seeds))}")
     for line in display.describe_preprocessing(net.preprocessing):
         display.say(console, line)
 

@@ -104,7 +104,7 @@ def fit(console: Console, net: MLP, ready: PreparedData, settings: Settings, see
     parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
     needed = display.size(memory["total"])
     display.say(console, f"loss {net.loss.name}; memory {needed} beside the data ({parts})")
-    display.say(console, f"device {net.device} ({net.device_reason}), {net.precision}")
+    display.say(console, f"device {net.device} ({net.stack.backend.reason}), {net.precision}")
     if ready.task == "regression":
         display.say(console, "loss and rmse while training: of the target as the network sees it, not in its own units")
     with display.TrainingProgress(console, epochs, rows) as progress:

@@ -20,15 +20,15 @@ from gpubp.activations import Activation
 from gpubp.errors import UsageError
 from gpubp.estimators import arrays, numerics
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitCallbacks, GivenData
-from gpubp.estimators.data import Subset, outputs, rows_for
+from gpubp.estimators.data import Subset, rows_for
 from gpubp.estimators.solvers import lbfgs
 from gpubp.estimators.solvers.stack_trainer import StackTrainer
 from gpubp.estimators.solvers.stochastic import StochasticFit, StochasticSolver
 from gpubp.estimators.weights import Weights
 from gpubp.losses import Loss
-from gpubp.network import MLP
 from gpubp.precision import PRECISIONS
 from gpubp.schedules import Schedule
+from gpubp.stack import Stack
 
 STOCHASTIC_SOLVERS = ("sgd", "adam", "adamw")
 
@@ -157,17 +157,17 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
                 f"the weights are of layers {self._layer_sizes}, but the parameters and data ask for {sizes}; "
                 f"fit with warm_start=False to begin anew"
             )
-        net = self._network()
-        self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
-        train = Subset(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]))
-        validation = self._validation(net, validation_data)
+        stack = self._network()
+        self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
+        train = Subset(rows_for(stack.backend.precision, X), self._encoded(y), weight, np.arange(X.shape[0]))
+        validation = self._validation(stack, validation_data)
         try:
             if self.solver == "lbfgs":
-                lbfgs.fit(self, net, train, validation, FitCallbacks(self, given, self.max_iter + 1, self._fitted))
+                lbfgs.fit(self, stack, train, validation, FitCallbacks(self, given, self.max_iter + 1, self._fitted))
             else:
-                self._fit_stochastic(net, train, validation, given, incremental)
+                self._fit_stochastic(stack, train, validation, given, incremental)
         finally:
-            self._hand_out(net, home)
+            self._hand_out(stack, home)
         return self
 
     def _begin(self, sizes: Sequence[int], dtype: Any) -> None:
@@ -187,12 +187,12 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         return self.precision or ("float32" if dtype == np.float32 else "float64")
 
     def _fit_stochastic(
-        self, net: MLP, train: Subset, validation: Subset | None, given: GivenData, incremental: bool
+        self, stack: Stack, train: Subset, validation: Subset | None, given: GivenData, incremental: bool
     ) -> None:
         tasks = FitCallbacks(self, given, self.max_iter, self._fitted)
         fit = self._stochastic_fit(train, validation, tasks, incremental)
         try:
-            StackTrainer(net, [fit]).run()
+            StackTrainer(stack, [fit]).run()
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
         if fit.error is not None:
@@ -255,7 +255,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         checked: NDArray[np.float64] = _check_sample_weight(arrays.to_host(sample_weight), like, dtype=np.float64)
         return checked
 
-    def _validation(self, net: MLP, data: Sequence[Any] | None) -> Subset | None:
+    def _validation(self, stack: Stack, data: Sequence[Any] | None) -> Subset | None:
         if data is None:
             return None
         if not isinstance(data, Sequence) or len(data) not in (2, 3):
@@ -266,7 +266,7 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         weight = checks.sample_weight(given, X.shape[0], "validation sample_weight")
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
-        return Subset(rows_for(net.precision, X), self._encoded(y), weight, np.arange(X.shape[0]), given=True)
+        return Subset(rows_for(stack.backend.precision, X), self._encoded(y), weight, np.arange(X.shape[0]), given=True)
 
     # -- predicting ------------------------------------------------------------------------------------
 
@@ -278,8 +278,8 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
             X = arrays.check_rows_on_gpu(self, X, reset=False)
         else:
             X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
-        net = self._network()
-        return outputs(net, rows_for(net.precision, X))
+        stack = self._network()
+        return stack.outputs(rows_for(stack.backend.precision, X), on_device=arrays.is_on_gpu(X))[0]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -249,7 +249,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
 
     def _xp(self, a: Any) -> Any:
         """The namespace of outputs, on the host or the network's GPU."""
-        return self._net.backend.xp if is_on_gpu(a) else np
+        return self._stack.backend.xp if is_on_gpu(a) else np
 
     def predict_proba(self, X: Any) -> Any:
         """Probability estimates.

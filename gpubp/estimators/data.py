@@ -12,12 +12,10 @@ from scipy.sparse import issparse, vstack
 from sklearn.model_selection import train_test_split
 
 from gpubp import checks
-from gpubp._typing import Array
 from gpubp.errors import DataError
 from gpubp.estimators.arrays import NUMPY, Home, home_of, is_on_gpu, take
-from gpubp.network import MLP
 from gpubp.precision import PRECISIONS
-from gpubp.stack import neighbours
+from gpubp.stack import Stack, neighbours
 from gpubp.training.device_data import SparseRows
 
 
@@ -115,39 +113,10 @@ def rows_for(precision: str, X: Any) -> Any:
     return SparseRows(X) if issparse(X) else X
 
 
-def outputs_of_each(net: MLP, X: Any, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[Any]]:
+def outputs_of_each(stack: Stack, X: Any, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[Any]]:
     """a^L (n, n_L) of each network for its own rows of X, which may be none, on the host."""
-    found: list[NDArray[Any]] = []
-    for networks, count in neighbours(np.array([len(own) for own in rows])):
-        own = np.stack(rows[networks])
-        where = net.backend.from_host(own) if is_on_gpu(X) else own
-        found.extend(_outputs(net.part(networks), X, where, count))
-    return found
-
-
-def _outputs(net: MLP, X: Any, rows: Any, count: int) -> NDArray[Any]:
-    """(K, count, n_L), for rows (K, count) of X."""
-    out = np.empty((net.models, count, net.layer_sizes[-1]), net.backend.dtype)
-
-    def collect(some: slice, logits: Array) -> None:
-        net.backend.output(net.output_activation, logits)
-        out[:, some] = net.backend.to_host(logits)
-
-    if count:
-        net.each_batch(X, collect, rows)
-    return out
-
-
-def outputs(net: MLP, X: Any) -> Any:
-    """a^L (m, n_L) of rows that are known to be sound: on the GPU for X there, else on the host."""
-    if not is_on_gpu(X):
-        return net.outputs(X)[0]
-    backend = net.backend
-    out = backend.empty((1, len(X), net.layer_sizes[-1]))
-
-    def collect(rows: slice, logits: Array) -> None:
-        backend.output(net.output_activation, logits)
-        backend.cast(logits, out[:, rows])
-
-    net.each_batch(X, collect)
-    return out[0]
+    outputs: list[NDArray[Any]] = []
+    for networks, _ in neighbours(np.array([len(own_rows) for own_rows in rows])):
+        places = np.stack(rows[networks])
+        outputs.extend(stack.part(networks).outputs(X, stack.backend.from_host(places) if is_on_gpu(X) else places))
+    return outputs

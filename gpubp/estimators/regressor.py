@@ -245,12 +245,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return self._encoded(y)
 
     def _encoded(self, y: Any) -> Any:
-        net, shape = self._network(), (len(y), self._outputs(y))
+        stack, shape = self._network(), (len(y), self._outputs(y))
         if not is_on_gpu(y):
-            return checks.targets(y, *shape, net.loss, net.precision)
-        low, high = net.loss.targets
+            return checks.targets(y, *shape, stack.loss, stack.backend.precision)
+        low, high = stack.loss.targets
         if not bool(((y >= low) & (y <= high)).all()):
-            raise DataError(f'y holds values outside {low:g} … {high:g}, where loss "{net.loss.name}" has its targets')
+            raise DataError(
+                f'y holds values outside {low:g} … {high:g}, where loss "{stack.loss.name}" has its targets'
+            )
         return y.reshape(shape)
 
     def _strata(self, targets: NDArray[Any]) -> Any:

@@ -17,8 +17,8 @@ from gpubp.estimators.base import STOCHASTIC_SOLVERS
 from gpubp.estimators.shared_data import SharedData
 from gpubp.estimators.solvers.stack_trainer import StackTrainer
 from gpubp.estimators.solvers.stochastic import StochasticFit
-from gpubp.network import MLP
-from gpubp.training.packing import bytes_of_one, groups, portions, room_for_stacks
+from gpubp.stack import Stack
+from gpubp.training.packing import bytes_of_one, groups, memory_for_stacks, portions
 
 CARRIED = ("ended", "error", "best_theta", "last_theta", "places", "solver")  # of a fit, from another process
 Progress = Callable[[int], None]
@@ -144,13 +144,13 @@ class StackedFits:
     def _portions(self, group: Sequence[tuple[FitTask, StochasticFit]], at_least: int) -> Any:
         """A group cut into stacks that fit."""
         first = group[0][1]
-        net = first.est._network()
+        stack = first.est._network()
         best = any(fit.est.early_stopping for _, fit in group)
-        each = bytes_of_one(net, first.batch_size, first.rule, first.m, best)
+        each = bytes_of_one(stack, first.batch_size, first.rule, first.m, best)
         data = sum({id(fit.train.X): fit.train.X.nbytes for _, fit in group}.values())
-        stacks = portions(group, each, max(0.0, room_for_stacks(net.backend) - data), at_least)
+        stacks = portions(group, each, max(0.0, memory_for_stacks(stack.backend) - data), at_least)
         if self.verbose:
-            shape, plural = "-".join(map(str, net.layer_sizes)), "s" if len(stacks) > 1 else ""
+            shape, plural = "-".join(map(str, stack.layer_sizes)), "s" if len(stacks) > 1 else ""
             size = (each * len(stacks[0]) + data) / 2**20
             print(f"{len(group)} networks {shape} in {len(stacks)} stack{plural}, {size:,.0f} MiB each with its data")
         return stacks
@@ -169,26 +169,26 @@ def _train_stack(
     """Train a stack; the fits with what came of them, and the seconds that it took."""
     start = time.perf_counter()
     try:
-        net = _stack_of(fits)
+        stack = _stack_of(fits)
         try:
-            StackTrainer(net, fits).run(until, progress)
+            StackTrainer(stack, fits).run(until, progress)
         finally:
             for k, fit in enumerate(fits):
-                fit.est._adopt(net.part(slice(k, k + 1)), fit.train.home)
+                fit.est._adopt(stack.part(slice(k, k + 1)), fit.train.home)
     except Exception as error:
         for fit in fits:
             fit.error = fit.error or (None if fit.ended else error)
     return fits, time.perf_counter() - start
 
 
-def _stack_of(fits: Sequence[StochasticFit]) -> MLP:
+def _stack_of(fits: Sequence[StochasticFit]) -> Stack:
     """A stack with the estimators' weights."""
-    first: MLP = fits[0].est._network()
+    first: Stack = fits[0].est._network()
     backend = first.backend
-    net = first.like(backend.zeros((len(fits), first.layout.size)), backend)
+    stack = first.like(backend.zeros((len(fits), first.layout.size)), backend)
     for k, fit in enumerate(fits):
-        fit.est._write_to(net.part(slice(k, k + 1)))
-    return net
+        fit.est._write_to(stack.part(slice(k, k + 1)))
+    return stack
 
 
 def _shape(fit: StochasticFit) -> Hashable:

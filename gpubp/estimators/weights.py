@@ -12,8 +12,9 @@ from gpubp.estimators import numerics
 from gpubp.estimators.arrays import Home, as_numpy, is_on_gpu
 from gpubp.losses import Loss
 from gpubp.network import MLP
+from gpubp.stack import Stack
 
-_NOT_KEPT = ("_net", "_net_is_for", "_views")  # what a copy or a pickle makes anew
+_NOT_KEPT = ("_stack", "_stack_is_for", "_views")  # what a copy or a pickle makes anew
 
 
 class Weights(ABC):
@@ -44,23 +45,24 @@ class Weights(ABC):
         """An attribute that tells in which library the weights are."""
         return self.coefs_[0]
 
-    def _network(self) -> MLP:
+    def _network(self) -> Stack:
         """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
-        given = (*self.coefs_, *self.intercepts_)
-        if self.__dict__.get("_net_is_for") != self._wanted:
-            self._net = self._new_network(self._layer_sizes)
-            self._net_is_for, self._views = self._wanted, ()
-        net = self._net
-        if len(self._views) != len(given) or not all(map(is_, self._views, given)):
-            self._write_to(net)
-        return net
+        weights = (*self.coefs_, *self.intercepts_)
+        if self.__dict__.get("_stack_is_for") != self._wanted:
+            self._stack = self._new_network(self._layer_sizes)
+            self._stack_is_for, self._views = self._wanted, ()
+        stack = self._stack
+        if len(self._views) != len(weights) or not all(map(is_, self._views, weights)):
+            self._write_to(stack)
+        return stack
 
-    def _write_to(self, net: MLP) -> None:
+    def _write_to(self, stack: Stack) -> None:
         """Give a network of the same shape the weights of coefs_ and intercepts_."""
-        given = (*self.coefs_, *self.intercepts_)
-        for view, values in zip((*net.weights, *net.biases), given, strict=True):
+        parameters = stack.parameters_of(0)
+        weights = (*self.coefs_, *self.intercepts_)
+        for view, values in zip((*parameters.weights, *parameters.biases), weights, strict=True):
             there = is_on_gpu(values) and is_on_gpu(view)
-            view[...] = values if there else net.backend.from_host(as_numpy(values), net.backend.dtype)
+            view[...] = values if there else stack.backend.from_host(as_numpy(values), stack.backend.dtype)
 
     @property
     def _wanted(self) -> tuple[Any, ...]:
@@ -68,16 +70,16 @@ class Weights(ABC):
         activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
         return (self.device, self.precision, activation, self.loss, self._layer_sizes)
 
-    def _adopt(self, net: MLP, home: Home) -> None:
+    def _adopt(self, stack: Stack, home: Home) -> None:
         """Take a trained network as its own."""
-        self._net, self._net_is_for = net, self._wanted
-        self.out_activation_ = numerics.sklearn_name(net.output_activation.name)
-        self._hand_out(net, home)
+        self._stack, self._stack_is_for = stack, self._wanted
+        self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
+        self._hand_out(stack, home)
 
-    def _new_network(self, sizes: list[int]) -> MLP:
+    def _new_network(self, sizes: list[int]) -> Stack:
         per_layer = isinstance(self.activation, (list, tuple))
         names = self.activation if per_layer else [self.activation] * (len(sizes) - 2)
-        return MLP(
+        network = MLP(
             sizes,
             [numerics.activation_record(name) for name in names],
             self._loss_record(sizes[-1]),
@@ -85,23 +87,25 @@ class Weights(ABC):
             device=self.device,
             precision=self.precision or ("float32" if self.coefs_[0].dtype == np.float32 else "float64"),
         )
+        return network.stack
 
-    def _hand_out(self, net: MLP, home: Home) -> None:
+    def _hand_out(self, stack: Stack, home: Home) -> None:
         """coefs_ and intercepts_ where X came from: views of the network's parameters, or copies."""
-        weights, biases = list(net.weights), list(net.biases)
-        if is_on_gpu(net.theta) if home.gpu else home.xp is None and isinstance(net.theta, np.ndarray):
+        weights, biases = map(list, stack.parameters_of(0))
+        if is_on_gpu(stack.theta) if home.gpu else home.xp is None and isinstance(stack.theta, np.ndarray):
             self._views = (*weights, *biases)
         else:
             self._views = ()
-            weights, biases = ([home.bring(net.backend.to_host(x)) for x in part] for part in (weights, biases))
+            weights, biases = ([home.bring(stack.backend.to_host(x)) for x in part] for part in (weights, biases))
         self.coefs_, self.intercepts_ = weights, biases
 
     def _fitted(self) -> dict[str, Any]:
         """A copy of what predictions depend on, as it is now."""
-        net = self._net
+        stack = self._stack
+        parameters = stack.parameters_of(0)
         return {
-            "coefs_": [np.array(net.backend.to_host(W)) for W in net.weights],
-            "intercepts_": [np.array(net.backend.to_host(b)) for b in net.biases],
+            "coefs_": [np.array(stack.backend.to_host(W)) for W in parameters.weights],
+            "intercepts_": [np.array(stack.backend.to_host(b)) for b in parameters.biases],
         }
 
     def _forget_network(self) -> None:

@@ -33,7 +33,7 @@ class SparseRows:
         return dense
 
     def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
-        """The same in another type; made in that type as they become dense otherwise."""
+        """The matrix in another type."""
         return SparseRows(self.matrix.astype(dtype, copy=copy))
 
     @property
@@ -57,7 +57,7 @@ class DeviceData:
     batch_size : int
     orders : int
         1 where all networks see the rows in the same order, else K.
-    room : float
+    free : float
         Bytes of the device that the data may take.
 
     Attributes
@@ -68,26 +68,27 @@ class DeviceData:
         Rows per order that are on the device at a time; more than there are where all are.
     """
 
-    def __init__(self, backend: Backend, host: tuple[Any, ...], batch_size: int, orders: int, room: float) -> None:
+    def __init__(self, backend: Backend, host: tuple[Any, ...], batch_size: int, orders: int, free: float) -> None:
         self.backend, self.host = backend, host
-        given = [array for array in host if array is not None]
-        m, size = len(host[0]), sum(x.nbytes for x in given if isinstance(x, (np.ndarray, SparseRows)))
-        if any(isinstance(array, SparseRows) for array in given):
-            room = min(room, _DENSE)
-        self.resident = size <= room
+        m, size = len(host[0]), sum(x.nbytes for x in host if isinstance(x, (np.ndarray, SparseRows)))
+        if any(isinstance(array, SparseRows) for array in host):
+            free = min(free, _DENSE)
+        self.resident = size <= free
         self.device: tuple[Any, ...]
         if self.resident:
             self.segment = sys.maxsize
             X, y, weight = host
             X = X[:] if isinstance(X, SparseRows) else X
-            own = None if weight is None else backend.from_host(weight.copy())  # networks move up in it
-            self.device = backend.from_host(X)[None], backend.from_host(y)[None], own
+            # A copy of the weights, in which networks move up.
+            on_device = None if weight is None else backend.from_host(weight.copy())
+            self.device = backend.from_host(X)[None], backend.from_host(y)[None], on_device
         else:
             # A segment is there twice while it is copied.
-            self.segment = batch_size * max(1, int(room / 2 / (size / m * batch_size * orders)))
-            kinds = [None if rows is None else backend.from_host(rows[:1]) for rows in self._sources(0)]
+            self.segment = batch_size * max(1, int(free / 2 / (size / m * batch_size * orders)))
+            samples = [None if rows is None else backend.from_host(rows[:1]) for rows in self._sources(0)]
             self.device = tuple(
-                None if k is None else backend.empty((1, orders * self.segment, *k.shape[1:]), k.dtype) for k in kinds
+                None if one is None else backend.empty((1, orders * self.segment, *one.shape[1:]), one.dtype)
+                for one in samples
             )
 
     def positions(self, order: NDArray[np.int64]) -> NDArray[np.int64]:

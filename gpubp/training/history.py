@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass, field
 from typing import Any
 
-from gpubp._typing import Array
+import numpy as np
+from numpy.typing import NDArray
 
-CURVES = ("loss", "metric", "validation_loss", "validation_metric", "learning_rate", "seconds")
+CURVES = ("loss", "metric", "validation_loss", "validation_metric", "learning_rate")
 
 
-@dataclass
 class History:
     """Curves with one entry per epoch: numbers, or arrays (K,) for a stack (NaN once a network has stopped).
 
@@ -29,6 +28,8 @@ class History:
         From the start of the training to the end of the epoch.
     metric_name : str
         "accuracy" or "rmse".
+    models : int
+        K.
     steps : int
         Training steps taken.
     overflows : int or (K,) array
@@ -41,42 +42,64 @@ class History:
         Rows trained on per second and network, validation included.
     """
 
-    metric_name: str
-    loss: list[Any] = field(default_factory=list)
-    metric: list[Any] = field(default_factory=list)
-    validation_loss: list[Any] = field(default_factory=list)
-    validation_metric: list[Any] = field(default_factory=list)
-    learning_rate: list[Any] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    steps: int = 0
-    overflows: Any = 0
-    stopped: Any = "epochs"
-    best_epoch: Any = None
-    samples_per_second: float = 0.0
+    def __init__(self, metric_name: str, models: int = 1) -> None:
+        self.metric_name, self.models = metric_name, models
+        self.loss: list[Any] = []
+        self.metric: list[Any] = []
+        self.validation_loss: list[Any] = []
+        self.validation_metric: list[Any] = []
+        self.learning_rate: list[Any] = []
+        self.seconds: list[float] = []
+        self.steps = 0
+        self.samples_per_second = 0.0
+        # Of all K networks; the properties below show a single network's without the leading axis.
+        self.overflows_by_network: NDArray[np.int64] = np.zeros(models, np.int64)
+        self.stopped_by_network: NDArray[np.object_] = np.full(models, "epochs", dtype=object)
+        self.best_epoch_by_network: NDArray[np.int64] | None = None
 
     @property
     def epochs(self) -> int:
         """Epochs trained."""
         return len(self.loss)
 
-    def append(self, models: int, **entries: Array) -> None:
-        """One epoch's entries, (K,) arrays; kept as numbers for a single network."""
-        for name, value in entries.items():
-            getattr(self, name).append(float(value[0]) if models == 1 and hasattr(value, "__len__") else value)
+    @property
+    def overflows(self) -> Any:
+        """Steps that float16 skipped."""
+        return int(self.overflows_by_network[0]) if self.models == 1 else self.overflows_by_network
+
+    @property
+    def stopped(self) -> Any:
+        """Why each network ended."""
+        return self.stopped_by_network[0] if self.models == 1 else self.stopped_by_network.tolist()
+
+    @property
+    def best_epoch(self) -> Any:
+        """The epoch of the least validation loss."""
+        best = self.best_epoch_by_network
+        return best if best is None or self.models > 1 else int(best[0])
+
+    def append(self, seconds: float, **entries: NDArray[np.float64]) -> None:
+        """Add an epoch: its end in seconds, and (K,) arrays by the names of their curves."""
+        self.seconds.append(seconds)
+        for name, values in entries.items():
+            getattr(self, name).append(float(values[0]) if self.models == 1 else values)
+
+    def curve(self, name: str) -> NDArray[np.float64]:
+        """A curve of all networks, (epochs, K)."""
+        values = getattr(self, name)
+        return np.reshape(values, (len(values), self.models))
 
     def to_csv(self) -> str:
         """A header and a line per epoch; for a stack, a line per epoch and network."""
         curves = [name for name in CURVES if getattr(self, name)]
+        stack = self.models > 1
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        stack = bool(self.loss) and hasattr(self.loss[0], "__len__")
-        writer.writerow(["epoch", *(["network"] if stack else []), *self._headers(curves)])
+        headers = [name.replace("metric", self.metric_name) for name in [*curves, "seconds"] if self.seconds]
+        writer.writerow(["epoch", *(["network"] if stack else []), *headers])
+        columns = {name: self.curve(name) for name in curves}
         for epoch in range(self.epochs):
-            row = [getattr(self, name)[epoch] for name in curves]
-            for k in range(len(self.loss[0]) if stack else 1):
-                picked = [v[k] if hasattr(v, "__len__") else v for v in row]
-                writer.writerow([epoch + 1, *([k] if stack else []), *(f"{v:.9g}" for v in picked)])
+            for k in range(self.models):
+                row = [*(columns[name][epoch, k] for name in curves), self.seconds[epoch]]
+                writer.writerow([epoch + 1, *([k] if stack else []), *(f"{v:.9g}" for v in row)])
         return out.getvalue()
-
-    def _headers(self, curves: list[str]) -> list[str]:
-        return [name.replace("metric", self.metric_name) for name in curves]

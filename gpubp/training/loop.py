@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,12 @@ from gpubp.errors import DataError, UsageError
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
-from gpubp.stack import seeds_of
-from gpubp.training.divergence import report
+from gpubp.stack import Stack
+from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
-from gpubp.training.slice_step import first_state
+from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import Planner
-from gpubp.training.validation import Validation, validation_of
 
 Callback = Callable[[MLP, History], Any]
 
@@ -118,13 +118,12 @@ def train(
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
         weights are in `net`. In a stack the others go on; it is raised when none is left.
     """
-    X = checks.inputs(X, net.layer_sizes[0], net.precision)
-    y = checks.targets(y, len(X), net.layer_sizes[-1], net.loss, net.precision)
-    own = checks.rows(rows, net.models, len(X))
-    weight = checks.sample_weight(sample_weight, len(X), networks=net.models)
-    validation = validation_of(net, validation_data, validation_rows, (X, y, weight))
-    weight = _with_class_weight(weight, class_weight, net, y, own)
-    total_weight = np.array([_total(weight, k, len(X) if own is None else own[k]) for k in range(net.models)])
+    stack = net.stack
+    X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)
+    own_rows = checks.rows(rows, net.models, len(X))
+    validation = _validation(stack, validation_data, validation_rows, (X, y, weight))
+    weight = _with_class_weight(weight, class_weight, stack, y, own_rows)
+    total_weight = _total_weights(weight, net.models, len(X), own_rows)
     if not total_weight.all():
         who = f" of network {int(np.argmin(total_weight))}" if net.models > 1 else ""
         raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
@@ -146,54 +145,92 @@ def train(
     decay = number("weight_decay", rule.weight_decay if weight_decay is None else weight_decay, 0.0)
     penalty = number("l2", l2, 0.0)
     norm = {"low_open": True, "high_open": False}  # infinity clips nothing
-    state = first_state(
-        net, rule, options,
+    state = initial_state(
+        stack,
+        rule,
+        options,
         largest_update=None if tolerance is None else np.zeros(net.models),
         l2=penalty if penalty.any() else None,
         weight_decay=decay if decay.any() else None,
         max_grad_norm=None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0.0, **norm),
-    )  # fmt: skip
-    seeds = seeds_of(seed, net.models)
-    batch_size = min(checks.whole("batch_size", batch_size, 1), max(map(len, own)) if own else len(X))
+    )
+    seeds = checks.seeds(seed, net.models)
+    batch_size = min(checks.whole("batch_size", batch_size, 1), max(map(len, own_rows)) if own_rows else len(X))
     planner = Planner(
-        own or [np.arange(len(X))], batch_size, lengths, weight,
-        number("learning_rate", learning_rate, 0.0, low_open=True), schedules_of(schedule, net.models),
-        seeds if shuffle and (own is not None or batch_size < len(X)) else None,
-    )  # fmt: skip
+        rows=own_rows or [np.arange(len(X))],
+        batch_size=batch_size,
+        epochs=lengths,
+        weight=weight,
+        learning_rate=number("learning_rate", learning_rate, 0.0, low_open=True),
+        schedules=schedules_of(schedule, net.models),
+        seeds=seeds if shuffle and (own_rows is not None or batch_size < len(X)) else None,
+    )
     step = TrainingStep(
-        net, X, y, weight, batch_size, state, number("dropout", dropout, 0.0, 1.0), smoothing, planner.orders,
-        None if own is None else planner.counts,
-    )  # fmt: skip
+        stack,
+        (X, y, weight),
+        batch_size,
+        state,
+        dropout=number("dropout", dropout, 0.0, 1.0),
+        label_smoothing=smoothing,
+        orders=planner.orders,
+        counts=None if own_rows is None else planner.counts,
+    )
     waits = None if patience is None else checks.whole_per_network("patience", patience, net.models, 1)
-    return _Run(net, step, planner, total_weight, validation, waits, tolerance, callbacks).until_done()
+    return _TrainingRun(net, step, planner, total_weight, validation, waits, tolerance, callbacks).run()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is evaluated after every epoch: X, y and weights (m,) or (K, m), or of each network its `rows` of them."""
+
+    X: Any
+    y: Any
+    weight: Any
+    rows: Sequence[NDArray[np.int64]] | None = None
+
+
+def _validation(
+    stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: tuple[Any, Any, Any]
+) -> Validation | None:
+    """Data for validation, checked before anything is trained."""
+    if rows is not None:
+        if data is not None:
+            raise UsageError("validation_data and validation_rows are both given; give one of them")
+        return Validation(*training, checks.rows(rows, stack.models, len(training[0]), "validation_rows"))
+    if data is None:
+        return None
+    if not isinstance(data, Sequence) or len(data) not in (2, 3):
+        raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
+    X, y, *weight = data
+    return Validation(*stack.checked(X, y, weight[0] if weight else None, "validation"))
 
 
 def _with_class_weight(
     weight: NDArray[np.float64] | None,
     class_weight: Any,
-    net: MLP,
+    stack: Stack,
     y: NDArray[Any],
-    own: Sequence[NDArray[np.int64]] | None,
+    rows: Sequence[NDArray[np.int64]] | None,
 ) -> NDArray[np.float64] | None:
     """Sample weights times those of classes, which each network counts in its own rows."""
     if class_weight is None:
         return weight
-    shape = len(y) if own is None else (net.models, len(y))
-    by_class = np.zeros(shape)
-    for found, rows in zip(np.atleast_2d(by_class), own or [np.arange(len(y))], strict=True):
-        found[rows] = checks.class_weights(class_weight, y[rows], net.layer_sizes[-1], net.loss)
+    by_class = np.zeros(len(y) if rows is None else (stack.models, len(y)))
+    for weights, own_rows in zip(np.atleast_2d(by_class), rows or [np.arange(len(y))], strict=True):
+        weights[own_rows] = checks.class_weights(class_weight, y[own_rows], stack.layer_sizes[-1], stack.loss)
     return by_class if weight is None else weight * by_class
 
 
-def _total(weight: NDArray[np.float64] | None, k: int, rows: Any) -> float:
-    """What the rows of network k weigh; `rows` is their number where it has all."""
-    if weight is None:
-        return float(rows if isinstance(rows, int) else len(rows))
-    mine = np.atleast_2d(weight)[k if weight.ndim > 1 else 0]
-    return float((mine if isinstance(rows, int) else mine[rows]).sum())
+def _total_weights(
+    weight: NDArray[np.float64] | None, models: int, m: int, rows: Sequence[NDArray[np.int64]] | None
+) -> NDArray[np.float64]:
+    """What the rows of each network weigh, (K,): all m rows, or its own."""
+    ones = np.broadcast_to(1.0, (1, m)) if weight is None else np.atleast_2d(weight)
+    each = [ones[k if len(ones) > 1 else 0] for k in range(models)]
+    return np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(each)])
 
 
-class _Run:
+class _TrainingRun:
     """One call of `train`: what is watched from epoch to epoch."""
 
     def __init__(
@@ -207,90 +244,88 @@ class _Run:
         tolerance: NDArray[np.float64] | None,
         callbacks: Sequence[Callback],
     ) -> None:
-        self.net, self.step, self.planner, self.total_weight = net, step, planner, total_weight
-        self.validation, self.patience, self.tolerance, self.callbacks = validation, patience, tolerance, callbacks
-        self.history = History(net.loss.metric.name)
-        self.stopped = np.array(["epochs"] * net.models, dtype=object)
+        self.net, self.stack, self.step = net, net.stack, step
+        self.planner, self.total_weight, self.validation = planner, total_weight, validation
+        self.patience, self.tolerance, self.callbacks = patience, tolerance, callbacks
+        self.history = History(net.loss.metric.name, net.models)
+        self.stopped = self.history.stopped_by_network
         self.best_loss = np.full(net.models, np.inf)
         self.best_epoch = np.zeros(net.models, np.int64)
-        self.best_theta = net.theta.copy() if patience is not None else None
+        self.best_theta = self.stack.theta.copy() if patience is not None else None
         self.monitored = np.empty((0, net.models))
 
-    def until_done(self) -> History:
+    def run(self) -> History:
         """Train epoch after epoch until the last, or until no network is active."""
-        net, history = self.net, self.history
+        history = self.history
         start = time.perf_counter()
         try:
             for epoch in range(int(self.planner.epochs.max())):
                 self._epoch(epoch, start)
-                answers = [callback(net, history) for callback in self.callbacks]  # every one is called
-                ended = any(answer is True for answer in answers)
-                if ended:
+                answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
+                if any(answer is True for answer in answers):
                     self.stopped[self.step.active()] = "callback"
-                if ended or not self.step.active().any():
                     break
                 self._stop(self.step.active() & (self.planner.epochs == epoch + 1), "epochs")
                 if not self.step.active().any():
                     break
         finally:
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
-                known = np.isfinite(self.best_loss)
-                net.backend.assign(net.theta, self.best_theta, known)
+                self.stack.backend.assign(self.stack.theta, self.best_theta, np.isfinite(self.best_loss))
             if self.validation is not None and history.epochs:
-                history.best_epoch = self.best_epoch if net.models > 1 else int(self.best_epoch[0])
-            history.stopped = self.stopped.tolist() if net.models > 1 else self.stopped[0]
+                history.best_epoch_by_network = self.best_epoch
         rows = float(self.planner.counts.mean()) * history.epochs
         history.samples_per_second = rows / (time.perf_counter() - start)
         return history
 
     def _epoch(self, epoch: int, start: float) -> None:
-        net, step = self.net, self.step
+        models, step, history = self.stack.models, self.step, self.history
         before = step.active()
         table = self.planner.table(epoch, self.monitored)
-        watched = step.run_epoch(table)
-        trains = before & ~watched.diverged
-        self.history.steps += table.steps
-        if watched.overflows is not None:
-            self.history.overflows = watched.overflows if net.models > 1 else int(watched.overflows[0])
-        mean = watched.totals.sum(axis=1) / self.total_weight[:, None]
+        result = step.run_epoch(table)
+        trains = before & ~result.diverged
+        history.steps += table.steps
+        if result.overflows is not None:
+            history.overflows_by_network = result.overflows
+        mean = result.totals.sum(axis=1) / self.total_weight[:, None]
         mean[~trains] = np.nan
-        metric = np.array([net.loss.metric.finish(v) for v in mean[:, 1]])
-        last_rate = table.learning_rate[np.arange(net.models), self.planner.steps_per_epoch - 1]
+        metric = np.array([self.stack.loss.metric.finish(v) for v in mean[:, 1]])
+        last_rate = table.learning_rate[np.arange(models), self.planner.steps_per_epoch - 1]
         entries = {"loss": mean[:, 0], "metric": metric, "learning_rate": last_rate}
         monitored = mean[:, 0]
         if self.validation is not None:
             monitored, entries["validation_metric"] = self._validate(self.validation, trains)
             entries["validation_loss"] = monitored
-        self.history.append(net.models, **entries, seconds=time.perf_counter() - start)
+        history.append(time.perf_counter() - start, **entries)
         self.monitored = np.vstack([self.monitored, monitored])
-        if watched.diverged.any():
-            self.stopped[watched.diverged] = "diverged"
+        if result.diverged.any():
+            self.stopped[result.diverged] = "diverged"
             if not step.active().any() and (self.stopped == "diverged").all():
-                raise report(step, watched.diverged, self.history)
-        self._watch(epoch, monitored, watched.largest_update)
+                raise divergence_error(step, result.diverged, history)
+        self._stop_early(epoch, monitored, result.largest_update)
 
     def _validate(self, data: Validation, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Loss and metric (K,) of the networks that train, NaN for the others."""
-        members, live = self.step.members, self.step.live
-        own = None if data.rows is None else [data.rows[k] for k in members.tolist()]
+        members = self.step.members
+        rows = None if data.rows is None else [data.rows[k] for k in members.tolist()]
         weight = data.weight if data.weight is None or data.weight.ndim == 1 else data.weight[members]
-        found = live.measure(data.X, data.y, weight, own)
         loss, metric = np.full((2, len(trains)), np.nan)
-        loss[members], metric[members] = found["loss"], found[live.loss.metric.name]
+        loss[members], metric[members] = self.step.live.evaluate(data.X, data.y, weight, rows)
         return np.where(trains, loss, np.nan), np.where(trains, metric, np.nan)
 
-    def _watch(self, epoch: int, monitored: NDArray[np.float64], largest_update: NDArray[np.float64] | None) -> None:
-        """Early stopping and the sources' ε."""
+    def _stop_early(
+        self, epoch: int, monitored: NDArray[np.float64], largest_update: NDArray[np.float64] | None
+    ) -> None:
+        """Remember the best epoch of each network; stop those without patience left, or that hardly move."""
         active = self.step.active()
         if self.validation is not None:
             better = active & (monitored < self.best_loss)
             self.best_loss[better], self.best_epoch[better] = monitored[better], epoch
             if self.best_theta is not None and self.patience is not None:
-                self.net.backend.assign(self.best_theta, self.net.theta, better)
+                self.stack.backend.assign(self.best_theta, self.stack.theta, better)
                 self._stop(active & (epoch - self.best_epoch >= self.patience), "patience")
         if self.tolerance is not None and largest_update is not None:
             self._stop(self.step.active() & (largest_update <= self.tolerance), "update_tolerance")
 
-    def _stop(self, who: NDArray[np.bool_], why: str) -> None:
-        self.stopped[who] = why
-        self.step.stop(who)
+    def _stop(self, networks: NDArray[np.bool_], why: str) -> None:
+        self.stopped[networks] = why
+        self.step.stop(networks)

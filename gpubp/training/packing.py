@@ -7,8 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gpubp.backends import Backend
-from gpubp.network import MLP
 from gpubp.optimizers import Optimizer
+from gpubp.stack import Stack
 
 Item = TypeVar("Item")
 ORDER_BYTES = 3 * 8  # of a row: its place in the order that is drawn, in the epoch's table and on the device
@@ -22,12 +22,12 @@ def groups(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[
     return list(found.values())
 
 
-def portions(items: Sequence[Item], bytes_each: int, room: float, at_least: int = 1) -> list[list[Item]]:
+def portions(items: Sequence[Item], bytes_each: int, free: float, at_least: int = 1) -> list[list[Item]]:
     """Cut items into stacks of nearly equal size that fit into so many bytes, `at_least` of them if there are enough.
 
     An item that fits nowhere has a stack of its own: training refuses it with what would fit.
     """
-    largest = max(1, min(len(items), int(room // bytes_each) if room < float("inf") else len(items)))
+    largest = max(1, min(len(items), int(free // bytes_each) if free < float("inf") else len(items)))
     stacks = min(len(items), max(at_least, -(-len(items) // largest)))
     borders = [len(items) * i // stacks for i in range(stacks + 1)]
     return [list(items[first:last]) for first, last in zip(borders, borders[1:], strict=False)]
@@ -58,13 +58,13 @@ def merged_arguments(arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {name: merged(name, [one[name] for one in arguments]) for name in arguments[0]}
 
 
-def bytes_of_one(net: MLP, batch_size: int, optimizer: str | Optimizer, rows: int, keeps_best: bool) -> int:
-    """What a network like `net` takes of a stack that is trained on so many rows, with a copy of its best weights."""
-    memory = net.memory(min(batch_size, rows), optimizer)
+def bytes_of_one(stack: Stack, batch_size: int, optimizer: str | Optimizer, rows: int, keeps_best: bool) -> int:
+    """Bytes for one more network like those of `stack`, trained on so many rows, with a copy of its best weights."""
+    memory = stack.memory(min(batch_size, rows), optimizer)
     return memory["total"] + (memory["parameters"] if keeps_best else 0) + ORDER_BYTES * rows
 
 
-def room_for_stacks(backend: Backend) -> float:
+def memory_for_stacks(backend: Backend) -> float:
     """Bytes that stacks may take: the device's, and on a CPU half of the memory that is free, as it is swapped else."""
     return min(backend.free_memory(), _system_memory() / 2)
 

@@ -15,7 +15,7 @@ from gpubp.optimizers import Optimizer
 from gpubp.stack import neighbours
 
 
-class Run(NamedTuple):
+class RowGroup(NamedTuple):
     """Steps `first`, first + 1, … of an epoch, in which neighbours in the stack have the same number of rows."""
 
     networks: slice
@@ -24,7 +24,7 @@ class Run(NamedTuple):
     steps: int
 
 
-def runs(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int] = ()) -> list[Run]:
+def row_groups(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int] = ()) -> list[RowGroup]:
     """The steps of an epoch in their order.
 
     Where all networks have full batches they step together; a last, smaller batch is taken by those neighbours
@@ -36,53 +36,52 @@ def runs(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int] = ()
         Rows of each network.
     batch_size : int
     borders : iterable of int
-        Steps that no run reaches across.
+        Steps that no group reaches across.
     """
     full, last = counts // batch_size, -(-counts // batch_size)
     steps = sorted({0, *full.tolist(), *last.tolist(), *(b for b in borders if b < last.max())})
-    found = []
+    groups = []
     for first, end in pairwise(steps):
         rows = np.clip(counts - first * batch_size, 0, batch_size)
-        found += [Run(networks, size, first, end - first) for networks, size in neighbours(rows) if size]
-    return found
+        groups += [RowGroup(networks, size, first, end - first) for networks, size in neighbours(rows) if size]
+    return groups
 
 
-def each_array(value: Any, then: Callable[[Array], Array], known: dict[int, Any] | None = None) -> Any:
-    """The same records with ``then(array)`` in place of every array; an array that stands twice stays one."""
+def map_arrays(value: Any, then: Callable[[Array], Array], known: dict[int, Any] | None = None) -> Any:
+    """A copy of nested records with ``then(array)`` in place of every array; an array that stands twice stays one."""
     known = {} if known is None else known
     if value is None or isinstance(value, (bool, int, float, str, Optimizer)):
         return value
     if id(value) in known:
         return known[id(value)]
+    mapped: Any = value
     if isinstance(value, dict):
-        found: Any = {name: each_array(x, then, known) for name, x in value.items()}
+        mapped = {name: map_arrays(x, then, known) for name, x in value.items()}
     elif isinstance(value, (list, tuple)):
-        found = type(value)(each_array(x, then, known) for x in value)
+        mapped = type(value)(map_arrays(x, then, known) for x in value)
     elif is_dataclass(value) and not isinstance(value, type):
-        given = {field.name: getattr(value, field.name) for field in fields(value)}
-        found = type(value)(**{name: each_array(x, then, known) for name, x in given.items()})
+        attributes = {field.name: getattr(value, field.name) for field in fields(value)}
+        mapped = type(value)(**{name: map_arrays(x, then, known) for name, x in attributes.items()})
     elif hasattr(value, "ndim"):
-        found = then(value)
-    else:
-        found = value
-    known[id(value)] = found
-    return found
+        mapped = then(value)
+    known[id(value)] = mapped
+    return mapped
 
 
-def part(value: Any, networks: slice) -> Any:
+def of_networks(value: Any, networks: slice) -> Any:
     """The part of some networks of a record of arrays (K or 1, …): views, nothing is copied."""
-    return each_array(value, lambda array: array if len(array) == 1 else array[networks])
+    return map_arrays(value, lambda array: array if len(array) == 1 else array[networks])
 
 
-def moved_up(value: Any, kept: NDArray[np.intp]) -> Any:
-    """A record of arrays (K or 1, …) of which only the networks `kept` remain, in their own memory."""
+def compacted(value: Any, networks: NDArray[np.intp]) -> Any:
+    """A record of arrays (K or 1, …) of which only `networks` remain, moved to the front of the same memory."""
 
     def move(array: Array) -> Array:
         if len(array) == 1:
             return array
-        for place, k in enumerate(kept.tolist()):
+        for place, k in enumerate(networks.tolist()):
             if place != k:
                 array[place] = array[k]
-        return array[: len(kept)]
+        return array[: len(networks)]
 
-    return each_array(value, move)
+    return map_arrays(value, move)

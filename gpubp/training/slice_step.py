@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp import backprop
 from gpubp._typing import Array
-from gpubp.backends import Dropout, Epoch, OptimizerState
-from gpubp.backprop import backward, forward
+from gpubp.backends import Batch, Dropout, Epoch, LayerCache, OptimizerState
 from gpubp.optimizers import Optimizer
-from gpubp.stack import Forward, Stack
+from gpubp.stack import Stack
 
 
-def first_state(
-    net: Stack,
+def initial_state(
+    stack: Stack,
     rule: Optimizer,
     options: Mapping[str, NDArray[np.float64]],
     *,
@@ -28,19 +28,19 @@ def first_state(
     penalty: NDArray[np.float64] | None = None,
 ) -> OptimizerState:
     """The `OptimizerState` before the first update, from numbers on the host."""
-    backend = net.backend
+    backend = stack.backend
 
     def placed(array: NDArray[np.float64] | None) -> Array | None:
         return None if array is None else backend.from_host(array)
 
     return OptimizerState(
-        rule,
-        {name: backend.from_host(value) for name, value in options.items()},
-        tuple(backend.zeros(net.theta.shape) for _ in rule.slots),
-        updates=backend.zeros((net.models,), np.int64),
-        active=backend.from_host(np.ones(net.models, np.bool_)),
-        fault_step=backend.from_host(np.full(net.models, -1)),
-        n_weights=net.layout.n_weights,
+        rule=rule,
+        options={name: backend.from_host(value) for name, value in options.items()},
+        slots=tuple(backend.zeros(stack.theta.shape) for _ in rule.slots),
+        updates=backend.zeros((stack.models,), np.int64),
+        active=backend.from_host(np.ones(stack.models, np.bool_)),
+        fault_step=backend.from_host(np.full(stack.models, -1)),
+        n_weights=stack.layout.n_weights,
         largest_update=placed(largest_update),
         l2=placed(l2),
         weight_decay=placed(weight_decay),
@@ -56,27 +56,34 @@ class StepState:
 
     Attributes
     ----------
-    state : OptimizerState
+    optimizer : OptimizerState
     epoch : Epoch
     dropout : Dropout or None
-    smoothing : (K,) float64
-    rows : (1, m, n_0), (1, m) or (1, m, n_L), and (K or 1, m) arrays
-        X, y and the sample weights or None.
+    data : Batch
+        All rows, (1 or K, m, …), which a step gathers its batch from.
     """
 
-    state: OptimizerState
+    optimizer: OptimizerState
     epoch: Epoch
     dropout: Dropout | None
-    smoothing: Array
-    rows: tuple[Array | None, ...]
+    data: Batch
 
 
 @dataclass
 class Workspace:
-    """What a step fills: the batch, the records of each layer, and the gradients."""
+    """What a step fills.
 
-    batch: tuple[Array | None, ...]
-    work: Forward
+    Attributes
+    ----------
+    batch : tuple of arrays or None
+        X, y and sample weights of the batch, None where there are no weights; None for all where the rows are used
+        where they lie.
+    caches : list of LayerCache
+    grad : (K, P) array
+    """
+
+    batch: tuple[Array | None, ...] | None
+    caches: list[LayerCache]
     grad: Array
 
 
@@ -85,36 +92,42 @@ class SliceStep:
 
     Parameters
     ----------
-    net : Stack
-    kept : StepState
-    scratch : Workspace
-        Of these networks alone.
+    stack : Stack
+    state : StepState
+    workspace : Workspace
+        Each with the parts of these networks alone.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(count, rows)`` takes `count` steps of `rows` rows each.
     """
 
-    def __init__(self, net: Stack, kept: StepState, scratch: Workspace) -> None:
-        self.net, self.kept, self.scratch = net, kept, scratch
-        self.activations, self.grads = net.stack_activations, net.layout.layers(scratch.grad)
-        self.run = net.backend.capture(self._step)
+    def __init__(self, stack: Stack, state: StepState, workspace: Workspace) -> None:
+        self.stack, self.state, self.workspace = stack, state, workspace
+        self.grads = stack.layout.layers(workspace.grad)
+        self.run = stack.backend.capture(self._step)
 
-    def forward_backward(self, rows: int) -> None:
+    def gradients(self, rows: int) -> None:
         """Loss into the step's totals and gradients into `grads`, from the next batch."""
-        net, backend, kept = self.net, self.net.backend, self.kept
-        X, y, weight = self._batch(rows)
-        records = self.scratch.work.first(rows)
-        logits = forward(backend, net.operands, self.activations, X, records, kept.dropout)
-        backend.loss_delta(net.loss, logits, y, weight, kept.smoothing, kept.epoch, self.grads[-1].b)
-        backward(backend, net.operands, self.activations, X, records, self.grads, kept.dropout)
+        stack, state, caches = self.stack, self.state, self.workspace.caches
+        if rows < caches[0].z.shape[1]:
+            caches = [cache.first(rows) for cache in caches]
+        batch = self._batch(rows)
+        backprop.gradients(stack.backend, stack.network, batch, caches, self.grads, state.epoch, state.dropout)
 
     def _step(self, rows: int) -> None:
-        self.forward_backward(rows)
-        self.net.backend.optimizer_step(self.kept.state, self.net.theta, self.scratch.grad, self.kept.epoch)
+        self.gradients(rows)
+        state = self.state
+        self.stack.backend.optimizer_step(state.optimizer, self.stack.theta, self.workspace.grad, state.epoch)
 
-    def _batch(self, rows: int) -> tuple[Array | None, ...]:
-        """X (K or 1, rows, n_0), y and weights (K or 1, rows) of the step: gathered, or the data as they lie."""
-        if self.scratch.batch[0] is None:
-            return self.kept.rows
-        taken = tuple(None if buffer is None else buffer[:, :rows] for buffer in self.scratch.batch)
-        for source, out in zip(self.kept.rows, taken, strict=True):
+    def _batch(self, rows: int) -> Batch:
+        """The batch of the step: gathered, or the data as they lie."""
+        data, buffers = self.state.data, self.workspace.batch
+        if buffers is None:
+            return data
+        X, y, weight = (None if buffer is None else buffer[:, :rows] for buffer in buffers)
+        for source, out in zip((data.X, data.y, data.weight), (X, y, weight), strict=True):
             if out is not None:
-                self.net.backend.gather(source, self.kept.epoch, out)
-        return taken
+                self.stack.backend.gather(source, self.state.epoch, out)
+        return replace(data, X=X, y=y, weight=weight)

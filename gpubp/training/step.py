@@ -1,4 +1,4 @@
-"""The training of a stack, epoch by epoch: its rows, its steps, and who still has a place in it."""
+"""The training of a stack, epoch by epoch: its rows, its steps, and which networks still have a place in it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp._typing import Array
-from gpubp.backends import OptimizerState
+from gpubp.backends import Batch, OptimizerState
 from gpubp.errors import DeviceError
-from gpubp.network import MLP
 from gpubp.optimizers import Optimizer
+from gpubp.stack import Stack
 from gpubp.training.device_data import DeviceData
-from gpubp.training.row_groups import Run, moved_up, part, runs
+from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
 from gpubp.training.slice_step import SliceStep, StepState, Workspace
 from gpubp.training.step_table import StepTable
 
-CROWDED = 0.75  # share of a stack that still trains; where it is less, the others give up their place
+COMPACT_BELOW = 0.75  # share of a stack that still trains; where it is less, the others give up their place
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,17 @@ class EpochResult:
 class TrainingStep:
     """Gather batch → forward → BP1 with loss → (BP4, BP2 + BP3) per layer → optimizer, for all of a stack.
 
-    It works on a copy of the parameters: `net` has those from the end of the last epoch in which they were finite.
+    It works on a copy of the parameters: `stack` has those from the end of the last epoch in which they were finite.
     Networks that no longer train give up their place between epochs, once they are a quarter of the stack.
 
     Parameters
     ----------
-    net : MLP
-    X : (m, n_0) array
-    y : (m,) integers or (m, n_L) array
-    weight : (m,) or (K, m) float64 or None
+    stack : Stack
+    data : (X, y, weight)
+        X (m, n_0), y (m,) integers or (m, n_L), and sample weights (m,) or (K, m) float64, or None.
     batch_size : int
         At most m. With m, the rows are used where they lie, in their own order.
-    state : OptimizerState
+    optimizer : OptimizerState
     dropout, label_smoothing : (K,) float64
     orders : int
         1 where all networks see the rows in the same order, else K.
@@ -70,120 +69,149 @@ class TrainingStep:
     Attributes
     ----------
     members : (n,) int
-        The networks that have a place.
+        The numbers of the networks that have a place.
     live : Stack
         They, with the parameters that are being trained.
+    table : StepTable
+        Of the epoch that was begun last.
     """
 
     def __init__(
         self,
-        net: MLP,
-        X: Array,
-        y: Array,
-        weight: NDArray[np.float64] | None,
+        stack: Stack,
+        data: tuple[Any, Array, NDArray[np.float64] | None],
         batch_size: int,
-        state: OptimizerState,
+        optimizer: OptimizerState,
         dropout: NDArray[np.float64],
         label_smoothing: NDArray[np.float64],
         orders: int = 1,
         counts: NDArray[np.int64] | None = None,
     ) -> None:
-        self.net, self.batch_size = net, batch_size
-        backend, m = net.backend, len(X)
-        weight = None if weight is None else np.atleast_2d(weight)
+        self.stack, self.batch_size = stack, batch_size
+        backend, (X, y, weight) = stack.backend, data
+        m, weight = len(X), None if weight is None else np.atleast_2d(weight)
         if weight is not None and len(weight) > 1:
-            orders = net.models
-        whole = batch_size == m and counts is None and orders == 1
-        room = _room_for_data(net, batch_size, state.rule)
-        given = X.astype(backend.storage, copy=False) if whole else X
-        self.rows = DeviceData(backend, (given, net.cast_targets(y), weight), batch_size, orders, room)
-        sources = self.rows.device
-        self.counts = np.full(net.models, m) if counts is None else counts
-        self.members, self.live = np.arange(net.models), net.twin()
-        state.operands = None if self.live.operand_buffer is self.live.theta else self.live.operand_buffer
-        epoch = net.epoch(int(self.counts.max()), batch_size, orders)
-        epoch.loss_scale = backend.loss_scale(net.models)
-        drop = net.dropout(dropout, epoch)
-        self.kept = StepState(state, epoch, drop, backend.from_host(label_smoothing), sources)
-        self.scratch = Workspace(
-            tuple(
-                None if source is None or whole else backend.empty((orders, batch_size, *source.shape[2:]), dtype)
-                for source, dtype in zip(sources, (backend.storage, sources[1].dtype, np.float64), strict=True)
-            ),
-            net.workspace(batch_size, drop is not None),
-            backend.zeros(net.theta.shape),
+            orders = stack.models
+        in_place = batch_size == m and counts is None and orders == 1
+        free = _memory_for_data(stack, batch_size, optimizer.rule)
+        X = X.astype(backend.storage, copy=False) if in_place else X
+        self.data = DeviceData(backend, (X, stack.cast_targets(y), weight), batch_size, orders, free)
+        self.counts = np.full(stack.models, m) if counts is None else counts
+        self.members, self.live = np.arange(stack.models), stack.copy()
+        optimizer.operands = None if self.live.operand_buffer is self.live.theta else self.live.operand_buffer
+        epoch = stack.epoch(int(self.counts.max()), batch_size, orders)
+        epoch.loss_scale = backend.loss_scale(stack.models)
+        drop = stack.dropout(dropout, epoch)
+        X, y, weight = self.data.device
+        self.state = StepState(optimizer, epoch, drop, Batch(X, y, weight, backend.from_host(label_smoothing)))
+        self.workspace = Workspace(
+            batch=None if in_place else self._batch_buffers(orders),
+            caches=stack.caches(batch_size, drop is not None),
+            grad=backend.zeros(stack.theta.shape),
         )
-        self._substeps: dict[tuple[int, int], SliceStep] = {}
+        self._slice_steps: dict[tuple[int, int], SliceStep] = {}
 
-    @property
-    def together(self) -> SliceStep:
-        """The step of all that have a place."""
-        return self._of(slice(0, len(self.members)))
+    def _batch_buffers(self, orders: int) -> tuple[Array | None, ...]:
+        """X, y and weights of a batch, which `gather` fills."""
+        backend, sources = self.stack.backend, self.data.device
+        dtypes = (backend.storage, sources[1].dtype, np.float64)
+        return tuple(
+            None if source is None else backend.empty((orders, self.batch_size, *source.shape[2:]), dtype)
+            for source, dtype in zip(sources, dtypes, strict=True)
+        )
+
+    # -- what is known of it ---------------------------------------------------------------------------
 
     def active(self) -> NDArray[np.bool_]:
         """Which networks still train, (K,) on the host."""
-        return self._of_all(self.kept.state.active)
+        return self._for_all(self.state.optimizer.active)
+
+    def totals(self) -> NDArray[np.float64]:
+        """Σ weight · (value, metric) over the rows of each step of the epoch, (K, steps, 2) on the host."""
+        return self._for_all(self.state.epoch.totals)
 
     def fault_step(self, k: int) -> int:
         """The step over the whole training at which network k left the finite numbers; −1 if it did not."""
-        return int(self._of_all(self.kept.state.fault_step)[k])
+        return int(self._for_all(self.state.optimizer.fault_step)[k])
 
     def steps_of(self, k: int) -> int:
         """Steps of network k in an epoch."""
         return -(-int(self.counts[k]) // self.batch_size)
 
-    def stop(self, who: NDArray[np.bool_]) -> None:
-        """Train the networks `who` (K,) no further."""
-        self.net.backend.assign(self.kept.state.active, False, who[self.members])
+    def optimizer_slots(self, k: int) -> tuple[Array, tuple[Array, ...]] | None:
+        """Updates (1,) and slots (1, P) of network k where they lie; None where it has given up its place."""
+        places = np.flatnonzero(self.members == k)
+        if not len(places):
+            return None
+        own, optimizer = slice(int(places[0]), int(places[0]) + 1), self.state.optimizer
+        return optimizer.updates[own], tuple(slot[own] for slot in optimizer.slots)
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def stop(self, networks: NDArray[np.bool_]) -> None:
+        """Train these networks, (K,) bool, no further."""
+        self.stack.backend.assign(self.state.optimizer.active, False, networks[self.members])
 
     def run_epoch(self, table: StepTable) -> EpochResult:
-        """`train_epoch`, and what the host reads at its end."""
-        self._close_ranks()
-        backend, state, scaling = self.net.backend, self.kept.state, self.kept.epoch.loss_scale
-        if state.largest_update is not None:
-            state.largest_update[...] = 0
+        """Take all steps of a table, read on the host what came of them, and give `stack` the finite parameters."""
+        self._compact()
+        backend, optimizer, scaling = self.stack.backend, self.state.optimizer, self.state.epoch.loss_scale
+        if optimizer.largest_update is not None:
+            optimizer.largest_update[...] = 0
         before = self.active()
         self.train_epoch(table)
         finite = backend.finite(self.live.theta)
         overflowed = before[self.members] & ~finite
         if overflowed.any():
-            backend.assign(state.active, False, overflowed)
-        self._hand_over(finite)
+            backend.assign(optimizer.active, False, overflowed)
+        self._copy_back(finite)
         return EpochResult(
-            self._of_all(self.kept.epoch.totals),
-            before & ~self.active(),
-            None if state.penalty is None else self._of_all(state.penalty),
-            None if state.largest_update is None else self._of_all(state.largest_update),
-            None if scaling is None else self._of_all(scaling.overflows),
+            totals=self.totals(),
+            diverged=before & ~self.active(),
+            penalty=None if optimizer.penalty is None else self._for_all(optimizer.penalty),
+            largest_update=None if optimizer.largest_update is None else self._for_all(optimizer.largest_update),
+            overflows=None if scaling is None else self._for_all(scaling.overflows),
         )
 
     def train_epoch(self, table: StepTable) -> None:
         """Take all steps of a table."""
         self.begin(table)
-        for start in range(0, table.order.shape[1], self.rows.segment):
-            self.rows.load(self._own(table.order), start, self.members)
-            for run in self._runs():
-                if start <= run.first * self.batch_size < start + self.rows.segment:
-                    self.kept.epoch.cursor[...] = run.first
-                    self._of(run.networks).run(run.steps, run.rows)
+        for start in range(0, table.order.shape[1], self.data.segment):
+            self.data.load(self._of_members(table.order), start, self.members)
+            for group in self._row_groups():
+                if start <= group.first * self.batch_size < start + self.data.segment:
+                    self.seek(group.first)
+                    self._slice_step(group.networks).run(group.steps, group.rows)
 
     def begin(self, table: StepTable, at: int = 0) -> None:
-        """Take over the parameters of `net` and copy a table to the device, with the cursor at step `at`."""
-        self.table, epoch = table, self.kept.epoch
-        if len(self.members) == self.net.models:
-            self.live.theta[...] = self.net.theta
+        """Take over the parameters of `stack` and copy a table to the device, with the cursor at step `at`."""
+        self.table, epoch = table, self.state.epoch
+        if len(self.members) == self.stack.models:
+            self.live.theta[...] = self.stack.theta
         else:
             for place, k in enumerate(self.members.tolist()):
-                self.live.theta[place] = self.net.theta[k]
+                self.live.theta[place] = self.stack.theta[k]
         self.live.refresh()
-        epoch.cursor[...] = at
+        self.seek(at)
         for array, values in (
-            (epoch.first_step, self._own(table.first_step)),
-            (epoch.order, self.rows.positions(self._own(table.order))),
-            (epoch.normalizer, self._own(table.normalizer)),
-            (epoch.learning_rate, self._own(table.learning_rate)),
+            (epoch.first_step, self._of_members(table.first_step)),
+            (epoch.order, self.data.positions(self._of_members(table.order))),
+            (epoch.normalizer, self._of_members(table.normalizer)),
+            (epoch.learning_rate, self._of_members(table.learning_rate)),
         ):
-            array[...] = self.net.backend.from_host(values)
+            array[...] = self.stack.backend.from_host(values)
+
+    def seek(self, index: int) -> None:
+        """Let step `index` of the epoch come next."""
+        self.state.epoch.cursor[...] = index
+
+    def position(self) -> int:
+        """Which step of the epoch comes next; waits for the device."""
+        return int(self.stack.backend.to_host(self.state.epoch.cursor)[0])
+
+    def run_steps(self, count: int, rows: int) -> None:
+        """Launch the next steps of all networks that have a place, each on `rows` rows."""
+        self._slice_step(slice(0, len(self.members))).run(count, rows)
 
     def replay(self, index: int, k: int) -> tuple[SliceStep, int]:
         """Loss and gradients of step `index` of the table once more, for network k with the weights it has now.
@@ -196,75 +224,77 @@ class TrainingStep:
             Which of its networks k is.
         """
         place = int(np.searchsorted(self.members, k))
-        run = next(
-            run
-            for run in self._runs()
-            if run.networks.start <= place < run.networks.stop and run.first <= index < run.first + run.steps
+        group = next(
+            group
+            for group in self._row_groups()
+            if group.networks.start <= place < group.networks.stop and 0 <= index - group.first < group.steps
         )
         self.begin(self.table, index)
         row = index * self.batch_size
-        self.rows.load(self._own(self.table.order), row - row % self.rows.segment, self.members)
-        with self.net.backend.computing():
-            self._of(run.networks).forward_backward(run.rows)
-        return self._of(run.networks), place - run.networks.start
+        self.data.load(self._of_members(self.table.order), row - row % self.data.segment, self.members)
+        step = self._slice_step(group.networks)
+        with self.stack.backend.computing():
+            step.gradients(group.rows)
+        return step, place - group.networks.start
 
-    # -- who has a place -------------------------------------------------------------------------------
+    # -- which networks have a place -------------------------------------------------------------------
 
-    def _close_ranks(self) -> None:
-        """Those that no longer train give up their place, where they are many."""
-        active = self.net.backend.to_host(self.kept.state.active)
-        if active.all() or not active.any() or active.sum() > CROWDED * len(active):
+    def _compact(self) -> None:
+        """Where many networks no longer train, move the others together and give the rest of the memory up."""
+        active = self.stack.backend.to_host(self.state.optimizer.active)
+        if active.all() or not active.any() or active.sum() > COMPACT_BELOW * len(active):
             return
         stay = np.flatnonzero(active)
         self.members, first = self.members[stay], slice(0, len(stay))
-        self.kept, self.scratch = moved_up(self.kept, stay), part(self.scratch, first)
+        self.state, self.workspace = compacted(self.state, stay), of_networks(self.workspace, first)
         self.live = self.live.part(first)
-        self._substeps.clear()
+        self._slice_steps.clear()
 
-    def _of(self, networks: slice) -> SliceStep:
+    def _slice_step(self, networks: slice) -> SliceStep:
         """The step of neighbours."""
         key = networks.start, networks.stop
-        if key not in self._substeps:
-            self._substeps[key] = SliceStep(self.live.part(networks), *part((self.kept, self.scratch), networks))
-        return self._substeps[key]
+        if key not in self._slice_steps:
+            state, workspace = of_networks((self.state, self.workspace), networks)
+            self._slice_steps[key] = SliceStep(self.live.part(networks), state, workspace)
+        return self._slice_steps[key]
 
-    def _runs(self) -> list[Run]:
+    def _row_groups(self) -> list[RowGroup]:
         """The steps of an epoch, none of which reaches from one segment of the rows into the next."""
-        longest = int(self.counts[self.members].max())
-        borders = range(0, longest, self.rows.segment)
-        return runs(self.counts[self.members], self.batch_size, [row // self.batch_size for row in borders])
+        counts = self.counts[self.members]
+        borders = range(0, int(counts.max()), self.data.segment)
+        return row_groups(counts, self.batch_size, [row // self.batch_size for row in borders])
 
-    def _own(self, array: NDArray[Any]) -> NDArray[Any]:
+    def _of_members(self, array: NDArray[Any]) -> NDArray[Any]:
         """The part of the networks that have a place, of a host's array (K or 1, …)."""
         return array if len(array) == 1 else array[self.members]
 
-    def _of_all(self, array: Array) -> NDArray[Any]:
+    def _for_all(self, array: Array) -> NDArray[Any]:
         """An array of those that have a place as one (K, …) on the host, zero for the others."""
-        own = self.net.backend.to_host(array)
-        if len(self.members) == self.net.models:
-            return np.array(own)
-        found = np.zeros((self.net.models, *own.shape[1:]), own.dtype)
-        found[self.members] = own
-        return found
+        of_members = self.stack.backend.to_host(array)
+        if len(self.members) == self.stack.models:
+            return np.array(of_members)
+        everyone = np.zeros((self.stack.models, *of_members.shape[1:]), of_members.dtype)
+        everyone[self.members] = of_members
+        return everyone
 
-    def _hand_over(self, finite: NDArray[np.bool_]) -> None:
-        """Give `net` the parameters that are finite."""
-        if finite.all() and len(self.members) == self.net.models:
-            self.net.theta[...] = self.live.theta
+    def _copy_back(self, finite: NDArray[np.bool_]) -> None:
+        """Give `stack` the parameters that are finite."""
+        if finite.all() and len(self.members) == self.stack.models:
+            self.stack.theta[...] = self.live.theta
             return
         for place in np.flatnonzero(finite).tolist():
-            self.net.theta[int(self.members[place])] = self.live.theta[place]
+            self.stack.theta[int(self.members[place])] = self.live.theta[place]
 
 
-def _room_for_data(net: MLP, batch_size: int, optimizer: Optimizer) -> float:
+def _memory_for_data(stack: Stack, batch_size: int, optimizer: Optimizer) -> float:
     """Bytes that are left for the data on the device beside what training takes."""
-    needed, room = net.memory(batch_size, optimizer), net.backend.free_memory()
+    needed, free = stack.memory(batch_size, optimizer), stack.backend.free_memory()
     taken = needed["total"] - needed["parameters"]  # those are there already
-    if taken <= room:
-        return room - taken
-    fits = int((room - needed["optimizer"]) * batch_size // needed["activations"])
+    if taken <= free:
+        return free - taken
+    fits = int((free - needed["optimizer"]) * batch_size // needed["activations"])
     remedy = f"batch_size={fits} would fit" if fits > 0 else "no batch would fit beside its optimizer"
     raise DeviceError(
-        f"training {net} with batch_size={batch_size} takes {taken / 2**20:,.0f} MiB more of {net.device}, where "
-        f"{room / 2**20:,.0f} MiB are free; {remedy}"
+        f"training {stack} with batch_size={batch_size} takes {taken / 2**20:,.0f} MiB more of "
+        f"{stack.backend.device}, where {free / 2**20:,.0f} MiB are free; {remedy}"
     )

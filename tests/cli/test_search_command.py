@@ -174,7 +174,7 @@ def test_each_network_is_trained_as_by_itself(name: str, metric: str) -> None:
 def test_a_search_in_many_stacks_finds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["search", "prices.csv", "--grid", "learning-rate=1e-3,1e-2,1e-1", *QUICK, "--seeds", "2"]
     assert "30 networks (3 candidates x 5 folds x 2 seeds) in 1 stack, " in done(*command, "--out", "one")
-    monkeypatch.setattr(packing, "room_for_stacks", lambda backend: 100_000.0)
+    monkeypatch.setattr(packing, "memory_for_stacks", lambda backend: 100_000.0)
     text = done(*command, "--out", "many")
     assert re.search(r"in \d+ stacks, (up to )?[\d.]+ kB each, beside [\d.]+ kB of data", text)
     assert all(Path("one", name).read_bytes() == Path("many", name).read_bytes() for name in ("results.csv",))
@@ -189,7 +189,7 @@ def test_what_a_search_takes_is_planned(monkeypatch: pytest.MonkeyPatch) -> None
     each = stack.bytes // len(stack.trials)
     assert [trial.fold.number for trial in stack.trials] == [1] * 4 + [2] * 4 + [3] * 4
     room = whole.data_bytes + 6.5 * each
-    monkeypatch.setattr(packing, "room_for_stacks", lambda backend: room)
+    monkeypatch.setattr(packing, "memory_for_stacks", lambda backend: room)
     cut_up = Search(candidates, folds, (0,), 3, "cross_entropy", "cpu-reference", "float64")
     assert [stack.bytes for stack in cut_up.stacks] == [6 * each, 6 * each]
     assert [{trial.candidate for trial in stack.trials} for stack in cut_up.stacks] == [{0, 1}, {2, 3}]

@@ -13,7 +13,7 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Dropout, Epoch, OptimizerState
+from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, OptimizerState
 from gpubp.backends.compiled.cache import address, load, numba_state
 from gpubp.backends.compiled.program import Arguments, Launches, Program, address_of
 from gpubp.backends.compiled.source import (
@@ -90,65 +90,46 @@ class CompiledBackend(ReferenceBackend):
         self._launch(launch_source(), "matmul", networks, given)
 
     def bias_activation(
-        self,
-        activation: Activation,
-        z: Array,
-        b: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
+        z, b, a = cache.z, layer.b, cache.a
         module = None if self._is_small(z) else activation_source(activation, self.dtype.name)
         if module is None or not (self._typed(z, b, a) and _regular(z, b, a)):
-            return self._call(super().bias_activation, activation, z, b, a, dropout, mask, layer)
-        given, name = Arguments().numbers(*z.shape[1:]).parts(self.dtype, z, b, a), "bias_activation"
-        if dropout is not None and mask is not None:
-            given.parts(np.bool_, mask).tables(np.float64, dropout.rate).tables(np.uint64, dropout.seeds)
-            given.tables(np.int64, dropout.cursor, dropout.first_step).numbers(layer)
+            return self._call(super().bias_activation, activation, layer, cache, dropout)
+        arguments, name = Arguments().numbers(*z.shape[1:]).parts(self.dtype, z, b, a), "bias_activation"
+        if dropout is not None and cache.mask is not None:
+            arguments.parts(np.bool_, cache.mask).tables(np.float64, dropout.rate).tables(np.uint64, dropout.seeds)
+            arguments.tables(np.int64, dropout.cursor, dropout.first_step).numbers(cache.index)
             name = "bias_dropout"
-        self._launch(module, name if address_of(a) == address_of(z) else f"{name}_apart", len(z), given)
+        self._launch(module, name if address_of(a) == address_of(z) else f"{name}_apart", len(z), arguments)
 
     def hadamard_derivative(
-        self,
-        activation: Activation,
-        grad: Array,
-        kept: Array,
-        grad_b: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
+        self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
+        delta, z_or_a = cache.delta, cache.derivative_input(activation)
         module = activation_source(activation, self.dtype.name)
-        if module is None or not (self._typed(grad, kept, grad_b) and _regular(grad, kept, grad_b)):
-            return self._call(super().hadamard_derivative, activation, grad, kept, grad_b, dropout, mask)
-        given = Arguments().numbers(*grad.shape[1:]).parts(self.dtype, grad, kept, grad_b)
+        if module is None or not (self._typed(delta, z_or_a, grad_b) and _regular(delta, z_or_a, grad_b)):
+            return self._call(super().hadamard_derivative, activation, cache, grad_b, dropout)
+        arguments = Arguments().numbers(*delta.shape[1:]).parts(self.dtype, delta, z_or_a, grad_b)
         name = "hadamard_derivative"
-        if dropout is not None and mask is not None:
-            given.parts(np.bool_, mask).tables(np.float64, dropout.rate)
+        if dropout is not None and cache.mask is not None:
+            arguments.parts(np.bool_, cache.mask).tables(np.float64, dropout.rate)
             name = "hadamard_dropout"
-        self._launch(module, name, len(grad), given)
+        self._launch(module, name, len(delta), arguments)
 
-    def loss_delta(
-        self,
-        loss: Loss,
-        logits: Array,
-        y: Array,
-        weight: Array | None,
-        smoothing: Array,
-        epoch: Epoch,
-        grad_b: Array,
-    ) -> None:
+    def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
+        logits, y, weight = cache.a, batch.y, () if batch.weight is None else (batch.weight,)
         module, classes = loss_source(loss, self.dtype.name), y.ndim == 2
-        kind, given_weight = np.int64 if classes else self.dtype, () if weight is None else (weight,)
-        typed = self._typed(logits, grad_b) and y.dtype == kind
-        if module is None or not (typed and _regular(logits, y, grad_b, *given_weight)):
-            return self._call(super().loss_delta, loss, logits, y, weight, smoothing, epoch, grad_b)
-        given = Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits).parts(kind, y)
-        given.parts(np.float64, weight).tables(np.float64, smoothing)
-        given.tables(np.int64, epoch.cursor).numbers(epoch.normalizer.shape[1])
-        given.tables(np.float64, epoch.normalizer, epoch.totals).parts(self.dtype, grad_b)
+        y_type = np.int64 if classes else self.dtype
+        typed = self._typed(logits, grad_b) and y.dtype == y_type
+        if module is None or not (typed and _regular(logits, y, grad_b, *weight)):
+            return self._call(super().loss_delta, loss, cache, batch, epoch, grad_b)
+        arguments = Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits).parts(y_type, y)
+        arguments.parts(np.float64, batch.weight).tables(np.float64, batch.smoothing)
+        arguments.tables(np.int64, epoch.cursor).numbers(epoch.normalizer.shape[1])
+        arguments.tables(np.float64, epoch.normalizer, epoch.totals).parts(self.dtype, grad_b)
         name = "loss_delta" if loss.row_loop is None else "classes" if classes else "distributions"
-        self._launch(module, name, len(logits), given)
+        self._launch(module, name, len(logits), arguments)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         if self._is_small(logits):

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity, relu
-from gpubp.backends import Dropout, Epoch, LossScale, OptimizerState
+from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
 from gpubp.backends.cuda.driver import Driver
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
@@ -65,106 +65,72 @@ class CudaBackend(UnfusedBackend):
     # -- the four equations ---------------------------------------------------------------------------
 
     def dense(
-        self,
-        activation: Activation,
-        a_prev: Array,
-        W: Array,
-        b: Array,
-        z: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
+        z, b = cache.z, layer.b
         epilogue = EPILOGUES.get(activation.scalar_f)
-        if epilogue is not None and z is a and dropout is None and b.dtype == z.dtype:
-            spec = self._product(a_prev, W, z, False, False, epilogue, stride(b))
-            self.driver.gemm(spec)(a_prev, W, z, b)
+        if epilogue is not None and z is cache.a and cache.mask is None and b.dtype == z.dtype:
+            spec = self._product(a_prev, layer.W, z, False, False, epilogue, stride(b))
+            self.driver.gemm(spec)(a_prev, layer.W, z, b)
         else:
-            self.matmul(a_prev, W, out=z)
-            self.bias_activation(activation, z, b, a, dropout, mask, layer)
+            self.matmul(a_prev, layer.W, out=z)
+            self.bias_activation(activation, layer, cache, dropout)
 
     def bias_activation(
-        self,
-        activation: Activation,
-        z: Array,
-        b: Array,
-        a: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
-        layer: int = 0,
+        self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
         if activation.scalar_f is None:
             self._unfuse(activation.name)
-            return super().bias_activation(activation, z, b, a, dropout, mask, layer)
+            return super().bias_activation(activation, layer, cache, dropout)
+        z, b, a = cache.z, layer.b, cache.a
         networks, rows, n = z.shape
         height = 32 if rows * n < 1 << 20 else 128  # rows of a block
         grid = (self._tiles(n), -(-rows // height), networks)
-        args = (z, b, a, np.int32(rows), np.int32(n), np.int32(height), _stride(z), _stride(b), _stride(a))
-        if dropout is None or mask is None:
+        shape = (np.int32(rows), np.int32(n), np.int32(height))
+        args: tuple[Any, ...] = (z, b, a, *shape, _stride(z), _stride(b), _stride(a))
+        if dropout is None or cache.mask is None:
             return self._launch("bias_activation", grid, args, activation=activation)
-        dropping = (mask, _stride(mask), dropout.rate, dropout.seeds, dropout.cursor, dropout.first_step,
-                    np.int32(layer))  # fmt: skip
-        self._launch("bias_activation", grid, (*args, *dropping), activation=activation, defines={"DROPOUT": 1})
+        args += (cache.mask, _stride(cache.mask), dropout.rate, dropout.seeds)
+        args += (dropout.cursor, dropout.first_step, np.int32(cache.index))
+        self._launch("bias_activation", grid, args, activation=activation, defines={"DROPOUT": 1})
 
     def hadamard_derivative(
-        self,
-        activation: Activation,
-        grad: Array,
-        kept: Array,
-        grad_b: Array,
-        dropout: Dropout | None = None,
-        mask: Array | None = None,
+        self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
         if activation.scalar_derivative is None:
             self._unfuse(activation.name)
-            return super().hadamard_derivative(activation, grad, kept, grad_b, dropout, mask)
-        networks, rows, n = grad.shape
+            return super().hadamard_derivative(activation, cache, grad_b, dropout)
+        delta, z_or_a = cache.delta, cache.derivative_input(activation)
+        networks, rows, n = delta.shape
         partial, chunks, height = self._chunks(networks, rows, n, grad_b)
         grid = (self._tiles(n), chunks, networks)
-        args = (grad, kept, partial, np.int32(rows), np.int32(n), np.int32(height),
-                _stride(grad), _stride(kept), _stride(partial))  # fmt: skip
-        if dropout is None or mask is None:
+        args: tuple[Any, ...] = (delta, z_or_a, partial, np.int32(rows), np.int32(n), np.int32(height))
+        args += (_stride(delta), _stride(z_or_a), _stride(partial))
+        if dropout is None or cache.mask is None:
             self._launch("hadamard_derivative", grid, args, activation=activation)
         else:
-            dropping = (mask, _stride(mask), dropout.rate)
-            self._launch("hadamard_derivative", grid, (*args, *dropping), activation=activation,
-                         defines={"DROPOUT": 1})  # fmt: skip
+            args += (cache.mask, _stride(cache.mask), dropout.rate)
+            self._launch("hadamard_derivative", grid, args, activation=activation, defines={"DROPOUT": 1})
         self._sum_chunks(partial, chunks, grad_b)
 
-    def loss_delta(
-        self,
-        loss: Loss,
-        logits: Array,
-        y: Array,
-        weight: Array | None,
-        smoothing: Array,
-        epoch: Epoch,
-        grad_b: Array,
-    ) -> None:
+    def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
+        logits, y, weight, scaling = cache.a, batch.y, batch.weight, epoch.loss_scale
         networks, rows, n = logits.shape
         kernel = _loss_kernel(loss, n, classes=y.ndim < logits.ndim)
         if kernel is None:
             self._unfuse(loss.name)
-            return super().loss_delta(loss, logits, y, weight, smoothing, epoch, grad_b)
+            return super().loss_delta(loss, cache, batch, epoch, grad_b)
         name, group, formulas = kernel
         row_values = self._scratch("row_values", (networks, rows, 2), np.float64)
-        self._launch(
-            name,
-            (-(-rows * group // THREADS), networks, 1),
-            (logits, y, NULL if weight is None else weight, epoch.normalizer, smoothing,
-             NULL if epoch.loss_scale is None else epoch.loss_scale.scale, row_values, epoch.cursor,
-             _steps(epoch), np.int32(rows), np.int32(n), _stride(logits), _stride(y),
-             np.int64(0) if weight is None else _stride(weight)),
-            **formulas,
-        )  # fmt: skip
+        args: tuple[Any, ...] = (logits, y, NULL if weight is None else weight, epoch.normalizer, batch.smoothing)
+        args += (NULL if scaling is None else scaling.scale, row_values, epoch.cursor, _steps(epoch))
+        args += (np.int32(rows), np.int32(n), _stride(logits), _stride(y))
+        args += (np.int64(0) if weight is None else _stride(weight),)
+        self._launch(name, (-(-rows * group // THREADS), networks, 1), args, **formulas)
         partial, chunks, height = self._chunks(networks, rows, n, grad_b)
-        self._launch(
-            "loss_sums",
-            (self._tiles(n) + 1, chunks, networks),
-            (logits, partial, row_values, epoch.totals, epoch.cursor, _steps(epoch), np.int32(rows), np.int32(n),
-             np.int32(height), _stride(logits), _stride(partial)),
-        )  # fmt: skip
+        args = (logits, partial, row_values, epoch.totals, epoch.cursor, _steps(epoch))
+        args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(partial))
+        self._launch("loss_sums", (self._tiles(n) + 1, chunks, networks), args)
         self._sum_chunks(partial, chunks, grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:

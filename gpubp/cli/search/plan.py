@@ -123,7 +123,7 @@ class Search:
         """
         trials = stack.trials
         net = self._network(trials)
-        fold, seen = trials[0].fold, History(net.loss.metric.name)
+        fold, seen = trials[0].fold, History(net.loss.metric.name, net.models)
 
         def follow(net: MLP, history: History) -> None:
             nonlocal seen
@@ -163,10 +163,10 @@ class Search:
         first = self.candidates[group[0].candidate]
         rows = max(len(trial.fold.train) for trial in group)
         each = packing.bytes_of_one(
-            self._network(group[:1]), first.batch_size, first.optimizer, rows, first.patience is not None
+            self._network(group[:1]).stack, first.batch_size, first.optimizer, rows, first.patience is not None
         )
         self._rehearse(list({trial.candidate: trial for trial in group}.values()))
-        free = packing.room_for_stacks(get_backend(self.device, self.precision))
+        free = packing.memory_for_stacks(get_backend(self.device, self.precision))
         stacks = packing.portions(group, each, max(0.0, free - self.data_bytes))
         by_rows = [sorted(stack, key=lambda trial: (len(trial.fold.train), trial.fold.number)) for stack in stacks]
         return [TrialStack(stack, each * len(stack)) for stack in by_rows]
@@ -189,7 +189,7 @@ class Search:
 
     def _note(self, stack: TrialStack, history: History) -> None:
         """Where the networks stand after an epoch."""
-        loss, metric = np.atleast_1d(history.validation_loss[-1]), np.atleast_1d(history.validation_metric[-1])
+        loss, metric = (history.curve(name)[-1] for name in ("validation_loss", "validation_metric"))
         for k in np.flatnonzero(~np.isnan(loss)):
             trial = stack.trials[k]
             trial.state, trial.epochs = UNFINISHED, history.epochs
@@ -198,17 +198,16 @@ class Search:
     def _conclude(self, trials: list[Trial], net: MLP, history: History) -> None:
         """What came of the networks, by the weights they have now."""
         fold = trials[0].fold
-        found = net.measure(fold.X, fold.y, None, [trial.fold.validation for trial in trials])
-        loss, metric = np.atleast_1d(found["loss"]), np.atleast_1d(found[net.loss.metric.name])
+        loss, metric = net.stack.evaluate(fold.X, fold.y, None, [trial.fold.validation for trial in trials])
         if not net.loss.classification:
             metric = _rmse(net, trials, np.isfinite(loss))
-        stopped = [history.stopped] if isinstance(history.stopped, str) else history.stopped
-        best, trained = np.atleast_1d(history.best_epoch), np.isfinite(_curve(history, "loss")).sum(axis=0)
+        stopped, best = history.stopped_by_network, history.best_epoch_by_network
+        trained = np.isfinite(history.curve("loss")).sum(axis=0)
         for k, trial in enumerate(trials):
             settings, epochs = self.candidates[trial.candidate], int(trained[k])
             trial.loss, trial.metric, trial.epochs = NAN, NAN, epochs
             if stopped[k] == "diverged":
-                rate = _curve(history, "learning_rate")[epochs, k]
+                rate = history.curve("learning_rate")[epochs, k]
                 trial.state = _how_it_diverged(len(trial.fold.train), settings.batch_size, epochs, rate)
             elif not np.isfinite(loss[k]):
                 trial.state = f"diverged: validation loss {loss[k]:g} after epoch {epochs}"
@@ -216,7 +215,7 @@ class Search:
                 ended = stopped[k] in ("patience", "update_tolerance") or epochs == settings.epochs
                 trial.state = DONE if ended else UNFINISHED
                 trial.loss, trial.metric = float(loss[k]), float(metric[k])
-                if settings.patience is not None:
+                if settings.patience is not None and best is not None:
                     trial.epochs = int(best[k]) + 1
 
 
@@ -225,19 +224,13 @@ def _rmse(net: MLP, trials: Sequence[Trial], sound: NDArray[np.bool_]) -> NDArra
     found, first = np.full(len(trials), NAN), 0
     for fold, members in itertools.groupby(trials, lambda trial: trial.fold):
         last = first + len(list(members))
-        outputs = net.part(slice(first, last)).outputs(fold.X[fold.validation])
+        outputs = net.stack.part(slice(first, last)).outputs(fold.X[fold.validation])
         for k in first + np.flatnonzero(sound[first:last]):
             found[k] = run_folder.regression_metrics(fold.preprocessing, fold.y[fold.validation], outputs[k - first])[
                 "rmse"
             ]
         first = last
     return found
-
-
-def _curve(history: History, name: str) -> NDArray[np.float64]:
-    """(epochs, K)"""
-    values = getattr(history, name)
-    return np.reshape(values, (len(values), -1))
 
 
 def _unit(fold: Fold) -> float:

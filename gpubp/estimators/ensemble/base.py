@@ -22,10 +22,11 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples, check_i
 from gpubp._typing import Array
 from gpubp.errors import UsageError
 from gpubp.estimators import arrays
+from gpubp.estimators.data import rows_for
 from gpubp.estimators.ensemble import file as ensemble_file
-from gpubp.estimators.ensemble.network import EnsembleNetwork, each_output
+from gpubp.estimators.ensemble.network import EnsembleNetwork
 from gpubp.estimators.stacked_fits import FitTask, fit_members
-from gpubp.network import MLP
+from gpubp.stack import Stack
 
 Reduce = Callable[[Array, slice], tuple[Array, ...]]
 
@@ -111,13 +112,13 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         members, counts = self._drawn(X, y, sample_weight)
         fitted = self._train(members)
         self.estimators_ = [members[k].est for k in fitted]
-        self._know_what_members_know()
+        self._take_over_fitted_attributes()
         self._network()  # so that predicting changes nothing
         if self.oob_score:
             self._score_out_of_bag(X, y, np.stack([counts[k] == 0 for k in fitted]))
         return self
 
-    def _know_what_members_know(self) -> None:
+    def _take_over_fitted_attributes(self) -> None:
         """Of X and y."""
         for name in ("n_features_in_", "feature_names_in_", "classes_"):
             self.__dict__.pop(name, None)
@@ -208,14 +209,16 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
     def _ask(self, X: Any, reduce: Reduce) -> list[Any]:
         """``reduce(values (K, some rows, n), those rows)`` for all rows of checked X, put together."""
         parts: list[tuple[Array, ...]] = []
-        each_output(self._network(), X, lambda rows, a: parts.append(reduce(self._values(a), rows)))
-        return [namespace(found[0]).concatenate(found) for found in zip(*parts, strict=True)]
+        stack, on_gpu = self._network(), arrays.is_on_gpu(X)
+        X = rows_for(stack.backend.precision, X)
+        stack.each_output(X, lambda rows, a: parts.append(reduce(self._values(a), rows)), on_device=on_gpu)
+        return [namespace(blocks[0]).concatenate(blocks) for blocks in zip(*parts, strict=True)]
 
-    def _network(self) -> MLP:
+    def _network(self) -> Stack:
         """The members as one stack."""
-        if not hasattr(self, "_committee"):
-            self._committee = EnsembleNetwork()
-        return self._committee.network(self.estimators_)
+        if not hasattr(self, "_ensemble_network"):
+            self._ensemble_network = EnsembleNetwork()
+        return self._ensemble_network.network(self.estimators_)
 
     @property
     def _first_weights(self) -> Any:
@@ -231,7 +234,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
     def __getstate__(self) -> dict[str, Any]:
         """Without the stack, which a copy makes anew."""
         state: dict[str, Any] = {**super().__getstate__()}
-        state.pop("_committee", None)
+        state.pop("_ensemble_network", None)
         return state
 
     # -- files -----------------------------------------------------------------------------------------

@@ -14,12 +14,13 @@ from gpubp import serialization
 from gpubp.errors import DataError, UsageError
 from gpubp.estimators.numerics import sklearn_name
 from gpubp.network import MLP
+from gpubp.stack import Stack
 
 _COUNTS = ("n_iter_", "t_")
 
 
-def save(path: str | Path, ensemble: Any, net: MLP) -> None:
-    """Write a fitted ensemble, whose members' weights `net` holds."""
+def save(path: str | Path, ensemble: Any, stack: Stack) -> None:
+    """Write a fitted ensemble, whose members' weights `stack` holds."""
     first = ensemble.estimators_[0]
     about = {
         "class": type(ensemble).__name__,
@@ -31,8 +32,8 @@ def save(path: str | Path, ensemble: Any, net: MLP) -> None:
         "feature_names": getattr(ensemble, "feature_names_in_", np.array([])).tolist(),
         "classes": _classes(path, first) if hasattr(first, "classes_") else None,
     }
-    tensors, metadata = net.contents()
-    serialization.save(path, tensors, metadata | {"ensemble": about})
+    metadata = {**stack.describe(), "preprocessing": None, "ensemble": about}
+    serialization.save(path, stack.tensors(), metadata)
 
 
 def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> Any:
@@ -48,15 +49,15 @@ def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> An
         raise DataError(f"{path}: holds no ensemble; networks that MLP.save wrote are loaded with gpubp.MLP.load")
     if about.get("class") != cls.__name__:
         raise DataError(f"{path}: holds an {about.get('class')}; load it with {about.get('class')}.load")
-    net = MLP.load(path, device, **records)
+    stack = MLP.load(path, device, **records).stack
     try:
-        made = cls(_estimator(cls, net, about["estimator"], device), **about["parameters"])
-        fitted = {**_sizes(net, about["feature_names"]), **_targets(net, about["classes"])}
+        made = cls(_estimator(cls, stack, about["estimator"], device), **about["parameters"])
+        fitted = {**_sizes(stack, about["feature_names"]), **_targets(stack, about["classes"])}
         made.estimators_ = [
-            _member(made.estimator, net, k, own, fitted)
-            for k, own in zip(range(net.models), about["members"], strict=True)
+            _member(made.estimator, stack, k, own, fitted)
+            for k, own in zip(range(stack.models), about["members"], strict=True)
         ]
-        made._know_what_members_know()
+        made._take_over_fitted_attributes()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its ensemble is damaged or from another version ({error!r})") from None
     return made
@@ -81,45 +82,46 @@ def _classes(path: str | Path, first: Any) -> dict[str, Any]:
     return {"values": values, "dtype": dtype.str, "labels": first._kind == "multilabel-indicator"}
 
 
-def _estimator(cls: Any, net: MLP, parameters: dict[str, Any], device: str) -> Any:
+def _estimator(cls: Any, stack: Stack, parameters: dict[str, Any], device: str) -> Any:
     """A member as it was before it was fitted; records, which no file holds, are those of the network."""
-    records = {"activation": list(net.activations), "loss": net.loss}
+    records = {"activation": list(stack.activations), "loss": stack.loss}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
-    precision = None if parameters["precision"] is None else net.precision
-    of_network = {"hidden_layer_sizes": net.layer_sizes[1:-1], "device": device, "precision": precision}
+    precision = None if parameters["precision"] is None else stack.backend.precision
+    of_network = {"hidden_layer_sizes": stack.layer_sizes[1:-1], "device": device, "precision": precision}
     return cls._member(**{**records, **given, **of_network})
 
 
-def _sizes(net: MLP, feature_names: list[str]) -> dict[str, Any]:
+def _sizes(stack: Stack, feature_names: list[str]) -> dict[str, Any]:
     """What every member knows of inputs, layers and outputs."""
-    n_features, n_outputs = net.layer_sizes[0], net.layer_sizes[-1]
+    n_features, n_outputs = stack.layer_sizes[0], stack.layer_sizes[-1]
     if len(feature_names) not in (0, n_features):
         raise ValueError(f"{len(feature_names)} feature names for {n_features} inputs")
     return {
         "n_features_in_": n_features,
         "n_outputs_": n_outputs,
-        "n_layers_": len(net.layer_sizes),
-        "out_activation_": sklearn_name(net.output_activation.name),
+        "n_layers_": len(stack.layer_sizes),
+        "out_activation_": sklearn_name(stack.output_activation.name),
         **({"feature_names_in_": np.array(feature_names, object)} if feature_names else {}),
     }
 
 
-def _targets(net: MLP, classes: dict[str, Any] | None) -> dict[str, Any]:
+def _targets(stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
     """What every member of a classifier knows of its classes."""
     if classes is None:
         return {}
     values: NDArray[Any] = np.array(classes["values"], np.dtype(classes["dtype"]))
-    outputs = net.layer_sizes[-1]
+    outputs = stack.layer_sizes[-1]
     if outputs != len(values) and not (outputs == 1 and len(values) <= 2):
         raise ValueError(f"{len(values)} classes for {outputs} outputs")
     binarizer = LabelBinarizer().fit(np.eye(outputs, dtype=np.int64) if classes["labels"] else values)
     return {"classes_": values, "_label_binarizer": binarizer}
 
 
-def _member(estimator: Any, net: MLP, k: int, own: dict[str, Any], fitted: dict[str, Any]) -> Any:
+def _member(estimator: Any, stack: Stack, k: int, own: dict[str, Any], fitted: dict[str, Any]) -> Any:
     member = clone(estimator).set_params(random_state=own.get("random_state"))
-    member.coefs_ = [net.backend.to_host(layer.W[k]) for layer in net.layers]
-    member.intercepts_ = [net.backend.to_host(layer.b[k, 0]) for layer in net.layers]
+    weights, biases = stack.parameters_of(k)
+    member.coefs_ = [stack.backend.to_host(W) for W in weights]
+    member.intercepts_ = [stack.backend.to_host(b) for b in biases]
     for name, value in {**fitted, **{count: own[count] for count in _COUNTS}}.items():
         setattr(member, name, value)
     return member

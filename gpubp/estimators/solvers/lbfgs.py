@@ -14,8 +14,8 @@ from gpubp.estimators import numerics
 from gpubp.estimators.callbacks import FitCallbacks
 from gpubp.estimators.data import Subset
 from gpubp.estimators.solvers.stochastic import NON_FINITE
-from gpubp.network import MLP
-from gpubp.training.slice_step import first_state
+from gpubp.stack import Stack
+from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import StepTable
 
@@ -28,52 +28,52 @@ class Objective:
 
     Parameters
     ----------
-    net : MLP
+    stack : Stack
     train : Subset
     alpha : float
         The penalty is ½ alpha Σ W², divided as the loss is by the sum of the weights.
     label_smoothing : float
     """
 
-    def __init__(self, net: MLP, train: Subset, alpha: float, label_smoothing: float) -> None:
+    def __init__(self, stack: Stack, train: Subset, alpha: float, label_smoothing: float) -> None:
         m = len(train.X)
-        rows = min(m, max(1, _CHUNK // max(net.layer_sizes)))
+        rows = min(m, max(1, _CHUNK // max(stack.layer_sizes)))
         total = float(m if train.weight is None else train.weight.sum())
-        self.net, self.penalty, self.normalizer = net, alpha / total, 1 / total
-        self.state = first_state(net, numerics.summing(), {})
+        self.stack, self.penalty, self.normalizer = stack, alpha / total, 1 / total
+        self.state = initial_state(stack, numerics.summing(), {})
         smoothing = np.array([label_smoothing], np.float64)
-        self.step = TrainingStep(net, train.X, train.y, train.weight, rows, self.state, np.zeros(1), smoothing)
+        self.step = TrainingStep(stack, (train.X, train.y, train.weight), rows, self.state, np.zeros(1), smoothing)
         steps = -(-m // rows)
         first, order = np.zeros(1, np.int64), np.arange(m)[None]
         self.table = StepTable(first, rows, order, np.full((1, steps), self.normalizer), np.zeros((1, steps)))
 
     def place(self, theta: NDArray[np.float64]) -> None:
         """Give the network these parameters (P,)."""
-        self.net.theta[...] = self.net.backend.from_host(theta[None], self.net.backend.dtype)
+        self.stack.theta[...] = self.stack.backend.from_host(theta[None], self.stack.backend.dtype)
 
     def __call__(self, theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        net, backend, state = self.net, self.net.backend, self.state
+        stack, backend, state = self.stack, self.stack.backend, self.state
         self.place(theta)
         state.slots[0][...] = 0
         backend.assign(state.active, True, np.ones(1, np.bool_))
         self.step.train_epoch(self.table)
         if not self.step.active()[0]:
             return np.inf, np.full(theta.shape, np.nan)
-        weights = theta[: net.layout.n_weights]
-        loss = backend.to_host(self.step.kept.epoch.totals)[0, :, 0].sum() * self.normalizer
+        weights = theta[: stack.layout.n_weights]
+        loss = self.step.totals()[0, :, 0].sum() * self.normalizer
         gradient = np.asarray(backend.to_host(state.slots[0])[0], np.float64).copy()
         gradient[: len(weights)] += self.penalty * weights
         return float(loss + 0.5 * self.penalty * (weights @ weights)), gradient
 
 
-def fit(est: Any, net: MLP, train: Subset, validation: Subset | None, tasks: FitCallbacks) -> None:
+def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, tasks: FitCallbacks) -> None:
     """Minimize the loss of all rows from the network's weights on."""
     for name, default in _STOCHASTIC_ONLY.items():
         if getattr(est, name) != default:
             raise UsageError(
                 f'{name}={getattr(est, name)} is for the solvers "adam", "adamw" and "sgd"; solver="lbfgs" takes none'
             )
-    objective = Objective(net, train, est.alpha, est.label_smoothing)
+    objective = Objective(stack, train, est.alpha, est.label_smoothing)
     iterations = 0
 
     def iterated(intermediate_result: OptimizeResult) -> None:
@@ -83,7 +83,8 @@ def fit(est: Any, net: MLP, train: Subset, validation: Subset | None, tasks: Fit
         if est.verbose:
             print(f"Iteration {iterations}, loss = {intermediate_result.fun:.8f}")
         if validation is not None:
-            est.validation_loss_curve_.append(net.measure(validation.X, validation.y, validation.weight)["loss"])
+            loss, _ = stack.evaluate(validation.X, validation.y, validation.weight)
+            est.validation_loss_curve_.append(float(loss[0]))
         ended = tasks.end()
         tasks.begin()
         if ended:
@@ -92,7 +93,7 @@ def fit(est: Any, net: MLP, train: Subset, validation: Subset | None, tasks: Fit
     tasks.begin()
     found = minimize(
         objective,
-        np.asarray(net.backend.to_host(net.theta)[0], np.float64),
+        np.asarray(stack.backend.to_host(stack.theta)[0], np.float64),
         method="L-BFGS-B",
         jac=True,
         callback=iterated,

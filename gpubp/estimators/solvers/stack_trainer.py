@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from gpubp.errors import DivergenceError
 from gpubp.estimators.data import joined, outputs_of_each
 from gpubp.estimators.solvers.stochastic import StochasticFit
-from gpubp.network import MLP
-from gpubp.training.divergence import report
+from gpubp.stack import Stack
+from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
-from gpubp.training.slice_step import first_state
+from gpubp.training.slice_step import initial_state
 from gpubp.training.step import EpochResult, TrainingStep
 from gpubp.training.step_table import draw_table
 
@@ -26,14 +26,14 @@ class StackTrainer:
 
     Parameters
     ----------
-    net : MLP
+    stack : Stack
         A stack of K, with the estimators' weights.
     fits : K StochasticFit
         Of one rule and batch size.
     """
 
-    def __init__(self, net: MLP, fits: Sequence[StochasticFit]) -> None:
-        self.net, self.fits, first = net, fits, fits[0]
+    def __init__(self, stack: Stack, fits: Sequence[StochasticFit]) -> None:
+        self.stack, self.fits, first = stack, fits, fits[0]
         self.X, y, self.weight, self.offsets = joined([fit.train for fit in fits])
 
         def each(name: str) -> NDArray[np.float64]:
@@ -41,8 +41,8 @@ class StackTrainer:
 
         alpha, decay = each("alpha"), np.array([fit.weight_decay for fit in fits], np.float64)
         norms = [fit.est.max_grad_norm for fit in fits]
-        state = first_state(
-            net,
+        state = initial_state(
+            stack,
             first.rule,
             {name: np.array([fit.options[name] for fit in fits], np.float64) for name in first.options},
             l2=alpha if alpha.any() else None,
@@ -52,20 +52,25 @@ class StackTrainer:
             max_grad_norm=np.array([np.inf if n is None else n for n in norms]) if any(norms) else None,
         )
         for k, fit in enumerate(fits):
-            if fit.solver.fits(fit.rule, net):
-                updates, slots = fit.solver.on(net.backend)
+            if fit.solver.fits(fit.rule, stack):
+                updates, slots = fit.solver.on(stack.backend)
                 state.updates[k : k + 1] = updates
                 for slot, own in zip(state.slots, slots, strict=True):
                     slot[k : k + 1] = own
             if fit.last_theta is not None:
-                net.theta[k] = fit.last_theta
-        net.seeds = tuple(getattr(fit.est, "_dropout_seed", 0) for fit in fits)
+                stack.theta[k] = fit.last_theta
+        stack.seeds = tuple(getattr(fit.est, "_dropout_seed", 0) for fit in fits)
         every_row = len(fits) == 1 and fit.m == len(self.X)
         self.step = TrainingStep(
-            net, self.X, y, self.weight, max(fit.batch_size for fit in fits), state,
-            each("dropout"), each("label_smoothing"), len(fits),
-            None if every_row else np.array([fit.m for fit in fits]),
-        )  # fmt: skip
+            stack,
+            (self.X, y, self.weight),
+            max(fit.batch_size for fit in fits),
+            state,
+            dropout=each("dropout"),
+            label_smoothing=each("label_smoothing"),
+            orders=len(fits),
+            counts=None if every_row else np.array([fit.m for fit in fits]),
+        )
 
     def run(self, until: float = np.inf, after_epoch: Callable[[int], None] | None = None) -> None:
         """Train until all have ended, or have so many epochs; with early stopping, return to the best weights.
@@ -78,7 +83,7 @@ class StackTrainer:
                 if after_epoch is not None:
                     after_epoch(len(training))
         finally:
-            self._hand_over()
+            self._finish()
 
     def _epoch(self, training: Sequence[int]) -> None:
         """Take the steps of an epoch, and let those that train look at what came of it."""
@@ -91,47 +96,50 @@ class StackTrainer:
             orders[k] = rows + self.offsets[k]
         firsts = np.array([fit.solver.steps for fit in fits])
         table = draw_table(orders, step.batch_size, self.weight, firsts, rates)
-        watched = step.run_epoch(table)
-        totals = watched.totals[..., 0]
-        if watched.penalty is not None:
-            totals = totals + watched.penalty
-        losses, outputs = self._validated(training, watched)
+        result = step.run_epoch(table)
+        totals = result.totals[..., 0]
+        if result.penalty is not None:
+            totals = totals + result.penalty
+        losses, outputs = self._validated(training, result)
         for k in training:
             fit, steps = fits[k], slice(0, fits[k].steps_per_epoch)
-            error = self._reported(k) if watched.diverged[k] else None
-            fit.watch(totals[k, steps], table.normalizer[k, steps], error, losses[k], outputs[k], self.net.theta[k])
+            error = self._reported(k) if result.diverged[k] else None
+            fit.watch(totals[k, steps], table.normalizer[k, steps], error, losses[k], outputs[k], self.stack.theta[k])
         ended = np.array([fit.ended for fit in fits])
         if ended.any() and not ended.all():
             step.stop(ended)
 
-    def _validated(self, training: Sequence[int], watched: EpochResult) -> tuple[list[Any], list[Any]]:
+    def _validated(self, training: Sequence[int], result: EpochResult) -> tuple[list[Any], list[Any]]:
         """For each network the loss on data that were given for validation, and its outputs for early stopping."""
-        net, fits = self.net, self.fits
+        stack, fits = self.stack, self.fits
         nothing: list[Any] = [None] * len(fits)
         data = fits[0].validation
         if data is not None and data.given:  # a network by itself
-            loss = net.measure(data.X, data.y, data.weight)["loss"]
-            return [loss], outputs_of_each(net, data.X, [data.rows]) if fits[0].est.early_stopping else nothing
+            loss, _ = stack.evaluate(data.X, data.y, data.weight)
+            return [float(loss[0])], outputs_of_each(stack, data.X, [data.rows]) if fits[
+                0
+            ].est.early_stopping else nothing
         rows = [_NO_ROWS] * len(fits)
         for k in training:
             validation = fits[k].validation
-            if validation is not None and not watched.diverged[k]:
+            if validation is not None and not result.diverged[k]:
                 rows[k] = validation.rows + self.offsets[k]
-        return nothing, outputs_of_each(net, self.X, rows) if any(map(len, rows)) else nothing
+        return nothing, outputs_of_each(stack, self.X, rows) if any(map(len, rows)) else nothing
 
     def _reported(self, k: int) -> DivergenceError:
         """Where network k left the finite numbers."""
-        history = History(self.net.loss.metric.name, loss=list(self.fits[k].est.loss_curve_))
-        return report(self.step, np.arange(len(self.fits)) == k, history, numbered=False)
+        history = History(self.stack.loss.metric.name)
+        history.loss += self.fits[k].est.loss_curve_
+        return divergence_error(self.step, np.arange(len(self.fits)) == k, history, numbered=False)
 
-    def _hand_over(self) -> None:
+    def _finish(self) -> None:
         """Leave the moments of those that have a place to their solvers, and every network at its best weights."""
-        state, net = self.step.kept.state, self.net
-        for place, k in enumerate(self.step.members.tolist()):
-            own, solver = slice(place, place + 1), self.fits[k].solver
-            solver.updates, solver.backend = state.updates[own], net.backend
-            solver.slots = tuple(slot[own] for slot in state.slots)
+        stack = self.stack
         for k, fit in enumerate(self.fits):
+            moments = self.step.optimizer_slots(k)
+            if moments is not None:
+                fit.solver.updates, fit.solver.slots = moments
+                fit.solver.backend = stack.backend
             if fit.best_theta is not None:
-                fit.last_theta = None if fit.ended else net.theta[k].copy()
-                net.theta[k] = fit.best_theta
+                fit.last_theta = None if fit.ended else stack.theta[k].copy()
+                stack.theta[k] = fit.best_theta

@@ -15,9 +15,9 @@ from gpubp.errors import DivergenceError
 from gpubp.estimators import numerics
 from gpubp.estimators.callbacks import FitCallbacks
 from gpubp.estimators.data import Subset
-from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, adamw
 from gpubp.schedules import Progress, Schedule, get_schedule
+from gpubp.stack import Stack
 
 NON_FINITE = (
     "Solver produced non-finite parameter weights. The input data may contain large values and need to be preprocessed."
@@ -47,9 +47,11 @@ class StochasticSolver:
         self.slots: tuple[Array, ...] = ()
         self.backend: Backend | None = None
 
-    def fits(self, rule: Optimizer, net: MLP) -> bool:
+    def fits(self, rule: Optimizer, stack: Stack) -> bool:
         """Whether the moments are those of such a rule and network."""
-        return len(self.slots) == len(rule.slots) and all(slot.shape[1:] == net.theta.shape[1:] for slot in self.slots)
+        return len(self.slots) == len(rule.slots) and all(
+            slot.shape[1:] == stack.theta.shape[1:] for slot in self.slots
+        )
 
     def on(self, backend: Backend) -> tuple[Array, tuple[Array, ...]]:
         """`updates` and `slots` where the network lies."""
