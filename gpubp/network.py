@@ -123,8 +123,13 @@ class MLP:
 
     @property
     def theta(self) -> Array:
-        """The buffer (K, P) that holds all parameters."""
+        """The buffer (K, P) that holds all parameters; what is assigned to it is written into it."""
         return self.stack.theta
+
+    @theta.setter
+    def theta(self, values: Array) -> None:
+        if values is not self.stack.theta:  # after `net.theta += 1` it is
+            self.stack.theta[...] = values
 
     @property
     def parameters(self) -> int:

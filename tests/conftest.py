@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,9 +44,14 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
-def mlp(backend: Backend) -> Callable[..., gpubp.MLP]:
+def mlp(backend: Backend) -> Any:
     """`gpubp.MLP`, whose networks run on `backend`, in its precision."""
-    return functools.partial(gpubp.MLP, device=backend)
+
+    def make(*args: Any, **options: Any) -> gpubp.MLP:
+        return gpubp.MLP(*args, **{**options, "device": backend})
+
+    make.load = functools.partial(gpubp.MLP.load, device=backend)
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pan
 UNLOADED |= {"cupy", "cupyx", "cuda", "nvmath", "ml_dtypes"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_CALLS = ("allow_pickle=True", "joblib.load")
-LONGEST = 320
+LONGEST = 500
 
 
 def _imports(name: str, *, in_functions: bool = True) -> set[str]:
@@ -140,4 +140,4 @@ def test_backprop_does_not_know_the_device() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_a_file_is_one_idea(name: str) -> None:
     lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST, f"{name} has {lines} lines; past about 300 it is asking to be two"
+    assert lines <= LONGEST, f"{name} has {lines} lines; is it still one idea?"

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from gpubp.activations import ACTIVATIONS, get_activation
+from gpubp.backends import Batch, LayerCache
 from gpubp.backends.reference import NumpyNamespace
-from gpubp.backprop import Record, backward, forward
+from gpubp.backprop import gradients
 from gpubp.losses import get_loss
 from support.machines import alike, host, on_the_reference, one_step
 
@@ -28,9 +29,10 @@ UNEVEN = [  # layer sizes that matmul and sum treat specially, and ordinary ones
 
 def set_layers(net, *layers):
     """Give a network its weights and biases."""
-    for layer, (W, b) in zip(net.layers, layers, strict=True):
-        layer.W[...] = net.backend.from_host(W, net.backend.dtype)
-        layer.b[...] = net.backend.from_host(b, net.backend.dtype)
+    backend = net.stack.backend
+    for layer, (W, b) in zip(net.stack.layers, layers, strict=True):
+        layer.W[...] = backend.from_host(W, backend.dtype)
+        layer.b[...] = backend.from_host(b, backend.dtype)
 
 
 def flat(gradients) -> np.ndarray:
@@ -98,15 +100,14 @@ def test_bp1_is_the_weighted_mean_of_the_samples_deltas(backend, rng):
     weight, normalizer = rng.random((1, 6)), np.array([0.5, 2.0, 0.0])
     logits, grad_b = backend.from_host(z.copy(), backend.dtype), backend.empty((3, 1, 4))
     epoch = one_step(backend, 3, normalizer=normalizer)
-    backend.loss_delta(
-        get_loss("half_squared_error"),
-        logits,
-        backend.from_host(y, backend.dtype),
-        backend.from_host(weight),
-        backend.zeros((3,), np.float64),
-        epoch,
-        grad_b,
+    output = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
+    batch = Batch(
+        X=None,
+        y=backend.from_host(y, backend.dtype),
+        weight=backend.from_host(weight),
+        smoothing=backend.zeros((3,), np.float64),
     )
+    backend.loss_delta(get_loss("half_squared_error"), output, batch, epoch, grad_b)
     close = {"rtol": 30 * np.finfo(backend.dtype).eps, "atol": 10 * np.finfo(backend.dtype).eps}
     for k in range(3):
         deltas = [weight[0, i] * normalizer[k] * (z[k, i] - y[0, i]) for i in range(6)]
@@ -121,10 +122,11 @@ def test_bp2_and_bp3_multiply_by_the_slope_and_sum_over_samples(backend, rng, na
     activation = get_activation(name)
     z, grad = rng.standard_normal((2, 3, 7, 5))
     z, grad = z.astype(backend.dtype), grad.astype(backend.dtype)
-    kept = activation.f(XP, z) if activation.derivative_from == "a" else z
-    slope = activation.derivative(XP, kept)
+    a = activation.f(XP, z)
+    slope = activation.derivative(XP, a if activation.derivative_from == "a" else z)
     delta, grad_b = backend.from_host(grad.copy()), backend.empty((3, 1, 5))
-    backend.hadamard_derivative(activation, delta, backend.from_host(kept), grad_b)
+    cache = LayerCache(0, z=backend.from_host(z), a=backend.from_host(a), delta=delta, mask=None)
+    backend.hadamard_derivative(activation, cache, grad_b)
     close = {"rtol": 30 * np.finfo(backend.dtype).eps, "atol": 10 * np.finfo(backend.dtype).eps}
     for k in range(3):
         for i in range(7):
@@ -153,7 +155,7 @@ def test_forward_is_one_affine_map_and_one_activation_per_layer(mlp, backend, rn
     found = net.forward(X)
     for i in range(6):
         a = X[i]
-        for W, b, activation in zip(net.weights, net.biases, net.stack_activations, strict=True):
+        for W, b, activation in zip(net.weights, net.biases, net.stack.network.activations, strict=True):
             a = activation.f(XP, a @ host(W).astype(np.float64) + host(b))
         np.testing.assert_allclose(found[i], a, rtol=1e-4 if backend.precision == "float32" else 1e-13)
 
@@ -174,11 +176,11 @@ def test_a_stack_has_the_bits_of_its_networks_alone(mlp, rng, sizes, rows, dropo
     for k in range(4):
         solo = mlp(sizes, **settings, seed=5 + k)
         solo_loss, solo_grads = solo.gradients(X, y, weight, l2=0.1, dropout=dropout, step=9)
-        alike(stack.backend, loss[k], solo_loss)
-        alike(stack.backend, outputs[k], solo.forward(X))
+        alike(stack.stack.backend, loss[k], solo_loss)
+        alike(stack.stack.backend, outputs[k], solo.forward(X))
         for part, solo_part in zip(grads, solo_grads, strict=True):
             for g, solo_g in zip(part, solo_part, strict=True):
-                alike(stack.backend, g[k], solo_g)
+                alike(stack.stack.backend, g[k], solo_g)
 
 
 @pytest.mark.parametrize("models", [1, 3])
@@ -187,29 +189,19 @@ def test_a_short_batch_in_larger_buffers_has_the_bits_of_exact_buffers(mlp, back
     """What a longer batch left in the buffers, here NaN, is never read."""
     X, y = rng.standard_normal((1, 5, sizes[0])), rng.standard_normal((1, 5, sizes[-1]))
     X, y = backend.from_host(X, backend.dtype), backend.from_host(y, backend.dtype)
-    net = mlp(sizes, "silu", "half_squared_error", init="standard_normal", models=models)
+    stack = mlp(sizes, "silu", "half_squared_error", init="standard_normal", models=models).stack
+    batch = Batch(X, y, weight=None, smoothing=backend.zeros((models,), np.float64))
 
-    def gradients(rows):
-        work = net.workspace(rows, dropout=False)
-        for record in work.records:
-            record.z[...] = record.a[...] = record.delta[...] = np.nan
-        records = work.first(5)
-        grad, epoch = backend.zeros(net.theta.shape), one_step(backend, models, normalizer=0.2)
-        grads = net.layout.layers(grad)
-        logits = forward(backend, net.operands, net.stack_activations, X, records)
-        backend.loss_delta(
-            net.loss,
-            logits,
-            y,
-            None,
-            backend.zeros((models,), np.float64),
-            epoch,
-            grads[-1].b,
-        )
-        backward(backend, net.operands, net.stack_activations, X, records, grads)
+    def computed(rows):
+        caches = stack.caches(rows)
+        for cache in caches:
+            cache.z[...] = cache.a[...] = cache.delta[...] = np.nan
+        grad, epoch = backend.zeros(stack.theta.shape), one_step(backend, models, normalizer=0.2)
+        first = [cache.first(5) for cache in caches]
+        gradients(backend, stack.network, batch, first, stack.layout.layers(grad), epoch)
         return host(grad), host(epoch.totals)
 
-    exact, larger = gradients(5), gradients(12)
+    exact, larger = computed(5), computed(12)
     assert np.isfinite(exact[0]).all()
     np.testing.assert_array_equal(exact[0], larger[0])
     np.testing.assert_array_equal(exact[1], larger[1])
@@ -230,13 +222,15 @@ def test_blocks_of_rows_do_not_show(mlp, rng, monkeypatch):
 PAGES = """
 import resource, numpy as np
 from gpubp.activations import get_activation
+from gpubp.backends import Layer, LayerCache
 from gpubp.backends.reference import BLOCK, ReferenceBackend
 backend, mish = ReferenceBackend(np.float64), get_activation("mish")
-z, b = backend.zeros((1, 1, BLOCK)), backend.zeros((1, 1, BLOCK))
+z, layer = backend.zeros((1, 1, BLOCK)), Layer(None, backend.zeros((1, 1, BLOCK)))
+cache = LayerCache(0, z, z, z, None)
 def faults(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(times):
-        backend.bias_activation(mish, z, b, z)
+        backend.bias_activation(mish, layer, cache)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults(2)
 print(faults(100))
@@ -263,10 +257,10 @@ def test_backward_leaves_the_parameters_and_the_input_alone(mlp, backend, rng):
     np.testing.assert_array_equal(y, y_before)
 
 
-def test_a_record_of_fewer_rows_keeps_z_and_a_one_buffer(backend):
+def test_a_cache_of_fewer_rows_keeps_z_and_a_one_buffer(backend):
     """Where σ′ is read off a, activation happens in place also in a short batch."""
     z = backend.zeros((1, 4, 2))
-    shared = Record(z, z, backend.zeros((1, 4, 2)), None).first(3)
+    shared = LayerCache(0, z, z, backend.zeros((1, 4, 2)), None).first(3)
     assert shared.z is shared.a and shared.z.shape == (1, 3, 2)
-    apart = Record(z, backend.zeros((1, 4, 2)), z, z).first(3)
+    apart = LayerCache(0, z, backend.zeros((1, 4, 2)), z, z).first(3)
     assert apart.z is not apart.a and apart.mask.shape == (1, 3, 2)

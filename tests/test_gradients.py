@@ -99,9 +99,10 @@ def network(activation, case: str, depth: int, precision: str = "float64", width
 
 def exact_gradient(net: MLP, X, y, sample_weight=None, l2=0.0, dropout=0.0) -> list[np.ndarray]:
     """The complex-step derivative of every tensor: all perturbations of the network are one stack."""
-    places = [np.arange(start, stop) for _, start, stop in net.layout.names()]
-    found = complex_step(net, np.concatenate(places), X, y, sample_weight, l2, dropout)
-    return np.split(found, np.cumsum([len(place) for place in places])[:-1])
+    places = [np.arange(start, stop) for _, start, stop in net.stack.layout.names()]
+    batch = net.stack.checked(X, y, sample_weight)
+    derivative = complex_step(net.stack, np.concatenate(places), batch, l2, dropout)
+    return np.split(derivative, np.cumsum([len(place) for place in places])[:-1])
 
 
 def tensors(grads) -> list[np.ndarray]:
@@ -204,7 +205,8 @@ def test_a_relative_error_of_1e_10_in_bp1_is_caught(case):
         value, delta = right.formula(xp, z, y, smoothing)
         return value, delta * (1 + 1e-10)
 
-    net.loss = replace(right, formula=formula, **UNFUSED_LOSS)
+    net.stack.loss = replace(right, formula=formula, **UNFUSED_LOSS)
+    net.stack.network = replace(net.stack.network, loss=net.stack.loss)
     _, grads = net.gradients(X, y)
     assert error(tensors(grads), exact_gradient(net, X, y)) > 10 * WORST
 
@@ -226,7 +228,7 @@ def test_a_relative_error_of_1e_10_in_one_entry_is_caught():
 def test_float32_gradients_agree_with_float64(activation, case):
     X, y = inputs().astype(np.float32), targets(CASES[case][2])
     single, double = network(activation, case, 2, "float32"), network(activation, case, 2)
-    double.theta[...] = double.backend.from_host(host(single.theta))
+    double.theta[...] = double.stack.backend.from_host(host(single.theta))
     loss, grads = single.gradients(X, y)
     true_loss, true_grads = double.gradients(X, y)
     assert grads.weights[0].dtype == np.float32
@@ -348,5 +350,6 @@ def test_the_complex_step_runs_on_the_backend_of_complex_numbers():
     backend = ReferenceBackend(np.complex128)
     theta = np.repeat(host(net.theta).astype(np.complex128), 3, axis=0)
     theta[1, 0] += 1e-200j
-    loss, _ = net.like(theta, backend).gradients(inputs(), targets("values"))
+    batch = net.stack.checked(inputs(), targets("values"))
+    loss, _ = net.stack.like(theta, backend).gradients(*batch, l2=np.zeros(3), dropout=np.zeros(3))
     assert loss[0].imag == loss[2].imag == 0 != loss[1].imag

@@ -38,7 +38,7 @@ def test_weights_and_biases_are_writable_views_of_one_buffer(mlp, models):
     before = net.forward(np.ones((1, 4)))
     theta = host(net.theta).copy()
     for parameter in (*net.weights, *net.biases):
-        assert parameter.dtype == net.backend.dtype
+        assert parameter.dtype == net.stack.backend.dtype
         parameter += 1
     moved = host(net.theta) - theta
     assert np.count_nonzero(moved) == models * net.parameters and moved.max() == pytest.approx(1)
@@ -54,7 +54,7 @@ def test_what_the_network_says_about_itself():
     assert (net.device, net.precision, net.models) == ("cpu", "float64", 2)
     assert [a.name for a in net.activations] == ["relu", "tanh"]
     assert net.output_activation.name == "softmax" and net.loss.name == "cross_entropy"
-    assert isinstance(net.device_reason, str) and net.preprocessing is None
+    assert isinstance(net.stack.backend.reason, str) and net.preprocessing is None
     assert "activations=none" in repr(MLP([3, 2]))
 
 
@@ -97,11 +97,11 @@ def test_seeds_decide_the_weights_and_each_network_of_a_stack_has_its_own(mlp):
     assert np.array_equal(host(mlp([4, 3, 2], seed=5).theta), host(mlp([4, 3, 2], seed=5).theta))
     stack = mlp([4, 3, 2], seed=5, models=3)
     chosen = mlp([4, 3, 2], seed=(7, 5, 6), models=3)
-    assert stack.seeds == (5, 6, 7) and chosen.seeds == (7, 5, 6)
+    assert stack.stack.seeds == (5, 6, 7) and chosen.stack.seeds == (7, 5, 6)
     for k in range(3):
         np.testing.assert_array_equal(host(stack.theta)[k], host(mlp([4, 3, 2], seed=5 + k).theta)[0])
     np.testing.assert_array_equal(host(chosen.theta), host(stack.theta)[[2, 0, 1]])
-    assert mlp([4, 3, 2], seed=np.int64(5)).seeds == (5,)
+    assert mlp([4, 3, 2], seed=np.int64(5)).stack.seeds == (5,)
 
 
 def test_both_precisions_start_from_the_same_numbers():
@@ -130,7 +130,7 @@ def test_predictions(mlp, models, loss, output, outputs, shape, check):
     X = np.random.default_rng(0).standard_normal((5, 4))
     stack = (models,) if models > 1 else ()
     a, prediction = net.forward(X), net.predict(X)
-    assert a.shape == (*stack, 5, outputs) and a.dtype == net.backend.dtype
+    assert a.shape == (*stack, 5, outputs) and a.dtype == net.stack.backend.dtype
     assert prediction.shape == (*stack, *shape) and check(a, prediction)
     if net.output_activation.name == "softmax":
         np.testing.assert_allclose(a.sum(axis=-1), 1, rtol=1e-6)
@@ -247,7 +247,7 @@ def test_a_gpu_that_cannot_work_is_refused_with_cause_and_remedy(monkeypatch, de
 def test_where_no_gpu_works_auto_is_the_cpu_and_says_why(monkeypatch, state, cause):
     monkeypatch.setattr("gpubp.backends.cuda.probe_device", lambda index: state)
     net = MLP([3, 2], device="auto")
-    assert net.device == "cpu" and cause in net.device_reason
+    assert net.device == "cpu" and cause in net.stack.backend.reason
 
 
 @pytest.mark.parametrize("method", ["forward", "predict"])
@@ -292,7 +292,7 @@ def test_a_network_comes_back_from_its_file_bit_for_bit(mlp, tmp_path, activatio
     net.save(tmp_path / "m.safetensors")
     twin = mlp.load(tmp_path / "m.safetensors")
     np.testing.assert_array_equal(host(twin.theta), host(net.theta))
-    assert repr(twin) == repr(net) and twin.seeds == net.seeds
+    assert repr(twin) == repr(net) and twin.stack.seeds == net.stack.seeds
     assert twin.preprocessing == net.preprocessing
     assert [a.name for a in twin.activations] == [a.name for a in net.activations]
     X = np.random.default_rng(0).standard_normal((7, 4))
@@ -382,7 +382,7 @@ DAMAGES = {
 def test_a_damaged_file_is_refused_with_its_path_or_its_fault(tmp_path, name):
     changes, tensors, message = DAMAGES[name]
     net, path = MLP([4, 5, 3]), tmp_path / "m.safetensors"
-    found = {name: host(net.theta)[:, start:stop].copy() for name, start, stop in net.layout.names()} | tensors
+    found = {name: host(net.theta)[:, start:stop].copy() for name, start, stop in net.stack.layout.names()} | tensors
     kept = {name: tensor for name, tensor in found.items() if tensor is not None}
     save_file(kept, path, metadata={"gpubp": json.dumps(header_of(net, **changes))})
     with pytest.raises(UsageError) as caught:
@@ -392,7 +392,7 @@ def test_a_damaged_file_is_refused_with_its_path_or_its_fault(tmp_path, name):
 
 def test_a_network_trained_in_16_bits_loads_where_there_is_no_gpu(tmp_path):
     net, path = MLP([4, 5, 3]), tmp_path / "m.safetensors"
-    tensors = {name: host(net.theta)[:, start:stop].copy() for name, start, stop in net.layout.names()}
+    tensors = {name: host(net.theta)[:, start:stop].copy() for name, start, stop in net.stack.layout.names()}
     save_file(tensors, path, metadata={"gpubp": json.dumps(header_of(net, precision="bfloat16"))})
     assert MLP.load(path, device="cpu").precision == "float32"
 
@@ -400,7 +400,7 @@ def test_a_network_trained_in_16_bits_loads_where_there_is_no_gpu(tmp_path):
 def test_the_untouched_header_of_the_table_above_loads(tmp_path):
     """The test of the test."""
     net, path = MLP([4, 5, 3]), tmp_path / "m.safetensors"
-    found = {name: host(net.theta)[:, start:stop].copy() for name, start, stop in net.layout.names()}
+    found = {name: host(net.theta)[:, start:stop].copy() for name, start, stop in net.stack.layout.names()}
     save_file(found, path, metadata={"gpubp": json.dumps(header_of(net))})
     np.testing.assert_array_equal(host(MLP.load(path).theta), host(net.theta))
 
@@ -558,7 +558,7 @@ def test_a_killed_process_leaves_a_whole_file(tmp_path):
                 time.sleep(0.003)
             writer.send_signal(signal.SIGKILL)
         net = MLP.load(path)
-        assert np.unique(host(net.theta)[0, net.layout.bias_starts[0] :][:200]).size == 1  # all of one moment
+        assert np.unique(host(net.theta)[0, net.stack.layout.bias_starts[0] :][:200]).size == 1  # all of one moment
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):

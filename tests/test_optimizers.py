@@ -333,8 +333,8 @@ def test_padding_stays_zero(mlp, rng, name):
     net = mlp([5, 7, 3], "tanh", "half_squared_error", models=2)
     X, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 3))
     train(net, X, y, optimizer=name, l2=0.1, weight_decay=0.1, max_grad_norm=1.0, batch_size=8, epochs=3)
-    padding = np.ones(net.layout.size, bool)
-    for _, begin, end in net.layout.names():
+    padding = np.ones(net.stack.layout.size, bool)
+    for _, begin, end in net.stack.layout.names():
         assert begin % ALIGNMENT == 0
         padding[begin:end] = False
     assert padding.sum() == 4 * ALIGNMENT - net.parameters

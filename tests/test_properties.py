@@ -30,7 +30,7 @@ losses = st.sampled_from(list(LOSSES))
 
 def fill(net, parameter, values) -> None:
     """Write a host array to one of the network's arrays."""
-    parameter[...] = net.backend.from_host(values, net.backend.dtype)
+    parameter[...] = net.stack.backend.from_host(values, net.stack.backend.dtype)
 
 
 @st.composite
@@ -166,7 +166,7 @@ def test_a_stack_is_its_networks_one_by_one(mlp, data, dropout, optimizer):
     """Gradients and trained weights."""
     stack, X, y, weight = data.draw(problems(mlp, models=3))
     solos = []
-    for k, seed in enumerate(stack.seeds):
+    for k, seed in enumerate(stack.stack.seeds):
         solo = mlp(
             stack.layer_sizes, stack.activations, stack.loss, seed=seed, output_activation=stack.output_activation
         )
@@ -177,13 +177,13 @@ def test_a_stack_is_its_networks_one_by_one(mlp, data, dropout, optimizer):
     train(stack, X, y, weight, seed=11, **how)
     for k, solo in enumerate(solos):
         solo_loss, solo_grads = solo.gradients(X, y, weight, dropout=dropout)
-        alike(stack.backend, loss[k], solo_loss)
+        alike(stack.stack.backend, loss[k], solo_loss)
         for ours, theirs in zip(
             (*grads.weights, *grads.biases), (*solo_grads.weights, *solo_grads.biases), strict=True
         ):
-            alike(stack.backend, ours[k], theirs)
+            alike(stack.stack.backend, ours[k], theirs)
         train(solo, X, y, weight, seed=11 + k, **how)
-        alike(stack.backend, stack.theta[k], solo.theta[0])
+        alike(stack.stack.backend, stack.theta[k], solo.theta[0])
 
 
 @in_float64

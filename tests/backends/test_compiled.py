@@ -17,7 +17,7 @@ import pytest
 import gpubp
 from gpubp import UsageError, train
 from gpubp.activations import ACTIVATIONS, Activation, get_activation
-from gpubp.backends import get_backend
+from gpubp.backends import Batch, LayerCache, get_backend
 from gpubp.backends.compiled import CompiledBackend, numba_state, program, source
 from gpubp.backends.compiled.ufunc import matmul_loop
 from gpubp.backends.reference import ReferenceBackend
@@ -36,16 +36,10 @@ FUNCTIONS = {  # where each is asked for its value; the bounds in which it is co
 }
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    """A function that makes networks on the reference or on the compiled backend."""
-
-    def make(kind, *args, precision="float64", **options):
-        backend = {"reference": ReferenceBackend, "compiled": CompiledBackend}[kind](precision)
-        monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: backend)
-        return gpubp.MLP(*args, precision=precision, **options)
-
-    return make
+def machine(kind, *args, precision="float64", **options):
+    """A network on the reference or on the compiled backend."""
+    backend = {"reference": ReferenceBackend, "compiled": CompiledBackend}[kind](precision)
+    return gpubp.MLP(*args, device=backend, **options)
 
 
 def own(name: str, expression: str) -> Activation:
@@ -137,8 +131,9 @@ def test_softmax_and_its_loss_for_few_and_many_classes(rng, n, smoothing):
         results = []
         for backend in (ReferenceBackend("float64"), CompiledBackend("float64", small=0)):
             logits, grad_b, epoch = z.copy(), np.empty((2, 1, n)), one_step(backend, 2, normalizer=[0.5, 0.25])
-            given = np.full(2, smoothing)
-            backend.loss_delta(get_loss("cross_entropy"), logits, y, np.full((1, 7), 0.5), given, epoch, grad_b)
+            batch = Batch(X=None, y=y, weight=np.full((1, 7), 0.5), smoothing=np.full(2, smoothing))
+            output = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
+            backend.loss_delta(get_loss("cross_entropy"), output, batch, epoch, grad_b)
             results.append((logits, grad_b, epoch.totals))
         for expected, ours in zip(*results, strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
@@ -153,7 +148,8 @@ def test_what_is_not_finite_shows_in_the_totals_of_its_network_alone(rng, name, 
     for backend in (ReferenceBackend("float64"), CompiledBackend("float64", small=0)):
         logits, grad_b, epoch = z.copy(), np.empty((3, 1, 3)), one_step(backend, 3)
         with backend.computing():
-            backend.loss_delta(loss, logits, y, None, np.zeros(3), epoch, grad_b)
+            output = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
+            backend.loss_delta(loss, output, Batch(None, y, None, np.zeros(3)), epoch, grad_b)
         finite = np.isfinite(epoch.totals[:, 0, 0])
         assert finite[0] and finite[2]
         results.append((logits[[0, 2]], grad_b[[0, 2]], epoch.totals[[0, 2], 0], finite))

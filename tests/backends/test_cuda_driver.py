@@ -16,12 +16,14 @@ import pytest
 from gpubp.backends.cuda import gemm
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.cupy_driver import CupyDriver
-from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec, OutOfDeviceMemoryError, epilogue_supported
+from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec, OutOfDeviceMemoryError
 from gpubp.backends.cuda.gemm_table import GemmTable, configuration, read_table
 from gpubp.backends.cuda.probe import probe
 from gpubp.backends.notices import say_once
 from gpubp.errors import DeviceError
 from support import cuda_stubs
+from support.cuda_host import HostDriverError
+from support.cuda_host.gemm import HostProduct
 from support.cuda_stubs import CompileException, CublasLtStub, CUDARuntimeError, CupyStub, OutOfMemoryError, configured
 
 WITH_EVERY_TRANSPOSE = list(itertools.product([False, True], repeat=2))
@@ -324,12 +326,15 @@ def test_without_nvmath_no_table_is_used(table: GemmTable, no_nvmath: CupyStub) 
     assert make_driver().gemm_table is None
 
 
-def test_epilogues_by_type() -> None:
+def test_the_host_driver_refuses_products_that_cublaslt_has_not() -> None:
     for epilogue in EPILOGUES:
-        assert all(epilogue_supported(*types, epilogue) for types in TYPES)
-        assert not epilogue_supported("float32", "float16", epilogue)
-        assert not epilogue_supported("float64", "float32", epilogue)
-    assert not epilogue_supported("float32", "float32", "gelu_bias")
+        for types in TYPES:
+            HostProduct(replace(spec_of(epilogue=epilogue), in_type=types[0], out_type=types[1]))
+        for types in (("float32", "float16"), ("float64", "float32")):
+            with pytest.raises(HostDriverError, match="no product of these types with this epilogue"):
+                HostProduct(replace(spec_of(epilogue=epilogue), in_type=types[0], out_type=types[1]))
+    with pytest.raises(HostDriverError, match="no product of these types with this epilogue"):
+        HostProduct(replace(spec_of(), epilogue="gelu_bias"))
 
 
 def test_the_codes_are_those_of_nvmath() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from gpubp import train
 from gpubp.activations import get_activation
-from gpubp.backends import Dropout
+from gpubp.backends import Dropout, Layer, LayerCache
 from gpubp.backends.philox import dropout_mask, philox4x32
 from gpubp.backends.reference import NumpyNamespace
 from support.machines import alike, host
@@ -107,7 +107,8 @@ def test_survivors_are_scaled_by_one_over_one_minus_rate(backend, rng):
     cursor, first_step = backend.from_host(np.array([2])), backend.from_host(np.array([1, 5]))
     dropout = Dropout(backend.from_host(rate), backend.from_host(seeds), cursor, first_step)
     a, kept = backend.from_host(z.copy()), backend.empty(z.shape, np.bool_)
-    backend.bias_activation(get_activation("relu"), a, backend.zeros((2, 1, 6)), a, dropout, kept, layer=1)
+    cache = LayerCache(1, z=a, a=a, delta=a, mask=kept)
+    backend.bias_activation(get_activation("relu"), Layer(W=None, b=backend.zeros((2, 1, 6))), cache, dropout)
     expected = np.stack([dropout_mask(np, seeds, rate, 1, step, 9, 6)[k] for k, step in enumerate((3, 7))])
     np.testing.assert_array_equal(host(kept), expected)
     np.testing.assert_array_equal(host(a), z * expected * np.array([2, 4], z.dtype)[:, None, None])
@@ -123,9 +124,10 @@ def test_the_slope_is_that_of_the_undropped_activation(backend, rng, activation)
     kept = backend.empty(z.shape, np.bool_)
     buffer = backend.from_host(z.copy())
     a = buffer if record.derivative_from == "a" else backend.empty(z.shape)
-    backend.bias_activation(record, buffer, backend.zeros((1, 1, 6)), a, dropout, kept)
     delta, grad_b = backend.from_host(grad.copy()), backend.empty((1, 1, 6))
-    backend.hadamard_derivative(record, delta, a if a is buffer else buffer, grad_b, dropout, kept)
+    cache = LayerCache(0, z=buffer, a=a, delta=delta, mask=kept)
+    backend.bias_activation(record, Layer(W=None, b=backend.zeros((1, 1, 6))), cache, dropout)
+    backend.hadamard_derivative(record, cache, grad_b, dropout)
 
     plain = record.f(XP, z)
     slope = record.derivative(XP, plain if record.derivative_from == "a" else z)
@@ -141,8 +143,8 @@ def test_a_network_at_rate_zero_inside_a_stack_is_a_network_without_dropout(mlp,
     train(stack, X, y, dropout=[0.5, 0.0, 0.2], batch_size=7, epochs=2, seed=10)
     train(solo, X, y, batch_size=7, epochs=2, seed=11)
     for W, b, solo_W, solo_b in zip(stack.weights, stack.biases, solo.weights, solo.biases, strict=True):
-        alike(stack.backend, W[1], solo_W)
-        alike(stack.backend, b[1], solo_b)
+        alike(stack.stack.backend, W[1], solo_W)
+        alike(stack.stack.backend, b[1], solo_b)
 
 
 def test_each_training_step_draws_anew(mlp, rng):

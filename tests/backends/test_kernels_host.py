@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from gpubp.activations import ACTIVATIONS, get_activation
-from gpubp.backends import Backend
+from gpubp.backends import Backend, Batch, Layer, LayerCache
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import Source
 from gpubp.backends.cuda.source import C_TYPES
@@ -188,7 +188,7 @@ def test_a_layer_makes_of_extremes_what_the_reference_makes_of_them(driver, acti
         z, b = backend.from_host(SPECIAL.reshape(shape).astype(backend.storage)), backend.zeros(shape)
         a = z if record.derivative_from == "a" else backend.empty(shape, backend.storage)
         with backend.computing():
-            backend.bias_activation(record, z, b, a)
+            backend.bias_activation(record, Layer(W=b, b=b), LayerCache(0, z=z, a=a, delta=a, mask=None))
         return rounded(host(a), storage)
 
     kept = forward(reference) if record.derivative_from == "a" else SPECIAL.reshape(shape)
@@ -196,7 +196,9 @@ def test_a_layer_makes_of_extremes_what_the_reference_makes_of_them(driver, acti
     def backward(backend: Backend) -> Any:
         delta, grad_b = backend.from_host(np.ones(shape).astype(backend.storage)), backend.empty(shape)
         with backend.computing():
-            backend.hadamard_derivative(record, delta, backend.from_host(kept.astype(backend.storage)), grad_b)
+            z_or_a = backend.from_host(kept.astype(backend.storage))
+            cache = LayerCache(0, z=z_or_a, a=z_or_a, delta=delta, mask=None)
+            backend.hadamard_derivative(record, cache, grad_b)
         return rounded(host(delta), storage)
 
     for run in (forward, backward):
@@ -217,8 +219,9 @@ def test_a_loss_is_finite_where_the_references_is(driver, loss, special):
         y = np.zeros((1, 2), np.int64) if record.integer_targets else np.ones((1, 2, 4), backend.dtype)
         epoch, z = one_step(backend, 3), backend.from_host(logits.astype(backend.dtype))
         with backend.computing():
-            zeros = backend.zeros((3,), np.float64)
-            backend.loss_delta(record, z, backend.from_host(y), None, zeros, epoch, backend.empty((3, 1, 4)))
+            batch = Batch(X=None, y=backend.from_host(y), weight=None, smoothing=backend.zeros((3,), np.float64))
+            cache = LayerCache(0, z=z, a=z, delta=z, mask=None)
+            backend.loss_delta(record, cache, batch, epoch, backend.empty((3, 1, 4)))
         return np.isfinite(host(epoch.totals)[:, 0, 0])
 
     found, expected = run(CudaBackend(driver, "float32")), run(ReferenceBackend(np.float32))

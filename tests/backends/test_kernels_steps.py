@@ -11,7 +11,7 @@ from test_kernels_host import covering, each
 
 from gpubp import MLP, DivergenceError, train
 from gpubp.activations import ACTIVATIONS
-from gpubp.backends import Backend, LossScale
+from gpubp.backends import Backend, Batch, LossScale
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.graph import UNROLLED
 from gpubp.backends.reference import ReferenceBackend
@@ -48,15 +48,9 @@ def cuda(precision: str) -> CudaBackend:
     return CudaBackend(host_driver(), precision)
 
 
-@pytest.fixture
-def mlp(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MLP]:
+def mlp(backend: Backend, *args: Any, **options: Any) -> MLP:
     """`MLP` on a given backend."""
-
-    def make(backend: Backend, *args: Any, **options: Any) -> MLP:
-        monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: backend)
-        return MLP(*args, **options)
-
-    return make
+    return MLP(*args, device=backend, **options)
 
 
 def data(net: MLP) -> tuple[Any, Any, Any]:
@@ -77,19 +71,22 @@ def close(found: Any, exact: Any, tolerance: float, name: str) -> None:
 
 def passes(net: MLP, rate: Any) -> dict[str, Any]:
     """Activations, deltas, gradients and the loss of one batch, by name."""
-    backend, (X, y, weight) = net.backend, data(net)
-    epoch = net.single_step(1.0 / weight.sum(), 11)
-    drop = net.dropout(rate, epoch)
-    records, grads = net.workspace(ROWS, drop is not None).records, net.layout.layers(backend.zeros(net.theta.shape))
-    batch, target = backend.from_host(X, backend.storage)[None], backend.from_host(net.cast_targets(y))[None]
-    net.refresh()
+    stack, backend, (X, y, weight) = net.stack, net.stack.backend, data(net)
+    epoch = stack.single_step(1.0 / weight.sum(), 11)
+    drop = stack.dropout(rate, epoch)
+    caches, grads = stack.caches(ROWS, drop is not None), stack.layout.layers(backend.zeros(stack.theta.shape))
+    batch = Batch(
+        X=backend.from_host(X, backend.storage)[None],
+        y=backend.from_host(stack.cast_targets(y))[None],
+        weight=backend.from_host(weight)[None],
+        smoothing=backend.from_host(np.zeros(net.models)),
+    )
+    stack.refresh()
     with backend.computing():
-        logits = forward(backend, net.operands, net.stack_activations, batch, records, drop)
-        found = {f"a of layer {l + 1}": host(record.a).copy() for l, record in enumerate(records)}
-        smoothing = backend.from_host(np.zeros(net.models))
-        backend.loss_delta(net.loss, logits, target, backend.from_host(weight)[None], smoothing, epoch, grads[-1].b)
-        backward(backend, net.operands, net.stack_activations, batch, records, grads, drop)
-    found |= {f"delta of layer {l + 1}": host(record.delta) for l, record in enumerate(records)}
+        forward(backend, stack.network, batch.X, caches, drop)
+        found = {f"a of layer {l + 1}": host(cache.a).copy() for l, cache in enumerate(caches)}
+        backward(backend, stack.network, batch, caches, grads, epoch, drop)
+    found |= {f"delta of layer {l + 1}": host(cache.delta) for l, cache in enumerate(caches)}
     found |= {f"gradient of W of layer {l + 1}": host(grad.W) for l, grad in enumerate(grads)}
     found |= {f"gradient of b of layer {l + 1}": host(grad.b) for l, grad in enumerate(grads)}
     return found | {"loss": host(epoch.totals)[:, 0, 0]}
@@ -117,7 +114,7 @@ def trained(net: MLP, case: dict[str, Any], **options: Any) -> Any:
 
 
 @each(STEPS + ROUNDED_STEPS)
-def test_ten_steps_are_those_of_the_reference(mlp, monkeypatch, case):
+def test_ten_steps_are_those_of_the_reference(monkeypatch, case):
     monkeypatch.setattr("gpubp.backends.cuda.backend.FIRST_SCALE", 2.0**8)  # at which nothing overflows
     sizes, options = [33, 31, 64, 5], {"models": case["networks"], "seed": 3}
     made = [
@@ -163,7 +160,7 @@ def test_recorded_steps_leave_the_bits_of_called_ones(mlp, monkeypatch, precisio
 
 
 @types
-def test_the_order_in_which_threads_run_changes_no_bit(mlp, precision):
+def test_the_order_in_which_threads_run_changes_no_bit(precision):
     """Neither that of threads and blocks, nor how many multiprocessors there are."""
     another = HostDriver(host_driver().toolchain.folder, seed=12345, multiprocessors=7)
     results = [
@@ -174,7 +171,7 @@ def test_the_order_in_which_threads_run_changes_no_bit(mlp, precision):
 
 
 @types
-def test_a_network_in_a_stack_leaves_the_bits_that_it_leaves_alone(mlp, precision):
+def test_a_network_in_a_stack_leaves_the_bits_that_it_leaves_alone(precision):
     stacked, losses = long_run(mlp(cuda(precision), [9, 31, 5], "tanh", models=3, seed=20))
     for k in range(3):
         alone, loss = long_run(mlp(cuda(precision), [9, 31, 5], "tanh", seed=20 + k), seed=5 + k)
@@ -211,11 +208,11 @@ def half(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[CudaBackend, Lo
     return make
 
 
-def test_steps_that_overflow_are_skipped_and_counted(mlp, half):
+def test_steps_that_overflow_are_skipped_and_counted(half):
     """Each network's own; the reference makes the same of a learning rate of 0 in those steps."""
     backend, scaling = half(2.0**24, clean_steps=1000, networks=2)
     net, epochs, counts = mlp(backend, [9, 31, 5], "tanh", models=2, seed=1), 20, []
-    for layer in net.layers:
+    for layer in net.stack.layers:
         layer.W[1] *= 4  # so that its gradient overflows more often
     start = host(net.theta).copy()
     options = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": ROWS, "epochs": epochs}
@@ -232,7 +229,7 @@ def test_steps_that_overflow_are_skipped_and_counted(mlp, half):
         close(host(net.theta)[k] - start[k], alone.theta[0] - start[k], PARITY["float16"], f"network {k}")
 
 
-def test_the_scale_doubles_after_clean_steps(mlp, half):
+def test_the_scale_doubles_after_clean_steps(half):
     backend, scaling = half(4.0, clean_steps=3)
     net = mlp(backend, [9, 31, 5], "tanh")
     train(net, *data(net), batch_size=BATCH, epochs=1)  # ten steps
@@ -240,7 +237,7 @@ def test_the_scale_doubles_after_clean_steps(mlp, half):
 
 
 @types
-def test_a_network_that_diverges_in_recorded_steps_stands_still(mlp, precision):
+def test_a_network_that_diverges_in_recorded_steps_stands_still(precision):
     """It keeps the last finite weights, as it does where steps are called, and the others go on as without it."""
     recording, calling = cuda(precision), cuda(precision)
     calling.fused = False
@@ -258,7 +255,7 @@ def test_a_network_that_diverges_in_recorded_steps_stands_still(mlp, precision):
 
 
 @types
-def test_divergence_in_recorded_steps_is_reported_and_leaves_a_usable_backend(mlp, precision):
+def test_divergence_in_recorded_steps_is_reported_and_leaves_a_usable_backend(precision):
     backend, results = cuda(precision), []
     for trouble in (False, True, False):
         net = mlp(backend, [9, 31, 5], "identity", "half_squared_error")

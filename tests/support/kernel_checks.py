@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.activations import get_activation, get_output_activation
-from gpubp.backends import Dropout, OptimizerState
+from gpubp.backends import Batch, Dropout, Layer, LayerCache, OptimizerState
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import Driver
 from gpubp.backends.philox import dropout_mask
@@ -45,7 +45,8 @@ def check_layer(
         z_, b_ = machine.put(z, kind), machine.put(b)
         a = z_ if record.derivative_from == "a" else machine.room(shape, kind)
         drawn = machine.room(shape, np.bool_) if dropout else None
-        machine.backend.bias_activation(record, z_, b_, a, drop(machine), drawn, layer)
+        cache = LayerCache(layer, z=z_, a=a, delta=a, mask=drawn)
+        machine.backend.bias_activation(record, Layer(W=b_, b=b_), cache, drop(machine))
         return {"z": z_, "a": a, **({"mask": drawn} if dropout else {})}
 
     results = on_all(driver, storage, place, forward)
@@ -60,7 +61,8 @@ def check_layer(
         delta, kept_ = machine.put(grad, kind), machine.put(kept, kind)
         drawn = machine.put(mask, np.bool_) if dropout else None
         grad_b = machine.room((networks, 1, columns))
-        machine.backend.hadamard_derivative(record, delta, kept_, grad_b, drop(machine), drawn)
+        cache = LayerCache(layer, z=kept_, a=kept_, delta=delta, mask=drawn)
+        machine.backend.hadamard_derivative(record, cache, grad_b, drop(machine))
         return {"delta": delta, "grad_b": grad_b}
 
     results = on_all(driver, storage, place, backward)
@@ -129,7 +131,9 @@ def check_loss(
         delta, grad_b = machine.put(z, machine.backend.storage), machine.room((networks, 1, columns))
         target = machine.put(y, np.int64 if y.dtype.kind == "i" else None)
         w = None if weight is None else machine.put(weight, np.float64)
-        machine.backend.loss_delta(record, delta, target, w, machine.plain(smoothed), epoch, grad_b)
+        cache = LayerCache(0, z=delta, a=delta, delta=delta, mask=None)
+        batch = Batch(X=None, y=target, weight=w, smoothing=machine.plain(smoothed))
+        machine.backend.loss_delta(record, cache, batch, epoch, grad_b)
         return {"delta": delta, "grad_b": grad_b, "totals": epoch.totals}
 
     results = on_all(driver, storage, place, run)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpubp.activations import ACTIVATIONS, SOFTMAX, get_activation, get_output_activation
-from gpubp.backends import Dropout, OptimizerState
+from gpubp.backends import Batch, Dropout, Layer, LayerCache, OptimizerState
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import GemmSpec, Source
 from gpubp.backends.cuda.source import C_TYPES
@@ -67,12 +67,14 @@ def launched(storage: str, launch: Callable[..., None], *args: Any) -> list[Sour
 def layer(backend: CudaBackend, activation: str, dropout: bool) -> None:
     """What a hidden layer launches."""
     record, z, b = get_activation(activation), backend.empty((1, 1, 1), backend.storage), backend.empty((1, 1, 1))
+    parameters = Layer(W=b, b=b)
     drop = mask = None
     if dropout:
         drop = Dropout(np.zeros(1), np.zeros(1, np.uint64), *np.zeros((2, 1), np.int64))
         mask = backend.empty((1, 1, 1), np.bool_)
-    backend.bias_activation(record, z, b, z, drop, mask, 0)
-    backend.hadamard_derivative(record, z, z, b, drop, mask)
+    cache = LayerCache(0, z=z, a=z, delta=z, mask=mask)
+    backend.bias_activation(record, parameters, cache, drop)
+    backend.hadamard_derivative(record, cache, b, drop)
 
 
 def output(backend: CudaBackend, activation: str) -> None:
@@ -85,7 +87,9 @@ def loss(backend: CudaBackend, name: str, output: str | None = None, columns: in
     record = loss_through(name, output)
     logits, grad_b = backend.empty((1, 1, columns), backend.storage), backend.empty((1, 1, columns))
     y = backend.empty((1, 1), np.int64) if classes else backend.empty((1, 1, columns))
-    backend.loss_delta(record, logits, y, None, backend.zeros((1,), np.float64), one_step(backend, 1), grad_b)
+    cache = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
+    batch = Batch(X=None, y=y, weight=None, smoothing=backend.zeros((1,), np.float64))
+    backend.loss_delta(record, cache, batch, one_step(backend, 1), grad_b)
 
 
 def update(backend: CudaBackend, optimizer: str, l2: bool, penalty: bool, tracked: bool) -> None:
@@ -115,7 +119,7 @@ def gather(backend: CudaBackend, source: Any, target: Any) -> None:
 def sums(backend: CudaBackend) -> None:
     """What no record has a part in: the sums over many rows, and the copy of θ."""
     tall, grad_b = backend.empty((1, 1000, 1), backend.storage), backend.empty((1, 1, 1))
-    backend.hadamard_derivative(get_activation("identity"), tall, tall, grad_b)
+    backend.hadamard_derivative(get_activation("identity"), LayerCache(0, tall, tall, tall, None), grad_b)
     if backend.storage != backend.dtype:
         backend.cast(backend.empty((1, 1)), backend.empty((1, 1), backend.storage))
 

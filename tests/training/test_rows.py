@@ -16,9 +16,9 @@ def trained(mlp, monkeypatch, room=None, **settings):
     if room is not None:
         needed = net.memory(8, "adam")
         beside = needed["total"] - needed["parameters"]
-        monkeypatch.setattr(net.backend, "free_memory", lambda: beside + room)
+        monkeypatch.setattr(net.stack.backend, "free_memory", lambda: beside + room)
     history = gpubp.train(net, X, y, batch_size=8, epochs=3, **settings)
-    return net.backend.to_host(net.theta), np.array(history.loss)
+    return net.stack.backend.to_host(net.theta), np.array(history.loss)
 
 
 @pytest.mark.parametrize("room", [0, 2000])  # a batch at a time; several
@@ -45,9 +45,9 @@ def test_a_divergence_is_found_in_the_segment_where_it_happened(mlp, monkeypatch
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(mlp, monkeypatch):
     net = mlp([6, 9, 3])
     needed = net.memory(64, "adam")
-    monkeypatch.setattr(net.backend, "free_memory", lambda: needed["optimizer"] + needed["activations"] / 2)
+    monkeypatch.setattr(net.stack.backend, "free_memory", lambda: needed["optimizer"] + needed["activations"] / 2)
     with pytest.raises(DeviceError, match="batch_size=32 would fit"):
         gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)
-    monkeypatch.setattr(net.backend, "free_memory", lambda: 10.0)
+    monkeypatch.setattr(net.stack.backend, "free_memory", lambda: 10.0)
     with pytest.raises(DeviceError, match="no batch would fit"):
         gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)

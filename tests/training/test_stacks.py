@@ -7,7 +7,8 @@ import pytest
 
 import gpubp
 from gpubp import DataError, UsageError
-from gpubp.training.row_groups import Run, runs
+from gpubp.training.row_groups import RowGroup, row_groups
+from support.machines import host
 
 K, M, EPOCHS = 7, 60, 20
 
@@ -47,7 +48,6 @@ def solo(mlp, settings, k, **fixed):
     """Network k by itself, on its rows."""
     X, y = data()
     net = mlp([5, 9, 6, 3], seed=20 + k, activations=["relu", "silu"])
-    net.seeds = (20 + k,)
 
     def of(value):
         if isinstance(value, dict):
@@ -70,13 +70,13 @@ def test_each_network_is_trained_as_by_itself(mlp):
     """On the reference backend to the last bit; elsewhere sums may be cut otherwise."""
     settings = own_settings()
     net, history = stacked(mlp, settings)
-    exact = net.backend.name == "reference"
-    theta = net.backend.to_host(net.theta)
+    exact = net.stack.backend.name == "reference"
+    theta = host(net.theta)
     double = net.precision == "float64"
     tolerance = {"rtol": 0, "atol": 0 if exact else 1e-10 if double else 2e-3}
     for k in range(K):
         alone, own = solo(mlp, settings, k)
-        np.testing.assert_allclose(theta[k], alone.backend.to_host(alone.theta)[0], **tolerance)
+        np.testing.assert_allclose(theta[k], host(alone.theta)[0], **tolerance)
         if exact or double:
             assert history.stopped[k] == own.stopped
             assert history.best_epoch[k] == own.best_epoch
@@ -90,9 +90,9 @@ def test_those_that_have_ended_give_up_their_place(mlp, monkeypatch):
     """The rest go on in fewer places as if nobody had moved."""
     settings = own_settings() | {"epochs": [20, 3, 17, 20, 5, 20, 12]}
     net, history = stacked(mlp, settings)
-    monkeypatch.setattr("gpubp.training.step.CROWDED", 0.0)
+    monkeypatch.setattr("gpubp.training.step.COMPACT_BELOW", 0.0)
     other, kept = stacked(mlp, settings)
-    np.testing.assert_array_equal(net.backend.to_host(net.theta), other.backend.to_host(other.theta))
+    np.testing.assert_array_equal(host(net.theta), host(other.theta))
     assert history.stopped == kept.stopped
     np.testing.assert_array_equal(history.validation_loss, kept.validation_loss)
 
@@ -104,24 +104,25 @@ def test_a_network_that_diverges_leaves_the_others_alone(mlp):
     settings = {"optimizer": "sgd", "epochs": 6, "batch_size": 16}
     history = gpubp.train(net, X, y, learning_rate=[1e-2, 1e38, 1e-2], rows=rows, **settings)
     assert history.stopped == ["epochs", "diverged", "epochs"]
-    assert np.isfinite(net.backend.to_host(net.theta)).all()
+    assert np.isfinite(host(net.theta)).all()
     for k in (0, 2):
         alone = mlp([5, 8, 3], seed=k)
         gpubp.train(alone, X[rows[k]], y[rows[k]], learning_rate=1e-2, seed=k, **settings)
-        np.testing.assert_allclose(
-            net.backend.to_host(net.theta)[k], alone.backend.to_host(alone.theta)[0], rtol=1e-4, atol=1e-6
-        )
+        np.testing.assert_allclose(host(net.theta)[k], host(alone.theta)[0], rtol=1e-4, atol=1e-6)
 
 
-def test_runs():
+def test_row_groups():
     """Full batches together, smaller ones by neighbours of one size; a border ends a run."""
     every = slice(0, 3)
-    assert runs(np.array([10, 10, 10]), 4) == [Run(every, 4, 0, 2), Run(every, 2, 2, 1)]
-    assert runs(np.array([8, 8, 8]), 4) == [Run(every, 4, 0, 2)]
-    assert runs(np.array([8, 8, 8]), 4, [0, 1]) == [Run(every, 4, 0, 1), Run(every, 4, 1, 1)]
-    assert runs(np.array([13, 9, 9]), 4) == [
-        Run(every, 4, 0, 2), Run(slice(0, 1), 4, 2, 1), Run(slice(1, 3), 1, 2, 1), Run(slice(0, 1), 1, 3, 1),
-    ]  # fmt: skip
+    assert row_groups(np.array([10, 10, 10]), 4) == [RowGroup(every, 4, 0, 2), RowGroup(every, 2, 2, 1)]
+    assert row_groups(np.array([8, 8, 8]), 4) == [RowGroup(every, 4, 0, 2)]
+    assert row_groups(np.array([8, 8, 8]), 4, [0, 1]) == [RowGroup(every, 4, 0, 1), RowGroup(every, 4, 1, 1)]
+    assert row_groups(np.array([13, 9, 9]), 4) == [
+        RowGroup(every, 4, 0, 2),
+        RowGroup(slice(0, 1), 4, 2, 1),
+        RowGroup(slice(1, 3), 1, 2, 1),
+        RowGroup(slice(0, 1), 1, 3, 1),
+    ]
 
 
 @pytest.mark.parametrize(

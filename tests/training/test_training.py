@@ -120,7 +120,7 @@ def test_an_epoch_is_made_of_steps_of_batch_size_rows(mlp, batch_size, steps):
             _, grads = by_hand.gradients(X[rows], y[rows])
             for parameter, g in zip((*by_hand.weights, *by_hand.biases), (*grads.weights, *grads.biases), strict=True):
                 parameter -= np.float32(0.1) * g if g.dtype == np.float32 else 0.1 * g
-    alike(net.backend, net.theta, by_hand.theta)
+    alike(net.stack.backend, net.theta, by_hand.theta)
 
 
 def test_the_loss_of_an_epoch_weighs_a_smaller_batch_by_its_rows(mlp):
@@ -162,7 +162,7 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_drawn_anew():
     m = 12
     X, seen = np.eye(m), []
     net = MLP([m, 1], loss="half_squared_error", init="zeros", device="cpu-reference", precision="float64")
-    original = net.backend.gather
+    original = net.stack.backend.gather
 
     def gather(source, epoch, out):
         if source.shape[2:] == (m,):
@@ -170,7 +170,7 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_drawn_anew():
             seen.append(epoch.order[0, start : start + out.shape[1]].tolist())
         original(source, epoch, out)
 
-    net.backend.gather = gather
+    net.stack.backend.gather = gather
     train(net, X, np.ones(m), optimizer="sgd", learning_rate=0.1, batch_size=5, epochs=3)
     orders = [sum(seen[e * 3 : e * 3 + 3], []) for e in range(3)]
     assert [len(rows) for rows in seen] == [5, 5, 2] * 3
@@ -325,12 +325,12 @@ def test_a_stack_has_the_bits_of_its_networks_alone(mlp, name):
     for k, seed in enumerate([7, 5, 6]):
         solo = mlp([4, 11, 7, 3], ["gelu", "relu"], seed=20 + k)
         alone = train(solo, X, y, weight, seed=seed, **{key: own(v, k) for key, v in settings.items()})
-        alike(stack.backend, stack.theta[k], solo.theta[0])
+        alike(stack.stack.backend, stack.theta[k], solo.theta[0])
         assert history.stopped[k] == alone.stopped
         assert history.best_epoch[k] == alone.best_epoch
         for curve in ("loss", "metric", "validation_loss", "validation_metric"):
             ours = [entry[k] for entry in getattr(history, curve)]
-            alike(stack.backend, ours[: alone.epochs], getattr(alone, curve))
+            alike(stack.stack.backend, ours[: alone.epochs], getattr(alone, curve))
             assert np.isnan(ours[alone.epochs :]).all()
     if name in ("early stopping", "update tolerance"):
         assert len(set(history.stopped)) > 1, "the case is empty if all networks end alike"
@@ -574,7 +574,7 @@ def test_an_update_that_itself_overflows_goes_back_to_the_epochs_start(mlp, batc
     """Loss and gradient are finite, the weights after the step are not."""
     X, y = line()
     net = mlp([1, 4, 1], "tanh", "half_squared_error")
-    before, rate = digest(net), 0.9 * float(np.finfo(net.backend.dtype).max)
+    before, rate = digest(net), 0.9 * float(np.finfo(net.stack.backend.dtype).max)
     with pytest.raises(DivergenceError, match="an update overflowed") as caught:
         train(net, X, 10 * y, optimizer="sgd", learning_rate=rate, batch_size=batch_size, epochs=3)
     assert caught.value.layer is None
@@ -613,7 +613,7 @@ def test_a_stack_goes_on_without_the_networks_that_diverged(mlp):
     for k, rate in ((0, 0.01), (2, 0.05)):
         solo = mlp([1, 4, 1], "identity", "half_squared_error", seed=k)
         train(solo, X, y, learning_rate=rate, seed=k, **settings)
-        alike(stack.backend, stack.theta[k], solo.theta[0])
+        alike(stack.stack.backend, stack.theta[k], solo.theta[0])
 
 
 def test_a_stack_that_diverges_to_the_last_network_raises(mlp):

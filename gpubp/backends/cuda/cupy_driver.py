@@ -171,9 +171,9 @@ class CupyDriver:
     def _launcher(self, name: str, function: Any) -> Kernel:
         doing = f'kernel "{name}"'
 
-        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
+        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...]) -> None:
             with self._in_stream(doing):
-                function(grid, (block,), args, shared_mem=shared)
+                function(grid, (block,), args)
 
         return launch
 

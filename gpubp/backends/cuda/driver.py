@@ -53,7 +53,7 @@ class Source(Protocol):
 class Kernel(Protocol):
     """A compiled kernel, launched on the driver's stream."""
 
-    def __call__(self, grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
+    def __call__(self, grid: tuple[int, int, int], block: int, args: tuple[Any, ...]) -> None:
         """Launch it.
 
         Parameters
@@ -64,8 +64,6 @@ class Kernel(Protocol):
             Threads of a block, along x.
         args : tuple
             Arrays, whose pointers are passed, and np.int32, np.int64, np.float32 or np.float64 scalars.
-        shared : int
-            Bytes of dynamic shared memory of a block.
         """
 
 
@@ -130,11 +128,6 @@ class GemmSpec:
         return f"product of {self.networks} x ({a}) ({b}), {types}, epilogue {self.epilogue}"
 
 
-def epilogue_supported(in_type: str, out_type: str, epilogue: str) -> bool:
-    """Whether a product of these types can end in this epilogue."""
-    return epilogue in EPILOGUES and (in_type, out_type) in TYPES
-
-
 class OutOfDeviceMemoryError(DeviceError):
     """The device has no room for an array.
 
@@ -164,7 +157,7 @@ class Driver(Protocol):
         """An array on the device; contents undefined."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """The same, zero."""
+        """An array of zeros on the device."""
 
     def to_device(self, host: Any) -> Array:
         """A copy of a host array on the device."""

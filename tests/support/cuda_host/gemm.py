@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.backends.cuda.driver import GemmSpec, epilogue_supported
+from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec
 from support.cuda_host.arrays import DeviceArray
 from support.cuda_host.memory import HostDriverError, Pointer
 
@@ -45,7 +45,7 @@ class HostProduct:
     """One prepared product."""
 
     def __init__(self, spec: GemmSpec) -> None:
-        if not epilogue_supported(spec.in_type, spec.out_type, spec.epilogue):
+        if spec.epilogue not in EPILOGUES or (spec.in_type, spec.out_type) not in TYPES:
             raise HostDriverError(f"gemm: cuBLASLt has no product of these types with this epilogue: {spec}")
         self.spec = spec
         self.in_type, self.out_type = type_named(spec.in_type), type_named(spec.out_type)
