@@ -77,35 +77,49 @@ class Softmax:
 
 def identity() -> Activation:
     """a = z; σ′ = 1."""
-    return Activation("identity", lambda xp, z: z, lambda xp, a: xp.ones_like(a), "a", "z", "T(1)")
+    return Activation(
+        name="identity",
+        f=lambda xp, z: z,
+        derivative=lambda xp, a: xp.ones_like(a),
+        derivative_from="a",
+        scalar_f="z",
+        scalar_derivative="T(1)",
+    )
 
 
 def sigmoid() -> Activation:
     """a = 1 / (1 + e⁻ᶻ); σ′ = a (1 − a), at most ¼. For z → −∞ the exponential overflows to the right 0."""
     return Activation(
-        "sigmoid",
-        lambda xp, z: 1 / (1 + xp.exp(-z)),
-        lambda xp, a: a * (1 - a),
-        "a",
-        "T(1) / (T(1) + exp(-z))",
-        "a * (T(1) - a)",
+        name="sigmoid",
+        f=lambda xp, z: 1 / (1 + xp.exp(-z)),
+        derivative=lambda xp, a: a * (1 - a),
+        derivative_from="a",
+        scalar_f="T(1) / (T(1) + exp(-z))",
+        scalar_derivative="a * (T(1) - a)",
     )
 
 
 def tanh() -> Activation:
     """a = tanh z; σ′ = 1 − a²."""
-    return Activation("tanh", lambda xp, z: xp.tanh(z), lambda xp, a: 1 - a * a, "a", "tanh(z)", "T(1) - a * a")
+    return Activation(
+        name="tanh",
+        f=lambda xp, z: xp.tanh(z),
+        derivative=lambda xp, a: 1 - a * a,
+        derivative_from="a",
+        scalar_f="tanh(z)",
+        scalar_derivative="T(1) - a * a",
+    )
 
 
 def relu() -> Activation:
     """a = max(0, z); σ′ = 1 for z > 0 and 0 at z ≤ 0. NaN stays NaN. Source: Nair and Hinton, 2010."""
     return Activation(
-        "relu",
-        lambda xp, z: xp.maximum(z, 0),
-        lambda xp, a: a.real > 0,
-        "a",
-        "select(z <= T(0), T(0), z)",
-        "select(a > T(0), T(1), T(0))",
+        name="relu",
+        f=lambda xp, z: xp.maximum(z, 0),
+        derivative=lambda xp, a: a.real > 0,
+        derivative_from="a",
+        scalar_f="select(z <= T(0), T(0), z)",
+        scalar_derivative="select(a > T(0), T(1), T(0))",
         init="he_normal",
     )
 
@@ -116,12 +130,12 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     # σ′ is read off the sign of a, which is the sign of z only then
     require("leaky_relu", "slope", slope, 0 <= slope < inf, "slope >= 0, such as 0.01")
     return Activation(
-        canonical("leaky_relu", slope=(slope, 0.01)),
-        lambda xp, z: xp.where(z.real > 0, z, slope * z),
-        lambda xp, a: xp.where(a.real > 0, xp.ones_like(a), a.dtype.type(slope)),
-        "a",
-        f"select(z > T(0), z, T({slope!r}) * z)",
-        f"select(a > T(0), T(1), T({slope!r}))",
+        name=canonical("leaky_relu", slope=(slope, 0.01)),
+        f=lambda xp, z: xp.where(z.real > 0, z, slope * z),
+        derivative=lambda xp, a: xp.where(a.real > 0, xp.ones_like(a), a.dtype.type(slope)),
+        derivative_from="a",
+        scalar_f=f"select(z > T(0), z, T({slope!r}) * z)",
+        scalar_derivative=f"select(a > T(0), T(1), T({slope!r}))",
         init="he_normal",
     )
 
@@ -131,12 +145,12 @@ def elu(alpha: float = 1.0) -> Activation:
     alpha = float(alpha)
     require("elu", "alpha", alpha, 0 <= alpha < inf, "alpha >= 0, such as 1.0")
     return Activation(
-        canonical("elu", alpha=(alpha, 1.0)),
-        lambda xp, z: xp.where(z.real > 0, z, alpha * xp.expm1(xp.minimum(z, 0))),
-        lambda xp, a: xp.where(a.real > 0, xp.ones_like(a), a + alpha),
-        "a",
-        f"select(z > T(0), z, T({alpha!r}) * expm1(z))",
-        f"select(a > T(0), T(1), a + T({alpha!r}))",
+        name=canonical("elu", alpha=(alpha, 1.0)),
+        f=lambda xp, z: xp.where(z.real > 0, z, alpha * xp.expm1(xp.minimum(z, 0))),
+        derivative=lambda xp, a: xp.where(a.real > 0, xp.ones_like(a), a + alpha),
+        derivative_from="a",
+        scalar_f=f"select(z > T(0), z, T({alpha!r}) * expm1(z))",
+        scalar_derivative=f"select(a > T(0), T(1), a + T({alpha!r}))",
         init="he_normal",
     )
 
@@ -151,12 +165,12 @@ def selu() -> Activation:
     """
     scale, floor = _SELU_SCALE, _SELU_SCALE * _SELU_ALPHA
     return Activation(
-        "selu",
-        lambda xp, z: xp.where(z.real > 0, scale * z, floor * xp.expm1(xp.minimum(z, 0))),
-        lambda xp, a: xp.where(a.real > 0, a.dtype.type(scale), a + floor),
-        "a",
-        f"select(z > T(0), T({scale!r}) * z, T({floor!r}) * expm1(z))",
-        f"select(a > T(0), T({scale!r}), a + T({floor!r}))",
+        name="selu",
+        f=lambda xp, z: xp.where(z.real > 0, scale * z, floor * xp.expm1(xp.minimum(z, 0))),
+        derivative=lambda xp, a: xp.where(a.real > 0, a.dtype.type(scale), a + floor),
+        derivative_from="a",
+        scalar_f=f"select(z > T(0), T({scale!r}) * z, T({floor!r}) * expm1(z))",
+        scalar_derivative=f"select(a > T(0), T({scale!r}), a + T({floor!r}))",
         init="lecun_normal",
     )
 
@@ -169,12 +183,12 @@ def softplus() -> Activation:
         return positive + xp.log1p(xp.exp(z - 2 * positive))  # z − 2 max(z, 0) = −|z|
 
     return Activation(
-        "softplus",
-        f,
-        lambda xp, a: -xp.expm1(-a),
-        "a",
-        "select(z > T(0), z, T(0)) + log1p(exp(-fabs(z)))",
-        "-expm1(-a)",
+        name="softplus",
+        f=f,
+        derivative=lambda xp, a: -xp.expm1(-a),
+        derivative_from="a",
+        scalar_f="select(z > T(0), z, T(0)) + log1p(exp(-fabs(z)))",
+        scalar_derivative="-expm1(-a)",
         init="he_normal",
     )
 
@@ -184,12 +198,12 @@ def gelu() -> Activation:
     half_root, density = sqrt(0.5), 1 / sqrt(2 * pi)
     phi = f"T(0.5) * (T(1) + erf(z * T({half_root!r})))"
     return Activation(
-        "gelu",
-        lambda xp, z: 0.5 * z * (1 + xp.erf(z * half_root)),
-        lambda xp, z: 0.5 * (1 + xp.erf(z * half_root)) + z * (density * xp.exp(-0.5 * z * z)),
-        "z",
-        f"z * ({phi})",
-        f"{phi} + z * (T({density!r}) * exp(T(-0.5) * z * z))",
+        name="gelu",
+        f=lambda xp, z: 0.5 * z * (1 + xp.erf(z * half_root)),
+        derivative=lambda xp, z: 0.5 * (1 + xp.erf(z * half_root)) + z * (density * xp.exp(-0.5 * z * z)),
+        derivative_from="z",
+        scalar_f=f"z * ({phi})",
+        scalar_derivative=f"{phi} + z * (T({density!r}) * exp(T(-0.5) * z * z))",
         init="he_normal",
     )
 
@@ -211,12 +225,12 @@ def gelu_tanh() -> Activation:
     zz = "select(z * z < T(10000), z * z, T(10000))"
     u = f"T({c!r}) * z * (T(1) + T({cubic!r}) * {zz})"
     return Activation(
-        "gelu_tanh",
-        lambda xp, z: 0.5 * z * (1 + tanh_u(xp, z)),
-        derivative,
-        "z",
-        f"T(0.5) * z * (T(1) + tanh({u}))",
-        f"T(0.5) * (T(1) + tanh({u})) + T(0.5) * z * (T(1) - tanh({u}) * tanh({u}))"
+        name="gelu_tanh",
+        f=lambda xp, z: 0.5 * z * (1 + tanh_u(xp, z)),
+        derivative=derivative,
+        derivative_from="z",
+        scalar_f=f"T(0.5) * z * (T(1) + tanh({u}))",
+        scalar_derivative=f"T(0.5) * (T(1) + tanh({u})) + T(0.5) * z * (T(1) - tanh({u}) * tanh({u}))"
         f" * (T({c!r}) * (T(1) + T({3 * cubic!r}) * {zz}))",
         init="he_normal",
     )
@@ -231,12 +245,12 @@ def silu() -> Activation:
 
     s = "(T(1) / (T(1) + exp(-z)))"
     return Activation(
-        "silu",
-        lambda xp, z: z / (1 + xp.exp(-z)),
-        derivative,
-        "z",
-        "z / (T(1) + exp(-z))",
-        f"{s} * (T(1) + z * (T(1) - {s}))",
+        name="silu",
+        f=lambda xp, z: z / (1 + xp.exp(-z)),
+        derivative=derivative,
+        derivative_from="z",
+        scalar_f="z / (T(1) + exp(-z))",
+        scalar_derivative=f"{s} * (T(1) + z * (T(1) - {s}))",
         init="he_normal",
     )
 
@@ -251,19 +265,26 @@ def mish() -> Activation:
 
     t = f"tanh({soft.scalar_f})"
     return Activation(
-        "mish",
-        lambda xp, z: z * xp.tanh(soft.f(xp, z)),
-        derivative,
-        "z",
-        f"z * {t}",
-        f"{t} + z * (T(1) - {t} * {t}) / (T(1) + exp(-z))",
+        name="mish",
+        f=lambda xp, z: z * xp.tanh(soft.f(xp, z)),
+        derivative=derivative,
+        derivative_from="z",
+        scalar_f=f"z * {t}",
+        scalar_derivative=f"{t} + z * (T(1) - {t} * {t}) / (T(1) + exp(-z))",
         init="he_normal",
     )
 
 
 def exponential() -> Activation:
     """a = eᶻ; σ′ = a. The mean of a Poisson model whose logits are log rates."""
-    return Activation("exponential", lambda xp, z: xp.exp(z), lambda xp, a: a, "a", "exp(z)", "a")
+    return Activation(
+        name="exponential",
+        f=lambda xp, z: xp.exp(z),
+        derivative=lambda xp, a: a,
+        derivative_from="a",
+        scalar_f="exp(z)",
+        scalar_derivative="a",
+    )
 
 
 SOFTMAX = Softmax()

@@ -48,15 +48,15 @@ class Initializer:
 
 def zeros() -> Initializer:
     """W = 0. Fine for a single layer, which is convex; in a deeper network a layer's units stay equal."""
-    return Initializer("zeros", lambda rng, fan_in, fan_out: np.zeros((fan_in, fan_out)))
+    return Initializer(name="zeros", weights=lambda rng, fan_in, fan_out: np.zeros((fan_in, fan_out)))
 
 
 def standard_normal() -> Initializer:
     """W ~ N(0, 1) and b ~ N(0, 1): large weights that saturate sigmoids. Source: Nielsen, 2015, chapter 1."""
     return Initializer(
-        "standard_normal",
-        lambda rng, fan_in, fan_out: rng.standard_normal((fan_in, fan_out)),
-        lambda rng, fan_out: rng.standard_normal(fan_out),
+        name="standard_normal",
+        weights=lambda rng, fan_in, fan_out: rng.standard_normal((fan_in, fan_out)),
+        biases=lambda rng, fan_out: rng.standard_normal(fan_out),
     )
 
 
@@ -110,7 +110,7 @@ def orthogonal(gain: float = 1.0) -> Initializer:
         q *= np.where(np.diagonal(r) < 0, -gain, gain)
         return np.ascontiguousarray(q if fan_in >= fan_out else q.T)
 
-    return Initializer(canonical("orthogonal", gain=(gain, 1.0)), weights)
+    return Initializer(name=canonical("orthogonal", gain=(gain, 1.0)), weights=weights)
 
 
 def _normal(name: str, variance: Callable[[int, int], float]) -> Initializer:
@@ -119,7 +119,7 @@ def _normal(name: str, variance: Callable[[int, int], float]) -> Initializer:
     def weights(rng: np.random.Generator, fan_in: int, fan_out: int) -> NDArray[np.float64]:
         return rng.standard_normal((fan_in, fan_out)) * sqrt(variance(fan_in, fan_out))
 
-    return Initializer(name, weights)
+    return Initializer(name=name, weights=weights)
 
 
 def _uniform(name: str, variance: Callable[[int, int], float]) -> Initializer:
@@ -129,7 +129,7 @@ def _uniform(name: str, variance: Callable[[int, int], float]) -> Initializer:
         bound = sqrt(3 * variance(fan_in, fan_out))
         return rng.uniform(-bound, bound, (fan_in, fan_out))
 
-    return Initializer(name, weights)
+    return Initializer(name=name, weights=weights)
 
 
 INITIALIZERS: dict[str, Callable[..., Initializer]] = {

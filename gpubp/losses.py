@@ -54,9 +54,9 @@ def _squared_error(xp: Namespace, logits: Array, output: Callable[[], Array], y:
     return ((output().real - y) ** 2).mean(axis=-1)
 
 
-CLASS_ACCURACY = Metric("accuracy", _hits_of_classes, float)
-LABEL_ACCURACY = Metric("accuracy", _hits_of_labels, float)
-RMSE = Metric("rmse", _squared_error, lambda mean: float(mean) ** 0.5)
+CLASS_ACCURACY = Metric(name="accuracy", per_row=_hits_of_classes, finish=float)
+LABEL_ACCURACY = Metric(name="accuracy", per_row=_hits_of_labels, finish=float)
+RMSE = Metric(name="rmse", per_row=_squared_error, finish=lambda mean: float(mean) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +112,9 @@ def half_squared_error() -> Loss:
         return 0.5 * error * error, error
 
     return Loss(
-        "half_squared_error",
-        formula,
-        identity(),
+        name="half_squared_error",
+        formula=formula,
+        output_activation=identity(),
         scalar_value="T(0.5) * (z - y) * (z - y)",
         scalar_delta="z - y",
     )
@@ -129,9 +129,9 @@ def absolute_error() -> Loss:
         return sign * error, sign
 
     return Loss(
-        "absolute_error",
-        formula,
-        identity(),
+        name="absolute_error",
+        formula=formula,
+        output_activation=identity(),
         scalar_value="fabs(z - y)",
         scalar_delta="select(z > y, T(1), select(z < y, T(-1), T(0) * (z - y)))",
     )
@@ -150,9 +150,9 @@ def huber(delta: float = 1.0) -> Loss:
     d = f"T({delta!r})"
     cut = f"select(z - y > {d}, {d}, select(z - y < -{d}, -{d}, z - y))"
     return Loss(
-        canonical("huber", delta=(delta, 1.0)),
-        formula,
-        identity(),
+        name=canonical("huber", delta=(delta, 1.0)),
+        formula=formula,
+        output_activation=identity(),
         scalar_value=f"{cut} * (z - y - T(0.5) * {cut})",
         scalar_delta=cut,
     )
@@ -175,9 +175,9 @@ def quantile(q: float = 0.5) -> Loss:
     over, under = f"T({1 - q!r})", f"T({-q!r})"
     slope = f"select(z > y, {over}, select(z < y, {under}, T(0) * (z - y)))"
     return Loss(
-        canonical("quantile", q=(q, 0.5)),
-        formula,
-        identity(),
+        name=canonical("quantile", q=(q, 0.5)),
+        formula=formula,
+        output_activation=identity(),
         scalar_value=f"{slope} * (z - y)",
         scalar_delta=slope,
     )
@@ -191,9 +191,9 @@ def poisson() -> Loss:
         return rate - y * z, rate - y
 
     return Loss(
-        "poisson",
-        formula,
-        exponential(),
+        name="poisson",
+        formula=formula,
+        output_activation=exponential(),
         scalar_value="exp(z) - y * z",
         scalar_delta="exp(z) - y",
         targets=(0.0, inf),
@@ -216,9 +216,9 @@ def binary_cross_entropy() -> Loss:
 
     target, decay = "(y + s * (T(0.5) - y))", "exp(-fabs(z))"
     return Loss(
-        "binary_cross_entropy",
-        formula,
-        sigmoid(),
+        name="binary_cross_entropy",
+        formula=formula,
+        output_activation=sigmoid(),
         metric=LABEL_ACCURACY,
         classification=True,
         scalar_value=f"log1p({decay}) + (select(z > T(0), z, T(0)) - {target} * z)",
@@ -257,9 +257,9 @@ def cross_entropy() -> Loss:
         return (xp.log(total) - aim)[..., 0], delta
 
     return Loss(
-        "cross_entropy",
-        formula,
-        SOFTMAX,
+        name="cross_entropy",
+        formula=formula,
+        output_activation=SOFTMAX,
         metric=CLASS_ACCURACY,
         classification=True,
         targets=(0.0, 1.0),
@@ -287,7 +287,15 @@ def with_output_activation(loss: Loss, activation: Activation | Softmax) -> Loss
         value, grad_a = loss.formula(xp, a, y, smoothing)
         return value, activation.grad_z(xp, grad_a, z, a)
 
-    return Loss(loss.name, formula, activation, loss.metric, loss.classification, targets=loss.targets, values=loss)
+    return Loss(
+        name=loss.name,
+        formula=formula,
+        output_activation=activation,
+        metric=loss.metric,
+        classification=loss.classification,
+        targets=loss.targets,
+        values=loss,
+    )
 
 
 LOSSES: dict[str, Callable[..., Loss]] = {

@@ -83,9 +83,9 @@ class Optimizer:
 def sgd() -> Optimizer:
     """update = η g. Gradient descent; with small batches, stochastic. Source: Robbins and Monro, 1951."""
     return Optimizer(
-        "sgd",
-        lambda o: {"lr": o["lr"]},
-        lambda xp, g, slots, s: (s["lr"] * g, ()),
+        name="sgd",
+        scalars=lambda o: {"lr": o["lr"]},
+        step=lambda xp, g, slots, s: (s["lr"] * g, ()),
         scalar_prologue=(),
         scalar_step=(("update", "lr * g"),),
     )
@@ -99,9 +99,9 @@ def momentum() -> Optimizer:
         return s["lr"] * v, (v,)
 
     return Optimizer(
-        "momentum",
-        lambda o: {"lr": o["lr"], "momentum": o["momentum"]},
-        step,
+        name="momentum",
+        scalars=lambda o: {"lr": o["lr"], "momentum": o["momentum"]},
+        step=step,
         slots=("v",),
         options={"momentum": 0.9},
         scalar_prologue=(),
@@ -117,9 +117,9 @@ def nesterov() -> Optimizer:
         return s["lr"] * (g + s["momentum"] * v), (v,)
 
     return Optimizer(
-        "nesterov",
-        lambda o: {"lr": o["lr"], "momentum": o["momentum"]},
-        step,
+        name="nesterov",
+        scalars=lambda o: {"lr": o["lr"], "momentum": o["momentum"]},
+        step=step,
         slots=("v",),
         options={"momentum": 0.9},
         scalar_prologue=(),
@@ -135,9 +135,9 @@ def adagrad() -> Optimizer:
         return s["lr"] * g / (xp.sqrt(v) + s["eps"]), (v,)
 
     return Optimizer(
-        "adagrad",
-        lambda o: {"lr": o["lr"], "eps": o["eps"]},
-        step,
+        name="adagrad",
+        scalars=lambda o: {"lr": o["lr"], "eps": o["eps"]},
+        step=step,
         slots=("v",),
         options={"eps": 1e-10},
         scalar_prologue=(),
@@ -153,9 +153,9 @@ def rmsprop() -> Optimizer:
         return s["lr"] * g / (xp.sqrt(v) + s["eps"]), (v,)
 
     return Optimizer(
-        "rmsprop",
-        lambda o: {"lr": o["lr"], "rho": o["rho"], "rest": 1 - o["rho"], "eps": o["eps"]},
-        step,
+        name="rmsprop",
+        scalars=lambda o: {"lr": o["lr"], "rho": o["rho"], "rest": 1 - o["rho"], "eps": o["eps"]},
+        step=step,
         slots=("v",),
         options={"rho": 0.99, "eps": 1e-8},
         scalar_prologue=(("rest", "1 - rho"),),
@@ -186,9 +186,9 @@ def adam() -> Optimizer:
         return s["rate"] * m / (s["root"] * xp.sqrt(v) + s["eps"]), (m, v)
 
     return Optimizer(
-        "adam",
-        scalars,
-        step,
+        name="adam",
+        scalars=scalars,
+        step=step,
         slots=("m", "v"),
         options={"beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
         scalar_prologue=(
@@ -209,11 +209,11 @@ def adamw() -> Optimizer:
     """Adam with decoupled weight decay, 0.01 unless named. Source: Loshchilov and Hutter, 2019."""
     rule = adam()
     return Optimizer(
-        "adamw",
-        rule.scalars,
-        rule.step,
-        rule.slots,
-        rule.options,
+        name="adamw",
+        scalars=rule.scalars,
+        step=rule.step,
+        slots=rule.slots,
+        options=rule.options,
         weight_decay=1e-2,
         scalar_prologue=rule.scalar_prologue,
         scalar_step=rule.scalar_step,

@@ -36,9 +36,44 @@ class Precision:
 _DOUBLE, _SINGLE, _BRAIN = 1.7976931348623157e308, 3.4028234663852886e38, 3.3895313892515355e38
 
 PRECISIONS: dict[str, Precision] = {
-    "float64": Precision("float64", "float64", "float64", _DOUBLE, (5, 0), 1e-12),
-    "float32": Precision("float32", "float32", "float32", _SINGLE, (5, 0), 1e-4),
-    "tf32": Precision("float32", "float32", "tf32", _SINGLE, (8, 0), 2e-2),
-    "bfloat16": Precision("float32", "bfloat16", "float32", _BRAIN, (8, 0), 2e-1),
-    "float16": Precision("float32", "float16", "float32", 65504.0, (7, 0), 2e-2),
+    "float64": Precision(
+        parameters="float64",
+        storage="float64",
+        compute="float64",
+        largest=_DOUBLE,
+        capability=(5, 0),
+        gradient_tolerance=1e-12,
+    ),
+    "float32": Precision(
+        parameters="float32",
+        storage="float32",
+        compute="float32",
+        largest=_SINGLE,
+        capability=(5, 0),
+        gradient_tolerance=1e-4,
+    ),
+    "tf32": Precision(
+        parameters="float32",
+        storage="float32",
+        compute="tf32",
+        largest=_SINGLE,
+        capability=(8, 0),
+        gradient_tolerance=2e-2,
+    ),
+    "bfloat16": Precision(
+        parameters="float32",
+        storage="bfloat16",
+        compute="float32",
+        largest=_BRAIN,
+        capability=(8, 0),
+        gradient_tolerance=2e-1,
+    ),
+    "float16": Precision(
+        parameters="float32",
+        storage="float16",
+        compute="float32",
+        largest=65504.0,
+        capability=(7, 0),
+        gradient_tolerance=2e-2,
+    ),
 }

@@ -68,15 +68,15 @@ ScheduleSpec: TypeAlias = str | Schedule | Callable[[Progress], ArrayLike] | Non
 
 def constant() -> Schedule:
     """factor = 1."""
-    return Schedule("constant", lambda progress: np.ones(progress.step.shape))
+    return Schedule(name="constant", factor=lambda progress: np.ones(progress.step.shape))
 
 
 def inverse_scaling(power: float = 0.5) -> Schedule:
     """factor = (1 + t)^−power at step t. Source: Robbins and Monro, 1951 (½ < power ≤ 1 for convergence)."""
     require("inverse_scaling", "power", power, 0 <= power < inf, "power >= 0, such as 0.5")
     return Schedule(
-        canonical("inverse_scaling", power=(power, 0.5)),
-        lambda progress: (1 + progress.step.astype(np.float64)) ** -power,
+        name=canonical("inverse_scaling", power=(power, 0.5)),
+        factor=lambda progress: (1 + progress.step.astype(np.float64)) ** -power,
     )
 
 
@@ -85,8 +85,8 @@ def step(every: int = 10, gamma: float = 0.1) -> Schedule:
     require("step", "every", every, every >= 1 and float(every).is_integer(), "a whole number of epochs >= 1")
     _check_gamma("step", gamma)
     return Schedule(
-        canonical("step", every=(every, 10), gamma=(gamma, 0.1)),
-        lambda progress: gamma ** (progress.epoch // every).astype(np.float64),
+        name=canonical("step", every=(every, 10), gamma=(gamma, 0.1)),
+        factor=lambda progress: gamma ** (progress.epoch // every).astype(np.float64),
     )
 
 
@@ -94,8 +94,8 @@ def exponential(gamma: float = 0.95) -> Schedule:
     """factor = gamma^epoch, constant within an epoch. Source: common practice; PyTorch's ExponentialLR."""
     _check_gamma("exponential", gamma)
     return Schedule(
-        canonical("exponential", gamma=(gamma, 0.95)),
-        lambda progress: gamma ** progress.epoch.astype(np.float64),
+        name=canonical("exponential", gamma=(gamma, 0.95)),
+        factor=lambda progress: gamma ** progress.epoch.astype(np.float64),
     )
 
 
@@ -106,8 +106,8 @@ def cosine(final: float = 0.0) -> Schedule:
     """
     require("cosine", "final", final, 0 <= final < inf, "final >= 0, such as 0.01")
     return Schedule(
-        canonical("cosine", final=(final, 0.0)),
-        lambda progress: _half_cosine(1.0, final, progress.step / progress.total_steps),
+        name=canonical("cosine", final=(final, 0.0)),
+        factor=lambda progress: _half_cosine(1.0, final, progress.step / progress.total_steps),
     )
 
 
@@ -130,7 +130,7 @@ def warmup(into: ScheduleSpec = "constant", fraction: float = 0.05) -> Schedule:
         return np.where(progress.step < n, (progress.step + 1) / n, then.factor(rest))
 
     inner = then.name if then.name.isidentifier() else repr(then.name)  # what has arguments is quoted
-    return Schedule(canonical("warmup", into=(inner, "constant"), fraction=(fraction, 0.05)), factor)
+    return Schedule(name=canonical("warmup", into=(inner, "constant"), fraction=(fraction, 0.05)), factor=factor)
 
 
 def one_cycle(peak: float = 1.0, start: float = 0.04, end: float = 1e-4, fraction: float = 0.3) -> Schedule:
@@ -152,7 +152,7 @@ def one_cycle(peak: float = 1.0, start: float = 0.04, end: float = 1e-4, fractio
         return np.where(t < top, _half_cosine(start, peak, up), _half_cosine(peak, end, down))
 
     spelling = {"peak": (peak, 1.0), "start": (start, 0.04), "end": (end, 1e-4), "fraction": (fraction, 0.3)}
-    return Schedule(canonical("one_cycle", **spelling), factor)
+    return Schedule(name=canonical("one_cycle", **spelling), factor=factor)
 
 
 def reduce_on_plateau(patience: int = 5, gamma: float = 0.5, threshold: float = 1e-4) -> Schedule:
@@ -179,7 +179,7 @@ def reduce_on_plateau(patience: int = 5, gamma: float = 0.5, threshold: float = 
         return np.array(after)[np.minimum(progress.epoch, len(progress.losses))]
 
     spelling = {"patience": (patience, 5), "gamma": (gamma, 0.5), "threshold": (threshold, 1e-4)}
-    return Schedule(canonical("reduce_on_plateau", **spelling), factor)
+    return Schedule(name=canonical("reduce_on_plateau", **spelling), factor=factor)
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -244,7 +244,7 @@ def _custom(function: Callable[[Progress], ArrayLike]) -> Schedule:
             )
         return factors.copy()
 
-    return Schedule("custom", factor)
+    return Schedule(name="custom", factor=factor)
 
 
 def _half_cosine(first: float, last: float, way: Factors) -> Factors:

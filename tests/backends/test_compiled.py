@@ -91,7 +91,7 @@ def test_elementary_functions_at_the_ends_of_the_numbers(name, dtype):
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_every_activation_loss_and_optimizer_trains_as_in_the_reference(machine, rng, activation):
+def test_every_activation_loss_and_optimizer_trains_as_in_the_reference(rng, activation):
     """Three steps with all that a step can have, the last of fewer rows."""
     X, weight = rng.standard_normal((11, 5)), rng.random(11) + 0.1
     for loss in LOSSES:
@@ -110,7 +110,7 @@ def test_every_activation_loss_and_optimizer_trains_as_in_the_reference(machine,
 
 
 @pytest.mark.parametrize("output", ["sigmoid", "tanh", "gelu", "softmax"])
-def test_a_loss_through_another_output_activation(machine, rng, output):
+def test_a_loss_through_another_output_activation(rng, output):
     X, y = rng.standard_normal((9, 4)), rng.random((9, 3))
     nets = [
         machine(kind, [4, 3], loss="half_squared_error", output_activation=output) for kind in ("reference", "compiled")
@@ -170,7 +170,7 @@ def test_what_is_not_finite_shows_in_the_totals_of_its_network_alone(rng, name, 
     ],
     ids=lambda X: f"{X.dtype}-{X.strides}",
 )
-def test_rows_of_any_kind_of_array_are_gathered(machine, X, rng):
+def test_rows_of_any_kind_of_array_are_gathered(X, rng):
     """Also of those that no loop is made for: the reference does that operation."""
     y, thetas = rng.integers(0, 2, 20), []
     for kind in ("reference", "compiled"):
@@ -226,7 +226,7 @@ def plain(record):
     ids=["none", "activation", "row-wise loss", "elementwise loss", "optimizer"],
 )
 def test_a_record_without_scalar_expressions_falls_back_for_its_operations_alone(
-    machine, rng, calls, records, expected
+    rng, calls, records, expected
 ):
     activation, loss = records.get("activation", "relu"), records.get("loss", "cross_entropy")
     X, y = rng.standard_normal((20, 4)), targets(get_loss(loss), rng, 20, 3)
@@ -239,7 +239,7 @@ def test_a_record_without_scalar_expressions_falls_back_for_its_operations_alone
     assert calls == expected
 
 
-def test_a_record_of_ones_own_is_compiled(machine, rng, calls):
+def test_a_record_of_ones_own_is_compiled(rng, calls):
     """Whatever its names: loops give none away."""
     cube = Activation("z", lambda xp, z: z**3, lambda xp, z: 3 * z * z, "z", "z * z * z", "T(3) * z * z")
     rule = Optimizer(
@@ -270,7 +270,7 @@ def test_an_expression_outside_the_common_subset_is_refused_by_name(expression, 
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_no_result_depends_on_cores_or_portions(machine, monkeypatch, rng, shuffle):
+def test_no_result_depends_on_cores_or_portions(monkeypatch, rng, shuffle):
     """The same bits on any number of threads, in one portion or many, and as the networks have alone."""
     X, y = rng.standard_normal((40, 6)), rng.integers(0, 3, 40)
 
@@ -288,7 +288,7 @@ def test_no_result_depends_on_cores_or_portions(machine, monkeypatch, rng, shuff
             np.testing.assert_array_equal(trained(models=5, seed=0), solo)
 
 
-def test_blas_has_its_threads_back_after_a_stack(machine, rng):
+def test_blas_has_its_threads_back_after_a_stack(rng):
     from threadpoolctl import threadpool_info
 
     before = [library["num_threads"] for library in threadpool_info()]
@@ -296,7 +296,7 @@ def test_blas_has_its_threads_back_after_a_stack(machine, rng):
     assert [library["num_threads"] for library in threadpool_info()] == before
 
 
-def test_a_network_is_copied_with_its_backend(machine, rng):
+def test_a_network_is_copied_with_its_backend(rng):
     net = machine("compiled", [3, 2])
     X = rng.standard_normal((4, 3))
     np.testing.assert_array_equal(copy.deepcopy(net).forward(X), net.forward(X))
