@@ -44,8 +44,8 @@ class GradientCheck:
     def __str__(self) -> str:
         lines = [f"{name:<12} {error:.1e}" for name, error in self.errors.items()]
         verdict = "gradients are right" if self.ok else "GRADIENTS ARE WRONG"
-        return "\n".join([*lines, f"{verdict}: largest relative error {max(self.errors.values()):.1e}, "
-                          f"tolerance {self.tolerance:.0e}"])  # fmt: skip
+        worst = f"largest relative error {max(self.errors.values()):.1e}, tolerance {self.tolerance:.0e}"
+        return "\n".join([*lines, f"{verdict}: {worst}"])
 
 
 def check_gradients(

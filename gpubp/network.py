@@ -263,7 +263,7 @@ class MLP:
         except DataError:
             raise
         except UsageError as error:
-            own = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
-            raise DataError(f"{path}: {error}{own}") from None
+            hint = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
+            raise DataError(f"{path}: {error}{hint}") from None
         net.preprocessing = saved.get("preprocessing")
         return net

@@ -63,8 +63,8 @@ class Optimizer:
         UsageError
             If an option is unknown, or is not between 0 and 1 (``eps``: positive).
         """
-        given = dict(options or {})
-        for key, value in given.items():
+        chosen = dict(options or {})
+        for key, value in chosen.items():
             if key not in self.options:
                 hint = suggest(key, self.options) if self.options else "it takes none"
                 raise UsageError(f'optimizer "{self.name}" has no option "{key}"; {hint}')
@@ -77,7 +77,7 @@ class Optimizer:
                 if not valid:
                     rule = "eps > 0" if key == "eps" else f"0 <= {key} < 1"
                     raise UsageError(f'optimizer "{self.name}": {key}={v} does not fit; use {rule}')
-        return {**self.options, **given}
+        return {**self.options, **chosen}
 
 
 def sgd() -> Optimizer:

@@ -7,11 +7,12 @@ import graphlib
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from support.package import MODULES
+from support.package import MODULES, PACKAGE
 
 # The rooms of the house, from the bottom up: a module imports from its own room and from those below. A name is a
 # module of the package or a folder with all that is in it.
@@ -23,11 +24,10 @@ ROOMS = (
     ("serialization", {"serialization"}),
     ("network", {"network", "stack", "checks", "diagnostics"}),
     ("training", {"training"}),
-    ("estimators", {"estimators"}),
-    ("data", {"data"}),
-    ("bench", {"bench"}),
+    ("beside each other", {"data", "estimators", "bench"}),
     ("command line", {"cli", "__main__"}),
 )
+APART = {"data", "estimators", "bench"}  # none of which imports another
 REGISTRIES = ROOMS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}
@@ -35,7 +35,17 @@ UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pan
 UNLOADED |= {"cupy", "cupyx", "cuda", "nvmath", "ml_dtypes"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_CALLS = ("allow_pickle=True", "joblib.load")
-LONGEST = 500
+LONGEST = 500  # lines of a file
+HIGHEST, WIDEST = 16, 20  # storeys of rooms; Python files at the top level of the package
+LONGEST_FUNCTION, MOST_PARAMETERS = 60, 8  # lines without the docstring; without self
+# What users call with keywords, whose many parameters are theirs to choose from.
+PUBLIC_SIGNATURES = {
+    "gpubp.network.MLP.__init__",
+    "gpubp.training.loop.train",
+    "gpubp.estimators.classifier.MLPClassifier.__init__",
+    "gpubp.estimators.regressor.MLPRegressor.__init__",
+    "gpubp.estimators.search.search_cv.MLPSearchCV.__init__",
+}
 
 
 def _imports(name: str, *, in_functions: bool = True) -> set[str]:
@@ -92,6 +102,21 @@ def test_import_of_reads_every_form_of_statement(tmp_path: Path, monkeypatch: py
 def test_a_module_imports_only_from_its_own_room_and_those_below(name: str) -> None:
     above = {imported for imported in _imports(name) if imported.startswith("gpubp.") and _room(imported) > _room(name)}
     assert not above, f"{name} is in room {ROOMS[_room(name)][0]!r} and may not import {sorted(above)}"
+    beside = {_head(imported) for imported in _imports(name) if imported in MODULES} & APART - {_head(name)}
+    assert _head(name) not in APART or not beside, f"{name} may not import from {sorted(beside)}"
+
+
+def test_the_house_is_low_and_its_ground_floor_small() -> None:
+    """Rooms are the modules and folders of the package; a room stands one storey above the highest that it imports."""
+    rooms: dict[str, set[str]] = {}
+    for name in MODULES:
+        imported = {_head(other) for other in _imports(name) if other in MODULES}
+        rooms.setdefault(_head(name), set()).update(imported - {_head(name)})
+    storeys: dict[str, int] = {}
+    for room in graphlib.TopologicalSorter(rooms).static_order():  # raises CycleError, which names the cycle
+        storeys[room] = 1 + max((storeys[below] for below in rooms[room]), default=0)
+    assert max(storeys.values()) <= HIGHEST, storeys
+    assert len(list(PACKAGE.glob("*.py"))) <= WIDEST
 
 
 def test_imports_form_no_cycle() -> None:
@@ -141,3 +166,31 @@ def test_backprop_does_not_know_the_device() -> None:
 def test_a_file_is_one_idea(name: str) -> None:
     lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
     assert lines <= LONGEST, f"{name} has {lines} lines; is it still one idea?"
+
+
+def _functions(name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Full names and syntax trees of the functions and methods of a module."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            inner = f"{prefix}.{child.name}" if isinstance(child, ast.FunctionDef | ast.ClassDef) else prefix
+            if isinstance(child, ast.FunctionDef):
+                yield inner, child
+            yield from walk(child, inner)
+
+    yield from walk(ast.parse(MODULES[name].read_text(encoding="utf-8")), name)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_functions_are_short_and_take_few_parameters(name: str) -> None:
+    for function, node in _functions(name):
+        if function in PUBLIC_SIGNATURES:
+            continue
+        first = node.body[0]
+        documented = ast.get_docstring(node) is not None
+        docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+        lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
+        assert lines <= LONGEST_FUNCTION, f"{function} has {lines} lines"
+        parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        count = len([parameter for parameter in parameters if parameter.arg not in ("self", "cls")])
+        assert count <= MOST_PARAMETERS, f"{function} takes {count} parameters"

@@ -84,8 +84,8 @@ class ReferenceBackend:
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
         rows = self._rows(epoch, out.shape[1])
         if len(source) > 1:
-            for k, own in enumerate(source):
-                out[k] = own[rows[k if len(rows) > 1 else 0]]
+            for k, data in enumerate(source):
+                out[k] = data[rows[k if len(rows) > 1 else 0]]
         elif source.dtype == out.dtype:
             np.take(source[0], rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
         else:
@@ -195,8 +195,8 @@ class ReferenceBackend:
         if state.l2 is not None and state.penalty is not None:
             recorded = 0.5 * state.l2 * self._squared_norm(theta[:, weights])
             state.penalty[:, index] = xp.where(state.active, recorded, state.penalty[:, index])
-        given = {**state.options, "lr": learning_rate, "t": xp.maximum(state.updates, 1)}
-        scalars = {name: self._cast(value) for name, value in state.rule.scalars(given).items()}
+        options = {**state.options, "lr": learning_rate, "t": xp.maximum(state.updates, 1)}
+        scalars = {name: self._cast(value) for name, value in state.rule.scalars(options).items()}
         clip = None
         if state.max_grad_norm is not None:
             norm = xp.sqrt(xp.where(sound, square, 1.0))

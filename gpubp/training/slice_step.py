@@ -20,19 +20,22 @@ def initial_state(
     rule: Optimizer,
     options: Mapping[str, NDArray[np.float64]],
     *,
-    largest_update: NDArray[np.float64] | None = None,
-    l2: NDArray[np.float64] | None = None,
-    weight_decay: NDArray[np.float64] | None = None,
-    max_grad_norm: NDArray[np.float64] | None = None,
     l2_by_batch: bool = False,
-    penalty: NDArray[np.float64] | None = None,
+    **per_network: NDArray[np.float64] | None,
 ) -> OptimizerState:
-    """The `OptimizerState` before the first update, from numbers on the host."""
+    """The `OptimizerState` before the first update, from numbers on the host.
+
+    Parameters
+    ----------
+    stack : Stack
+    rule : Optimizer
+    options : mapping of str to (K,) array
+        The rule's.
+    l2_by_batch : bool
+    **per_network
+        ``l2``, ``weight_decay``, ``max_grad_norm``, ``largest_update``, ``penalty``, as the state has them.
+    """
     backend = stack.backend
-
-    def placed(array: NDArray[np.float64] | None) -> Array | None:
-        return None if array is None else backend.from_host(array)
-
     return OptimizerState(
         rule=rule,
         options={name: backend.from_host(value) for name, value in options.items()},
@@ -41,12 +44,8 @@ def initial_state(
         active=backend.from_host(np.ones(stack.models, np.bool_)),
         fault_step=backend.from_host(np.full(stack.models, -1)),
         n_weights=stack.layout.n_weights,
-        largest_update=placed(largest_update),
-        l2=placed(l2),
-        weight_decay=placed(weight_decay),
-        max_grad_norm=placed(max_grad_norm),
         l2_by_batch=l2_by_batch,
-        penalty=placed(penalty),
+        **{name: backend.from_host(array) for name, array in per_network.items() if array is not None},
     )
 
 

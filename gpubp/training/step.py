@@ -143,8 +143,8 @@ class TrainingStep:
         places = np.flatnonzero(self.members == k)
         if not len(places):
             return None
-        own, optimizer = slice(int(places[0]), int(places[0]) + 1), self.state.optimizer
-        return optimizer.updates[own], tuple(slot[own] for slot in optimizer.slots)
+        place, optimizer = slice(int(places[0]), int(places[0]) + 1), self.state.optimizer
+        return optimizer.updates[place], tuple(slot[place] for slot in optimizer.slots)
 
     # -- training --------------------------------------------------------------------------------------
 

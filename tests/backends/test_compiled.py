@@ -225,9 +225,7 @@ def plain(record):
     ],
     ids=["none", "activation", "row-wise loss", "elementwise loss", "optimizer"],
 )
-def test_a_record_without_scalar_expressions_falls_back_for_its_operations_alone(
-    rng, calls, records, expected
-):
+def test_a_record_without_scalar_expressions_falls_back_for_its_operations_alone(rng, calls, records, expected):
     activation, loss = records.get("activation", "relu"), records.get("loss", "cross_entropy")
     X, y = rng.standard_normal((20, 4)), targets(get_loss(loss), rng, 20, 3)
     thetas = []

@@ -71,10 +71,10 @@ class CompiledBackend(ReferenceBackend):
         if not (source.dtype.isnative and source.dtype.name in NUMBERS and _regular(source, out)):
             return self._call(super().gather, source, epoch, out)
         columns = out[0, 0].size
-        given = Arguments().numbers(out.shape[1], columns, columns * source.itemsize).parts(source.dtype, source)
-        given.parts(out.dtype, out).parts(np.int64, epoch.order).tables(np.int64, epoch.cursor)
-        given.numbers(epoch.batch_size)
-        self._launch(gather_source(source.dtype.name, out.dtype.name), "gather", len(out), given)
+        arguments = Arguments().numbers(out.shape[1], columns, columns * source.itemsize).parts(source.dtype, source)
+        arguments.parts(out.dtype, out).parts(np.int64, epoch.order).tables(np.int64, epoch.cursor)
+        arguments.numbers(epoch.batch_size)
+        self._launch(gather_source(source.dtype.name, out.dtype.name), "gather", len(out), arguments)
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         if self._program is None or not self._typed(a, b, out):
@@ -84,10 +84,10 @@ class CompiledBackend(ReferenceBackend):
         places = [[address_of(x[k if len(x) > 1 else 0]) for x in operands] for k in range(networks)]
         sizes = [1, rows, operands[0].shape[2], columns]
         strides = [0, 0, 0, *(stride for x in operands for stride in x.strides[1:])]
-        given = Arguments().numbers(matmul_loop(self.dtype))
-        given.tables(np.int64, *(np.array(table, np.int64) for table in (places, sizes, strides)))
-        given.kept += operands
-        self._launch(launch_source(), "matmul", networks, given)
+        arguments = Arguments().numbers(matmul_loop(self.dtype))
+        arguments.tables(np.int64, *(np.array(table, np.int64) for table in (places, sizes, strides)))
+        arguments.arrays += operands
+        self._launch(launch_source(), "matmul", networks, arguments)
 
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
@@ -147,15 +147,15 @@ class CompiledBackend(ReferenceBackend):
         if module is None or not (self._typed(*buffers) and all(x.flags.c_contiguous for x in buffers)):
             return self._call(super().optimizer_step, state, theta, grad, epoch)
         networks, size = theta.shape
-        given = Arguments().numbers(size, state.n_weights, theta.strides[0]).tables(self.dtype, theta, grad)
-        given.tables(np.int64, epoch.cursor, epoch.first_step).tables(np.float64, epoch.learning_rate, epoch.totals)
-        given.numbers(epoch.normalizer.shape[1])
-        given.tables(np.int64, state.updates, state.fault_step).tables(np.bool_, state.active)
-        given.tables(np.float64, state.largest_update, state.l2, state.weight_decay, state.max_grad_norm)
-        given.tables(np.float64, epoch.normalizer if state.l2_by_batch else None, state.penalty)
-        given.tables(np.float64, *(state.options[name] for name in state.rule.options))
-        given.tables(self.dtype, *state.slots)
-        self._launch(module, "optimizer_step", networks, given)
+        arguments = Arguments().numbers(size, state.n_weights, theta.strides[0]).tables(self.dtype, theta, grad)
+        arguments.tables(np.int64, epoch.cursor, epoch.first_step).tables(np.float64, epoch.learning_rate, epoch.totals)
+        arguments.numbers(epoch.normalizer.shape[1])
+        arguments.tables(np.int64, state.updates, state.fault_step).tables(np.bool_, state.active)
+        arguments.tables(np.float64, state.largest_update, state.l2, state.weight_decay, state.max_grad_norm)
+        arguments.tables(np.float64, epoch.normalizer if state.l2_by_batch else None, state.penalty)
+        arguments.tables(np.float64, *(state.options[name] for name in state.rule.options))
+        arguments.tables(self.dtype, *state.slots)
+        self._launch(module, "optimizer_step", networks, arguments)
         if self._program is None:
             epoch.cursor += 1
         else:

@@ -67,8 +67,8 @@ def address(module: ModuleType, name: str) -> int:
 
     loop: Any = numba.cfunc("void(intp, intp, intp)", cache=True, **module.LOOP)(getattr(module, name))
     setattr(module, f"compiled_{name}", loop)  # keeps the code alive
-    found: int = loop.address
-    return found
+    place: int = loop.address
+    return place
 
 
 @cache

@@ -32,7 +32,7 @@ class Arguments:
 
     def __init__(self) -> None:
         self.values: list[int] = []
-        self.kept: list[Array] = []
+        self.arrays: list[Array] = []
 
     def numbers(self, *values: int) -> Arguments:
         """Append numbers."""
@@ -43,7 +43,7 @@ class Arguments:
         """Append where an array begins and the bytes from one network's part to the next, 0 where it is shared."""
         for array in arrays:
             assert array is None or (array.dtype == dtype and array[0].flags.c_contiguous)
-            self._keep(array)
+            self._append(array)
             self.values.append(0 if array is None or len(array) == 1 else array.strides[0])
         return self
 
@@ -51,11 +51,11 @@ class Arguments:
         """Append where arrays in one piece begin; 0 for none."""
         for array in arrays:
             assert array is None or (array.dtype == dtype and array.flags.c_contiguous)
-            self._keep(array)
+            self._append(array)
         return self
 
-    def _keep(self, array: Array | None) -> None:
-        self.kept.append(array)
+    def _append(self, array: Array | None) -> None:
+        self.arrays.append(array)
         self.values.append(0 if array is None else address_of(array))
 
 
@@ -71,15 +71,15 @@ class Launches:
 
     def __init__(self, function: int, networks: int, arguments: Arguments) -> None:
         self.networks, self.shares = networks, False
-        given = np.array(arguments.values, np.int64)
-        self._kept = [given, *arguments.kept]
-        self._functions, self._arguments = (np.array([x], np.int64) for x in (function, address_of(given)))
+        values = np.array(arguments.values, np.int64)
+        self._arrays = [values, *arguments.arrays]  # as long as they live, the addresses are valid
+        self._functions, self._arguments = (np.array([x], np.int64) for x in (function, address_of(values)))
 
     def add(self, following: Launches) -> None:
         """Append the loops of another."""
         self.shares |= self.networks != following.networks or following.shares
         self.networks = max(self.networks, following.networks)
-        self._kept += following._kept
+        self._arrays += following._arrays
         self._functions = np.append(self._functions, following._functions)
         self._arguments = np.append(self._arguments, following._arguments)
 
@@ -179,8 +179,8 @@ def _run_one(launches: Launches, count: int, k: int) -> None:
 
 def _threads() -> int:
     """As many as BLAS would use, but no more than there are cores."""
-    found: list[int] = [library.num_threads for library in _blas().lib_controllers if library.user_api == "blas"]
-    return min([cpu_count(), *found])
+    blas_threads: list[int] = [lib.num_threads for lib in _blas().lib_controllers if lib.user_api == "blas"]
+    return min([cpu_count(), *blas_threads])
 
 
 @cache

@@ -62,8 +62,8 @@ def loss_source(record: Loss, dtype: str) -> ModuleSource | None:
     """Loops over a loss; None where there are none, and it has no scalar expressions."""
     name = f"loss_{record.name}_{record.output_activation.name}"
     if record.row_loop is not None:
-        own = (LOOPS / f"{record.row_loop}.py").is_file()
-        return _module(name, dtype, *_files("loss", record.row_loop)) if own else None
+        written = (LOOPS / f"{record.row_loop}.py").is_file()
+        return _module(name, dtype, *_files("loss", record.row_loop)) if written else None
     formulas, output = record.values or record, record.output_activation
     if formulas.scalar_value is None or formulas.scalar_delta is None or record.metric not in (RMSE, LABEL_ACCURACY):
         return None
@@ -118,8 +118,8 @@ def _optimizer(
 def _rule_loop(options: int, slots: int, scalars: list[str]) -> str:
     """`scalars_of` and `apply` for a rule with so many options, slots and scalars."""
     places = range(FIRST_OPTION, FIRST_OPTION + options)
-    given = "".join(f", doubles(g[{place}], k + 1)[k]" for place in places)
-    rounded = "".join(f"T(found[{i}]), " for i in range(len(scalars)))
+    arguments = "".join(f", doubles(g[{place}], k + 1)[k]" for place in places)
+    rounded = "".join(f"T(values[{i}]), " for i in range(len(scalars)))
     before = "".join(f", slot{j}[i]" for j in range(slots))
     after = "".join(f", new{j}" for j in range(slots))
     lines = [
@@ -128,7 +128,7 @@ def _rule_loop(options: int, slots: int, scalars: list[str]) -> str:
         "",
         "@inlined",
         "def scalars_of(g, k, lr, t):",
-        f"    found = scalars(lr, t{given})",
+        f"    values = scalars(lr, t{arguments})",
         f"    return ({rounded})",
         "",
         "",

@@ -21,16 +21,16 @@ def open_backend(device: str, kind: str, index: int, precision: str) -> Backend:
     from gpubp.backends.cuda.backend import CudaBackend
     from gpubp.backends.cuda.unfused import UnfusedBackend
 
-    driver, kept = _driver(index), PRECISIONS[precision]
+    driver, types = _driver(index), PRECISIONS[precision]
     driver.use()
-    if driver.compute_capability < kept.capability:
-        have, need = (".".join(map(str, version)) for version in (driver.compute_capability, kept.capability))
+    if driver.compute_capability < types.capability:
+        have, need = (".".join(map(str, version)) for version in (driver.compute_capability, types.capability))
         raise DeviceError(
             f'precision "{precision}" needs compute capability {need}; {driver.name} has {have}; use "float32"'
         )
     if kind == "auto":
         return CudaBackend(driver, precision, "cuda", driver.name)
-    if kind == "cuda-unfused" and kept.storage != kept.parameters:
+    if kind == "cuda-unfused" and types.storage != types.parameters:
         raise UsageError(f'device "{device}" has no precision "{precision}"; use "float32", "tf32" or "float64"')
     return (CudaBackend if kind == "cuda" else UnfusedBackend)(driver, precision, device, driver.name)
 

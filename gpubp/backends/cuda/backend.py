@@ -51,13 +51,11 @@ class CudaBackend(UnfusedBackend):
 
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
         orders, rows, columns = len(out), out.shape[1], prod(out.shape[2:])
-        self._launch(
-            "gather",
-            (_blocks(rows * columns), orders, 1),
-            (source, epoch.order, out, epoch.cursor, np.int32(rows), np.int32(columns), np.int32(epoch.batch_size),
-             _stride(source), _stride(epoch.order), _stride(out)),
-            defines={"S": source.dtype.name, "D": out.dtype.name},
-        )  # fmt: skip
+        args: tuple[Any, ...] = (source, epoch.order, out, epoch.cursor)
+        args += (np.int32(rows), np.int32(columns), np.int32(epoch.batch_size))
+        args += (_stride(source), _stride(epoch.order), _stride(out))
+        types = {"S": source.dtype.name, "D": out.dtype.name}
+        self._launch("gather", (_blocks(rows * columns), orders, 1), args, defines=types)
 
     def cast(self, source: Array, out: Array) -> None:
         self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
@@ -122,8 +120,8 @@ class CudaBackend(UnfusedBackend):
             return super().loss_delta(loss, cache, batch, epoch, grad_b)
         name, group, formulas = kernel
         row_values = self._scratch("row_values", (networks, rows, 2), np.float64)
-        args: tuple[Any, ...] = (logits, y, NULL if weight is None else weight, epoch.normalizer, batch.smoothing)
-        args += (NULL if scaling is None else scaling.scale, row_values, epoch.cursor, _steps(epoch))
+        args: tuple[Any, ...] = (logits, y, weight, epoch.normalizer, batch.smoothing)
+        args += (None if scaling is None else scaling.scale, row_values, epoch.cursor, _steps(epoch))
         args += (np.int32(rows), np.int32(n), _stride(logits), _stride(y))
         args += (np.int64(0) if weight is None else _stride(weight),)
         self._launch(name, (-(-rows * group // THREADS), networks, 1), args, **formulas)
@@ -159,30 +157,22 @@ class CudaBackend(UnfusedBackend):
         penalized = {} if state.l2 is None else {"L2": 1}
         counted = {} if state.penalty is None or state.l2 is None else {"PENALTY": 1}
         scaling = epoch.loss_scale
-        self._launch(
-            "step_begin",
-            (blocks, networks, 1),
-            (grad, theta, self._scratch("squares", (networks, blocks, 2), np.float64), self._arrived(networks),
-             epoch.cursor, epoch.first_step, epoch.totals, epoch.learning_rate,
-             state.active, state.fault_step, state.updates, steps,
-             NULL if state.l2 is None else state.l2, epoch.normalizer if state.l2_by_batch else NULL,
-             state.penalty if counted else NULL,
-             *(NULL if option is None else option for option in (state.weight_decay, state.max_grad_norm)),
-             *((NULL,) * 3 if scaling is None else (scaling.scale, scaling.clean_steps, scaling.overflows)),
-             np.int64(CLEAN_STEPS), _steps(epoch), np.int64(state.n_weights), np.int64(P),
-             *(state.options[name] for name in rule.options)),
-            rule=rule, defines={**penalized, **counted},
-        )  # fmt: skip
+        squares = self._scratch("squares", (networks, blocks, 2), np.float64)
+        args: tuple[Any, ...] = (grad, theta, squares, self._arrived(networks))
+        args += (epoch.cursor, epoch.first_step, epoch.totals, epoch.learning_rate)
+        args += (state.active, state.fault_step, state.updates, steps)
+        args += (state.l2, epoch.normalizer if state.l2_by_batch else None, state.penalty if counted else None)
+        args += (state.weight_decay, state.max_grad_norm)
+        args += (None,) * 3 if scaling is None else (scaling.scale, scaling.clean_steps, scaling.overflows)
+        args += (np.int64(CLEAN_STEPS), _steps(epoch), np.int64(state.n_weights), np.int64(P))
+        args += tuple(state.options[name] for name in rule.options)
+        self._launch("step_begin", (blocks, networks, 1), args, rule=rule, defines={**penalized, **counted})
         tracked = {} if state.largest_update is None else {"TRACKED": 1}
         copied = {} if state.operands is None else {"OPERANDS": 1}
-        self._launch(
-            "optimizer_step",
-            (_blocks(P // (16 // theta.dtype.itemsize)), networks, 1),
-            (theta, grad, NULL if state.operands is None else state.operands, steps,
-             NULL if state.largest_update is None else state.largest_update, epoch.cursor,
-             np.int64(state.n_weights), np.int64(P), *state.slots),
-            rule=rule, defines={**penalized, **tracked, **copied},
-        )  # fmt: skip
+        args = (theta, grad, state.operands, steps, state.largest_update, epoch.cursor)
+        args += (np.int64(state.n_weights), np.int64(P), *state.slots)
+        grid, defines = (_blocks(P // (16 // theta.dtype.itemsize)), networks, 1), {**penalized, **tracked, **copied}
+        self._launch("optimizer_step", grid, args, rule=rule, defines=defines)
 
     # -- how steps are run ----------------------------------------------------------------------------
 
@@ -191,9 +181,10 @@ class CudaBackend(UnfusedBackend):
 
     # -- pieces ---------------------------------------------------------------------------------------
 
-    def _launch(self, name: str, grid: tuple[int, int, int], args: tuple[Any, ...], **what: Any) -> None:
-        source = kernel_source(name, self.storage.name, **what)
-        self.driver.kernel(source)(grid, THREADS, args)
+    def _launch(self, name: str, grid: tuple[int, int, int], args: tuple[Any, ...], **records: Any) -> None:
+        """Launch a kernel; None among its arguments is a null pointer. `records` are `kernel_source`'s."""
+        source = kernel_source(name, self.storage.name, **records)
+        self.driver.kernel(source)(grid, THREADS, tuple(NULL if arg is None else arg for arg in args))
 
     def _unfuse(self, name: str) -> None:
         """Note that a record without scalar expressions was met: nothing is captured from now on."""

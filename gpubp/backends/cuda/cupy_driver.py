@@ -193,7 +193,7 @@ class CupyDriver:
 
     @contextmanager
     def _in_stream(self, doing: str, asked: int | None = None) -> Iterator[None]:
-        """The same, and what CuPy does inside goes to the driver's stream."""
+        """As `_at_work`, and what CuPy does inside goes to the driver's stream."""
         with self._at_work(doing, asked), self._stream:
             yield
 

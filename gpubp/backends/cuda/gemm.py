@@ -140,9 +140,9 @@ class LtGemm:
         """What cuBLASLt proposes for operands that lie as these do, its first choice first."""
         with self._context.at_work(self._name):
             pointers = (a.data.ptr, b.data.ptr, out.data.ptr, 0 if bias is None else bias.data.ptr)
-            found = self._propose(PROPOSALS, self._alignments(*pointers), pointers[3])
+            proposals = self._propose(PROPOSALS, self._alignments(*pointers), pointers[3])
             # Those that are configured alike count as one, the first, which is what `_choose` finds.
-            return list(dict.fromkeys(configuration(self._context.bindings, each) for each in found))
+            return list(dict.fromkeys(configuration(self._context.bindings, each) for each in proposals))
 
     def _layout(self, data_type: str, shape: tuple[int, int], stride: int) -> int:
         """A row-major matrix (rows, columns) as the column-major (columns, rows) that it is too."""
@@ -171,8 +171,8 @@ class LtGemm:
     def _choose(self, alignments: tuple[int, ...], bias: int) -> Array:
         if self._wanted is None:
             return self._propose(1, alignments, bias)[0]
-        found, lt = self._propose(PROPOSALS, alignments, bias), self._context.bindings
-        return next((each for each in found if configuration(lt, each) == self._wanted), found[0])
+        proposals, lt = self._propose(PROPOSALS, alignments, bias), self._context.bindings
+        return next((each for each in proposals if configuration(lt, each) == self._wanted), proposals[0])
 
     def _alignments(self, a: int, b: int, out: int, bias: int) -> tuple[int, ...]:
         spec = self._spec
@@ -194,7 +194,7 @@ class LtGemm:
         context, lt, spec = self._context, self._context.bindings, self._spec
         limits = lt.MatmulPreferenceAttribute
         a, b, out, _ = alignments
-        found = np.zeros(most, lt.matmul_heuristic_result_dtype)
+        results = np.zeros(most, lt.matmul_heuristic_result_dtype)
         count = np.zeros(1, np.int32)
         if bias:  # of which it looks at the address
             biases = (bias, bias + spec.bias_stride * ITEMSIZE[spec.out_type]) if spec.networks > 1 else (bias,)
@@ -225,13 +225,13 @@ class LtGemm:
                     self._out,
                     preference,
                     most,
-                    found.ctypes.data,
+                    results.ctypes.data,
                     count.ctypes.data,
                 )
             except lt.cuBLASLtError as error:
                 if error.status != NOT_SUPPORTED:
                     raise
-        usable = [found["algo"][i : i + 1].copy() for i in range(count[0]) if found["state"][i] == 0]
+        usable = [results["algo"][i : i + 1].copy() for i in range(count[0]) if results["state"][i] == 0]
         if not usable:
             raise DeviceError(
                 f"{self._name}: cuBLASLt has no algorithm for this on {context.device}; use another precision, "

@@ -32,10 +32,10 @@ class UnfusedBackend(ReferenceBackend):
     name = "cuda-unfused"
 
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
-        kept = PRECISIONS[precision]
-        super().__init__(np.dtype(kept.parameters), reason)
+        types = PRECISIONS[precision]
+        super().__init__(np.dtype(types.parameters), reason)
         self.driver, self.xp, self.device, self.precision = driver, driver.xp, device, precision
-        self.storage, self.compute = dtype_of(kept.storage), kept.compute
+        self.storage, self.compute = dtype_of(types.storage), types.compute
         self.gemm_table = driver.gemm_table
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
@@ -80,9 +80,21 @@ class UnfusedBackend(ReferenceBackend):
         networks, m, n = out.shape
         k = a.shape[1 if transpose_a else 2]
         return GemmSpec(
-            networks, m, n, k, transpose_a, transpose_b, stride(a), stride(b), stride(out),
-            a.dtype.name, out.dtype.name, self.compute, epilogue, bias_stride,
-        )  # fmt: skip
+            networks=networks,
+            m=m,
+            n=n,
+            k=k,
+            transpose_a=transpose_a,
+            transpose_b=transpose_b,
+            a_stride=stride(a),
+            b_stride=stride(b),
+            out_stride=stride(out),
+            in_type=a.dtype.name,
+            out_type=out.dtype.name,
+            compute=self.compute,
+            epilogue=epilogue,
+            bias_stride=bias_stride,
+        )
 
     def _squared_norm(self, array: Array) -> Array:
         return self.xp.square(array.astype(self.accumulator)).sum(axis=1)

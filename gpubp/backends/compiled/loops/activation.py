@@ -65,32 +65,32 @@ def bias_dropout_apart(arguments, k, step):
 
 
 def hadamard_derivative(arguments, k, step):
-    """BP2 and BP3: grad *= derivative(kept), and its sums over rows."""
+    """BP2 and BP3: grad *= derivative(z_or_a), and its sums over rows."""
     g = integers(arguments, LENGTH)
     rows, n = g[ROWS], g[COLUMNS]
-    grad, kept = matrix(part(g, GRAD, k), rows, n), matrix(part(g, KEPT, k), rows, n)
+    grad, z_or_a = matrix(part(g, GRAD, k), rows, n), matrix(part(g, KEPT, k), rows, n)
     grad_b = vector(part(g, GRAD_B, k), n)
     for j in range(n):
         grad_b[j] = T(0)
     for i in range(rows):
         for j in range(n):
-            delta = grad[i, j] * derivative(kept[i, j])
+            delta = grad[i, j] * derivative(z_or_a[i, j])
             grad[i, j] = delta
             grad_b[j] += delta
 
 
 def hadamard_dropout(arguments, k, step):
-    """The same through the mask; a kept is mask * f(z) / (1 - rate)."""
+    """The same through the mask; a z_or_a is mask * f(z) / (1 - rate)."""
     g = integers(arguments, LENGTH)
     rows, n = g[ROWS], g[COLUMNS]
-    grad, kept = matrix(part(g, GRAD, k), rows, n), matrix(part(g, KEPT, k), rows, n)
+    grad, z_or_a = matrix(part(g, GRAD, k), rows, n), matrix(part(g, KEPT, k), rows, n)
     grad_b = vector(part(g, GRAD_B, k), n)
     mask, scale = flags(part(g, MASK, k), rows, n), survivor_scale(g[RATES], k)
     for j in range(n):
         grad_b[j] = T(0)
     for i in range(rows):
         for j in range(n):
-            x = kept[i, j] / scale if FROM_A else kept[i, j]
+            x = z_or_a[i, j] / scale if FROM_A else z_or_a[i, j]
             delta = grad[i, j] * (T(mask[i, j]) * scale) * derivative(x)
             grad[i, j] = delta
             grad_b[j] += delta

@@ -5,7 +5,7 @@ OF_LABELS, the metric.
 
 @inlined
 def measure(z, y):
-    """Of the metric: whether the label is hit, or the squared error of the output."""
+    """What the metric sums: whether the label is hit, or the squared error of the output."""
     if OF_LABELS:
         return T((z > T(0)) == (y > T(0.5)))
     error = output(z) - y

@@ -88,7 +88,7 @@ def classes(arguments, k, step):
 
 
 def distributions(arguments, k, step):
-    """The same where the target is a row of y."""
+    """Value and delta of each row where the target is a row of y."""
     g = integers(arguments, LENGTH)
     rows, n = g[ROWS], g[COLUMNS]
     s, at = T(doubles(g[SMOOTHING], k + 1)[k]), place(g, k, step)
