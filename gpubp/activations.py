@@ -39,6 +39,22 @@ class Activation:
         ``select(c, x, y)`` for a choice. A record without them runs unfused.
     init : str
         The initializer that ``init="auto"`` picks for a layer with this activation.
+
+    Examples
+    --------
+    A record of your own goes wherever a name does; scalar expressions let fused backends compile it.
+
+    >>> import gpubp
+    >>> squared_relu = gpubp.Activation(
+    ...     name="squared_relu",
+    ...     f=lambda xp, z: xp.where(z.real > 0, z * z, 0 * z),
+    ...     derivative=lambda xp, z: xp.where(z.real > 0, 2 * z, 0 * z),
+    ...     derivative_from="z",
+    ...     scalar_f="select(z > T(0), z * z, T(0))",
+    ...     scalar_derivative="select(z > T(0), T(2) * z, T(0))",
+    ... )
+    >>> gpubp.MLP([4, 8, 3], squared_relu, device="cpu-reference").activations[0].name
+    'squared_relu'
     """
 
     name: str

@@ -74,6 +74,19 @@ def check_gradients(
     Returns
     -------
     GradientCheck
+
+    Raises
+    ------
+    UsageError
+        For a stack of several networks.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> net = gpubp.MLP([3, 5, 2], "tanh", precision="float64", device="cpu-reference")
+    >>> check = gpubp.check_gradients(net, [[0.1, -0.4, 0.7], [0.9, 0.2, -0.3]], [0, 1])
+    >>> check.ok, sorted(check.errors)
+    (True, ['biases.0', 'biases.1', 'weights.0', 'weights.1'])
     """
     if net.models > 1:
         raise UsageError(f"check_gradients takes a single network; this is a stack of {net.models}")

@@ -8,19 +8,57 @@ from typing import Any
 
 
 class GpubpError(Exception):
-    """Any failure that gpubp foresaw; the message names the thing, the place, the value and the remedy."""
+    """Any failure that gpubp foresaw; the message names the thing, the place, the value and the remedy.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> try:
+    ...     gpubp.MLP([4, 3], activations="rleu")
+    ... except gpubp.GpubpError as error:
+    ...     print(type(error).__name__)
+    UsageError
+    """
 
 
 class UsageError(GpubpError, ValueError):
-    """An argument that cannot be meant: the caller mends it."""
+    """An argument that cannot be meant: the caller mends it.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> gpubp.MLP([4, 3, 2], activations="rleu")
+    Traceback (most recent call last):
+    gpubp.errors.UsageError: unknown activation "rleu"; did you mean "relu"?
+    """
 
 
 class DataError(UsageError):
-    """Data that cannot be trained on or predicted from: the data's owner mends it."""
+    """Data that cannot be trained on or predicted from: the data's owner mends it.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> gpubp.MLP([2, 1], loss="half_squared_error", device="cpu-reference").forward([[1.0, float("nan")]])
+    Traceback (most recent call last):
+    gpubp.errors.DataError: X[0, 1] = nan; values must be finite (impute or drop such rows)
+    """
 
 
 class DeviceError(GpubpError, RuntimeError):
-    """The device that was asked for cannot work here, and why."""
+    """The device that was asked for cannot work here, and why.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> def network():
+    ...     try:
+    ...         return gpubp.MLP([2, 1], loss="half_squared_error", device="cuda")
+    ...     except gpubp.DeviceError:  # the message says what is missing, and how to get it
+    ...         return gpubp.MLP([2, 1], loss="half_squared_error", device="cpu")
+    >>> network().device in ("cuda", "cpu")
+    True
+    """
 
 
 class DivergenceError(GpubpError, ArithmeticError):
@@ -34,6 +72,17 @@ class DivergenceError(GpubpError, ArithmeticError):
         The layer, counted from 1, in which the first non-finite value appeared.
     history : gpubp.History
         The curves up to the epoch in which it happened.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpubp
+    >>> net = gpubp.MLP([1, 1], loss="half_squared_error", device="cpu-reference")
+    >>> try:
+    ...     history = gpubp.train(net, [[1.0]], [1.0], optimizer="sgd", learning_rate=1e30, epochs=9)
+    ... except gpubp.DivergenceError as error:
+    ...     print(error.step < 9, bool(np.isfinite(net.weights[0]).all()))
+    True True
     """
 
     def __init__(self, message: str, *, step: int, layer: int | None, history: Any) -> None:

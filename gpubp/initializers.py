@@ -39,6 +39,16 @@ class Initializer:
         ``weights(rng, fan_in, fan_out)``, a new float64 array (fan_in, fan_out).
     biases : callable
         ``biases(rng, fan_out)``, a new float64 array (fan_out,); zeros unless said otherwise.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> def weights(rng, fan_in, fan_out):
+    ...     return rng.normal(0, 0.01, (fan_in, fan_out))
+    >>> small = gpubp.Initializer(name="small", weights=weights)
+    >>> net = gpubp.MLP([100, 50, 2], init=small, device="cpu-reference")
+    >>> bool(abs(net.weights[0]).max() < 0.1)
+    True
     """
 
     name: str

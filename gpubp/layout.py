@@ -14,7 +14,16 @@ ALIGNMENT = 128  # elements: offsets do not depend on the dtype, and every tenso
 
 
 class Gradients(NamedTuple):
-    """∂C/∂W and ∂C/∂b, layer by layer, of the shapes of `MLP.weights` and `MLP.biases`."""
+    """∂C/∂W and ∂C/∂b, layer by layer, of the shapes of `MLP.weights` and `MLP.biases`.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> net = gpubp.MLP([2, 3, 1], loss="half_squared_error", device="cpu-reference")
+    >>> loss, grads = net.gradients([[1.0, 2.0]], [0.5])
+    >>> [grad.shape for grad in grads.weights], [grad.shape for grad in grads.biases]
+    ([(2, 3), (3, 1)], [(3,), (1,)])
+    """
 
     weights: tuple[Array, ...]
     biases: tuple[Array, ...]

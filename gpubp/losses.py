@@ -85,6 +85,19 @@ class Loss:
         A loss that is not elementwise has a loop of its own in each fused backend; this is its name.
     values : Loss or None
         The loss on values from which `with_output_activation` made this one.
+
+    Examples
+    --------
+    A loss of your own gives value and delta from the logits; without scalar expressions it runs unfused.
+
+    >>> import gpubp
+    >>> from gpubp.activations import identity
+    >>> def log_cosh(xp, z, y, smoothing):
+    ...     return xp.log(xp.cosh(z - y)), xp.tanh(z - y)
+    >>> loss = gpubp.Loss(name="log_cosh", formula=log_cosh, output_activation=identity())
+    >>> net = gpubp.MLP([2, 4, 1], "tanh", loss, precision="float64", device="cpu-reference")
+    >>> gpubp.check_gradients(net, [[0.5, -1.0]], [0.3]).ok
+    True
     """
 
     name: str

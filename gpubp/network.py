@@ -54,6 +54,27 @@ class MLP:
         axis K always.
     preprocessing : dict or None
         JSON-able; travels in the model file. The command line keeps there how raw rows are encoded.
+
+    Examples
+    --------
+    Exclusive or, which no network without a hidden layer can learn:
+
+    >>> import gpubp
+    >>> X, y = [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0]
+    >>> net = gpubp.MLP([2, 8, 2], "tanh", seed=1, device="cpu-reference")
+    >>> net
+    MLP(2-8-2, activations=tanh, loss=cross_entropy, 42 parameters, float32 on cpu)
+    >>> history = gpubp.train(net, X, y, learning_rate=0.1, epochs=100)
+    >>> net.predict(X).tolist()
+    [0, 1, 1, 0]
+    >>> net.forward(X).shape  # a probability for each row and class
+    (4, 2)
+
+    Three networks at once, each from a seed of its own:
+
+    >>> stack = gpubp.MLP([2, 8, 2], "tanh", seed=1, models=3, device="cpu-reference")
+    >>> stack.weights[0].shape
+    (3, 2, 8)
     """
 
     def __init__(

@@ -44,6 +44,21 @@ class Optimizer:
         The decoupled weight decay when the user names none.
     scalar_prologue, scalar_step : tuple of (str, str) or None
         `scalars` and `step` as assignments ``(name, expression)``; the step assigns slots and ``update``.
+
+    Examples
+    --------
+    Gradient descent on the sign of the gradient, without scalar expressions: it runs unfused.
+
+    >>> import gpubp
+    >>> sign_descent = gpubp.Optimizer(
+    ...     name="sign_descent",
+    ...     scalars=lambda o: {"lr": o["lr"]},
+    ...     step=lambda xp, g, slots, s: (s["lr"] * xp.sign(g), ()),
+    ... )
+    >>> net = gpubp.MLP([2, 1], loss="half_squared_error", device="cpu-reference")
+    >>> history = gpubp.train(net, [[1, 0], [0, 1]], [1, 2], optimizer=sign_descent, learning_rate=0.1, epochs=50)
+    >>> history.loss[-1] < history.loss[0]
+    True
     """
 
     name: str

@@ -57,6 +57,18 @@ class Schedule:
     factor : callable
         ``factor(progress)``, a float64 array shaped like ``progress.step``: what the base learning rate
         is multiplied by at each step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpubp.schedules import Progress, get_schedule
+    >>> start = Progress(step=np.arange(4), steps_per_epoch=2, total_steps=8)
+    >>> get_schedule("warmup(constant, 0.5)").factor(start).tolist()
+    [0.25, 0.5, 0.75, 1.0]
+    >>> import gpubp
+    >>> halving = gpubp.Schedule(name="halving", factor=lambda progress: 0.5**progress.epoch)
+    >>> halving.factor(start).tolist()
+    [1.0, 1.0, 0.5, 0.5]
     """
 
     name: str

@@ -40,6 +40,16 @@ class History:
         The epoch, counted from 0, of the least validation loss, with `patience` that of the weights kept.
     samples_per_second : float
         Rows trained on per second and network, validation included.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> net = gpubp.MLP([1, 1], loss="half_squared_error", device="cpu-reference")
+    >>> history = gpubp.train(net, [[0.0], [1.0]], [1.0, 3.0], learning_rate=0.1, epochs=3)
+    >>> history.epochs, history.stopped, len(history.loss), history.metric_name
+    (3, 'epochs', 3, 'rmse')
+    >>> print(history.to_csv().splitlines()[0])
+    epoch,loss,rmse,learning_rate,seconds
     """
 
     def __init__(self, metric_name: str, models: int = 1) -> None:
