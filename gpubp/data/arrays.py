@@ -1,4 +1,4 @@
-"""Arrays in NumPy's files. Nothing in them is unpickled, and nothing is allocated that they only declare."""
+"""Readers of .npz and .npy files, which unpickle nothing and allocate no more than the file really holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -18,26 +18,24 @@ from numpy.typing import NDArray
 from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError, GpubpError, suggest
 
-Member = NDArray[Any] | None
-
 
 def read_npz(path: Path) -> RawData:
     """Read arrays ``X``, ``y`` and, if they are there, ``X_test`` and ``y_test``."""
-    with _damage(path.name), zipfile.ZipFile(path) as archive:
+    with _damage_as_data_error(path.name), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if "X" not in members:
             raise DataError(f'{path.name}: there is no array "X"; {suggest("X", members)}')
-        found: dict[str, Member] = {
+        arrays: dict[str, NDArray[Any] | None] = {
             name: _read_member(archive, members[name], f'{path.name}, array "{name}"')
             for name in ("X", "y", "X_test", "y_test")
             if name in members
         }
-    return from_arrays(path.name, found)
+    return from_arrays(path.name, arrays)
 
 
 def read_npy(path: Path) -> RawData:
     """Read a matrix as a table whose columns are called "1", "2", …; the last is the target."""
-    with _damage(path.name):
+    with _damage_as_data_error(path.name):
         # Mapped, not read, so that a header that declares more than the file holds costs nothing.
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     _require_numbers(f"{path.name}", matrix)
@@ -46,31 +44,34 @@ def read_npy(path: Path) -> RawData:
             f"{path.name}: shape {matrix.shape}; a matrix of rows and columns is needed, the last the target"
         )
     values = np.array(matrix.T, dtype=np.float64, order="C")
-    return RawData(path.name, "table", columns={str(i): column for i, column in enumerate(values, start=1)})
+    columns = {str(i): column for i, column in enumerate(values, start=1)}
+    return RawData(name=path.name, kind="table", columns=columns)
 
 
-def from_arrays(name: str, found: Mapping[str, Member]) -> RawData:
-    """The data set of arrays X, y, X_test and y_test, checked against each other."""
-    X = _features(f'{name}, array "X"', found["X"])
-    y = _targets(f'{name}, array "y"', found.get("y"), len(X))
-    X_test = found.get("X_test")
+def from_arrays(name: str, arrays: Mapping[str, NDArray[Any] | None]) -> RawData:
+    """Make a data set of the arrays X, y, X_test and y_test, of which X must be there, and check that they fit."""
+    X = _check_inputs(f'{name}, array "X"', arrays["X"])
+    y = _check_targets(f'{name}, array "y"', arrays.get("y"), len(X))
+    X_test = arrays.get("X_test")
     y_test = None
     if X_test is not None:
-        X_test = _features(f'{name}, array "X_test"', X_test)
-        y_test = _targets(f'{name}, array "y_test"', found.get("y_test"), len(X_test))
+        X_test = _check_inputs(f'{name}, array "X_test"', X_test)
+        y_test = _check_targets(f'{name}, array "y_test"', arrays.get("y_test"), len(X_test))
         if X_test.shape[1] != X.shape[1]:
             raise DataError(f"{name}: X has {X.shape[1]} columns and X_test {X_test.shape[1]}; give both the same")
         if (X_test.dtype == np.uint8) != (X.dtype == np.uint8):
             raise DataError(
                 f"{name}: X is {X.dtype} and X_test {X_test.dtype}; only pixels are uint8, give both the same"
             )
-    data = RawData(name, "images" if X.dtype == np.uint8 else "arrays", X=X, y=y, X_test=X_test, y_test=y_test)
-    if data.kind == "images":
+    kind: Literal["images", "arrays"] = "images" if X.dtype == np.uint8 else "arrays"
+    data = RawData(name=name, kind=kind, X=X, y=y, X_test=X_test, y_test=y_test)
+    if kind == "images":
         data.say("X: uint8, read as pixels and divided by 255")
     return data
 
 
-def _features(where: str, X: Member) -> NDArray[Any]:
+def _check_inputs(where: str, X: NDArray[Any] | None) -> NDArray[Any]:
+    """Return X as a matrix (rows, numbers a row); raise if it is empty or no numbers."""
     assert X is not None
     _require_numbers(where, X)
     if X.ndim < 2 or 0 in X.shape:
@@ -78,7 +79,8 @@ def _features(where: str, X: Member) -> NDArray[Any]:
     return X.reshape(len(X), -1)
 
 
-def _targets(where: str, y: Member, rows: int) -> Member:
+def _check_targets(where: str, y: NDArray[Any] | None, rows: int) -> NDArray[Any] | None:
+    """Return y as (rows,) or (rows, outputs), bytes decoded; raise if it is no target of so many rows of X."""
     if y is None:
         return None
     if y.dtype.kind not in "biufUS":
@@ -96,9 +98,9 @@ def _require_numbers(where: str, X: NDArray[Any]) -> None:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> NDArray[Any]:
-    """One .npy file inside the archive, its header checked first: reading allocates what the header says."""
+    """Read one .npy file of the archive, its header checked first: NumPy allocates what the header declares."""
     with archive.open(info) as stream:
-        shape, dtype = _header(stream, where)
+        shape, dtype = _read_npy_header(stream, where)
         declared = math.prod(shape) * dtype.itemsize
         if declared > info.file_size:
             raise DataError(f"{where}: declares {declared:,} bytes and holds {info.file_size:,}; the file is damaged")
@@ -108,7 +110,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) ->
     return array
 
 
-def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _read_npy_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise DataError(f"{where}: format {version} of .npy is not read; save a plain array of numbers or texts")
@@ -120,8 +122,11 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[An
 
 
 @contextmanager
-def _damage(name: str) -> Iterator[None]:
-    """Name the file in what its parsers raise on damaged bytes; hostile ones make them raise all of these."""
+def _damage_as_data_error(name: str) -> Iterator[None]:
+    """Turn what the parsers raise on damaged bytes into a DataError that names the file.
+
+    Files made to do harm bring the parsers to raise every type of error listed here.
+    """
     try:
         yield
     except GpubpError:

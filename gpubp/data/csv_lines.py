@@ -1,4 +1,4 @@
-"""Where things stand in a CSV file: its header, the line of a row, the first line that breaks the rules."""
+"""A CSV file as lines of text: its header, the line of a row, and the first malformed line, for error messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from gpubp.data.source import check_size, shown
+from gpubp.data.source import check_size, printable
 from gpubp.errors import DataError
 
 LONGEST_LINE = 2_000_000  # characters; DuckDB's own limit in bytes
@@ -19,22 +19,22 @@ LONGEST_LINE = 2_000_000  # characters; DuckDB's own limit in bytes
 
 @dataclass(frozen=True)
 class Header:
-    """The names of the columns, and what separates them."""
+    """The names of the columns, and the character that separates them."""
 
     names: list[str]
     delimiter: str
 
 
 def read_header(path: Path) -> Header:
-    """The first line of the file, every column of which needs a name of its own."""
-    with _open(path) as handle:
-        first = next(_lines(path, handle), "")
-    if not first.strip():
+    """Read the first line of the file, in which every column must have a name that no other has."""
+    with _open_text(path) as handle:
+        first_line = next(_checked_lines(path, handle), "")
+    if not first_line.strip():
         problem = "the file is empty" if path.stat().st_size == 0 else "the line is empty"
         raise DataError(f"{path.name}, line 1: {problem}; the first line must name the columns")
-    unquoted = re.sub(r'"[^"]*"', "", first)
+    unquoted = re.sub(r'"[^"]*"', "", first_line)
     delimiter = max(",;\t|", key=unquoted.count)
-    _, cells = next(_records(path, delimiter))
+    _, cells = next(_csv_records(path, delimiter))
     names = [cell.strip() for cell in cells]
     for i, name in enumerate(names):
         if not name:
@@ -44,40 +44,46 @@ def read_header(path: Path) -> Header:
                 f'{path.name}, line 1: columns {names.index(name) + 1} and {i + 1} are both "{name}"; rename one'
             )
     if all(map(_is_number, names)):
-        raise DataError(f'{path.name}, line 1: "{shown(first)}" looks like data; the first line must name the columns')
-    return Header(names, delimiter)
+        raise DataError(
+            f'{path.name}, line 1: "{printable(first_line)}" looks like data; the first line must name the columns'
+        )
+    return Header(names=names, delimiter=delimiter)
 
 
-def raise_fault(path: Path, header: Header) -> None:
-    """Raise for the first line that breaks the rules, if there is one that this module knows."""
+def raise_for_malformed_line(path: Path, header: Header) -> None:
+    """Raise a DataError for the first malformed line, if there is one.
+
+    A line is malformed if it has more or fewer cells than the header, a quote that is never closed, bytes that are
+    not UTF-8, too many characters, or another line ending than the first line.
+    """
     width = len(header.names)
-    for line, cells in _records(path, header.delimiter):
+    for line, cells in _csv_records(path, header.delimiter):
         if cells and len(cells) != width:
             missing = f' (no "{header.names[len(cells)]}")' if len(cells) < width else ""
             raise DataError(
                 f"{path.name}, line {line}: {len(cells)} cells where the header names {width} columns"
-                f'{missing}: "{shown(header.delimiter.join(cells))}"; correct the line; a cell that holds '
+                f'{missing}: "{printable(header.delimiter.join(cells))}"; correct the line; a cell that holds '
                 f'"{header.delimiter}" needs quotes'
             )
-    with _open(path) as handle:
-        endings = (_ending(text) for text in handle)
-        first = next(endings)
+    with _open_text(path) as handle:
+        endings = (_line_ending(text) for text in handle)
+        first_ending = next(endings)
         for line, ending in enumerate(endings, start=2):
-            if ending not in ("", first):
+            if ending not in ("", first_ending):
                 raise DataError(
-                    f"{path.name}, line {line}: ends with {ending!r} where line 1 ends with {first!r}; "
+                    f"{path.name}, line {line}: ends with {ending!r} where line 1 ends with {first_ending!r}; "
                     "save the file with one kind of line ending"
                 )
 
 
-def line_of(path: Path, header: Header, row: int) -> int:
-    """The line, counted from 1, on which a row of the table, counted from 0, starts."""
-    filled = (line for line, cells in _records(path, header.delimiter) if cells)
-    next(filled)
-    return next(line for i, line in enumerate(filled) if i == row)
+def line_of_row(path: Path, header: Header, row: int) -> int:
+    """Find the line, counted from 1, on which a row of the table, counted from 0, starts."""
+    lines = (line for line, cells in _csv_records(path, header.delimiter) if cells)  # blank lines are no rows
+    next(lines)  # the header
+    return next(line for i, line in enumerate(lines) if i == row)
 
 
-def check_expansion(path: Path) -> None:
+def check_unpacked_size(path: Path) -> None:
     """Refuse a .csv.gz that unpacks to far more than text does."""
     if path.suffix.lower() != ".gz":
         return
@@ -91,21 +97,25 @@ def check_expansion(path: Path) -> None:
         raise DataError(f"{path.name}: the gzip data are damaged ({error}); download or copy it again") from error
 
 
-def _open(path: Path) -> IO[str]:
-    """Text with its line endings. Bytes that are not UTF-8 become surrogates, so their line can be told."""
+def _open_text(path: Path) -> IO[str]:
+    """Open the file as text, line endings as they are; bytes that are not UTF-8 become surrogates.
+
+    So reading goes on to the line that they stand in, which the error can then name.
+    """
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     handle: IO[str] = opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
     return handle
 
 
-def _lines(path: Path, handle: IO[str]) -> Iterator[str]:
+def _checked_lines(path: Path, handle: IO[str]) -> Iterator[str]:
+    """Yield the lines of the file; raise for one that is too long, not UTF-8 or in a damaged part of a .gz."""
     number = 0
     try:
         while text := handle.readline(LONGEST_LINE):
             number += 1
             if len(text) == LONGEST_LINE:
                 raise DataError(
-                    f'{path.name}, line {number}: longer than {LONGEST_LINE:,} characters: "{shown(text)}"; '
+                    f'{path.name}, line {number}: longer than {LONGEST_LINE:,} characters: "{printable(text)}"; '
                     "is this a CSV file?"
                 )
             raw = text.encode("utf-8", "surrogateescape")
@@ -113,7 +123,7 @@ def _lines(path: Path, handle: IO[str]) -> Iterator[str]:
                 raw.decode("utf-8")
             except UnicodeDecodeError:
                 raise DataError(
-                    f'{path.name}, line {number}: "{shown(raw.decode("latin-1"))}" is not UTF-8; '
+                    f'{path.name}, line {number}: "{printable(raw.decode("latin-1"))}" is not UTF-8; '
                     "save the file as UTF-8 (iconv -f LATIN1 -t UTF-8, or another -f)"
                 ) from None
             yield text
@@ -121,10 +131,10 @@ def _lines(path: Path, handle: IO[str]) -> Iterator[str]:
         raise DataError(f"{path.name}: the gzip data are damaged ({error}); download or copy it again") from error
 
 
-def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Every record of the file with the line on which it starts; blank lines are empty records."""
-    with _open(path) as handle:
-        reader = csv.reader(_lines(path, handle), delimiter=delimiter, strict=True)
+def _csv_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line on which a record starts and its cells, for every record; a blank line has no cells."""
+    with _open_text(path) as handle:
+        reader = csv.reader(_checked_lines(path, handle), delimiter=delimiter, strict=True)
         while True:
             line = reader.line_num + 1
             try:
@@ -138,7 +148,7 @@ def _records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
                 ) from None
 
 
-def _ending(text: str) -> str:
+def _line_ending(text: str) -> str:
     return text[len(text.rstrip("\r\n")) :]
 
 

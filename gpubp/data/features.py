@@ -1,8 +1,8 @@
-"""Raw rows to the network's input. What is fitted on the training rows is plain JSON.
+"""The encoding of raw rows as the network's input X. What is fitted on the training rows is plain JSON.
 
-The columns of the input are: every number, standardized; an indicator for every number that was missing
-somewhere in training; for every category column one column a category and, where it was missing in training,
-an indicator.
+The columns of X are, in this order: every column of numbers, standardized; an indicator (0 or 1) for each of these
+that lacked a value somewhere in the training rows; for every column of categories a one-hot block, one column a
+category, and behind it an indicator where the column lacked a value in the training rows.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubp.data.source import RawData, shown
+from gpubp.data.source import RawData, printable
 from gpubp.errors import DataError
 
-Rows = NDArray[np.int64] | slice
-State = dict[str, Any]
+RowIndices = NDArray[np.int64]
+RowSelection = RowIndices | slice
+Encoding = dict[str, Any]  # what was fitted, of all columns or of one; plain JSON
 ALL_ROWS = slice(None)
 
-BLOCK = 2**18  # numbers encoded at a time, in float64
+NUMBERS_PER_BLOCK = 2**18  # numbers encoded at a time, in float64
 MOST_CATEGORIES = 1000
 # Beyond it the variance would leave float64; itself float64, so that smaller types are compared in that.
-LARGEST = np.float64(1e100)
+LARGEST_MAGNITUDE = np.float64(1e100)
 KINDS = {
     "table": "a table with named columns",
     "arrays": "arrays of numbers",
@@ -30,18 +31,19 @@ KINDS = {
 }
 
 
-def fit(data: RawData, rows: Rows) -> State:
-    """What encoding the columns of `data`, but for its target, needs to know, from these rows alone.
+def fit(data: RawData, rows: RowSelection) -> Encoding:
+    """Fit the encoding of all columns of `data` but the target, on these rows alone.
 
     Returns
     -------
     dict
-        ``numbers``: names (None for arrays), mean, scale, fill (what replaces a missing value) and indicators
-        (indices into them); pixels share one mean and one scale. ``categories``: name,
-        values and indicator of each column.
+        ``kind`` of the data. ``numbers``: the names of these columns (None for arrays), how many they are (width),
+        mean, scale and fill (what replaces a missing value) of each, and the indices of those with an indicator;
+        pixels share one mean and one scale. ``categories``: for each column its name, its values, and whether it
+        has an indicator.
     """
     names: list[str] = []
-    categories: list[State] = []
+    categories: list[Encoding] = []
     for name, values in data.columns.items():
         if name == data.target:
             continue
@@ -59,24 +61,24 @@ def fit(data: RawData, rows: Rows) -> State:
     return {"kind": data.kind, "numbers": numbers, "categories": categories}
 
 
-def width(state: State) -> int:
-    """How many inputs the network gets."""
-    numbers = state["numbers"]
-    blocks = [len(column["values"]) + column["indicator"] for column in state["categories"]]
+def width(encoding: Encoding) -> int:
+    """Count the columns of the network's input."""
+    numbers = encoding["numbers"]
+    blocks = [len(column["values"]) + column["indicator"] for column in encoding["categories"]]
     return int(numbers["width"] + len(numbers["indicators"]) + sum(blocks))
 
 
-def apply(state: State, data: RawData, rows: Rows = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any]:
-    """The network's input (rows, n_inputs), C-contiguous, for these rows of `data`."""
-    _check_columns(state, data)
+def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any]:
+    """Encode these rows of `data` as the network's input X (rows, n_inputs), C-contiguous."""
+    _check_columns(encoding, data)
     index = np.arange(data.rows)[rows]
-    out = np.zeros((len(index), width(state)), dtype=dtype)
-    size = BLOCK // (state["numbers"]["width"] + 1) + 1
+    out = np.zeros((len(index), width(encoding)), dtype=dtype)
+    size = NUMBERS_PER_BLOCK // (encoding["numbers"]["width"] + 1) + 1
     for start in range(0, len(index), size):
         block = slice(start, start + size)
-        _apply_numbers(state["numbers"], data, index[block], out[block])
-    left = state["numbers"]["width"] + len(state["numbers"]["indicators"])
-    for column in state["categories"]:
+        _apply_numbers(encoding["numbers"], data, index[block], out[block])
+    left = encoding["numbers"]["width"] + len(encoding["numbers"]["indicators"])
+    for column in encoding["categories"]:
         right = left + len(column["values"]) + column["indicator"]
         _apply_categories(column, data, index, out[:, left:right])
         left = right
@@ -84,33 +86,34 @@ def apply(state: State, data: RawData, rows: Rows = ALL_ROWS, dtype: Any = np.fl
 
 
 def as_text(value: Any) -> str:
-    """A cell as a category: 1.0 is "1", because a file whose codes are all whole was read as numbers."""
+    """Write a cell as a category: 1.0 is "1", because a file whose codes are all whole was read as numbers."""
     if isinstance(value, str):
         return value
     number = float(value)
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def _fit_numbers(data: RawData, names: list[str] | None, rows: Rows) -> State:
+def _fit_numbers(data: RawData, names: list[str] | None, rows: RowSelection) -> Encoding:
+    """Fit mean, scale, fill and indicators of the columns of numbers; names are None for arrays and images."""
     if names == []:
         return {"names": [], "width": 0, "mean": [], "scale": [], "fill": [], "indicators": []}
     from sklearn.preprocessing import StandardScaler
 
-    values = _numbers(data, names, rows)
+    values = _number_matrix(data, names, rows)
     if data.kind == "images":
-        return _one_scale(values, 0.0, 255.0)
+        return _shared_scale(values, 0.0, 255.0)
     if data.one_unit:
-        return _one_scale(values, float(values.mean()), float(values.std()))
-    extreme = ~((np.fmax.reduce(values) < LARGEST) & (np.fmin.reduce(values) > -LARGEST))
+        return _shared_scale(values, float(values.mean()), float(values.std()))
+    extreme = ~((np.fmax.reduce(values) < LARGEST_MAGNITUDE) & (np.fmin.reduce(values) > -LARGEST_MAGNITUDE))
     extreme &= ~np.isnan(values).all(axis=0)
     if extreme.any():
-        _refuse_value(data, names, np.arange(data.rows)[rows], values, np.abs(values) >= LARGEST)
+        _raise_for_extreme_value(data, names, np.arange(data.rows)[rows], values, np.abs(values) >= LARGEST_MAGNITUDE)
     scaler = StandardScaler().fit(values)  # leaves missing values out, gives constant columns the scale 1
     missing = np.flatnonzero(np.isnan(values).any(axis=0))
     mean = np.nan_to_num(scaler.mean_)
     fill = mean.copy()
-    some = [j for j in missing if not np.isnan(values[:, j]).all()]
-    fill[some] = np.nanmedian(values[:, some], axis=0) if some else 0.0
+    partly_missing = [j for j in missing if not np.isnan(values[:, j]).all()]
+    fill[partly_missing] = np.nanmedian(values[:, partly_missing], axis=0) if partly_missing else 0.0
     return {
         "names": names,
         "width": len(mean),
@@ -121,34 +124,43 @@ def _fit_numbers(data: RawData, names: list[str] | None, rows: Rows) -> State:
     }
 
 
-def _one_scale(values: NDArray[Any], mean: float, scale: float) -> State:
-    """One mean and one scale for all columns; they broadcast."""
-    shared = {"mean": [mean], "scale": [scale], "fill": [mean]}
-    return {"names": None, "width": values.shape[1], **shared, "indicators": []}
+def _shared_scale(values: NDArray[Any], mean: float, scale: float) -> Encoding:
+    """Give all columns of `values` one mean and one scale, which broadcast."""
+    return {
+        "names": None,
+        "width": values.shape[1],
+        "mean": [mean],
+        "scale": [scale],
+        "fill": [mean],
+        "indicators": [],
+    }
 
 
-def _apply_numbers(numbers: State, data: RawData, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-    if not numbers["width"]:
-        return
-    values = _numbers(data, numbers["names"], rows).astype(np.float64)
+def _apply_numbers(numbers: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
+    """Write the standardized numbers and, behind them, their indicators into the first columns of `out`."""
     n = numbers["width"]
+    if not n:
+        return
+    values = _number_matrix(data, numbers["names"], rows).astype(np.float64)  # (rows, n)
     missing = np.isnan(values)
     np.copyto(values, numbers["fill"], where=missing)
     with np.errstate(over="ignore"):
         out[:, :n] = (values - numbers["mean"]) / numbers["scale"]
     if not np.isfinite(out[:, :n]).all():
-        _refuse_value(data, numbers["names"], rows, values, ~np.isfinite(out[:, :n]))
+        _raise_for_extreme_value(data, numbers["names"], rows, values, ~np.isfinite(out[:, :n]))
     out[:, n : n + len(numbers["indicators"])] = missing[:, numbers["indicators"]]
 
 
-def _numbers(data: RawData, names: list[str] | None, rows: Rows) -> NDArray[Any]:
+def _number_matrix(data: RawData, names: list[str] | None, rows: RowSelection) -> NDArray[Any]:
+    """Take these rows of the columns of numbers: (rows, width), with NaN where a value is missing."""
     if names is None:
         assert data.X is not None
         return data.X[rows]
-    return np.column_stack([_numeric_column(data, name)[rows] for name in names])
+    return np.column_stack([_column_as_numbers(data, name)[rows] for name in names])
 
 
-def _numeric_column(data: RawData, name: str) -> NDArray[Any]:
+def _column_as_numbers(data: RawData, name: str) -> NDArray[Any]:
+    """Take a column as numbers; where it was read as texts, each of them must be a number."""
     values = data.columns[name]
     numbers = np.full(len(values), np.nan)
     for row, value in enumerate(values) if values.dtype == object else ():
@@ -156,14 +168,17 @@ def _numeric_column(data: RawData, name: str) -> NDArray[Any]:
             numbers[row] = np.nan if value is None else float(value)
         except ValueError:
             raise DataError(
-                f'{data.where(row, name)}: "{shown(value)}" is not a number; '
+                f'{data.where(row, name)}: "{printable(value)}" is not a number; '
                 "the network was trained on numbers in this column"
             ) from None
     return numbers if values.dtype == object else values
 
 
-def _fit_categories(data: RawData, name: str, values: NDArray[Any]) -> list[State]:
-    """The state of one column of texts; none if its texts say who a row is rather than what."""
+def _fit_categories(data: RawData, name: str, values: NDArray[Any]) -> list[Encoding]:
+    """Fit the encoding of one column of texts, in a list; the list is empty if the texts are too many to be categories.
+
+    Names and identifiers say who a row is, and nothing about other rows.
+    """
     known = sorted({value for value in values if value is not None})
     if len(known) > MOST_CATEGORIES or len(known) > max(len(values) / 2, 20):
         data.say(f'column "{name}": {len(known)} different texts in {len(values)} training rows, not used')
@@ -172,8 +187,8 @@ def _fit_categories(data: RawData, name: str, values: NDArray[Any]) -> list[Stat
     return [{"name": name, "values": known, "indicator": indicator}]
 
 
-def _apply_categories(column: State, data: RawData, rows: NDArray[np.int64], out: NDArray[Any]) -> None:
-    """Write a 1 into each row's column of `out`; rows of an unknown category stay zero."""
+def _apply_categories(column: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
+    """Write a 1 into each row of the one-hot block `out`; rows of a category unknown in training stay zero."""
     position = {value: i for i, value in enumerate(column["values"])}
     cells = data.columns[column["name"]]
     if cells.dtype != object:
@@ -189,21 +204,21 @@ def _apply_categories(column: State, data: RawData, rows: NDArray[np.int64], out
     if unseen:
         data.say(
             f'column "{column["name"]}": {len(unseen)} cells of {data.name} hold categories that did not '
-            f'occur in training ("{shown(unseen[0])}"), encoded as none of the known ones'
+            f'occur in training ("{printable(unseen[0])}"), encoded as none of the known ones'
         )
 
 
-def _check_columns(state: State, data: RawData) -> None:
-    if data.kind != state["kind"]:
-        raise DataError(f"{data.name}: is {KINDS[data.kind]}; the network was trained on {KINDS[state['kind']]}")
+def _check_columns(encoding: Encoding, data: RawData) -> None:
+    """Raise if the data are of another kind than those fitted on, or lack a column of theirs."""
+    if data.kind != encoding["kind"]:
+        raise DataError(f"{data.name}: is {KINDS[data.kind]}; the network was trained on {KINDS[encoding['kind']]}")
     if data.kind != "table":
         assert data.X is not None
-        if data.X.shape[1] != state["numbers"]["width"]:
-            raise DataError(
-                f"{data.name}: {data.X.shape[1]} numbers a row; the network was trained on {state['numbers']['width']}"
-            )
+        trained_width = encoding["numbers"]["width"]
+        if data.X.shape[1] != trained_width:
+            raise DataError(f"{data.name}: {data.X.shape[1]} numbers a row; the network was trained on {trained_width}")
         return
-    needed = [*state["numbers"]["names"], *(column["name"] for column in state["categories"])]
+    needed = [*encoding["numbers"]["names"], *(column["name"] for column in encoding["categories"])]
     absent = [name for name in needed if name not in data.columns]
     if absent:
         raise DataError(
@@ -215,9 +230,10 @@ def _quoted(names: Any) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def _refuse_value(
-    data: RawData, names: list[str] | None, rows: NDArray[np.int64], values: NDArray[Any], bad: NDArray[np.bool_]
+def _raise_for_extreme_value(
+    data: RawData, names: list[str] | None, rows: RowIndices, values: NDArray[Any], bad: NDArray[np.bool_]
 ) -> None:
+    """Raise for the first of the bad values; `values` and `bad` are (rows, width)."""
     i, j = (int(k) for k in np.argwhere(bad)[0])
     column = names[j] if names is not None else str(j + 1)
     raise DataError(

@@ -1,4 +1,4 @@
-"""The training rows of a data set in folds, each of which is encoded as if its training rows were all there are."""
+"""The training rows of a data set cut into folds, each encoded by what was fitted on its own training rows alone."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data import features, targets
-from gpubp.data.prepare import having_target, split_rows, test_part
+from gpubp.data.features import RowIndices
+from gpubp.data.prepare import split_rows, split_test, with_default_target
 from gpubp.data.source import RawData
 from gpubp.errors import UsageError
 from gpubp.losses import get_loss
 
-Indices = NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """What a network is trained and validated on.
+    """A split of the rows into those that a network is trained on and those that it is validated on.
 
     Attributes
     ----------
     number : int
         Counted from 1.
     X, y : ndarray
-        As in `PreparedData`. Folds whose inputs are equally wide share them: they hold every training row of the data
-        set once for each different encoding.
+        As in `PreparedData`. Folds whose inputs are equally wide share these arrays, which hold all training rows of
+        the data set once for each different encoding.
     train, validation : (n,) int
-        The rows of X and y, encoded by what was fitted on those in `train` alone.
+        The fold's rows of X and y.
     preprocessing : dict
-        What was fitted.
+        What was fitted on the rows in `train`, as in `PreparedData`.
     """
 
     number: int
     X: NDArray[Any]
     y: NDArray[Any]
-    train: Indices
-    validation: Indices
+    train: RowIndices
+    validation: RowIndices
     preprocessing: dict[str, Any]
 
 
@@ -59,16 +58,17 @@ def cut(
 
     Parameters
     ----------
-    data, loss, test, seed, dtype : as `prepare` takes them
+    data, loss, test, seed, dtype
+        As for `prepare`.
     folds : int
-        Each row is validated on in one of them; 1 is a single split.
+        How many; each row is validated on in one of them. 1 is a single split.
     validation : float
         The fraction of the rows that the single split validates on.
 
     Returns
     -------
-    list of Fold
-    list of str
+    folds : list of Fold
+    notes : list of str
         What the user should be told.
 
     Raises
@@ -76,32 +76,31 @@ def cut(
     UsageError
         If there are too few rows, or too few of every class.
     """
-    data = having_target(replace(data, notes=[]))
-    chosen = get_loss(loss)
-    target = targets.fit(data, chosen)
-    strata = targets.apply(target, data) if "classes" in target else None
-    strata = None if strata is None else strata.ravel()
-    apart = isinstance(test, str | Path)  # rows of another file, none of these
-    rows, _, _ = test_part(data, 0.0 if apart else test, strata, seed)
+    data = with_default_target(replace(data, notes=[]))
+    chosen_loss = get_loss(loss)
+    target = targets.fit(data, chosen_loss)
+    strata = targets.class_indices(target, data)
+    has_test_file = isinstance(test, str | Path)  # then all rows of `data` are for training
+    rows, _, _ = split_test(data, 0.0 if has_test_file else test, strata, seed)
     data.notes.clear()
     if folds == 1:
-        halves = split_rows(data, rows, validation, strata, seed, "validation")
-        splits = [(np.searchsorted(rows, halves[0]), np.searchsorted(rows, halves[1]))]
+        train_rows, validation_rows = split_rows(data, rows, validation, strata, seed, "validation")
+        splits = [(np.searchsorted(rows, train_rows), np.searchsorted(rows, validation_rows))]
     else:
-        splits = _folds(data, rows, folds, None if strata is None else strata[rows], target, seed)
+        splits = _split_into_folds(data, rows, folds, None if strata is None else strata[rows], target, seed)
     notes = list(data.notes)
-    fitted = []
+    preprocessings = []
     for train, _ in splits:
-        own = dict(target)
-        targets.standardize(own, data, chosen, rows[train])
-        fitted.append({"features": features.fit(data, rows[train]), "target": own})
-    return _encoded(data, rows, splits, fitted, dtype), notes
+        fold_target = dict(target)
+        targets.standardize(fold_target, data, chosen_loss, rows[train])
+        preprocessings.append({"features": features.fit(data, rows[train]), "target": fold_target})
+    return _encode_folds(data, rows, splits, preprocessings, dtype), notes
 
 
-def _folds(
-    data: RawData, rows: Indices, folds: int, strata: Indices | None, target: features.State, seed: int
-) -> list[tuple[Indices, Indices]]:
-    """(training rows, validation rows) of each fold, as places in `rows`."""
+def _split_into_folds(
+    data: RawData, rows: RowIndices, folds: int, strata: RowIndices | None, target: features.Encoding, seed: int
+) -> list[tuple[RowIndices, RowIndices]]:
+    """Draw the folds: for each the training and the validation rows, as positions in `rows`."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     if strata is None:
@@ -124,29 +123,38 @@ def _folds(
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, strata))
 
 
-def _encoded(
+def _encode_folds(
     data: RawData,
-    rows: Indices,
-    splits: Sequence[tuple[Indices, Indices]],
-    fitted: Sequence[dict[str, Any]],
+    rows: RowIndices,
+    splits: Sequence[tuple[RowIndices, RowIndices]],
+    preprocessings: Sequence[dict[str, Any]],
     dtype: Any,
 ) -> list[Fold]:
-    found: dict[int, Fold] = {}
-    widths = [features.width(one["features"]) for one in fitted]
+    """Encode `rows` once for each different preprocessing, in one pair (X, y) for folds of equally wide inputs."""
+    folds: dict[int, Fold] = {}
+    widths = [features.width(preprocessing["features"]) for preprocessing in preprocessings]
     for width in dict.fromkeys(widths):
-        members = [i for i, own in enumerate(widths) if own == width]
+        members = [i for i, fold_width in enumerate(widths) if fold_width == width]
         different: list[dict[str, Any]] = []
         for i in members:
-            if fitted[i] not in different:
-                different.append(fitted[i])
+            if preprocessings[i] not in different:
+                different.append(preprocessings[i])
         X = np.empty((len(different) * len(rows), width), dtype)
-        y: list[Any] = []
-        for block, preprocessing in zip(X.reshape(len(different), len(rows), width), different, strict=True):
+        blocks = X.reshape(len(different), len(rows), width)
+        y_blocks: list[Any] = []
+        for block, preprocessing in zip(blocks, different, strict=True):
             block[...] = features.apply(preprocessing["features"], data, rows, dtype)
-            y.append(targets.apply(preprocessing["target"], data, rows, dtype))
-        together: NDArray[Any] = np.concatenate(y)
+            y_blocks.append(targets.apply(preprocessing["target"], data, rows, dtype))
+        y: NDArray[Any] = np.concatenate(y_blocks)
         for i in members:
-            first = different.index(fitted[i]) * len(rows)
-            train, validation = (first + part for part in splits[i])
-            found[i] = Fold(i + 1, X, together, train, validation, fitted[i])
-    return [found[i] for i in range(len(fitted))]
+            start = different.index(preprocessings[i]) * len(rows)
+            train, validation = splits[i]
+            folds[i] = Fold(
+                number=i + 1,
+                X=X,
+                y=y,
+                train=start + train,
+                validation=start + validation,
+                preprocessing=preprocessings[i],
+            )
+    return [folds[i] for i in range(len(preprocessings))]

@@ -1,4 +1,4 @@
-"""HDF5 files, without the ways in which they reach into other files or objects."""
+"""The reader of HDF5 files, which follows no link out of the file and reads no objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpubp.data.arrays import from_arrays
 from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError, UsageError, suggest
 
-# Our own names, and those of the cat pictures, whose two parts lie in two files.
+# The array names of .npz files, and those of the cat pictures, whose training and test parts lie in two files.
 LAYOUTS = (
     {name: name for name in ("X", "y", "X_test", "y_test")},
     {"X": "train_set_x", "y": "train_set_y", "X_test": "test_set_x", "y_test": "test_set_y"},
@@ -19,24 +19,27 @@ LAYOUTS = (
 
 
 def read_hdf5(path: Path) -> RawData:
-    """Read X, y, X_test and y_test from a file; the test part may lie in the sister file beside it."""
-    found, classes = _read_file(path)
-    sister = path.with_name(path.name.replace("train", "test"))
-    if "X" in found and "X_test" not in found and sister != path and sister.is_file():
-        more, classes = _read_file(sister)
-        found |= {name: array for name, array in more.items() if name in ("X_test", "y_test")}
-    if "X" not in found:  # a test file by itself
-        found = {"X": found["X_test"], "y": found.get("y_test")}
-    data = from_arrays(path.name, found)
-    if "X_test" in found and path.name != sister.name and sister.is_file():
-        data.say(f"test part: {sister.name}, beside {path.name}")
+    """Read X, y, X_test and y_test from a file.
+
+    Where the file has no test part and "train" in its name, a file beside it with "test" instead gives the test part.
+    """
+    arrays, classes = _read_arrays_and_classes(path)
+    test_path = path.with_name(path.name.replace("train", "test"))
+    if "X" in arrays and "X_test" not in arrays and test_path != path and test_path.is_file():
+        test_arrays, classes = _read_arrays_and_classes(test_path)
+        arrays |= {name: array for name, array in test_arrays.items() if name in ("X_test", "y_test")}
+    if "X" not in arrays:  # a test file by itself
+        arrays = {"X": arrays["X_test"], "y": arrays.get("y_test")}
+    data = from_arrays(path.name, arrays)
+    if "X_test" in arrays and path.name != test_path.name and test_path.is_file():
+        data.say(f"test part: {test_path.name}, beside {path.name}")
     if classes:
         data.say("classes: " + ", ".join(f'{i} is "{name}"' for i, name in enumerate(classes)))
     return data
 
 
 def read_folder(folder: Path) -> RawData:
-    """Read the folder's only .h5 file, or the one for training, whose sister is the one for testing."""
+    """Read the folder's only .h5 file, or the one with "train" in its name, and the test file beside it."""
     paths = sorted(folder.glob("*.h5"))
     training = [path for path in paths if "train" in path.name] or paths
     if len(training) > 1:
@@ -44,7 +47,8 @@ def read_folder(folder: Path) -> RawData:
     return read_hdf5(training[0])
 
 
-def _read_file(path: Path) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
+def _read_arrays_and_classes(path: Path) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
+    """Read those of X, y, X_test and y_test that the file holds, and the names of the classes, if it lists them."""
     try:
         import h5py
     except ImportError:
@@ -54,19 +58,19 @@ def _read_file(path: Path) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
             layout = next((names for names in LAYOUTS if names["X"] in file or names["X_test"] in file), None)
             if layout is None:
                 raise DataError(f'{path.name}: there is no array "X" or "train_set_x"; {suggest("X", file)}')
-            found: dict[str, NDArray[Any] | None] = {
-                name: _read(path, file, stored) for name, stored in layout.items() if stored in file
+            arrays: dict[str, NDArray[Any] | None] = {
+                name: _read_array(path, file, stored) for name, stored in layout.items() if stored in file
             }
-            classes = _read(path, file, "list_classes") if "list_classes" in file else ()
+            classes = _read_array(path, file, "list_classes") if "list_classes" in file else ()
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path.name}: cannot be read as HDF5: {error}") from error
-    return found, [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in classes]
+    return arrays, [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in classes]
 
 
-def _read(path: Path, file: Any, name: str) -> NDArray[Any]:
-    """One array, whose bytes lie in this very file and are as many as it says."""
+def _read_array(path: Path, file: Any, name: str) -> NDArray[Any]:
+    """Read one array, whose bytes must lie in this very file and be as many as it declares."""
     import h5py
 
     where = f'{path.name}, array "{name}"'

@@ -1,4 +1,4 @@
-"""Folders of MNIST-format IDX files, gzipped or not."""
+"""The reader of folders of MNIST-format IDX files, gzipped or not."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ UNSIGNED_BYTES = 0x08
 def read_folder(folder: Path) -> RawData:
     """Read ``train-images…``, ``train-labels…`` and, if they are there, ``t10k-`` or ``test-`` files."""
     name = folder.resolve().name
-    found: dict[str, NDArray[Any] | None] = {
-        "X": _read(folder, ("train-images",), dimensions=3),
-        "y": _read(folder, ("train-labels",), dimensions=1),
-        "X_test": _read(folder, ("t10k-images", "test-images"), dimensions=3),
-        "y_test": _read(folder, ("t10k-labels", "test-labels"), dimensions=1),
+    arrays: dict[str, NDArray[Any] | None] = {
+        "X": _read_part(folder, ("train-images",), dimensions=3),
+        "y": _read_part(folder, ("train-labels",), dimensions=1),
+        "X_test": _read_part(folder, ("t10k-images", "test-images"), dimensions=3),
+        "y_test": _read_part(folder, ("t10k-labels", "test-labels"), dimensions=1),
     }
-    if found["X"] is None:
+    if arrays["X"] is None:
         raise DataError(f"{name}: the folder holds no train-images file; a folder of MNIST-format IDX files is needed")
-    return from_arrays(name, found)
+    return from_arrays(name, arrays)
 
 
-def _read(folder: Path, kinds: tuple[str, ...], dimensions: int) -> NDArray[Any] | None:
-    paths = sorted({path for kind in kinds for path in folder.glob(f"*{kind}*")})
+def _read_part(folder: Path, names: tuple[str, ...], dimensions: int) -> NDArray[Any] | None:
+    """Read the one file of the folder with one of these names in its own; None if there is no such file."""
+    paths = sorted({path for name in names for path in folder.glob(f"*{name}*")})
     if not paths:
         return None
     if len(paths) > 1:
@@ -51,7 +52,7 @@ def _read(folder: Path, kinds: tuple[str, ...], dimensions: int) -> NDArray[Any]
 
 
 def _read_stream(stream: IO[bytes], path: Path, dimensions: int) -> NDArray[Any]:
-    """The array of one file. Its size is known from the header, so no more is ever unpacked."""
+    """Read the array of one file, whose size is known from the header, so that no more is ever unpacked."""
     magic = bytes([0, 0, UNSIGNED_BYTES, dimensions])
     header = stream.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != magic:

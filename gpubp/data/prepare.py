@@ -1,4 +1,4 @@
-"""From a data set to training, validation and test arrays, and what must be remembered to do it again."""
+"""From a data set to encoded arrays for training, validation and testing, and back from outputs to predictions."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ TASKS = {
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Data that a network can be trained on.
+    """Encoded data that a network can be trained, validated and tested on.
 
     Attributes
     ----------
     task : {"classification", "multilabel", "regression"}
     loss : str
-        The loss's name, the one that was asked for or the one that the target implies.
+        Its name: the loss that was asked for, or the one that the target implies.
     train, validation, test : (X, y) or None
         X (m, n_inputs) C-contiguous; y (m,) int64 for cross-entropy, otherwise (m, n_outputs) of
         X's dtype.
     n_inputs, n_outputs : int
     preprocessing : dict
-        For `encode` and `decode`: plain JSON.
+        What was fitted, for `encode` and `decode`: plain JSON.
     classes : list or None
-        The class that each index means, for one target a row.
+        The class that each index stands for, where each row has one class.
     notes : list of str
         What was guessed, left out or replaced, to be said aloud.
     """
@@ -77,56 +77,57 @@ def prepare(
     loss : str or Loss
         "auto" chooses by the target (see `gpubp.data.targets.infer_loss`) and says so in the notes.
     test : float, path or None
-        A fraction of the rows (0 for no test part), a file of test rows, or None: the source's own test
-        part, else 20 % of the rows.
+        A fraction of the rows (0 for no test part), a file of test rows, or None: the test part that
+        the data set came with, else 20 % of the rows.
     validation : float or None
-        A fraction of the training rows.
+        A fraction of the rows that the test part leaves for training; 0 and None for no validation part.
     seed : int
-        Of the random splits, which keep the shares of the classes.
+        The seed of the random splits, which keep the classes in proportion.
     dtype : dtype
-        Of X and of targets that are not class indices.
+        The type of X, and of y where it is not class indices.
 
     Raises
     ------
     DataError
         If the data cannot be trained on; the message names the file, the line or row, the column, the remedy.
     """
-    data = having_target(data)
-    chosen = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
-    target = targets.fit(data, chosen)
-    strata = targets.apply(target, data) if "classes" in target else None
-    strata = None if strata is None else strata.ravel()
-    train, held, tested = test_part(data, test, strata, seed)
-    targets.values(tested)  # raises where the test part has none
-    train, checked = split_rows(data, train, validation or 0.0, strata, seed, "validation")
-    targets.standardize(target, data, chosen, train)
-    preprocessing = {"features": features.fit(data, train), "target": target}
+    data = with_default_target(data)
+    chosen_loss = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
+    target = targets.fit(data, chosen_loss)
+    strata = targets.class_indices(target, data)
+    rows, test_rows, test_data = split_test(data, test, strata, seed)
+    targets.raw_values(test_data)  # raises where the test rows have no target
+    train_rows, validation_rows = split_rows(data, rows, validation or 0.0, strata, seed, "validation")
+    targets.standardize(target, data, chosen_loss, train_rows)
+    preprocessing = {"features": features.fit(data, train_rows), "target": target}
 
-    def part(rows: NDArray[np.int64], source: RawData) -> Part | None:
+    def encoded(source: RawData, rows: features.RowIndices) -> Part | None:
         if not len(rows):
             return None
-        X, y = _encode(preprocessing, source, rows, dtype)
+        X, y = _encode_rows(preprocessing, source, rows, dtype)
         assert y is not None
         return X, y
 
-    parts = [part(train, data), part(checked, data), part(held, tested)]
-    assert parts[0] is not None
+    train = encoded(data, train_rows)
+    assert train is not None
     return PreparedData(
-        TASKS[target["type"]],
-        chosen.name,
-        *(parts[0], parts[1], parts[2]),
+        task=TASKS[target["type"]],
+        loss=chosen_loss.name,
+        train=train,
+        validation=encoded(data, validation_rows),
+        test=encoded(test_data, test_rows),
         n_inputs=features.width(preprocessing["features"]),
         n_outputs=target["outputs"],
         preprocessing=preprocessing,
         classes=target.get("classes"),
-        notes=list(dict.fromkeys([*data.notes, *tested.notes])),
+        notes=list(dict.fromkeys([*data.notes, *test_data.notes])),
     )
 
 
 def encode(
     preprocessing: dict[str, Any], data: RawData, *, with_target: bool = True, dtype: Any = np.float32
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """The input and the target that a trained network takes, from raw rows.
+    """Encode raw rows as a trained network takes them.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ def encode(
     with_target : bool
         Whether to encode the target where `data` has it; predicting needs none.
     dtype : dtype
-        Of X and of targets that are not class indices.
+        The type of X, and of y where it is not class indices.
 
     Returns
     -------
@@ -151,17 +152,17 @@ def encode(
         If columns are missing, or a value is not of the kind that the network was trained on.
     """
     data = replace(data, target=preprocessing["target"]["name"])  # shares its notes with the caller's
-    state = preprocessing["features"]
-    if data.kind == "table" == state["kind"]:
-        used = {data.target, *state["numbers"]["names"], *(column["name"] for column in state["categories"])}
+    encoding = preprocessing["features"]
+    if data.kind == "table" == encoding["kind"]:
+        used = {data.target, *encoding["numbers"]["names"], *(column["name"] for column in encoding["categories"])}
         for name in data.columns:
             if name not in used:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
-    return _encode(preprocessing, data, features.ALL_ROWS, dtype, with_target)
+    return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
 
 
 def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Predictions in the data's own terms.
+    """Turn a network's outputs into predictions in the classes and units of the data.
 
     Parameters
     ----------
@@ -179,15 +180,16 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
     return targets.decode(preprocessing["target"], np.asarray(outputs))
 
 
-def _encode(
-    preprocessing: dict[str, Any], data: RawData, rows: features.Rows, dtype: Any, with_target: bool = True
+def _encode_rows(
+    preprocessing: dict[str, Any], data: RawData, rows: features.RowSelection, dtype: Any, with_target: bool = True
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     X = features.apply(preprocessing["features"], data, rows, dtype)
-    return X, targets.apply(preprocessing["target"], data, rows, dtype) if with_target else None
+    y = targets.apply(preprocessing["target"], data, rows, dtype) if with_target else None
+    return X, y
 
 
-def having_target(data: RawData) -> RawData:
-    """The same data, with the last column of a table as the target where none is named."""
+def with_default_target(data: RawData) -> RawData:
+    """Make the last column of a table without a target its target, with a note; return other data as they are."""
     if data.kind != "table" or data.target is not None:
         return data
     last = list(data.columns)[-1]
@@ -195,29 +197,50 @@ def having_target(data: RawData) -> RawData:
     return replace(data, target=last)
 
 
-def test_part(
+def split_test(
     data: RawData, test: float | str | Path | None, strata: NDArray[Any] | None, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], RawData]:
-    """Training rows of `data`, test rows, and the data set that the latter are rows of."""
+) -> tuple[features.RowIndices, features.RowIndices, RawData]:
+    """Choose the test rows as `prepare` says.
+
+    Returns
+    -------
+    rows : (n,) int
+        The rows of `data` that are left for training and validation.
+    test_rows : (n_test,) int
+    test_data : RawData
+        The data set that they are rows of: `data`, its test part or another file.
+    """
     rows = np.arange(data.rows)
-    own = data.test_part
+    part = data.test_part
     if isinstance(test, str | Path):
-        other = replace(read(test), target=data.target)
-        data.say(f"test: the {other.rows} rows of {other.name}")
-        return rows, np.arange(other.rows), other
-    if test is None and own is not None:
-        data.say(f"test: the {own.rows} rows that the data set keeps for it")
-        return rows, np.arange(own.rows), own
-    train, held = split_rows(data, rows, TEST_FRACTION if test is None else test, strata, seed, "test")
-    return train, held, data
+        test_data = replace(read(test), target=data.target)
+        data.say(f"test: the {test_data.rows} rows of {test_data.name}")
+        return rows, np.arange(test_data.rows), test_data
+    if test is None and part is not None:
+        data.say(f"test: the {part.rows} rows that the data set keeps for it")
+        return rows, np.arange(part.rows), part
+    rows, test_rows = split_rows(data, rows, TEST_FRACTION if test is None else test, strata, seed, "test")
+    return rows, test_rows, data
 
 
 def split_rows(
-    data: RawData, rows: NDArray[np.int64], fraction: float, strata: NDArray[Any] | None, seed: int, part: str
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a random fraction off `rows`, of each class alike; both parts stay in order.
+    data: RawData, rows: features.RowIndices, fraction: float, strata: NDArray[Any] | None, seed: int, part: str
+) -> tuple[features.RowIndices, features.RowIndices]:
+    """Draw a random fraction of `rows`, of each class alike where `strata` are given.
 
     Where scikit-learn's ``train_test_split`` can do it, the rows are those that it draws with the same seed.
+
+    Parameters
+    ----------
+    strata : (data.rows,) or None
+        The class of each row of `data`. A class of one row is never drawn.
+    part : str
+        What the drawn rows are for, "test" or "validation", for messages.
+
+    Returns
+    -------
+    remaining, drawn : (n,) int
+        Both in the order of `rows`.
     """
     if not 0 <= fraction < 1:
         raise UsageError(f"{part}={fraction} is no fraction; choose one from 0 (none) to below 1")
@@ -227,20 +250,20 @@ def split_rows(
 
     if len(rows) < 2:
         raise DataError(f"{data.name}: {len(rows)} row(s) cannot be split; give more rows, or {part}=0")
-    stays = rows[:0]
+    singletons = rows[:0]
     labels = None
     if strata is not None:
-        codes, inverse, counts = np.unique(strata[rows], return_inverse=True, return_counts=True)
-        alone = counts[inverse] == 1  # a class of one row can only be learned from
-        stays, rows = rows[alone], rows[~alone]
+        _, inverse, counts = np.unique(strata[rows], return_inverse=True, return_counts=True)
+        single = counts[inverse] == 1  # a class of one row can only be learned from
+        singletons, rows = rows[single], rows[~single]
         labels = strata[rows]
-        least = int((counts > 1).sum())
+        fewest = int((counts > 1).sum())  # in either part, one row a class
     else:
-        least = 1
+        fewest = 1
     if not len(rows):
         raise DataError(f"{data.name}: every class has one row only; give more rows, or {part}=0")
-    size = min(max(ceil(fraction * (len(rows) + len(stays))), least), len(rows) - least)
-    kept, cut = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
+    size = min(max(ceil(fraction * (len(rows) + len(singletons))), fewest), len(rows) - fewest)
+    remaining, drawn = train_test_split(rows, test_size=size, random_state=seed, stratify=labels)
     how = ", in each class alike" if strata is not None else ""
-    data.say(f"{part}: {size} of {len(rows) + len(stays)} rows, drawn with seed {seed}{how}")
-    return np.sort(np.concatenate([kept, stays])), np.sort(cut)
+    data.say(f"{part}: {size} of {len(rows) + len(singletons)} rows, drawn with seed {seed}{how}")
+    return np.sort(np.concatenate([remaining, singletons])), np.sort(drawn)

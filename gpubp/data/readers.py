@@ -1,4 +1,4 @@
-"""From the name of a data set, a file or a folder to its data."""
+"""Reading a data set by the name of a built-in one, a file or a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ READERS: dict[str, Callable[[Path], RawData]] = {
 
 
 def read(source: str | Path, target: str | None = None) -> RawData:
-    """Read a data set.
+    """Read a data set as it stands, nothing encoded yet.
 
     Parameters
     ----------
@@ -43,6 +43,8 @@ def read(source: str | Path, target: str | None = None) -> RawData:
     DataError
         If there is no such data set, or it cannot be read without guessing; the message names the file, the
         line, the column, the text and the remedy.
+    UsageError
+        If a target is named for data without named columns.
     """
     if str(source) in BUILTIN:
         data = BUILTIN[str(source)]()

@@ -1,4 +1,4 @@
-"""What every reader returns, and the bound that every reader keeps."""
+"""The data set that every reader returns, and the limits on size that every reader checks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from gpubp.errors import DataError
 
-# A few kilobytes on disk may declare gigabytes. What exceeds both of these is refused before it is allocated:
-# real data compresses by less (MNIST 5-fold, a one-hot matrix about 100-fold), zeros 1000-fold.
-FREE_BYTES = 256 * 2**20
+# A few kilobytes on disk may declare gigabytes. What exceeds both of these is refused before it is allocated: real
+# data compress by less (MNIST 5-fold, a one-hot matrix about 100-fold), zeros 1000-fold.
+UNCHECKED_BYTES = 256 * 2**20
 LARGEST_RATIO = 200
 
 LONGEST_SHOWN = 60  # characters of a file's text in a message
@@ -25,13 +25,13 @@ class RawData:
     Attributes
     ----------
     name : str
-        Of the built-in set or the file, for messages.
+        The name of the built-in set or of the file, for messages.
     kind : {"table", "arrays", "images"}
         Named columns; numbers without names; pixels (uint8, 0 to 255).
     X, y : ndarray or None
         Arrays and images only: (m, n), and (m,) or (m, n_out).
     X_test, y_test : ndarray or None
-        The source's own test part, where it has one.
+        The test part, where the data set comes with one.
     one_unit : bool
         Whether all columns of X measure the same thing (pixels), so that they share one mean and one scale:
         standardizing each would blow up the nearly constant ones.
@@ -59,53 +59,53 @@ class RawData:
 
     @property
     def rows(self) -> int:
-        """How many rows there are, the source's own test part not counted."""
+        """Number of rows, without those of the test part that the data set may come with."""
         return len(self.X) if self.X is not None else len(next(iter(self.columns.values())))
 
     @property
     def test_part(self) -> RawData | None:
-        """The source's own test part as a data set, or None."""
+        """The test part that the data set came with, as a data set, or None."""
         if self.X_test is None:
             return None
-        return RawData(f"{self.name} (test part)", self.kind, X=self.X_test, y=self.y_test)
+        return RawData(name=f"{self.name} (test part)", kind=self.kind, X=self.X_test, y=self.y_test)
 
     def say(self, note: str) -> None:
-        """Keep a note for the user, once."""
+        """Add a note for the user, unless it is there already."""
         if note not in self.notes:
             self.notes.append(note)
 
     def where(self, row: int, column: str | None = None) -> str:
-        """How an error names a cell: ``housing.csv, line 118, column "total_rooms"``."""
+        """Name a row or cell for an error message: ``housing.csv, line 118, column "total_rooms"``."""
         cell = f"{self.name}, {self.place(row)}"
         return cell if column is None else f'{cell}, column "{column}"'
 
 
 def check_size(name: str, declared: int, stored: int) -> None:
-    """Refuse what unpacks to far more than real data does.
+    """Raise for data that would unpack to far more than real data do.
 
     Parameters
     ----------
     name : str
         The file, and the part of it, for the message.
     declared : int
-        Bytes that it would take in memory.
+        How many bytes it would take in memory.
     stored : int
-        Bytes that it takes on disk.
+        How many bytes it takes on disk.
 
     Raises
     ------
     DataError
         If `declared` exceeds both 256 MiB and 200 times `stored`.
     """
-    if declared > FREE_BYTES and declared > LARGEST_RATIO * stored:
+    if declared > UNCHECKED_BYTES and declared > LARGEST_RATIO * stored:
         raise DataError(
             f"{name}: {stored:,} bytes on disk declare {declared:,} bytes of data, more than {LARGEST_RATIO} "
             "times as much; the file is damaged or hostile; if it is neither, save it uncompressed"
         )
 
 
-def shown(text: str) -> str:
-    """A file's text as a message can hold it: not too long, nothing in it that a terminal would obey."""
+def printable(text: str) -> str:
+    """Make text of a file fit for a message: cut to 60 characters, control characters escaped."""
     text = text.strip()
-    cut = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    shortened = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shortened)

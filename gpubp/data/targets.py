@@ -1,4 +1,4 @@
-"""What is predicted: guessing the task aloud, encoding the target, decoding the outputs."""
+"""The target: which loss it asks for, its encoding, and the network's outputs decoded into its classes and units."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubp.data.features import ALL_ROWS, LARGEST, Rows, State, as_text
-from gpubp.data.source import RawData, shown
+from gpubp.data.features import ALL_ROWS, LARGEST_MAGNITUDE, Encoding, RowIndices, RowSelection, as_text
+from gpubp.data.source import RawData, printable
 from gpubp.errors import DataError, suggest
 from gpubp.losses import Loss, get_loss
 
-FEW_VALUES = 20
+FEW_DISTINCT_NUMBERS = 20  # up to so many different whole numbers are classes, gaps or not
 MOST_CLASSES = 1000
 
 
 def infer_loss(data: RawData) -> Loss:
-    """The loss that the target asks for; the rule and the way out are noted in `data`.
+    """Choose the loss by the target; the reason, and how to choose otherwise, are noted in `data`.
 
     Texts and truth values are classes (cross_entropy). So are whole numbers if there are at most 20 different
     ones, or if they are 0 … k − 1 without a gap, and at least two rows of each on average. A matrix of zeros
     and ones is one label a column (binary_cross_entropy). All other numbers are values (half_squared_error).
     """
-    y = values(data)
+    y = raw_values(data)
     distinct = np.unique(y)
     if y.dtype.kind == "U":
         name, reason = "cross_entropy", "texts, read as classes"
     elif y.ndim == 2 and np.isin(distinct, (0, 1)).all():
         name, reason = "binary_cross_entropy", f"{y.shape[1]} columns of 0 and 1, read as labels"
-    elif y.ndim == 2 or not _whole(distinct):
+    elif y.ndim == 2 or not _are_whole_numbers(distinct):
         name, reason = "half_squared_error", "numbers, read as values; for classes, --loss cross_entropy"
-    elif _are_classes(distinct, len(y)):
+    elif _look_like_classes(distinct, len(y)):
         name = "cross_entropy"
         reason = f"{len(distinct)} different whole numbers, read as classes; for values, --loss half_squared_error"
     else:
@@ -41,92 +41,105 @@ def infer_loss(data: RawData) -> Loss:
     return get_loss(name)
 
 
-def fit(data: RawData, loss: Loss) -> State:
-    """What encoding the target needs to know; `standardize` adds what depends on the training rows."""
-    y = values(data)
-    state: State = {"name": data.target, "loss": loss.name}
+def fit(data: RawData, loss: Loss) -> Encoding:
+    """Fit the encoding of the target on all rows, for all classes must be known; `standardize` adds mean and scale."""
+    y = raw_values(data)
+    encoding: Encoding = {"name": data.target, "loss": loss.name}
     if not loss.classification:
         if y.dtype.kind == "U":
             raise DataError(
-                f'{_place(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
+                f'{_where_target(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
                 "choose cross_entropy for classes"
             )
         outputs = 1 if y.ndim == 1 else y.shape[1]
-        return state | {
+        return encoding | {
             "type": "values",
             "outputs": outputs,
             "mean": [0.0] * outputs,
             "scale": [1.0] * outputs,
         }
     if y.ndim == 2:
-        return state | {"type": "labels", "outputs": _count_labels(data, y, loss)}
+        return encoding | {"type": "labels", "outputs": _check_labels(data, y, loss)}
     distinct = np.unique(y)
-    if not _whole(distinct):
+    if not _are_whole_numbers(distinct):
         row = int(np.flatnonzero(y != np.floor(y))[0])
         raise DataError(
-            f"{_place(data, row)}: {y[row]} is no class, and {loss.name} predicts classes; "
+            f"{_where_target(data, row)}: {y[row]} is no class, and {loss.name} predicts classes; "
             "choose half_squared_error for values"
         )
     classes = [str(value) if y.dtype.kind == "U" else int(value) for value in distinct]
     _check_classes(data, classes, len(y), loss)
     if loss.integer_targets:
-        return state | {"type": "classes", "outputs": len(classes), "classes": classes}
-    return state | {"type": "binary", "outputs": 1, "classes": classes}
+        return encoding | {"type": "classes", "outputs": len(classes), "classes": classes}
+    return encoding | {"type": "binary", "outputs": 1, "classes": classes}
 
 
-def standardize(state: State, data: RawData, loss: Loss, rows: Rows) -> None:
-    """Fit mean and scale of the values on these rows; a loss that bounds its targets gets them raw."""
-    if state["type"] != "values":
+def class_indices(encoding: Encoding, data: RawData) -> NDArray[Any] | None:
+    """Find the class of every row (m,), for splits with the classes in proportion; None for labels and values."""
+    if "classes" not in encoding:
+        return None
+    codes = apply(encoding, data)
+    return None if codes is None else codes.ravel()
+
+
+def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelection) -> None:
+    """Fit mean and scale of values to be predicted on these rows, in place.
+
+    Targets of a loss that bounds them (counts for poisson) stay raw, as do classes and labels.
+    """
+    if encoding["type"] != "values":
         return
     from sklearn.preprocessing import StandardScaler
 
-    y = values(data)
+    y = raw_values(data)
     low, high = loss.targets
     outside = np.argwhere((y < low) | (y > high))
     if len(outside):
         row = int(outside[0][0])
         raise DataError(
-            f"{_place(data, row)}: {y[row]} is not in [{low}, {high}], as {loss.name} needs; "
+            f"{_where_target(data, row)}: {y[row]} is not in [{low}, {high}], as {loss.name} needs; "
             "correct it or choose another loss"
         )
     if (low, high) == (-np.inf, np.inf):
-        scaler = StandardScaler().fit(y[rows].reshape(-1, state["outputs"]))
-        state |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
+        scaler = StandardScaler().fit(y[rows].reshape(-1, encoding["outputs"]))
+        encoding |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
 
 
-def apply(state: State, data: RawData, rows: Rows = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any] | None:
-    """The encoded target: class indices (m,) int64, or (m, n_outputs) of `dtype`; None without one."""
+def apply(
+    encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtype: Any = np.float32
+) -> NDArray[Any] | None:
+    """Encode the target: class indices (m,) int64, or (m, n_outputs) of `dtype`; None if `data` has no target."""
     if data.target not in data.columns if data.kind == "table" else data.y is None:
         return None
-    y = values(data)[rows]
-    if state["type"] == "values":
+    y = raw_values(data)[rows]
+    if encoding["type"] == "values":
         if y.dtype.kind == "U":
-            raise DataError(f'{_place(data, 0)}: "{y[0]}" is not a number, as all targets were in training')
-        scaled = (y.reshape(-1, state["outputs"]) - state["mean"]) / state["scale"]
+            raise DataError(f'{_where_target(data, 0)}: "{y[0]}" is not a number, as all targets were in training')
+        scaled = (y.reshape(-1, encoding["outputs"]) - encoding["mean"]) / encoding["scale"]
         return np.ascontiguousarray(scaled, dtype=dtype)
-    if state["type"] == "labels":
-        _count_labels(data, values(data), get_loss(state["loss"]), state["outputs"])
+    if encoding["type"] == "labels":
+        _check_labels(data, raw_values(data), get_loss(encoding["loss"]), encoding["outputs"])
         return np.ascontiguousarray(y, dtype=dtype)
-    codes = _codes(state, data, y, np.arange(data.rows)[rows])
-    return codes if state["type"] == "classes" else codes.astype(dtype)[:, None]
+    codes = _class_codes(encoding, data, y, np.arange(data.rows)[rows])
+    return codes if encoding["type"] == "classes" else codes.astype(dtype)[:, None]
 
 
-def decode(state: State, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The columns of predictions for the network's outputs (m, n_outputs)."""
-    if state["type"] == "values":
-        raw = np.asarray(outputs, dtype=np.float64) * state["scale"] + state["mean"]
-        return _columns("prediction", raw)
-    if state["type"] == "labels":
-        return _columns("prediction", (outputs > 0.5).astype(np.int64)) | _columns("probability", outputs)
-    classes = np.asarray(state["classes"])
-    if state["type"] == "binary":
+def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Turn the network's outputs (m, n_outputs) into named columns (m,) of predictions and probabilities."""
+    if encoding["type"] == "values":
+        raw = np.asarray(outputs, dtype=np.float64) * encoding["scale"] + encoding["mean"]
+        return _output_columns("prediction", raw)
+    if encoding["type"] == "labels":
+        return _output_columns("prediction", (outputs > 0.5).astype(np.int64)) | _output_columns("probability", outputs)
+    classes = np.asarray(encoding["classes"])
+    if encoding["type"] == "binary":
         outputs = np.hstack([1 - outputs, outputs])
-    probabilities = {f"probability_{name}": outputs[:, i] for i, name in enumerate(state["classes"])}
+    probabilities = {f"probability_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
     return {"prediction": classes[outputs.argmax(axis=1)], **probabilities}
 
 
-def values(data: RawData) -> NDArray[Any]:
-    """The raw target: numbers, or texts as a str array; nothing missing."""
+def raw_values(data: RawData) -> NDArray[Any]:
+    """Take the target as it stands in the data, numbers or an array of str; raise if one is missing or too large."""
     if data.kind == "table":
         if data.target not in data.columns:
             raise DataError(
@@ -140,24 +153,25 @@ def values(data: RawData) -> NDArray[Any]:
     if y.dtype == object:
         bad = np.array([value is None for value in y])
     else:
-        bad = ~(np.abs(y) < LARGEST) if y.dtype.kind == "f" else np.zeros(len(y), dtype=bool)
+        bad = ~(np.abs(y) < LARGEST_MAGNITUDE) if y.dtype.kind == "f" else np.zeros(len(y), dtype=bool)
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
         missing = y.dtype == object or np.isnan(y[row]).any()
         fault = "missing" if missing else f"{y[row]}, too large to standardize"
-        raise DataError(f"{_place(data, row)}: the target is {fault}; correct it or delete the row")
+        raise DataError(f"{_where_target(data, row)}: the target is {fault}; correct it or delete the row")
     if y.dtype.kind == "b":
         return y.astype(np.int64)
     return y.astype(str) if y.dtype == object else y
 
 
-def _whole(distinct: NDArray[Any]) -> bool:
+def _are_whole_numbers(distinct: NDArray[Any]) -> bool:
     return distinct.dtype.kind != "f" or bool((distinct == np.floor(distinct)).all())
 
 
-def _are_classes(distinct: NDArray[Any], rows: int) -> bool:
+def _look_like_classes(distinct: NDArray[Any], rows: int) -> bool:
+    """Whether whole numbers are classes, by the rule in `infer_loss`."""
     k = len(distinct)
-    few = k <= FEW_VALUES or (distinct[0] == 0 and distinct[-1] == k - 1)
+    few = k <= FEW_DISTINCT_NUMBERS or (distinct[0] == 0 and distinct[-1] == k - 1)
     return bool(few and 2 * k <= rows)
 
 
@@ -174,7 +188,8 @@ def _check_classes(data: RawData, classes: list[Any], rows: int, loss: Loss) -> 
         raise DataError(f"{what}: {len(classes)} classes, and {loss.name} tells two apart; choose cross_entropy")
 
 
-def _count_labels(data: RawData, y: NDArray[Any], loss: Loss, expected: int | None = None) -> int:
+def _check_labels(data: RawData, y: NDArray[Any], loss: Loss, expected: int | None = None) -> int:
+    """Count the labels, the columns of y; raise if y is no matrix of 0 and 1, or they are not as many as expected."""
     if loss.integer_targets:
         raise DataError(
             f"{data.name}: y is a matrix, and {loss.name} takes one class a row; give class numbers, or "
@@ -185,8 +200,9 @@ def _count_labels(data: RawData, y: NDArray[Any], loss: Loss, expected: int | No
     return int(y.shape[1])
 
 
-def _codes(state: State, data: RawData, y: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    classes = np.asarray(state["classes"])
+def _class_codes(encoding: Encoding, data: RawData, y: NDArray[Any], rows: RowIndices) -> NDArray[np.int64]:
+    """Find the index of each target's class; `rows` are where y stands in the data, for the error message."""
+    classes = np.asarray(encoding["classes"])
     if classes.dtype.kind == "U" and y.dtype.kind != "U":
         y = np.array([as_text(value) for value in y])
     comparable = (classes.dtype.kind == "U") == (y.dtype.kind == "U")
@@ -195,17 +211,18 @@ def _codes(state: State, data: RawData, y: NDArray[Any], rows: NDArray[np.int64]
     if unknown.any():
         i = int(np.flatnonzero(unknown)[0])
         raise DataError(
-            f'{_place(data, int(rows[i]))}: class "{shown(str(y[i]))}" does not occur in training; known: '
-            f"{', '.join(map(str, state['classes']))}"
+            f'{_where_target(data, int(rows[i]))}: class "{printable(str(y[i]))}" does not occur in training; known: '
+            f"{', '.join(map(str, encoding['classes']))}"
         )
     return codes.astype(np.int64)
 
 
-def _columns(name: str, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def _output_columns(name: str, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Name the columns of a matrix NAME_0, NAME_1, …; a single prediction has no number."""
     if name == "prediction" and matrix.shape[1] == 1:
         return {name: matrix[:, 0]}
     return {f"{name}_{j}": matrix[:, j] for j in range(matrix.shape[1])}
 
 
-def _place(data: RawData, row: int) -> str:
+def _where_target(data: RawData, row: int) -> str:
     return data.where(row, data.target if data.kind == "table" else "y")

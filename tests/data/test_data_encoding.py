@@ -18,7 +18,7 @@ def table(**columns: Any) -> RawData:
         name: np.array(values, dtype=object if any(isinstance(v, str) for v in values) else float)
         for name, values in columns.items()
     }
-    return RawData("t", "table", columns=arrays)
+    return RawData(name="t", kind="table", columns=arrays)
 
 
 def through_json(ready: PreparedData) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def test_encode_after_json_gives_what_prepare_gave(source: str, dtype: Any) -> N
 
 
 def test_nothing_is_fitted_on_test_or_validation_rows(tmp_path: Path, rng: np.random.Generator) -> None:
-    data = RawData("t", "arrays", X=rng.normal(5, 3, (400, 3)), y=rng.normal(size=400))
+    data = RawData(name="t", kind="arrays", X=rng.normal(5, 3, (400, 3)), y=rng.normal(size=400))
     ready = prepare(data, test=0.25, validation=0.2, dtype=np.float64)
     assert [len(part[0]) for part in (ready.train, ready.validation, ready.test) if part] == [240, 60, 100]
     np.testing.assert_allclose(ready.train[0].mean(axis=0), 0, atol=1e-14)
@@ -71,7 +71,7 @@ def test_test_rows_are_those_of_scikit_learn() -> None:
 
 def test_splits_follow_the_seed_and_keep_rare_classes_in_training() -> None:
     y = np.array([0] * 50 + [1] * 6 + [2])
-    data = RawData("t", "arrays", X=np.arange(57.0)[:, None], y=y)
+    data = RawData(name="t", kind="arrays", X=np.arange(57.0)[:, None], y=y)
     first, again, other = (prepare(data, seed=seed) for seed in (0, 0, 1))
     assert first.test is not None and again.test is not None and other.test is not None
     np.testing.assert_array_equal(first.test[0], again.test[0])
@@ -81,11 +81,11 @@ def test_splits_follow_the_seed_and_keep_rare_classes_in_training() -> None:
 
 def test_the_sources_own_test_part_is_used_unless_a_fraction_is_asked_for(rng: np.random.Generator) -> None:
     X, y = rng.normal(size=(30, 2)), np.arange(30) % 3
-    data = RawData("t", "arrays", X=X, y=y, X_test=X[:7], y_test=y[:7])
-    own, drawn, none = prepare(data), prepare(data, test=0.5), prepare(data, test=0)
-    assert own.test is not None and len(own.test[0]) == 7 and len(own.train[0]) == 30
-    assert drawn.test is not None and len(drawn.test[0]) == 15
-    assert none.test is None
+    data = RawData(name="t", kind="arrays", X=X, y=y, X_test=X[:7], y_test=y[:7])
+    default, with_fraction, without_test = prepare(data), prepare(data, test=0.5), prepare(data, test=0)
+    assert default.test is not None and len(default.test[0]) == 7 and len(default.train[0]) == 30
+    assert with_fraction.test is not None and len(with_fraction.test[0]) == 15
+    assert without_test.test is None
 
 
 def test_a_file_of_test_rows(tmp_path: Path) -> None:
@@ -136,22 +136,22 @@ def test_identifiers_and_empty_columns_are_left_out_aloud() -> None:
 
 def test_missing_numbers_in_arrays_are_imputed_with_an_indicator() -> None:
     X = np.array([[1.0, 5.0], [np.nan, 6.0], [3.0, 7.0], [9.0, np.nan]])
-    state = prepare(RawData("t", "arrays", X=X[:3], y=np.array([0.5, 1, 2])), test=0).preprocessing
-    out, _ = encode(state, RawData("t", "arrays", X=X), dtype=np.float64)
+    state = prepare(RawData(name="t", kind="arrays", X=X[:3], y=np.array([0.5, 1, 2])), test=0).preprocessing
+    out, _ = encode(state, RawData(name="t", kind="arrays", X=X), dtype=np.float64)
     np.testing.assert_allclose(out, [[-1, -np.sqrt(1.5), 0], [0, 0, 1], [1, np.sqrt(1.5), 0], [7, 0, 0]])
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.bool_, np.float16, np.float32, np.float64])
 def test_arrays_of_every_real_type_are_standardized(dtype: Any, rng: np.random.Generator) -> None:
     X = rng.integers(0, 2, (50, 3)).astype(dtype)
-    ready = prepare(RawData("t", "arrays", X=X, y=rng.normal(size=50)), test=0)
+    ready = prepare(RawData(name="t", kind="arrays", X=X, y=rng.normal(size=50)), test=0)
     np.testing.assert_allclose(ready.train[0].mean(axis=0), 0, atol=1e-6)
     assert ready.train[0].dtype == np.float32
 
 
 def test_large_offsets_are_subtracted_in_float64() -> None:
     times = 1.7e9 + np.arange(100.0)[:, None]
-    X = prepare(RawData("t", "arrays", X=times, y=np.arange(100) / 3), test=0).train[0]
+    X = prepare(RawData(name="t", kind="arrays", X=times, y=np.arange(100) / 3), test=0).train[0]
     assert len(np.unique(X)) == 100
 
 
@@ -172,7 +172,7 @@ TARGETS: dict[str, tuple[Any, str, str, int, str]] = {
 @pytest.mark.parametrize("case", TARGETS)
 def test_the_task_is_inferred_aloud(case: str) -> None:
     y, task, loss, outputs, note = TARGETS[case]
-    ready = prepare(RawData("t", "arrays", X=np.arange(len(y), dtype=float)[:, None], y=np.array(y)))
+    ready = prepare(RawData(name="t", kind="arrays", X=np.arange(len(y), dtype=float)[:, None], y=np.array(y)))
     assert (ready.task, ready.loss, ready.n_outputs) == (task, loss, outputs)
     assert any(note in line for line in ready.notes)
     expected_shape = (len(ready.train[0]),) if task == "classification" else (len(ready.train[0]), outputs)
@@ -204,13 +204,16 @@ def test_two_classes_with_one_output() -> None:
 
 def test_decoding_labels_and_values() -> None:
     X = np.arange(8.0)[:, None]
-    labels = prepare(RawData("t", "arrays", X=X, y=np.array([[0, 1], [1, 0]] * 4))).preprocessing
+    labels = prepare(RawData(name="t", kind="arrays", X=X, y=np.array([[0, 1], [1, 0]] * 4))).preprocessing
     columns = decode(labels, np.array([[0.9, 0.2]]))
     assert {name: column.tolist() for name, column in columns.items()} == {
-        "prediction_0": [1], "prediction_1": [0], "probability_0": [0.9], "probability_1": [0.2],
-    }  # fmt: skip
+        "prediction_0": [1],
+        "prediction_1": [0],
+        "probability_0": [0.9],
+        "probability_1": [0.2],
+    }
     y = np.column_stack([X[:, 0] / 3, X[:, 0] * 1000])
-    ready = prepare(RawData("t", "arrays", X=X, y=y), test=0, dtype=np.float64)
+    ready = prepare(RawData(name="t", kind="arrays", X=X, y=y), test=0, dtype=np.float64)
     columns = decode(through_json(ready), ready.train[1])
     np.testing.assert_allclose(np.column_stack([columns["prediction_0"], columns["prediction_1"]]), y)
 
