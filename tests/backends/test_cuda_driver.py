@@ -388,8 +388,8 @@ def test_a_kernel_is_compiled_once(cupy: CupyStub) -> None:
     cupy.kernels["scale"] = lambda *arguments: launched.append(arguments)
     assert driver.kernel(SourceText()) is driver.kernel(SourceText())
     args = (driver.zeros((4,), np.float32), np.float32(2), np.int32(4))
-    driver.kernel(SourceText())((5, 2, 1), 64, args, 96)
-    assert launched == [((5, 2, 1), (64,), args, 96)]
+    driver.kernel(SourceText())((5, 2, 1), 64, args)
+    assert launched == [((5, 2, 1), (64,), args)]
     assert cupy.sources == [SourceText().text]
 
 

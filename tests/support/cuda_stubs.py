@@ -217,17 +217,17 @@ class CupyStub(ModuleType):
         def get_function(name: str) -> Any:
             self.call("compile")
 
-            def launch(grid: Any, block: Any, args: Any, shared_mem: int) -> None:
+            def launch(grid: Any, block: Any, args: Any) -> None:
                 assert Device.current and Stream.current[-1] is self.stream and len(block) == 1
                 self.call(f"launch of {name}")
-                self.kernels[name](grid, block, args, shared_mem)
+                self.kernels[name](grid, block, args)
 
             return launch
 
         return SimpleNamespace(get_function=get_function)
 
 
-def _probe(grid: Any, block: Any, args: Any, shared: int) -> None:
+def _probe(grid: Any, block: Any, args: Any) -> None:
     args[0].reshape(-1)[: args[1]] += 1
 
 
