@@ -1,4 +1,4 @@
-"""README.md does what it says: its commands run, its code runs, its tables are the registries.
+"""README.md and docs/ do what they say: commands run, code runs, tables are the registries and the measured figures.
 
 ``python tests/test_docs.py`` writes the tables anew after a registry or a measured figure has changed.
 """
@@ -15,12 +15,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import gpubp
 from gpubp.activations import ACTIVATIONS
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
@@ -29,19 +32,46 @@ from gpubp.schedules import SCHEDULES
 from support.package import MODULES, PACKAGE, REPOSITORY
 
 README = REPOSITORY / "README.md"
+PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
+RUNNING = [README, REPOSITORY / "CONTRIBUTING.md", *PAGES]  # their code blocks are run
 RESULTS = REPOSITORY / "benchmarks" / "results"
+DOCUMENTS = [
+    *RUNNING,
+    *(REPOSITORY / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "kernels/README.md")),
+    *sorted(RESULTS.glob("*.md")),
+]
 RUN_CLI = "import sys; from gpubp.cli import main; sys.exit(main())"
-TABLES: dict[str, Mapping[str, Callable[..., object]]] = {
+REGISTRIES: dict[str, Mapping[str, Callable[..., object]]] = {
     "activations": ACTIVATIONS,
     "losses": LOSSES,
     "optimizers": OPTIMIZERS,
     "initializers": INITIALIZERS,
     "schedules": SCHEDULES,
 }
-BETWEEN_MARKS = r"(<!-- {0} -->\n).*?(<!-- end of {0} -->)"
+MEASURED = ("foundation", "estimators", "cpu", "stacks")  # files of benchmarks/results
+# Column of the table of step times -> who is measured in benchmarks/results/cpu.json; the fastest of them counts.
+STEP_TIMES = {
+    "gpubp": ("gpubp cpu",),
+    "without Numba": ("gpubp cpu-reference",),
+    "PyTorch": ("torch eager", "torch compile"),
+    "JAX": ("jax jit", "jax scan"),
+    "scikit-learn": ("scikit-learn",),
+    "Thinc": ("thinc",),
+}
+PRODUCTS = "bare GEMMs cpu"
+# The clone's address is the reader's to fill in, and CI is in a checkout already.
+BY_THE_READER = {"git clone URL gpubp", "cd gpubp"}
+BETWEEN_MARKS = re.compile(r"(<!-- ([^>]+?) -->\n)(.*?)(<!-- end of \2 -->)", re.DOTALL)
 
 
-def table(registry: Mapping[str, Callable[..., object]]) -> str:
+def _name(document: Path) -> str:
+    return document.relative_to(REPOSITORY).as_posix()
+
+
+# -- tables that are generated ------------------------------------------------------------------------------
+
+
+def registry_table(registry: Mapping[str, Callable[..., object]]) -> str:
     """The registry in Markdown: names with arguments at their defaults, and what the docstrings say."""
     rows = ["| name | what it is |", "|---|---|"]
     for name, factory in registry.items():
@@ -55,43 +85,90 @@ def table(registry: Mapping[str, Callable[..., object]]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def figures() -> str:
-    """The measured figures in Markdown, under what they were measured on."""
-    measured = json.loads((RESULTS / "foundation.json").read_text(encoding="utf-8"))
-    return _measured(measured["machine"], [row for part in measured["parts"].values() for row in part])
+def measured_rows(name: str) -> list[tuple[Mapping[str, str], list[dict[str, str]]]]:
+    """The rows of a file of results by the machine that they were measured on."""
+    saved = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    if "machine" in saved:
+        return [(saved["machine"], [row for part in saved["parts"].values() for row in part])]
+    assert all(part["kind"] == "measured" for part in saved["parts"].values())
+    machines = {json.dumps(part["machine"]): part["machine"] for part in saved["parts"].values()}
+    return [
+        (machine, [row for part in saved["parts"].values() if part["machine"] == machine for row in part["rows"]])
+        for machine in machines.values()
+    ]
 
 
-def figures_of_parts(path: Path, *, with_bar: bool) -> str:
-    """The same of a file of parts, under each machine that parts were measured on; only rows with a bar, or all."""
-    parts = json.loads(path.read_text(encoding="utf-8"))["parts"].values()
-    assert all(part["kind"] == "measured" for part in parts)
-    machines = {json.dumps(part["machine"]): part["machine"] for part in parts}
-    found = []
-    for machine in machines.values():
-        rows = [row for part in parts if part["machine"] == machine for row in part["rows"]]
-        rows = [row for row in rows if row["asked"] or not (with_bar or row["measured"].startswith("skipped"))]
-        found.append(_measured(machine, rows))
-    return "\n".join(found)
+def figures_table(name: str) -> str:
+    """All that was measured, without the bars, under the machines."""
+    tables = []
+    for machine, rows in measured_rows(name):
+        lines = [f"| {row['what']} | {row['measured']} |" for row in rows if not row["measured"].startswith("skipped")]
+        tables.append(_under_machine(machine, ["| what | measured |", "|---|---|", *lines]))
+    return "\n".join(tables)
 
 
-def _measured(machine: Mapping[str, str], rows: list[dict[str, str]]) -> str:
+def bars_table(name: str) -> str:
+    """What had a bar, and whether it was reached, under the machines."""
+    tables = []
+    for machine, rows in measured_rows(name):
+        lines = [
+            f"| {row['what']} | {row['asked']} | {row['measured']} | {'yes' if row['met'] else '**no**'} |"
+            for row in rows
+            if row["asked"]
+        ]
+        tables.append(_under_machine(machine, ["| what | bar | measured | reached |", "|---|---|---|---|", *lines]))
+    return "\n".join(tables)
+
+
+def missed_bars() -> str:
+    """The figures of all files that did not reach their bar."""
+    missed = [
+        f"| `{name}.json` | {row['what']} | {row['asked']} | {row['measured']} |"
+        for name in MEASURED
+        for _, rows in measured_rows(name)
+        for row in rows
+        if row["asked"] and not row["met"]
+    ]
+    return "\n".join(["| file | what | bar | measured |", "|---|---|---|---|", *missed]) + "\n"
+
+
+def step_times() -> str:
+    """Microseconds of a training step on a CPU by network and library, the fastest in bold."""
+    part = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))["parts"]["steps"]
+    times: dict[str, dict[str, float]] = {}
+    for figure in part["figures"]:
+        times.setdefault(figure["network"], {})[figure["contender"]] = figure["microseconds"]
+    lines = [f"| network | {' | '.join(STEP_TIMES)} | products alone |", f"|---|{'---:|' * (len(STEP_TIMES) + 1)}"]
+    for network, of in times.items():
+        fastest = [min(of[contender] for contender in contenders) for contenders in STEP_TIMES.values()]
+        cells = [f"**{t:,.0f}**" if t == min(fastest) else f"{t:,.0f}" for t in fastest]
+        lines.append(f"| {network} | {' | '.join(cells)} | {of[PRODUCTS]:,.0f} |")
+    return _under_machine(part["machine"], lines)
+
+
+def _under_machine(machine: Mapping[str, str], lines: list[str]) -> str:
     about = "; ".join(f"{key} {value}" for key, value in machine.items())
-    lines = [f"| {row['what']} | {row['asked']} | {row['measured']} |" for row in rows]
-    return "\n".join([f"{about}:", "", "| what | bar | measured |", "|---|---|---|", *lines]) + "\n"
+    return "\n".join([f"{about}:", "", *lines]) + "\n"
+
+
+def all_tables() -> dict[str, str]:
+    """What stands between the marks of each name, in whichever document they are."""
+    return {
+        **{name: registry_table(registry) for name, registry in REGISTRIES.items()},
+        **{f"figures of {name}": figures_table(name) for name in MEASURED},
+        **{f"bars of {name}": bars_table(name) for name in MEASURED},
+        "missed bars": missed_bars(),
+        "step times": step_times(),
+    }
 
 
 def with_tables(text: str) -> str:
-    """`text` with the table of each registry, and of the measured figures, between its two marks."""
-    tables = {name: table(registry) for name, registry in TABLES.items()}
-    tables["figures"] = figures()
-    tables["figures of a CPU"] = figures_of_parts(RESULTS / "cpu.json", with_bar=True)
-    tables["figures of stacks"] = figures_of_parts(RESULTS / "stacks.json", with_bar=False)
-    for name, rows in tables.items():
-        text, places = re.subn(
-            BETWEEN_MARKS.format(name), lambda m, rows=rows: m[1] + rows + m[2], text, flags=re.DOTALL
-        )
-        assert places == 1, f"README.md has {places} places for the table of {name}"
-    return text
+    """`text` with every table that it has marks for."""
+    tables = all_tables()
+    return BETWEEN_MARKS.sub(lambda m: m[1] + tables[m[2]] + m[4], text)
+
+
+# -- code blocks --------------------------------------------------------------------------------------------
 
 
 def blocks(text: str) -> list[tuple[str, str, int]]:
@@ -108,7 +185,7 @@ def commands(text: str) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
-    """An empty folder with the reader's own data in it, as the README calls it."""
+    """An empty folder with the reader's own data in it, as the documents call it."""
     monkeypatch.chdir(tmp_path)
     rooms, age = rng.integers(1, 9, 400), rng.uniform(0, 50, 400).round(1)
     district = rng.choice(["centre", "north", "south"], 400)
@@ -149,49 +226,78 @@ def _run_shell(content: str) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-def test_every_command_and_code_block_of_the_readme_runs(workplace: Path) -> None:
-    """In the order in which they stand, in one folder and one namespace, as a reader would."""
+def _with_tiers(documents: list[Path]) -> list[Any]:
+    """The README's commands are run by default, those of other documents, which take as long, by `-m thorough`."""
+    return [
+        pytest.param(document, marks=pytest.mark.thorough)
+        if document != README and commands(document.read_text(encoding="utf-8"))
+        else document
+        for document in documents
+    ]
+
+
+@pytest.mark.parametrize("document", _with_tiers(RUNNING), ids=_name)
+def test_every_command_and_code_block_runs(document: Path, workplace: Path) -> None:
+    """In the order in which they stand, in a folder and a namespace of the document's own, as a reader would."""
     names: dict[str, object] = {}
-    for language, content, line in blocks(README.read_text(encoding="utf-8")):
+    for language, content, line in blocks(document.read_text(encoding="utf-8")):
         if language == "bash":
             _run_shell(content)
         elif language == "python":
-            exec(compile("\n" * (line - 1) + content, str(README), "exec"), names)
+            exec(compile("\n" * (line - 1) + content, str(document), "exec"), names)
 
 
-def test_other_commands_are_run_by_ci() -> None:
+@pytest.mark.parametrize("document", RUNNING, ids=_name)
+def test_other_commands_are_run_by_ci(document: Path) -> None:
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
-    lines = [re.sub(r" --quiet\b", "", line.partition(" #")[0]).strip() for line in script.splitlines()]
-    for command in commands(README.read_text(encoding="utf-8")):
+    script = re.sub(r'"\$scratch/venv([^"]*)"', r".venv\1", script)
+    script = re.sub(r' --quiet\b| --site-dir "[^"]*"', "", script)
+    lines = {line.partition(" #")[0].strip() for line in script.splitlines()} | BY_THE_READER
+    for command in commands(document.read_text(encoding="utf-8")):
         assert command.startswith("gpubp ") or command in lines, command
 
 
 def test_the_two_commands_stand_at_the_top() -> None:
     first = [content.strip() for language, content, _ in blocks(README.read_text(encoding="utf-8"))[:2]]
-    assert first == ["pip install . && gpubp train digits", "pip install '.[test]' && pytest"]
+    install = "python3 -m venv .venv && . .venv/bin/activate && pip install . && gpubp train digits"
+    assert first == [f"git clone URL gpubp && cd gpubp && {install}", "pip install '.[test]' && pytest"]
 
 
-def test_code_blocks_are_of_a_language_that_is_run() -> None:
+def test_the_readme_is_for_a_first_visit() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("document", RUNNING, ids=_name)
+def test_code_blocks_are_of_a_language_that_is_run(document: Path) -> None:
     """A block of text shows output; anything else would escape the tests above."""
-    assert {language for language, _, _ in blocks(README.read_text(encoding="utf-8"))} <= {
-        "bash",
-        "python",
-        "text",
-    }
+    languages = {language for language, _, _ in blocks(document.read_text(encoding="utf-8"))}
+    assert languages <= {"bash", "python", "text"}
 
 
-def test_tables_are_the_registries_and_the_figures_those_measured() -> None:
-    text = README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_tables_are_the_registries_and_the_figures_those_measured(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
     assert with_tables(text) == text, "run `python tests/test_docs.py` to write the tables anew"
 
 
-@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "kernels/README.md"])
-def test_files_and_tests_that_documents_name_exist(document: str) -> None:
-    text = (REPOSITORY / document).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert ((REPOSITORY / document).parent / target).exists(), target
+def test_every_table_stands_in_one_document() -> None:
+    texts = [document.read_text(encoding="utf-8") for document in DOCUMENTS]
+    assert Counter(match[2] for text in texts for match in BETWEEN_MARKS.finditer(text)) == Counter(list(all_tables()))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
+def test_files_and_tests_that_documents_name_exist(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
+        assert (document.parent / target).exists(), target
     for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
         assert f"def {test}" in (REPOSITORY / path).read_text(encoding="utf-8"), (path, test)
+
+
+def test_the_api_has_every_public_name_once() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "api"]
+    documented = Counter(name for text in texts for name in re.findall(r"^::: gpubp\.(\w+)$", text, re.MULTILINE))
+    assert documented == Counter([*(name for name in gpubp.__all__ if name != "__version__"), *REGISTRIES])
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -200,4 +306,5 @@ def test_docstring_examples(name: str) -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")

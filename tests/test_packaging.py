@@ -15,7 +15,7 @@ from support.package import PACKAGE, REPOSITORY
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge's name is not that of the wheel.
 CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
-UNTESTED = {"cuda13", "cuda12", "bench"}  # extras that need a device, or bring the peers of benchmarks
+UNTESTED = {"cuda13", "cuda12", "bench", "docs"}  # what needs a device, benchmarks' peers, and the site that CI builds
 
 
 @pytest.fixture
