@@ -300,6 +300,14 @@ def test_the_api_has_every_public_name_once() -> None:
     assert documented == Counter([*(name for name in gpubp.__all__ if name != "__version__"), *REGISTRIES])
 
 
+def test_a_network_shows_what_the_documents_name() -> None:
+    """And not much: the rest is its stack's."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = [name for name in dir(gpubp.MLP([2, 2])) if not name.startswith("_")]
+    assert len(names) <= 20
+    assert [name for name in names if not re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", text)] == []
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
