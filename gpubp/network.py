@@ -171,18 +171,55 @@ class MLP:
         return repr(self.stack)
 
     def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
-        """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
+        """Bytes that training takes beside the data.
+
+        Parameters
+        ----------
+        batch_size : int
+        optimizer : str or Optimizer
+
+        Returns
+        -------
+        dict of str to int
+            "parameters", "optimizer", "activations" and "total".
+        """
         return self.stack.memory(batch_size, optimizer)
 
     # -- what it computes ------------------------------------------------------------------------------
 
     def forward(self, X: Any) -> Array:
-        """a^L (m, n_L), (K, m, n_L) for a stack: probabilities, or values for regression. X (m, n_0)."""
+        """The outputs aᴸ: probabilities, or values for regression.
+
+        Parameters
+        ----------
+        X : (m, n_0) array
+            Finite real numbers of any dtype.
+
+        Returns
+        -------
+        (m, n_L) array, (K, m, n_L) for a stack
+            On the host, in the dtype of the parameters.
+
+        Raises
+        ------
+        DataError
+            Naming the shape, dtype or cell of X that does not fit.
+        """
         a = self.stack.outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
         return a if self.models > 1 else a[0]
 
     def predict(self, X: Any) -> Array:
-        """The class index (m,), the 0/1 matrix (m, n_L) of labels, or the value (m,) or (m, n_L)."""
+        """The class index (m,), the 0/1 matrix (m, n_L) of labels, or the value (m,) or (m, n_L).
+
+        Parameters
+        ----------
+        X : (m, n_0) array
+
+        Returns
+        -------
+        array
+            With a leading axis K for a stack.
+        """
         a = self.forward(X)
         if self.loss.integer_targets or self.output_activation.name == "softmax":
             return a.argmax(axis=-1)
@@ -192,9 +229,19 @@ class MLP:
         return a[..., 0] if a.shape[-1] == 1 else a
 
     def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, Any]:
-        """The weighted mean loss, and the metric that goes with it: "accuracy" or "rmse".
+        """The weighted mean loss, and the metric that goes with it.
 
-        Numbers, or arrays (K,) for a stack.
+        Parameters
+        ----------
+        X : (m, n_0) array
+        y : (m,) or (m, n_L) array
+            As `gpubp.train` takes it.
+        sample_weight : (m,) array, optional
+
+        Returns
+        -------
+        dict
+            "loss", and "accuracy" or "rmse": numbers, or arrays (K,) for a stack.
         """
         loss, metric = self.stack.evaluate(*self.stack.checked(X, y, sample_weight))
         return {"loss": self._one_or_all(loss), self.loss.metric.name: self._one_or_all(metric)}
@@ -211,7 +258,9 @@ class MLP:
         l2 : float or (K,)
             Adds ½ l2 Σ W² to the loss and l2 · W to the gradient of weights.
         dropout : float or (K,)
-            Rate for the hidden layers; the mask is that of training step `step`.
+            Rate for the hidden layers.
+        step : int
+            The training step, counted from 0, whose dropout mask is used.
 
         Returns
         -------
