@@ -12,18 +12,9 @@ from sklearn.model_selection import StratifiedKFold
 
 from gpubp import MLPClassifier, MLPRegressor
 from gpubp.estimators.stacked_fits import FitTask, StackedFits, fit_members
-from support.machines import BACKENDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 CHECKED = ("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_")
-
-
-@pytest.fixture(params=["reference", "compiled", "cuda-host"])
-def machine(request, monkeypatch):
-    """What estimators with device "cpu" compute on."""
-    backends = {precision: BACKENDS[f"{request.param}-{precision}"] for precision in ("float64", "float32")}
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: backends[precision]())
-    return request.param
 
 
 def data(classes=3, rows=97):

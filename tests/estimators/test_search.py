@@ -36,7 +36,6 @@ from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV, UsageError
 from gpubp.estimators import stacked_fits as stacked
 from gpubp.estimators.search import halving
 from gpubp.estimators.search.halving import Planned, epochs_in_all, halved
-from support.machines import BACKENDS
 
 accuracy = get_scorer("accuracy")
 pytestmark = [
@@ -46,9 +45,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def reference(monkeypatch):
+def reference(estimators_on):
     """The backend on which a network of a stack has the bits that it has alone."""
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, kind: BACKENDS[f"reference-{kind}"]())
+    estimators_on("reference")
 
 
 @pytest.fixture(scope="module")
