@@ -155,7 +155,7 @@ def test_an_interrupt_keeps_what_there_is(iris, monkeypatch):
     np.testing.assert_array_equal(ensemble.predict_proba(iris[0]), two_epochs.predict_proba(iris[0]))
     calls[:] = [None, None]
     with pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr("gpubp.estimators.ensemble.base.fit_members", lambda *_: interrupted(None, None))
+        monkeypatch.setattr("gpubp.estimators.ensemble.base.fit_together", lambda *_: interrupted(None, None))
         classifier().fit(*iris)
 
 
