@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import get_config
+from sklearn.utils.validation import validate_data
 
 from gpubp.errors import DataError
 from gpubp.estimators import sklearn_private
@@ -103,10 +104,16 @@ def take(array: Any, rows: NDArray[np.intp]) -> Any:
     return array[rows] if is_on_gpu(array) else sklearn_private.safe_indexing(array, rows)
 
 
-def check_same_namespace(est: Any, X: Any, method: str) -> None:
-    """Refuse X of another library than the weights', which scikit-learn does where its array_api_dispatch is on."""
+def check_rows_to_predict(est: Any, X: Any, method: str, stays_on_gpu: bool) -> Any:
+    """X (m, n_0) for a fitted estimator, checked; `method` is what the user called.
+
+    X of another library than the weights' is refused where scikit-learn's ``array_api_dispatch`` is on.
+    """
     if get_config()["array_api_dispatch"]:
         sklearn_private.check_same_namespace(X, est, attribute="_first_weights", method=method)
+    if stays_on_gpu:
+        return check_rows_on_gpu(est, X, reset=False)
+    return validate_data(est, to_host(X), accept_sparse="csr", reset=False)
 
 
 def check_rows_on_gpu(est: Any, X: Any, reset: bool) -> Any:

@@ -158,7 +158,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
             )
         stack = self._network()
         self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
-        train = Subset(network_inputs(X, stack.backend.precision), self._encode(y), weight, np.arange(X.shape[0]))
+        train = self._all_rows(stack, X, y, weight)
         validation = self._validation_subset(stack, validation_data)
         try:
             if self.solver == "lbfgs":
@@ -171,7 +171,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         return self
 
     def _initialize(self, sizes: Sequence[int], dtype: Any) -> None:
-        """New weights, and nothing remembered."""
+        """Draw new weights, and forget what earlier fits left."""
         self._forget_network()
         for name in ("_optimizer", "_dropout_seed", "loss_curve_", "validation_loss_curve_"):
             self.__dict__.pop(name, None)
@@ -218,6 +218,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         return StochasticFit(self, solver, train, validation, callbacks, incremental)
 
     def _initialize_curves(self) -> None:
+        """Begin the curves, and the count of epochs without an improvement."""
         self.loss_curve_: list[float] = []
         self._no_improvement_count = 0
         self.best_loss_ = None if self.early_stopping else np.inf
@@ -274,19 +275,21 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         weight = checks.sample_weight(sample_weight, X.shape[0], "validation sample_weight")
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
-        rows = np.arange(X.shape[0])
-        return Subset(network_inputs(X, stack.backend.precision), self._encode(y), weight, rows, from_user=True)
+        return self._all_rows(stack, X, y, weight, from_user=True)
+
+    def _all_rows(
+        self, stack: Stack, X: Any, y: Any, weight: NDArray[np.float64] | None, from_user: bool = False
+    ) -> Subset:
+        """Checked data as the network takes them."""
+        inputs, targets = network_inputs(X, stack.backend.precision), self._encode(y)
+        return Subset(X=inputs, y=targets, weight=weight, rows=np.arange(X.shape[0]), from_user=from_user)
 
     # -- predicting ------------------------------------------------------------------------------------
 
     def _forward(self, X: Any, method: str) -> Any:
         """a^L of X (m, n_L), on the host or on the GPU where X is; `method` is what the user called."""
         check_is_fitted(self)
-        arrays.check_same_namespace(self, X, method)
-        if self._stays_on_gpu(X):
-            X = arrays.check_rows_on_gpu(self, X, reset=False)
-        else:
-            X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
+        X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self._stays_on_gpu(X))
         stack = self._network()
         return stack.outputs(network_inputs(X, stack.backend.precision), on_device=arrays.is_on_gpu(X))[0]
 

@@ -53,9 +53,9 @@ class SharedData:
         if encoding not in self._encoded_targets:
             self._encoded_targets[encoding] = est._encode_any(self.y)
         X, y = self._network_inputs[precision], self._encoded_targets[encoding]
-        train = Subset(X, y, weight, rows, destination=self.destination)
+        train = Subset(X=X, y=y, weight=weight, rows=rows, destination=self.destination)
         no_callbacks = FitCallbacks(est, fit_arguments(None, None, None), est.max_iter, est._reconstruction_attributes)
-        return est._stochastic_fit(train, None, no_callbacks, incremental=False)
+        return est._stochastic_fit(train, validation=None, callbacks=no_callbacks, incremental=False)
 
     def _learn_targets(self, est: BaseMLP, rows: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], Any]:
         """Rows and their targets, with what an estimator learns of these: the same for all that have these rows."""

@@ -325,10 +325,12 @@ def test_a_step_that_fails(iris):
         ({"mlpclassifier__alpa": [1]}, '"mlpclassifier__alpa"; did you mean "mlpclassifier__alpha"?'),
         ({"alpha": [1]}, 'Pipeline has no parameter "alpha"; did you mean "mlpclassifier__alpha"?'),
         ({"pca__alpha": [1]}, 'Pipeline has no parameter "pca__alpha"; did you mean'),
-        ({"mlpclassifier": [classifier(), LogisticRegression()]}, "the grid mixes them with what cannot be searched: "
-         "with mlpclassifier it has LogisticRegression()"),
+        (
+            {"mlpclassifier": [classifier(), LogisticRegression()]},
+            "the grid mixes them with what cannot be searched: with mlpclassifier it has LogisticRegression()",
+        ),
     ],
-)  # fmt: skip
+)
 def test_grids_that_cannot_be_meant(grid, message, iris):
     est = classifier() if "alpa" in grid else make_pipeline(PCA(), classifier())
     with pytest.raises(UsageError, match=re.escape(message)):

@@ -36,7 +36,8 @@ class MLPClassifier(_Counted, estimators.MLPClassifier):
         """Loss and gradient at weights and biases packed as scikit-learn packs them, for one-hot Y."""
         stack = self._network()
         y = Y if Y.shape[1] == 1 else Y.argmax(axis=1)
-        objective = Objective(stack, Subset(X, y, sample_weight, np.arange(len(X))), self.alpha, label_smoothing=0.0)
+        train = Subset(X=X, y=y, weight=sample_weight, rows=np.arange(len(X)))
+        objective = Objective(stack, train, self.alpha, label_smoothing=0.0)
         start, theta = 0, np.zeros(stack.theta.shape)
         layers = stack.layout.layers(theta)
         for view in [*(layer.W for layer in layers), *(layer.b for layer in layers)]:

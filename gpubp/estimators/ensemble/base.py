@@ -16,7 +16,7 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from gpubp._typing import Array
 from gpubp.errors import UsageError
@@ -76,8 +76,8 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
     # -- what the two differ in ------------------------------------------------------------------------
 
     @abstractmethod
-    def _values(self, a: Array) -> Array:
-        """What is averaged, of outputs a^L (K, rows, n_L)."""
+    def _member_predictions(self, a: Array) -> Array:
+        """What each member predicts, and is averaged, from outputs a^L (K, rows, n_L)."""
 
     @abstractmethod
     def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:
@@ -144,7 +144,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
                 drawn = rng.randint(0, m, self._sample_size(m))
                 counts.append(np.bincount(drawn, minlength=m).astype(np.float64))
                 weight = counts[-1] if weight is None else counts[-1] * weight
-            tasks.append(FitTask(est, X, y, sample_weight=weight))
+            tasks.append(FitTask(est=est, X=X, y=y, sample_weight=weight))
         return tasks, counts
 
     def _sample_size(self, m: int) -> int:
@@ -200,11 +200,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
     def _averaged(self, X: Any, method: str, std: bool = False) -> list[Any]:
         """The members' mean for X, and with `std` their standard deviation, (m, n) each, in the memory where X is."""
         check_is_fitted(self)
-        arrays.check_same_namespace(self, X, method)
-        if self.estimators_[0]._stays_on_gpu(X):
-            X = arrays.check_rows_on_gpu(self, X, reset=False)
-        else:
-            X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
+        X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self.estimators_[0]._stays_on_gpu(X))
         return self._reduce_over_members(X, _mean_and_std if std else _mean)
 
     def _reduce_over_members(self, X: Any, reduce: Reduce) -> list[Any]:
@@ -212,7 +208,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         parts: list[tuple[Array, ...]] = []
         stack, on_gpu = self._network(), arrays.is_on_gpu(X)
         X = network_inputs(X, stack.backend.precision)
-        stack.each_output(X, lambda rows, a: parts.append(reduce(self._values(a), rows)), on_device=on_gpu)
+        stack.each_output(X, lambda rows, a: parts.append(reduce(self._member_predictions(a), rows)), on_device=on_gpu)
         return [namespace_of(blocks[0]).concatenate(blocks) for blocks in zip(*parts, strict=True)]
 
     def _network(self) -> Stack:

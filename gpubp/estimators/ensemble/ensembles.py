@@ -122,7 +122,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         (mean,) = self._averaged(X, "predict_log_proba")
         return destination_of(X).send(namespace_of(mean).log(mean))
 
-    def _values(self, a: Array) -> Array:
+    def _member_predictions(self, a: Array) -> Array:
         return self.estimators_[0]._class_probabilities(a)
 
     def _labels(self, mean: NDArray[Any]) -> Any:
@@ -209,7 +209,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
         results = [destination.send(_column(a)) for a in self._averaged(X, "predict", return_std)]
         return tuple(results) if return_std else results[0]
 
-    def _values(self, a: Array) -> Array:
+    def _member_predictions(self, a: Array) -> Array:
         return a
 
     def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:

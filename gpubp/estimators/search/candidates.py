@@ -127,7 +127,7 @@ def make_candidate(estimator: Any, parameters: Mapping[str, Any]) -> Candidate:
         for name in parameters
         if network_name and name != network_name and not name.startswith(f"{network_name}__")
     )
-    return Candidate(model, preprocessing=tuple((name, _comparable(parameters[name])) for name in of_steps))
+    return Candidate(model=model, preprocessing=tuple((name, _comparable(parameters[name])) for name in of_steps))
 
 
 def candidate_fits(
@@ -145,7 +145,13 @@ def candidate_fits(
             prepared_folds[key] = _prepare_fold(candidate.model, split, X, y, params)
         prepared = prepared_folds[key]
         prepared.shared_by += 1
-        task = FitTask(clone(candidate.network), prepared.X, prepared.y, prepared.rows, prepared.sample_weight)
+        task = FitTask(
+            est=clone(candidate.network),
+            X=prepared.X,
+            y=prepared.y,
+            rows=prepared.rows,
+            sample_weight=prepared.sample_weight,
+        )
         if prepared.error is not None:
             task.fail(prepared.error)
         fits.append(CandidateFit(candidate=number, split=split, prepared=prepared, task=task))
@@ -155,11 +161,11 @@ def candidate_fits(
 def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> PreparedFold:
     """The training rows of a split as the network at the end of a model is given them."""
     if not isinstance(model, Pipeline):
-        return PreparedFold(model, X=X, y=y, rows=split.train, sample_weight=_sample_weight(params))
+        return PreparedFold(model=model, X=X, y=y, rows=split.train, sample_weight=_sample_weight(params))
     start = time.perf_counter()
     recorder = _FitRecorder(_final_estimator(model))
     pipeline = _with_final_estimator(clone(model), recorder)
-    prepared = PreparedFold(pipeline)
+    prepared = PreparedFold(model=pipeline)
     try:
         X_train, y_train = take(X, split.train), take(y, split.train)
         pipeline.fit(X_train, y_train, **check_method_params(X, params=params, indices=split.train))

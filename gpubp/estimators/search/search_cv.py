@@ -180,7 +180,14 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
             raise UsageError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
         plan = plan_halving(candidates, self.factor, self.min_epochs) if self.halving else plan_one_rung(candidates)
         self._print_plan(plan)
-        scoring = Scoring(scorer, X, y, routed.scorer.score, self.error_score, self.return_train_score)
+        scoring = Scoring(
+            scorer=scorer,
+            X=X,
+            y=y,
+            params=routed.scorer.score,
+            error_score=self.error_score,
+            train=self.return_train_score,
+        )
         rungs = self._train(plan, candidate_fits(candidates, splits, X, y, routed.estimator.fit), scoring)
         outcomes = fill_in_metrics([outcome for rung in rungs for outcome in rung.outcomes])
         self.cv_results_ = self._cv_results(candidate_parameters, rungs, outcomes)

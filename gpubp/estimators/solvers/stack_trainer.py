@@ -31,7 +31,7 @@ class StackTrainer:
     stack : Stack
         A stack of K, with the estimators' weights.
     fits : K StochasticFit
-        Of one rule and batch size.
+        They have one update rule and one batch size in common.
     """
 
     def __init__(self, stack: Stack, fits: Sequence[StochasticFit]) -> None:
