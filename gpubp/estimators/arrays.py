@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import get_config
-from sklearn.utils import _array_api
-from sklearn.utils.validation import _check_feature_names, _check_n_features
+from sklearn.utils.validation import validate_data
 
 from gpubp.errors import DataError
+from gpubp.estimators import sklearn_private
 
 
 @dataclass(frozen=True)
-class Home:
-    """Where results go.
+class Destination:
+    """The library and the device that results are returned in.
 
     Attributes
     ----------
@@ -38,18 +38,18 @@ class Home:
     device: Any = None
     gpu: bool = False
 
-    def bring(self, array: Any) -> Any:
-        """An array of results, there; text has no place but the host."""
+    def send(self, array: Any) -> Any:
+        """An array of results in this library; text has no place but the host."""
         if self.xp is None or not is_numeric(array) or is_on_gpu(array):
             return array
         return self.xp.asarray(array) if self.gpu else self.xp.asarray(array, device=self.device)
 
-    def concatenated(self, arrays: Sequence[Any]) -> Any:
-        """Arrays that are there, one after the other."""
+    def concatenate(self, arrays: Sequence[Any]) -> Any:
+        """Arrays of this library, one after the other."""
         return (np if self.xp is None else self.xp).concatenate(arrays)
 
 
-NUMPY = Home()
+NUMPY = Destination()
 
 
 def is_on_gpu(array: Any) -> bool:
@@ -62,19 +62,26 @@ def is_numeric(array: Any) -> bool:
     return getattr(array.dtype, "kind", "f") in "biufc"
 
 
-def home_of(array: Any) -> Home:
-    """Where results that belong to `array` go."""
+def destination_of(array: Any) -> Destination:
+    """Where results that belong to `array` are returned: in its own library, on its own device."""
     if is_on_gpu(array):
-        return Home(sys.modules[_library(array)], gpu=True)
+        return Destination(xp=sys.modules[_library(array)], gpu=True)
     if not get_config()["array_api_dispatch"]:
         return NUMPY
-    xp, foreign, device = _array_api.get_namespace_and_device(array)
-    return NUMPY if not foreign or _array_api._is_numpy_namespace(xp) else Home(xp, device)
+    xp, is_array_api, device = sklearn_private.get_namespace_and_device(array)
+    if not is_array_api or sklearn_private.is_numpy_namespace(xp):
+        return NUMPY
+    return Destination(xp=xp, device=device)
+
+
+def namespace_of(array: Any) -> Any:
+    """The namespace of an array: NumPy on the host, CuPy on a GPU."""
+    return destination_of(array).xp or np
 
 
 def to_host(array: Any) -> Any:
     """A foreign array in NumPy; anything else as it is."""
-    return array if home_of(array).xp is None else as_numpy(array)
+    return array if destination_of(array).xp is None else as_numpy(array)
 
 
 def as_numpy(array: Any) -> NDArray[Any]:
@@ -85,19 +92,28 @@ def as_numpy(array: Any) -> NDArray[Any]:
     elif isinstance(array, np.ndarray) or not hasattr(array, "__array_namespace__"):
         values = np.asarray(array)
     else:
-        values = _array_api._convert_to_numpy(array, array.__array_namespace__())
+        values = sklearn_private.convert_to_numpy(array, array.__array_namespace__())
     return values
 
 
 def take(array: Any, rows: NDArray[np.intp]) -> Any:
-    """Some rows of an array, on the host or a GPU."""
-    return array[home_of(array).bring(rows)]
+    """Some rows of whatever `fit` takes: arrays of any library, sparse matrices, data frames, lists; None of None."""
+    if array is None:
+        return None
+    rows = destination_of(array).send(rows)
+    return array[rows] if is_on_gpu(array) else sklearn_private.safe_indexing(array, rows)
 
 
-def check_same_namespace(est: Any, X: Any, method: str) -> None:
-    """Refuse X of another library than the weights', which scikit-learn does where its array_api_dispatch is on."""
-    if get_config()["array_api_dispatch"] and hasattr(_array_api, "check_same_namespace"):  # from 1.9 on
-        _array_api.check_same_namespace(X, est, attribute="_first_weights", method=method)
+def check_rows_to_predict(est: Any, X: Any, method: str, stays_on_gpu: bool) -> Any:
+    """X (m, n_0) for a fitted estimator, checked; `method` is what the user called.
+
+    X of another library than the weights' is refused where scikit-learn's ``array_api_dispatch`` is on.
+    """
+    if get_config()["array_api_dispatch"]:
+        sklearn_private.check_same_namespace(X, est, attribute="_first_weights", method=method)
+    if stays_on_gpu:
+        return check_rows_on_gpu(est, X, reset=False)
+    return validate_data(est, to_host(X), accept_sparse="csr", reset=False)
 
 
 def check_rows_on_gpu(est: Any, X: Any, reset: bool) -> Any:
@@ -106,19 +122,19 @@ def check_rows_on_gpu(est: Any, X: Any, reset: bool) -> Any:
         raise DataError(f"X has shape {X.shape}; it must be (rows, columns); one row is X.reshape(1, -1)")
     if len(X) == 0:
         raise DataError("X has no rows; at least one is needed")
-    _check_feature_names(est, X, reset=reset)
-    _check_n_features(est, X, reset=reset)
-    return _finite(X if X.dtype in (np.float32, np.float64) else X.astype(np.float64), "X")
+    sklearn_private.check_feature_names(est, X, reset=reset)
+    sklearn_private.check_n_features(est, X, reset=reset)
+    return _check_finite(X if X.dtype in (np.float32, np.float64) else X.astype(np.float64), "X")
 
 
 def check_values_on_gpu(y: Any) -> Any:
-    """Targets (m,) or (m, n_L) of CuPy, likewise."""
+    """Targets (m,) or (m, n_L) of CuPy with the checks that scikit-learn makes of NumPy's."""
     if y.ndim not in (1, 2):
         raise DataError(f"y has shape {y.shape}; it must be (rows,) or (rows, outputs)")
-    return _finite(y, "y")
+    return _check_finite(y, "y")
 
 
-def _finite(array: Any, name: str) -> Any:
+def _check_finite(array: Any, name: str) -> Any:
     if not bool(abs(array).max() < np.inf):
         raise DataError(f"Input {name} contains NaN or infinity; values must be finite (impute or drop such rows)")
     return array

@@ -10,21 +10,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpubp import checks
 from gpubp.activations import Activation
 from gpubp.errors import UsageError
 from gpubp.estimators import arrays, numerics
-from gpubp.estimators.callbacks import CallbackSupportMixin, FitCallbacks, GivenData
-from gpubp.estimators.data import Subset, rows_for
+from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
+from gpubp.estimators.data import Subset, network_inputs
+from gpubp.estimators.sklearn_private import Interval, Options, StrOptions, check_sample_weight, fit_context
 from gpubp.estimators.solvers import lbfgs
 from gpubp.estimators.solvers.stack_trainer import StackTrainer
 from gpubp.estimators.solvers.stochastic import StochasticFit, StochasticSolver
-from gpubp.estimators.weights import Weights
+from gpubp.estimators.weights import WeightsMixin
 from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
 from gpubp.schedules import Schedule
@@ -42,7 +42,7 @@ def is_stochastic(est: Any) -> bool:
     return True
 
 
-class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron with scikit-learn's interface."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -86,32 +86,32 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         """y in one column where it has one; for a classifier, its classes, learnt or compared."""
 
     @abstractmethod
-    def _encoded(self, y: Any) -> Any:
-        """Such y as the loss takes it: integers (m,) or an array (m, n_L)."""
+    def _encode(self, y: Any) -> Any:
+        """Checked y as the loss takes it: integers (m,) or an array (m, n_L)."""
 
     @abstractmethod
-    def _encoded_beyond(self, y: Any) -> Any:
-        """The same of more rows than were checked; what is unknown among them means nothing."""
+    def _encode_any(self, y: Any) -> Any:
+        """As `_encode`, of y with rows that were not fitted on; an unknown class among these may become any."""
 
     @abstractmethod
-    def _encoding(self) -> Hashable:
-        """What `_encoded` depends on besides y."""
+    def _encoding_key(self) -> Hashable:
+        """What `_encode` depends on besides y."""
 
     @abstractmethod
-    def _outputs(self, y: Any) -> int:
-        """n_L, for such y."""
+    def _n_outputs(self, y: Any) -> int:
+        """n_L, for checked y."""
 
     @abstractmethod
     def _strata(self, targets: NDArray[Any]) -> Any:
         """What the rows are split by for early stopping, or None."""
 
     @abstractmethod
-    def _score_of(self, a: NDArray[Any], data: Subset) -> float:
-        """The score that early stopping watches, from a^L (n, n_L) of the rows."""
+    def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
+        """The score that early stopping goes by, from a^L (n, n_L) of the rows."""
 
     # -- fitting ---------------------------------------------------------------------------------------
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None, validation_data: Sequence[Any] | None = None) -> Any:
         """Fit the model to data matrix X and target(s) y.
 
@@ -142,16 +142,15 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         anew = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        given = GivenData(X=X, y=y, metadata=None if sample_weight is None else {"sample_weight": sample_weight})
-        home = arrays.home_of(X)
+        arguments, destination = fit_arguments(X, y, sample_weight), arrays.destination_of(X)
         X, y = self._check_data(X, y, reset=anew)
         y = self._check_targets(y, incremental)
-        weight = self._weights(X, y, sample_weight, incremental)
-        self.n_outputs_ = self._outputs(y)
+        weight = self._sample_weights(X, y, sample_weight, incremental)
+        self.n_outputs_ = self._n_outputs(y)
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         self._random_state = check_random_state(self.random_state)
         if anew:
-            self._begin(sizes, X.dtype)
+            self._initialize(sizes, X.dtype)
         elif self._layer_sizes != sizes:
             raise UsageError(
                 f"the weights are of layers {self._layer_sizes}, but the parameters and data ask for {sizes}; "
@@ -159,19 +158,20 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
             )
         stack = self._network()
         self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
-        train = Subset(rows_for(stack.backend.precision, X), self._encoded(y), weight, np.arange(X.shape[0]))
-        validation = self._validation(stack, validation_data)
+        train = self._all_rows(stack, X, y, weight)
+        validation = self._validation_subset(stack, validation_data)
         try:
             if self.solver == "lbfgs":
-                lbfgs.fit(self, stack, train, validation, FitCallbacks(self, given, self.max_iter + 1, self._fitted))
+                callbacks = FitCallbacks(self, arguments, self.max_iter + 1, self._reconstruction_attributes)
+                lbfgs.fit(self, stack, train, validation, callbacks)
             else:
-                self._fit_stochastic(stack, train, validation, given, incremental)
+                self._fit_stochastic(stack, train, validation, arguments, incremental)
         finally:
-            self._hand_out(stack, home)
+            self._take_weights_from(stack, destination)
         return self
 
-    def _begin(self, sizes: Sequence[int], dtype: Any) -> None:
-        """New weights, and nothing remembered."""
+    def _initialize(self, sizes: Sequence[int], dtype: Any) -> None:
+        """Draw new weights, and forget what earlier fits left."""
         self._forget_network()
         for name in ("_optimizer", "_dropout_seed", "loss_curve_", "validation_loss_curve_"):
             self.__dict__.pop(name, None)
@@ -187,37 +187,38 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         return self.precision or ("float32" if dtype == np.float32 else "float64")
 
     def _fit_stochastic(
-        self, stack: Stack, train: Subset, validation: Subset | None, given: GivenData, incremental: bool
+        self, stack: Stack, train: Subset, validation: Subset | None, arguments: FitArguments, incremental: bool
     ) -> None:
-        tasks = FitCallbacks(self, given, self.max_iter, self._fitted)
-        fit = self._stochastic_fit(train, validation, tasks, incremental)
+        callbacks = FitCallbacks(self, arguments, self.max_iter, self._reconstruction_attributes)
+        fit = self._stochastic_fit(train, validation, callbacks, incremental)
         try:
             StackTrainer(stack, [fit]).run()
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
         if fit.error is not None:
             raise fit.error
-        tasks.finish()
+        callbacks.end_fit()
 
     def _stochastic_fit(
-        self, train: Subset, validation: Subset | None, tasks: FitCallbacks, incremental: bool
+        self, train: Subset, validation: Subset | None, callbacks: FitCallbacks, incremental: bool
     ) -> StochasticFit:
         """This estimator's side of a training, which begins or goes on."""
         if not hasattr(self, "loss_curve_"):
-            self._begin_curves()
+            self._initialize_curves()
         if self.early_stopping and validation is None:
             strata = self._strata(train.targets)
             train, validation = train.split(self.validation_fraction, self._random_state, strata)
-        kept = getattr(self, "_optimizer", None)
-        if kept is None:
-            kept = self._optimizer = StochasticSolver(self.learning_rate_init)
+        solver = getattr(self, "_optimizer", None)
+        if solver is None:
+            solver = self._optimizer = StochasticSolver(self.learning_rate_init)
         elif not incremental:
-            kept.learning_rate = self.learning_rate_init
+            solver.learning_rate = self.learning_rate_init
         if self.dropout and not hasattr(self, "_dropout_seed"):
             self._dropout_seed = int(self._random_state.randint(np.iinfo(np.int32).max))
-        return StochasticFit(self, kept, train, validation, tasks, incremental)
+        return StochasticFit(self, solver, train, validation, callbacks, incremental)
 
-    def _begin_curves(self) -> None:
+    def _initialize_curves(self) -> None:
+        """Begin the curves, and the count of epochs without an improvement."""
         self.loss_curve_: list[float] = []
         self._no_improvement_count = 0
         self.best_loss_ = None if self.early_stopping else np.inf
@@ -227,13 +228,19 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
     # -- data ------------------------------------------------------------------------------------------
 
     def _check_data(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
-        """X and y as scikit-learn checks them, with its messages; on the host, but for X on the network's GPU."""
-        if not self._takes(X):
+        """X and y as scikit-learn checks them, with its messages: on the host, but for X on the network's GPU."""
+        if not self._stays_on_gpu(X):
             return validate_data(  # type: ignore[no-any-return]
-                self, arrays.to_host(X), arrays.to_host(y),
-                accept_sparse="csr", multi_output=True, y_numeric=self._y_numeric, dtype=(np.float64, np.float32),
-                order="C", reset=reset,
-            )  # fmt: skip
+                self,
+                X=arrays.to_host(X),
+                y=arrays.to_host(y),
+                accept_sparse="csr",
+                multi_output=True,
+                y_numeric=self._y_numeric,
+                dtype=(np.float64, np.float32),
+                order="C",
+                reset=reset,
+            )
         X = arrays.check_rows_on_gpu(self, X, reset)
         if self._y_numeric and arrays.is_on_gpu(y):
             y = arrays.check_values_on_gpu(y)
@@ -243,43 +250,48 @@ class BaseMLP(Weights, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignor
         check_consistent_length(X, y)
         return X, y
 
-    def _takes(self, X: Any) -> bool:
+    def _stays_on_gpu(self, X: Any) -> bool:
         """Whether X lies where the network computes on it without a copy."""
         return arrays.is_on_gpu(X) and self.device != "cpu"
 
-    def _weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
+    def _sample_weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
         """A weight for each row of checked data, or None."""
         if sample_weight is None:
             return None
-        like = np.empty((X.shape[0], 0))
-        checked: NDArray[np.float64] = _check_sample_weight(arrays.to_host(sample_weight), like, dtype=np.float64)
-        return checked
+        without_columns = np.empty((X.shape[0], 0))  # all that is looked at is the number of rows
+        weight: NDArray[np.float64]
+        weight = check_sample_weight(arrays.to_host(sample_weight), without_columns, dtype=np.float64)
+        return weight
 
-    def _validation(self, stack: Stack, data: Sequence[Any] | None) -> Subset | None:
+    def _validation_subset(self, stack: Stack, data: Sequence[Any] | None) -> Subset | None:
+        """What the user gave for validation, checked."""
         if data is None:
             return None
         if not isinstance(data, Sequence) or len(data) not in (2, 3):
             raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
         X, y = self._check_data(data[0], data[1], reset=False)
         y = self._check_targets(y, incremental=True)
-        given = arrays.to_host(data[2]) if data[2:] else None
-        weight = checks.sample_weight(given, X.shape[0], "validation sample_weight")
+        sample_weight = arrays.to_host(data[2]) if data[2:] else None
+        weight = checks.sample_weight(sample_weight, X.shape[0], "validation sample_weight")
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
-        return Subset(rows_for(stack.backend.precision, X), self._encoded(y), weight, np.arange(X.shape[0]), given=True)
+        return self._all_rows(stack, X, y, weight, from_user=True)
+
+    def _all_rows(
+        self, stack: Stack, X: Any, y: Any, weight: NDArray[np.float64] | None, from_user: bool = False
+    ) -> Subset:
+        """Checked data as the network takes them."""
+        inputs, targets = network_inputs(X, stack.backend.precision), self._encode(y)
+        return Subset(X=inputs, y=targets, weight=weight, rows=np.arange(X.shape[0]), from_user=from_user)
 
     # -- predicting ------------------------------------------------------------------------------------
 
     def _forward(self, X: Any, method: str) -> Any:
         """a^L of X (m, n_L), on the host or on the GPU where X is; `method` is what the user called."""
         check_is_fitted(self)
-        arrays.check_same_namespace(self, X, method)
-        if self._takes(X):
-            X = arrays.check_rows_on_gpu(self, X, reset=False)
-        else:
-            X = validate_data(self, arrays.to_host(X), accept_sparse="csr", reset=False)
+        X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self._stays_on_gpu(X))
         stack = self._network()
-        return stack.outputs(rows_for(stack.backend.precision, X), on_device=arrays.is_on_gpu(X))[0]
+        return stack.outputs(network_inputs(X, stack.backend.precision), on_device=arrays.is_on_gpu(X))[0]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

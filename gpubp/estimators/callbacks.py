@@ -14,12 +14,17 @@ else:
         """What an estimator inherits where scikit-learn has no callbacks."""
 
 
-class GivenData(TypedDict):
+class FitArguments(TypedDict):
     """What a fit was called with."""
 
     X: Any
     y: Any
     metadata: dict[str, Any] | None
+
+
+def fit_arguments(X: Any, y: Any, sample_weight: Any) -> FitArguments:
+    """The arguments of a fit as callbacks see them."""
+    return FitArguments(X=X, y=y, metadata=None if sample_weight is None else {"sample_weight": sample_weight})
 
 
 class FitCallbacks:
@@ -28,36 +33,43 @@ class FitCallbacks:
     Parameters
     ----------
     est : estimator
-    given : dict
-        X, y and metadata, a dict or None, as the user gave them.
+    arguments : FitArguments
     iterations : int
         At most so many.
-    fitted : callable
-        ``fitted() -> dict`` of the attributes that an estimator needs to predict as if the fit had ended now.
+    reconstruction_attributes : callable
+        ``reconstruction_attributes() -> dict`` of the attributes that an estimator needs to predict as if the fit had
+        ended now.
     """
 
-    def __init__(self, est: Any, given: GivenData, iterations: int, fitted: Callable[[], dict[str, Any]]) -> None:
-        self.given = {"estimator": est, **given}
-        self.fitted = fitted
-        self.root: Any = None
-        self.task: Any = None
+    def __init__(
+        self,
+        est: Any,
+        arguments: FitArguments,
+        iterations: int,
+        reconstruction_attributes: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.arguments = {"estimator": est, **arguments}
+        self.reconstruction_attributes = reconstruction_attributes
+        self.fit_context: Any = None
+        self.iteration_context: Any = None
         if hasattr(est, "_skl_callbacks"):
-            self.root = est._init_callback_context(max_subtasks=iterations)
-            self.root.call_on_fit_task_begin(**self.given)
+            self.fit_context = est._init_callback_context(max_subtasks=iterations)
+            self.fit_context.call_on_fit_task_begin(**self.arguments)
 
-    def begin(self) -> None:
+    def begin_iteration(self) -> None:
         """An iteration begins."""
-        if self.root is not None:
-            self.task = self.root.subcontext(task_name="iteration")
-            self.task.call_on_fit_task_begin(**self.given)
+        if self.fit_context is not None:
+            self.iteration_context = self.fit_context.subcontext(task_name="iteration")
+            self.iteration_context.call_on_fit_task_begin(**self.arguments)
 
-    def end(self) -> bool:
+    def end_iteration(self) -> bool:
         """An iteration has ended; whether a callback wants it to be the last."""
-        if self.task is None:
-            return False
-        return bool(self.task.call_on_fit_task_end(**self.given, reconstruction_attributes=self.fitted))
+        return self.iteration_context is not None and bool(self._end(self.iteration_context))
 
-    def finish(self) -> None:
+    def end_fit(self) -> None:
         """The fit has ended."""
-        if self.root is not None:
-            self.root.call_on_fit_task_end(**self.given, reconstruction_attributes=self.fitted)
+        if self.fit_context is not None:
+            self._end(self.fit_context)
+
+    def _end(self, context: Any) -> Any:
+        return context.call_on_fit_task_end(**self.arguments, reconstruction_attributes=self.reconstruction_attributes)

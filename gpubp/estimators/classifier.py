@@ -1,29 +1,35 @@
-"""MLPClassifier: what users call."""
+"""MLPClassifier: labels on one side, what the losses take on the other."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import ClassifierMixin, _fit_context
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
+from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from gpubp.estimators.arrays import as_numpy, home_of, is_numeric, is_on_gpu, to_host
-from gpubp.estimators.base import is_stochastic
-from gpubp.estimators.labels import Labelled
-from gpubp.losses import Loss
+from gpubp.errors import UsageError
+from gpubp.estimators.arrays import as_numpy, destination_of, is_numeric, is_on_gpu, namespace_of, to_host
+from gpubp.estimators.base import BaseMLP, is_stochastic
+from gpubp.estimators.data import Subset
+from gpubp.estimators.sklearn_private import Interval, StrOptions, check_partial_fit_first_call, fit_context
+from gpubp.losses import Loss, get_loss
 
 
-class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multi-layer Perceptron classifier: scikit-learn's, on gpubp's engine.
 
     Parameters, attributes and results are those of ``sklearn.neural_network.MLPClassifier`` where it has them.
-    Losses are computed from logits, never from clipped probabilities.
+    Losses are computed from logits, never from clipped probabilities. Two classes are one logistic output, more a
+    softmax, and several labels a row one logistic output each, unless the parameter `loss` says otherwise.
 
     Parameters
     ----------
@@ -50,7 +56,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
     shuffle : bool
         Draw a new order every epoch.
     random_state : int, RandomState or None
-        Of the first weights, the split for early stopping, the orders and the dropout.
+        Where the first weights, the split for early stopping, the orders and the dropout come from.
     tol : float
         What counts as an improvement of the loss or of the validation score.
     verbose : bool
@@ -58,14 +64,14 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
     warm_start : bool
         Go on from the weights of the last fit, and from the solver's moments.
     momentum : float
-        Of solver ``"sgd"``.
+        For solver ``"sgd"``.
     nesterovs_momentum : bool
     early_stopping : bool
         Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
         the best score are kept.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
-        Of ``"adam"`` and ``"adamw"``.
+        For ``"adam"`` and ``"adamw"``.
     n_iter_no_change : int
         Stop after so many epochs without an improvement by `tol`.
     max_fun : int
@@ -94,7 +100,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
     ----------
     classes_ : ndarray of shape (n_classes,)
     loss_ : float
-        Of the last epoch.
+        The loss of the last epoch.
     best_loss_ : float or None
         The least of `loss_curve_`; None with early stopping.
     loss_curve_ : list of float
@@ -116,7 +122,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **Labelled._parameter_constraints,
+        **BaseMLP._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
         "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
@@ -191,7 +197,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
     # -- fitting ---------------------------------------------------------------------------------------
 
     @available_if(is_stochastic)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
         """Update the model with a single iteration over the given data.
 
@@ -208,7 +214,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
         self
         """
         y, classes = to_host(y), to_host(classes)
-        if _check_partial_fit_first_call(self, classes):
+        if check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
         return self._fit(X, y, sample_weight, incremental=True)
@@ -227,29 +233,24 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
         y : ndarray of shape (n_samples,) or (n_samples, n_classes)
             The predicted classes.
         """
-        index, home = self._indices(self._forward(X, "predict")), home_of(X)
-        if self._kind == "multilabel-indicator":
-            return home.bring(index)
+        index, destination = self._class_indices(self._forward(X, "predict")), destination_of(X)
+        if self._target_type == "multilabel-indicator":
+            return destination.send(index)
         if is_on_gpu(index) and is_numeric(self.classes_):
-            return home.xp.asarray(self.classes_)[index]
-        return home.bring(self.classes_[as_numpy(index)])
+            return destination.xp.asarray(self.classes_)[index]
+        return destination.send(self.classes_[as_numpy(index)])
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        """Of each class, in the memory where they were computed."""
-        a = self._forward(X, method)
-        return self._of_classes(a, self._xp(a))
+        """Probabilities of the classes (m, n_classes), in the memory where they were computed."""
+        return self._class_probabilities(self._forward(X, method))
 
-    def _of_classes(self, a: Any, xp: Any) -> Any:
+    def _class_probabilities(self, a: Any) -> Any:
         """Probabilities (…, n_classes) from outputs a^L (…, n_L)."""
         if a.shape[-1] == 1:
-            return xp.concatenate([1 - a, a], axis=-1)
-        if self._kind == "multiclass" and self.out_activation_ == "logistic":  # each class against the rest
+            return namespace_of(a).concatenate([1 - a, a], axis=-1)
+        if self._target_type == "multiclass" and self.out_activation_ == "logistic":  # each class against the rest
             return a / a.sum(axis=-1, keepdims=True)
         return a
-
-    def _xp(self, a: Any) -> Any:
-        """The namespace of outputs, on the host or the network's GPU."""
-        return self._stack.backend.xp if is_on_gpu(a) else np
 
     def predict_proba(self, X: Any) -> Any:
         """Probability estimates.
@@ -263,7 +264,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
         y_prob : ndarray of shape (n_samples, n_classes)
             In the order of `classes_`.
         """
-        return home_of(X).bring(self._probabilities(X, "predict_proba"))
+        return destination_of(X).send(self._probabilities(X, "predict_proba"))
 
     def predict_log_proba(self, X: Any) -> Any:
         """Return the log of probability estimates.
@@ -278,7 +279,7 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
             ``log(predict_proba(X))``.
         """
         y_prob = self._probabilities(X, "predict_log_proba")
-        return home_of(X).bring(self._xp(y_prob).log(y_prob))
+        return destination_of(X).send(namespace_of(y_prob).log(y_prob))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy on X and true labels y; with several labels a row, of whole rows.
@@ -296,3 +297,104 @@ class MLPClassifier(ClassifierMixin, Labelled):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+    # -- labels and outputs ----------------------------------------------------------------------------
+
+    def _check_targets(self, y: Any, incremental: bool) -> Any:
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+            return y
+        classes = unique_labels(y)
+        if self.warm_start and not incremental and set(classes) != set(self.classes_):
+            raise ValueError(
+                "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                f"Previously got {self.classes_}, `y` has {classes}"
+            )
+        if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
+            )
+        return y
+
+    def _sample_weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
+        weight = super()._sample_weights(X, y, sample_weight, incremental)
+        if self.class_weight is None:
+            return weight
+        if incremental and isinstance(self.class_weight, str):
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit: one call does not see how frequent the "
+                "classes are. Give a dict, from sklearn.utils.class_weight.compute_class_weight over all of y"
+            )
+        by_class: NDArray[np.float64] = compute_sample_weight(self.class_weight, y)
+        return by_class if weight is None else weight * by_class
+
+    @property
+    def _target_type(self) -> str:
+        """ "binary", "multiclass" or "multilabel-indicator"."""
+        kind: str = self._label_binarizer.y_type_
+        return kind
+
+    def _n_outputs(self, y: Any) -> int:
+        loss = self._named_loss()
+        if self._target_type == "binary":
+            return 2 if loss is not None and loss.integer_targets else 1
+        return len(self.classes_)
+
+    def _named_loss(self) -> Loss | None:
+        """The loss that the user named; None for the one that fits the labels."""
+        if self.loss == "auto":
+            return None
+        loss = get_loss(self.loss)
+        if not loss.classification:
+            raise UsageError(
+                f'loss="{loss.name}" is for values; MLPClassifier takes "auto", "cross_entropy" or '
+                f'"binary_cross_entropy", or a Loss for classes'
+            )
+        return loss
+
+    def _loss_record(self, n_outputs: int) -> Loss:
+        loss = self._named_loss()
+        if loss is None:
+            return get_loss("cross_entropy" if self._target_type == "multiclass" else "binary_cross_entropy")
+        if loss.integer_targets and self._target_type == "multilabel-indicator":
+            raise UsageError(
+                f'loss="{loss.name}" takes one class a row, but y has several labels; use "binary_cross_entropy"'
+            )
+        return loss
+
+    def _encoding_key(self) -> Hashable:
+        return self._target_type, tuple(self.classes_.tolist()), str(self.loss)
+
+    def _encode_any(self, y: Any) -> NDArray[Any]:
+        if self._target_type != "multilabel-indicator":
+            y = np.where(np.isin(y, self.classes_), y, self.classes_[0])
+        return self._encode(y)
+
+    def _encode(self, y: Any) -> NDArray[Any]:
+        if self._target_type == "multilabel-indicator":
+            return np.asarray(y.toarray() if issparse(y) else y, np.bool_)
+        index: NDArray[np.int64] = np.searchsorted(self.classes_, y)
+        loss = self._named_loss()
+        if self._target_type == "multiclass" if loss is None else loss.integer_targets:
+            return index
+        if self._target_type == "binary":
+            return index[:, None]
+        return np.eye(len(self.classes_))[index]
+
+    def _strata(self, targets: NDArray[Any]) -> Any:
+        return (targets[:, 0] == 1).astype(str) if targets.ndim == 2 and targets.shape[1] == 1 else None
+
+    def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
+        truth = as_numpy(data.targets)
+        if self._target_type != "multilabel-indicator" and truth.ndim == 2:  # one column, or one-hot
+            truth = truth[:, 0] if truth.shape[1] == 1 else truth.argmax(axis=1)
+        return float(accuracy_score(truth.astype(np.int64), self._class_indices(a), sample_weight=data.row_weight))
+
+    def _class_indices(self, a: Any) -> Any:
+        """The class of each row, or the 0/1 matrix of its labels."""
+        if self._target_type == "multilabel-indicator":
+            return (a > 0.5).astype(np.int64)
+        return (a[:, 0] > 0.5).astype(np.int64) if a.shape[1] == 1 else a.argmax(axis=1)

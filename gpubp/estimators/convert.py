@@ -14,8 +14,8 @@ from gpubp.estimators.regressor import MLPRegressor
 from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD
 
 PAIRS = ((MLPClassifier, neural_network.MLPClassifier), (MLPRegressor, neural_network.MLPRegressor))
-_KEPT = {"_label_binarizer", "_no_improvement_count"}  # beside what ends with an underscore
-_OURS = {"validation_loss_curve_"}
+_PRIVATE_ATTRIBUTES = {"_label_binarizer", "_no_improvement_count"}  # beside fitted ones, which end with an underscore
+_ONLY_GPUBP = {"validation_loss_curve_"}
 _ACTIVATIONS = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 _OUTPUTS = {"binary": "logistic", "multiclass": "softmax", "multilabel-indicator": "logistic"}
 
@@ -33,7 +33,7 @@ def from_sklearn(mlp: Any, device: str = "auto") -> Any:
     """
     for ours, theirs in PAIRS:
         if isinstance(mlp, theirs):
-            return _filled(ours(**mlp.get_params(deep=False), device=device), mlp)
+            return _copy_fitted(ours(**mlp.get_params(deep=False), device=device), mlp)
     raise UsageError(f"{mlp!r} is neither an MLPClassifier nor an MLPRegressor of scikit-learn")
 
 
@@ -49,21 +49,17 @@ def to_sklearn(mlp: MLPClassifier | MLPRegressor) -> Any:
     """
     for ours, theirs in PAIRS:
         if isinstance(mlp, ours):
-            given = {name: value for name, value in mlp.get_params(deep=False).items() if name in _names(theirs)}
-            given["activation"] = _activation(mlp)
+            known = theirs._get_param_names()
+            parameters = {name: value for name, value in mlp.get_params(deep=False).items() if name in known}
+            parameters["activation"] = _activation(mlp)
             if mlp.solver == "adamw":
-                given["solver"] = "adam"
+                parameters["solver"] = "adam"
             if mlp.learning_rate not in SCHEDULES_OF_SGD:
-                given["learning_rate"] = "constant"
-            if "loss" in given and given["loss"] not in ("squared_error", "poisson"):
-                given["loss"] = "poisson" if getattr(mlp, "out_activation_", "") == "exp" else "squared_error"
-            return _filled(theirs(**given), mlp)
+                parameters["learning_rate"] = "constant"
+            if "loss" in parameters and parameters["loss"] not in ("squared_error", "poisson"):
+                parameters["loss"] = "poisson" if getattr(mlp, "out_activation_", "") == "exp" else "squared_error"
+            return _copy_fitted(theirs(**parameters), mlp)
     raise UsageError(f"{mlp!r} is neither an MLPClassifier nor an MLPRegressor of gpubp")
-
-
-def _names(estimator: Any) -> list[str]:
-    names: list[str] = estimator._get_param_names()
-    return names
 
 
 def _activation(mlp: Any) -> str:
@@ -72,8 +68,8 @@ def _activation(mlp: Any) -> str:
         names = {str(getattr(mlp.activation, "name", mlp.activation))}
     else:
         names = {record.name for record in mlp._network().activations} or {"relu"}
-        kind, output = getattr(mlp, "_kind", None), mlp.out_activation_
-        if kind is not None and (output != _OUTPUTS[kind] or (kind == "binary" and mlp.n_outputs_ != 1)):
+        targets, output = getattr(mlp, "_target_type", None), mlp.out_activation_
+        if targets is not None and (output != _OUTPUTS[targets] or (targets == "binary" and mlp.n_outputs_ != 1)):
             raise UsageError(f'scikit-learn has no loss="{mlp.loss}"; fit with loss="auto" to convert')
     name = _ACTIVATIONS.get(next(iter(names)), next(iter(names)))
     if len(names) > 1 or name not in _ACTIVATIONS.values():
@@ -84,10 +80,11 @@ def _activation(mlp: Any) -> str:
     return name
 
 
-def _filled(made: Any, source: Any) -> Any:
+def _copy_fitted(estimator: Any, source: Any) -> Any:
+    """An unfitted estimator with the fitted attributes of another."""
     for name, value in vars(source).items():
-        if name in _KEPT or (name.endswith("_") and not name.startswith("_") and name not in _OURS):
-            setattr(made, name, copy.deepcopy(value))
+        if name in _PRIVATE_ATTRIBUTES or (name.endswith("_") and name[0] != "_" and name not in _ONLY_GPUBP):
+            setattr(estimator, name, copy.deepcopy(value))
     for name in {"coefs_", "intercepts_"} & vars(source).keys():
-        setattr(made, name, [as_numpy(array).copy() for array in getattr(source, name)])
-    return made
+        setattr(estimator, name, [as_numpy(array).copy() for array in getattr(source, name)])
+    return estimator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +13,8 @@ from sklearn.model_selection import train_test_split
 
 from gpubp import checks
 from gpubp.errors import DataError
-from gpubp.estimators.arrays import NUMPY, Home, home_of, is_on_gpu, take
+from gpubp.estimators.arrays import NUMPY, Destination, destination_of, take
 from gpubp.precision import PRECISIONS
-from gpubp.stack import Stack, neighbours
 from gpubp.training.device_data import SparseRows
 
 
@@ -31,18 +30,18 @@ class Subset:
     weight : (m,) float64 or None
     rows : (n,) int
         Those of the m rows that are meant.
-    given : bool
+    from_user : bool
         Whether the user gave these rows for validation; else they are split off.
-    home : Home
-        Where the user's X is.
+    destination : Destination
+        Where the user's X is, and the weights go.
     """
 
     X: Any
     y: Any
     weight: NDArray[np.float64] | None
     rows: NDArray[np.int64]
-    given: bool = False
-    home: Home = NUMPY
+    from_user: bool = False
+    destination: Destination = NUMPY
 
     @property
     def targets(self) -> Any:
@@ -66,43 +65,53 @@ class Subset:
         return replace(self, rows=self.rows[train]), replace(self, rows=self.rows[validation])
 
 
-def joined(parts: Sequence[Subset]) -> tuple[Any, Any, NDArray[np.float64] | None, list[int]]:
-    """The data sets that rows come from, each of them once, one after the other.
+class Concatenation(NamedTuple):
+    """Data sets one after the other.
 
-    Returns
-    -------
+    Attributes
+    ----------
     X : (m, n_0) array, or SparseRows
     y : (m,) or (m, n_L) array
     weight : (m,) or (K, m) float64, or None
-    offsets : K int
-        Where the data set of each begins.
+    offsets : list of K int
+        Where the data set of each of K subsets begins.
     """
+
+    X: Any
+    y: Any
+    weight: NDArray[np.float64] | None
+    offsets: list[int]
+
+
+def concatenate_data_sets(subsets: Sequence[Subset]) -> Concatenation:
+    """The data sets that K subsets are of, each of them once."""
     sets: dict[tuple[int, int], Subset] = {}
-    for part in parts:
-        sets.setdefault((id(part.X), id(part.y)), part)
-    starts = dict(zip(sets, np.cumsum([0, *(len(part.X) for part in sets.values())]).tolist(), strict=False))
-    offsets = [starts[id(part.X), id(part.y)] for part in parts]
-    X, y = (_end_to_end([getattr(part, name) for part in sets.values()]) for name in ("X", "y"))
-    if all(part.weight is None for part in parts):
-        return X, y, None, offsets
-    if len(sets) == 1 and all(part.weight is parts[0].weight for part in parts):
-        return X, y, parts[0].weight, offsets
-    weight = np.zeros((len(parts), len(X)))
-    for row, part, start in zip(weight, parts, offsets, strict=True):
-        row[start : start + len(part.X)] = 1.0 if part.weight is None else part.weight
-    return X, y, weight, offsets
+    for subset in subsets:
+        sets.setdefault((id(subset.X), id(subset.y)), subset)
+    starts = dict(zip(sets, np.cumsum([0, *(len(subset.X) for subset in sets.values())]).tolist(), strict=False))
+    offsets = [starts[id(subset.X), id(subset.y)] for subset in subsets]
+    X, y = (_concatenate([getattr(subset, name) for subset in sets.values()]) for name in ("X", "y"))
+    first_weight = subsets[0].weight
+    if all(subset.weight is None for subset in subsets):
+        return Concatenation(X, y, weight=None, offsets=offsets)
+    if len(sets) == 1 and all(subset.weight is first_weight for subset in subsets):
+        return Concatenation(X, y, weight=first_weight, offsets=offsets)
+    weight = np.zeros((len(subsets), len(X)))
+    for row, subset, start in zip(weight, subsets, offsets, strict=True):
+        row[start : start + len(subset.X)] = 1.0 if subset.weight is None else subset.weight
+    return Concatenation(X, y, weight=weight, offsets=offsets)
 
 
-def _end_to_end(arrays: Sequence[Any]) -> Any:
+def _concatenate(arrays: Sequence[Any]) -> Any:
     first = arrays[0]
     if len(arrays) == 1:
         return first
     if isinstance(first, SparseRows):
         return SparseRows(vstack([rows.matrix for rows in arrays], format="csr"))
-    return home_of(first).concatenated(arrays)
+    return destination_of(first).concatenate(arrays)
 
 
-def rows_for(precision: str, X: Any) -> Any:
+def network_inputs(X: Any, precision: str) -> Any:
     """Checked X as a network takes it; values too large for its precision are refused."""
     largest = PRECISIONS[precision].largest
     if X.dtype.kind == "f" and float(np.finfo(X.dtype).max) > largest:
@@ -111,12 +120,3 @@ def rows_for(precision: str, X: Any) -> Any:
         elif not abs(X).max() <= largest:
             raise DataError(f'X holds values too large for {precision}; scale it, or use precision="float64"')
     return SparseRows(X) if issparse(X) else X
-
-
-def outputs_of_each(stack: Stack, X: Any, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[Any]]:
-    """a^L (n, n_L) of each network for its own rows of X, which may be none, on the host."""
-    outputs: list[NDArray[Any]] = []
-    for networks, _ in neighbours(np.array([len(own_rows) for own_rows in rows])):
-        places = np.stack(rows[networks])
-        outputs.extend(stack.part(networks).outputs(X, stack.backend.from_host(places) if is_on_gpu(X) else places))
-    return outputs

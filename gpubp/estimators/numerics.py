@@ -30,7 +30,7 @@ def activation_record(spec: str | Activation) -> Activation:
 
 def sklearn_name(activation: str) -> str:
     """scikit-learn's name of an activation, gpubp's where it has none."""
-    return {ours: theirs for theirs, ours in ACTIVATION_NAMES.items()}.get(activation, activation)
+    return {gpubp: sklearn for sklearn, gpubp in ACTIVATION_NAMES.items()}.get(activation, activation)
 
 
 def draw_parameters(
@@ -60,9 +60,9 @@ def momentum() -> Optimizer:
         return v, (v,)
 
     return Optimizer(
-        "momentum with the rate inside",
-        lambda o: {"lr": o["lr"], "momentum": o["momentum"]},
-        step,
+        name="momentum with the rate inside",
+        scalars=lambda o: {"lr": o["lr"], "momentum": o["momentum"]},
+        step=step,
         slots=("v",),
         options={"momentum": 0.9},
         scalar_prologue=(),
@@ -107,9 +107,9 @@ def adam() -> Optimizer:
         return s["rate"] * m / (xp.sqrt(v) + s["eps"]), (m, v)
 
     return Optimizer(
-        "adam with eps outside",
-        scalars,
-        step,
+        name="adam with eps outside",
+        scalars=scalars,
+        step=step,
         slots=standard.slots,
         options=standard.options,
         scalar_prologue=(
@@ -133,9 +133,9 @@ def summing() -> Optimizer:
         return xp.zeros_like(g), (slots[0] + g,)
 
     return Optimizer(
-        "summing",
-        lambda o: {"lr": o["lr"]},
-        step,
+        name="summing",
+        scalars=lambda o: {"lr": o["lr"]},
+        step=step,
         slots=("total",),
         scalar_prologue=(),
         scalar_step=(("total", "total + g"), ("update", "T(0) * g")),

@@ -6,17 +6,18 @@ from collections.abc import Hashable
 from typing import Any
 
 from numpy.typing import NDArray
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
 from gpubp import checks
 from gpubp.errors import DataError, UsageError
-from gpubp.estimators.arrays import as_numpy, home_of, is_on_gpu, to_host
+from gpubp.estimators.arrays import as_numpy, destination_of, is_on_gpu, to_host
 from gpubp.estimators.base import BaseMLP, is_stochastic
 from gpubp.estimators.data import Subset
 from gpubp.estimators.numerics import poisson_deviance, squared_error
+from gpubp.estimators.sklearn_private import fit_context
 from gpubp.losses import Loss, get_loss
 
 
@@ -53,7 +54,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     shuffle : bool
         Draw a new order every epoch.
     random_state : int, RandomState or None
-        Of the first weights, the split for early stopping, the orders and the dropout.
+        Where the first weights, the split for early stopping, the orders and the dropout come from.
     tol : float
         What counts as an improvement of the loss or of the validation score.
     verbose : bool
@@ -61,14 +62,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     warm_start : bool
         Go on from the weights of the last fit, and from the solver's moments.
     momentum : float
-        Of solver ``"sgd"``.
+        For solver ``"sgd"``.
     nesterovs_momentum : bool
     early_stopping : bool
         Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
         the best score are kept.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
-        Of ``"adam"`` and ``"adamw"``.
+        For ``"adam"`` and ``"adamw"``.
     n_iter_no_change : int
         Stop after so many epochs without an improvement by `tol`.
     max_fun : int
@@ -88,7 +89,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     Attributes
     ----------
     loss_ : float
-        Of the last epoch.
+        The loss of the last epoch.
     best_loss_ : float or None
         The least of `loss_curve_`; None with early stopping.
     loss_curve_ : list of float
@@ -175,7 +176,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.max_grad_norm = max_grad_norm
 
     @available_if(is_stochastic)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Update the model with a single iteration over the given data.
 
@@ -203,7 +204,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
         a = self._forward(X, "predict")
-        return home_of(X).bring(a[:, 0] if a.shape[1] == 1 else a)
+        return destination_of(X).send(a[:, 0] if a.shape[1] == 1 else a)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The coefficient of determination R² of the predictions, averaged over outputs.
@@ -222,7 +223,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             return y
         return y[:, 0] if is_on_gpu(y) else column_or_1d(y, warn=True)
 
-    def _outputs(self, y: Any) -> int:
+    def _n_outputs(self, y: Any) -> int:
         return 1 if y.ndim == 1 else int(y.shape[1])
 
     def _loss_record(self, n_outputs: int) -> Loss:
@@ -238,14 +239,14 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             )
         return loss
 
-    def _encoding(self) -> Hashable:
+    def _encoding_key(self) -> Hashable:
         return str(self.loss)
 
-    def _encoded_beyond(self, y: Any) -> Any:
-        return self._encoded(y)
+    def _encode_any(self, y: Any) -> Any:
+        return self._encode(y)
 
-    def _encoded(self, y: Any) -> Any:
-        stack, shape = self._network(), (len(y), self._outputs(y))
+    def _encode(self, y: Any) -> Any:
+        stack, shape = self._network(), (len(y), self._n_outputs(y))
         if not is_on_gpu(y):
             return checks.targets(y, *shape, stack.loss, stack.backend.precision)
         low, high = stack.loss.targets
@@ -258,5 +259,5 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _strata(self, targets: NDArray[Any]) -> Any:
         return None
 
-    def _score_of(self, a: NDArray[Any], data: Subset) -> float:
+    def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
         return float(r2_score(as_numpy(data.targets), a, sample_weight=data.row_weight))

@@ -12,8 +12,8 @@ from sklearn.utils import check_random_state
 
 from gpubp.estimators import arrays
 from gpubp.estimators.base import BaseMLP, hidden_sizes
-from gpubp.estimators.callbacks import FitCallbacks, GivenData
-from gpubp.estimators.data import Subset, rows_for
+from gpubp.estimators.callbacks import FitCallbacks, fit_arguments
+from gpubp.estimators.data import Subset, network_inputs
 from gpubp.estimators.solvers.stochastic import StochasticFit
 
 
@@ -29,55 +29,59 @@ class SharedData:
 
     def __init__(self, est: BaseMLP, X: Any, y: Any) -> None:
         template = clone(est)
-        self.home = arrays.home_of(X)
+        self.destination = arrays.destination_of(X)
         self.X, y = template._check_data(X, y, reset=True)
         self.y = template._check_targets(y, incremental=False)  # in one column, where it has one
-        self.learnt = {name: value for name, value in vars(template).items() if name.endswith("in_")}
-        self._weights: dict[int, NDArray[np.float64] | None] = {}
-        self._folds: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
-        self._inputs: dict[str, Any] = {}
-        self._targets: dict[Hashable, Any] = {}
+        self.input_attributes = {name: value for name, value in vars(template).items() if name.endswith("in_")}
+        # What estimators have in common is made once, by the identity or the value of what it depends on.
+        self._row_weights: dict[int, NDArray[np.float64] | None] = {}
+        self._targets_of_rows: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
+        self._network_inputs: dict[str, Any] = {}
+        self._encoded_targets: dict[Hashable, Any] = {}
 
-    def begin(self, est: BaseMLP, rows: NDArray[np.int64] | None, sample_weight: Any) -> StochasticFit:
+    def begin_fit(self, est: BaseMLP, rows: NDArray[np.int64] | None, sample_weight: Any) -> StochasticFit:
         """Draw an estimator's weights, as `fit` would on these rows alone, and be ready to train it."""
         est._validate_params()
-        rows, y = self._fold(est, rows)
+        rows, y = self._learn_targets(est, rows)
         weight = self._weight_of(est, y, rows, sample_weight)
-        est.n_outputs_ = est._outputs(y)
+        est.n_outputs_ = est._n_outputs(y)
         est._random_state = check_random_state(est.random_state)
-        est._begin([self.X.shape[1], *hidden_sizes(est.hidden_layer_sizes), est.n_outputs_], self.X.dtype)
-        precision, key = est._precision_for(self.X.dtype), est._encoding()
-        if precision not in self._inputs:
-            self._inputs[precision] = rows_for(precision, self.X)
-        if key not in self._targets:
-            self._targets[key] = est._encoded_beyond(self.y)
-        train = Subset(self._inputs[precision], self._targets[key], weight, rows, home=self.home)
-        nobody = FitCallbacks(est, GivenData(X=None, y=None, metadata=None), est.max_iter, est._fitted)
-        return est._stochastic_fit(train, None, nobody, incremental=False)
+        est._initialize([self.X.shape[1], *hidden_sizes(est.hidden_layer_sizes), est.n_outputs_], self.X.dtype)
+        precision, encoding = est._precision_for(self.X.dtype), est._encoding_key()
+        if precision not in self._network_inputs:
+            self._network_inputs[precision] = network_inputs(self.X, precision)
+        if encoding not in self._encoded_targets:
+            self._encoded_targets[encoding] = est._encode_any(self.y)
+        X, y = self._network_inputs[precision], self._encoded_targets[encoding]
+        train = Subset(X=X, y=y, weight=weight, rows=rows, destination=self.destination)
+        no_callbacks = FitCallbacks(est, fit_arguments(None, None, None), est.max_iter, est._reconstruction_attributes)
+        return est._stochastic_fit(train, validation=None, callbacks=no_callbacks, incremental=False)
 
-    def _fold(self, est: BaseMLP, given: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], Any]:
-        """Rows and their targets, which the estimator learns about; estimators on the same rows learn the same."""
-        est.__dict__.update(self.learnt)
-        if id(given) not in self._folds:
-            rows = np.arange(self.X.shape[0]) if given is None else np.asarray(given, np.int64)
+    def _learn_targets(self, est: BaseMLP, rows: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], Any]:
+        """Rows and their targets, with what an estimator learns of these: the same for all that have these rows."""
+        est.__dict__.update(self.input_attributes)
+        key = id(rows)
+        if key not in self._targets_of_rows:
+            indices = np.arange(self.X.shape[0]) if rows is None else np.asarray(rows, np.int64)
             before = set(vars(est))
-            y = est._check_targets(arrays.take(self.y, rows), incremental=False)
-            found = {name: value for name, value in vars(est).items() if name not in before}
-            self._folds[id(given)] = rows, y, found
-        rows, y, found = self._folds[id(given)]
-        est.__dict__.update(found)
-        return rows, y
+            y = est._check_targets(arrays.take(self.y, indices), incremental=False)
+            learnt = {name: value for name, value in vars(est).items() if name not in before}
+            self._targets_of_rows[key] = indices, y, learnt
+        indices, y, learnt = self._targets_of_rows[key]
+        est.__dict__.update(learnt)
+        return indices, y
 
     def _weight_of(
         self, est: BaseMLP, y: Any, rows: NDArray[np.int64], sample_weight: Any
     ) -> NDArray[np.float64] | None:
         """A weight for each row of the data set: the sample's, times that of its class among these rows."""
-        if id(sample_weight) not in self._weights:
-            self._weights[id(sample_weight)] = BaseMLP._weights(est, self.X, self.y, sample_weight, False)
-        weight = self._weights[id(sample_weight)]
+        key = id(sample_weight)
+        if key not in self._row_weights:
+            self._row_weights[key] = BaseMLP._sample_weights(est, self.X, self.y, sample_weight, False)
+        sample_weights = self._row_weights[key]
         if getattr(est, "class_weight", None) is None:
-            return weight
-        own = est._weights(np.empty((len(rows), 0)), y, None if weight is None else weight[rows], False)
-        found = np.zeros(self.X.shape[0])
-        found[rows] = own
-        return found
+            return sample_weights
+        of_rows = None if sample_weights is None else sample_weights[rows]
+        weight = np.zeros(self.X.shape[0])
+        weight[rows] = est._sample_weights(np.empty((len(rows), 0)), y, of_rows, False)
+        return weight

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
-from sklearn.utils import _safe_indexing
 
-from gpubp.estimators.arrays import is_on_gpu, take
+from gpubp.estimators.arrays import take
 from gpubp.estimators.base import STOCHASTIC_SOLVERS
 from gpubp.estimators.shared_data import SharedData
 from gpubp.estimators.solvers.stack_trainer import StackTrainer
@@ -20,7 +19,7 @@ from gpubp.estimators.solvers.stochastic import StochasticFit
 from gpubp.stack import Stack
 from gpubp.training.packing import bytes_of_one, groups, memory_for_stacks, portions
 
-CARRIED = ("ended", "error", "best_theta", "last_theta", "places", "solver")  # of a fit, from another process
+_RESULTS = ("ended", "error", "best_theta", "last_theta", "order", "solver")  # of a StochasticFit, from a worker
 Progress = Callable[[int], None]
 
 
@@ -33,7 +32,7 @@ class FitTask:
     est : MLPClassifier or MLPRegressor
         Not fitted; fitted in place.
     X, y, sample_weight : as `fit` takes them
-        Members that share a data set hold the same objects; it is checked and held once.
+        Tasks that share a data set hold the same objects; it is checked and held once.
     rows : (n,) int array or None
         The rows to train on; None for all.
     done : bool
@@ -53,16 +52,23 @@ class FitTask:
     error: Exception | None = None
     seconds: float = 0.0
 
+    def fail(self, error: Exception) -> None:
+        """It cannot be fitted."""
+        self.error, self.done = error, True
 
-def fit_members(
-    members: Sequence[FitTask], n_jobs: int | None = None, verbose: int = 0, progress: Progress | None = None
+
+TaskFit = tuple[FitTask, StochasticFit]
+
+
+def fit_together(
+    tasks: Sequence[FitTask], n_jobs: int | None = None, verbose: int = 0, progress: Progress | None = None
 ) -> None:
-    """Fit all members, as `StackedFits.train` does."""
-    StackedFits(members, n_jobs, verbose, progress).train()
+    """Fit all estimators, as `StackedFits.train` does."""
+    StackedFits(tasks, n_jobs, verbose, progress).train()
 
 
 class StackedFits:
-    """Members that are trained together, and may be trained further.
+    """Estimators that are trained together, and may be trained further.
 
     Those whose networks have the same shape are a stack, or several where one would not fit in memory or there are
     workers to share it; each is a joblib task. Results do not depend on that. Estimators that no stack can train,
@@ -70,7 +76,7 @@ class StackedFits:
 
     Parameters
     ----------
-    members : sequence of FitTask
+    tasks : sequence of FitTask
     n_jobs : int or None
         As joblib has it.
     verbose : int
@@ -81,86 +87,88 @@ class StackedFits:
 
     def __init__(
         self,
-        members: Sequence[FitTask],
+        tasks: Sequence[FitTask],
         n_jobs: int | None = None,
         verbose: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.n_jobs, self.verbose, self.progress = n_jobs, verbose, progress
-        self.alone = [member for member in members if not _stackable(member.est)]
-        self.fits: list[tuple[FitTask, StochasticFit]] = []
-        known: dict[Hashable, SharedData] = {}
-        for member in members:
-            if not _stackable(member.est):
+        self.one_by_one = [task for task in tasks if not _stackable(task.est)]
+        self.fits: list[TaskFit] = []
+        data_sets: dict[Hashable, SharedData] = {}
+        for task in tasks:
+            if not _stackable(task.est):
                 continue
             try:
-                key = (id(member.X), id(member.y), type(member.est), member.est.device)
-                if key not in known:
-                    known[key] = SharedData(member.est, member.X, member.y)
-                self.fits.append((member, known[key].begin(member.est, member.rows, member.sample_weight)))
+                key = (id(task.X), id(task.y), type(task.est), task.est.device)
+                if key not in data_sets:
+                    data_sets[key] = SharedData(task.est, task.X, task.y)
+                self.fits.append((task, data_sets[key].begin_fit(task.est, task.rows, task.sample_weight)))
             except Exception as error:
-                member.error, member.done = error, True
+                task.fail(error)
 
-    def keep(self, members: Sequence[FitTask]) -> None:
+    def keep_only(self, tasks: Sequence[FitTask]) -> None:
         """Train these alone from now on."""
-        stay = {id(member) for member in members}
-        self.alone = [member for member in self.alone if id(member) in stay]
-        self.fits = [(member, fit) for member, fit in self.fits if id(member) in stay]
+        stay = {id(task) for task in tasks}
+        self.one_by_one = [task for task in self.one_by_one if id(task) in stay]
+        self.fits = [(task, fit) for task, fit in self.fits if id(task) in stay]
 
     def train(self, until: float = np.inf) -> None:
         """Train until each has ended, or has had so many epochs."""
-        for member in self.alone:
-            if not member.done:
-                _fit_alone(member)
-        going = [(member, fit) for member, fit in self.fits if not fit.ended]
-        for member, _ in going:
-            member.done = False
-        stacks = self._stacks(going)
-        tasks = [[fit for _, fit in stack] for stack in stacks]
-        for stack, (fits, seconds) in zip(stacks, self._results(tasks, until), strict=True):
-            if self.progress is not None and fits[0] is not stack[0][1]:  # nobody has told it
-                self.progress(sum(fit.est.n_iter_ for fit in fits) - sum(fit.est.n_iter_ for _, fit in stack))
-            for (member, mine), theirs in zip(stack, fits, strict=True):
-                if theirs is not mine:
-                    member.est.__dict__.update(theirs.est.__dict__)
-                    mine.__dict__.update({name: getattr(theirs, name) for name in CARRIED})
-                member.error, member.done = mine.error, True
-                member.seconds += seconds / len(stack)
+        for task in self.one_by_one:
+            if not task.done:
+                _fit_by_itself(task)
+        unfinished = [(task, fit) for task, fit in self.fits if not fit.ended]
+        for task, _ in unfinished:
+            task.done = False
+        stacks = self._pack(unfinished)
+        for stack, (trained, seconds) in zip(stacks, self._train_stacks(stacks, until), strict=True):
+            in_a_worker = trained[0] is not stack[0][1]
+            if self.progress is not None and in_a_worker:  # which could not tell it
+                self.progress(sum(fit.est.n_iter_ for fit in trained) - sum(fit.est.n_iter_ for _, fit in stack))
+            for (task, fit), result in zip(stack, trained, strict=True):
+                if in_a_worker:
+                    task.est.__dict__.update(result.est.__dict__)
+                    fit.__dict__.update({name: getattr(result, name) for name in _RESULTS})
+                task.error, task.done = fit.error, True
+                task.seconds += seconds / len(stack)
 
-    def _stacks(self, going: Sequence[tuple[FitTask, StochasticFit]]) -> list[list[tuple[FitTask, StochasticFit]]]:
-        """Who is trained with whom, with equally many rows side by side."""
-        found = []
-        alike = groups(going, lambda pair: _shape(pair[1]))
+    def _pack(self, unfinished: Sequence[TaskFit]) -> list[list[TaskFit]]:
+        """The stacks in which they are trained, with equally many rows side by side."""
+        stacks: list[list[TaskFit]] = []
+        of_one_shape = groups(unfinished, lambda pair: _stack_key(pair[1]))
         workers = effective_n_jobs(self.n_jobs)
-        for group in alike:
+        for group in of_one_shape:
             group.sort(key=lambda pair: -pair[1].m)
             try:
-                found += self._portions(group, -(-workers // len(alike)))
+                stacks += self._cut_to_memory(group, -(-workers // len(of_one_shape)))
             except Exception as error:  # there is no such network here
-                for member, fit in group:
-                    member.error, member.done, fit.ended = error, True, True
-        return found
+                for task, fit in group:
+                    task.fail(error)
+                    fit.ended = True
+        return stacks
 
-    def _portions(self, group: Sequence[tuple[FitTask, StochasticFit]], at_least: int) -> Any:
-        """A group cut into stacks that fit."""
+    def _cut_to_memory(self, group: Sequence[TaskFit], at_least: int) -> list[list[TaskFit]]:
+        """A group cut into stacks that fit, `at_least` of them."""
         first = group[0][1]
         stack = first.est._network()
-        best = any(fit.est.early_stopping for _, fit in group)
-        each = bytes_of_one(stack, first.batch_size, first.rule, first.m, best)
+        keeps_best = any(fit.est.early_stopping for _, fit in group)
+        bytes_each = bytes_of_one(stack, first.batch_size, first.rule, first.m, keeps_best)
         data = sum({id(fit.train.X): fit.train.X.nbytes for _, fit in group}.values())
-        stacks = portions(group, each, max(0.0, memory_for_stacks(stack.backend) - data), at_least)
+        stacks = portions(group, bytes_each, max(0.0, memory_for_stacks(stack.backend) - data), at_least)
         if self.verbose:
             shape, plural = "-".join(map(str, stack.layer_sizes)), "s" if len(stacks) > 1 else ""
-            size = (each * len(stacks[0]) + data) / 2**20
+            size = (bytes_each * len(stacks[0]) + data) / 2**20
             print(f"{len(group)} networks {shape} in {len(stacks)} stack{plural}, {size:,.0f} MiB each with its data")
         return stacks
 
-    def _results(self, tasks: Sequence[Sequence[StochasticFit]], until: float) -> Any:
-        """What `_train_stack` gives for each task, as it becomes known."""
+    def _train_stacks(self, stacks: Sequence[Sequence[TaskFit]], until: float) -> Any:
+        """What `_train_stack` gives for each stack, as it becomes known."""
+        of_each = [[fit for _, fit in stack] for stack in stacks]
         if effective_n_jobs(self.n_jobs) == 1:
-            return (_train_stack(fits, until, self.progress) for fits in tasks)
+            return (_train_stack(fits, until, self.progress) for fits in of_each)
         parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
-        return parallel(delayed(_train_stack)(fits, until, None) for fits in tasks)
+        return parallel(delayed(_train_stack)(fits, until, None) for fits in of_each)
 
 
 def _train_stack(
@@ -174,7 +182,7 @@ def _train_stack(
             StackTrainer(stack, fits).run(until, progress)
         finally:
             for k, fit in enumerate(fits):
-                fit.est._adopt(stack.part(slice(k, k + 1)), fit.train.home)
+                fit.est._use_network(stack.part(slice(k, k + 1)), fit.train.destination)
     except Exception as error:
         for fit in fits:
             fit.error = fit.error or (None if fit.ended else error)
@@ -187,17 +195,17 @@ def _stack_of(fits: Sequence[StochasticFit]) -> Stack:
     backend = first.backend
     stack = first.like(backend.zeros((len(fits), first.layout.size)), backend)
     for k, fit in enumerate(fits):
-        fit.est._write_to(stack.part(slice(k, k + 1)))
+        fit.est._write_weights_to(stack.part(slice(k, k + 1)))
     return stack
 
 
-def _shape(fit: StochasticFit) -> Hashable:
+def _stack_key(fit: StochasticFit) -> Hashable:
     """What networks of a stack have in common."""
     est = fit.est
-    return (
-        type(est), tuple(est._layer_sizes), repr(est.activation), repr(est.loss), fit.rule.name,
-        None if fit.steps_per_epoch == 1 else fit.batch_size, est.device, est.precision, est.coefs_[0].dtype.name,
-    )  # fmt: skip
+    batch_size = None if fit.steps_per_epoch == 1 else fit.batch_size
+    network = (type(est), tuple(est._layer_sizes), repr(est.activation), repr(est.loss))
+    machine = (est.device, est.precision, est.coefs_[0].dtype.name)
+    return *network, fit.rule.name, batch_size, *machine
 
 
 def _stackable(est: Any) -> bool:
@@ -205,16 +213,11 @@ def _stackable(est: Any) -> bool:
     return est.solver in STOCHASTIC_SOLVERS and not hasattr(est, "_skl_callbacks") and not hasattr(est, "coefs_")
 
 
-def _fit_alone(member: FitTask) -> None:
-    start, rows = time.perf_counter(), member.rows
-    given = (member.X, member.y, member.sample_weight)
+def _fit_by_itself(task: FitTask) -> None:
+    start = time.perf_counter()
+    arguments = (task.X, task.y, task.sample_weight)
     try:
-        member.est.fit(*(a if a is None or rows is None else _rows_of(a, rows) for a in given))
+        task.est.fit(*(arguments if task.rows is None else (take(array, task.rows) for array in arguments)))
     except Exception as error:
-        member.error = error
-    member.done, member.seconds = True, time.perf_counter() - start
-
-
-def _rows_of(array: Any, rows: NDArray[np.int64]) -> Any:
-    """Rows of whatever `fit` takes: arrays, data frames, lists."""
-    return take(array, rows) if is_on_gpu(array) else _safe_indexing(array, rows)
+        task.error = error
+    task.done, task.seconds = True, time.perf_counter() - start

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 
 from gpubp.estimators import numerics
-from gpubp.estimators.arrays import Home, as_numpy, is_on_gpu
+from gpubp.estimators.arrays import Destination, as_numpy, is_on_gpu
 from gpubp.losses import Loss
 from gpubp.network import MLP
 from gpubp.stack import Stack
 
-_NOT_KEPT = ("_stack", "_stack_is_for", "_views")  # what a copy or a pickle makes anew
+_NOT_PICKLED = ("_stack", "_stack_key", "_weight_views")  # what a copy or a pickle makes anew
 
 
-class Weights(ABC):
-    """What an estimator is: `coefs_` and `intercepts_`.
+class WeightsMixin(ABC):
+    """An estimator's `coefs_` and `intercepts_`, which are what it is.
 
     A network holds a copy on its device, filled from them whenever something is computed. Where both are in the
     same memory they are views of it, and nothing is copied.
@@ -30,7 +30,7 @@ class Weights(ABC):
     precision: str | None
     coefs_: list[Any]
     intercepts_: list[Any]
-    _views: tuple[Any, ...]
+    _weight_views: tuple[Any, ...]
 
     @abstractmethod
     def _loss_record(self, n_outputs: int) -> Loss:
@@ -45,36 +45,22 @@ class Weights(ABC):
         """An attribute that tells in which library the weights are."""
         return self.coefs_[0]
 
-    def _network(self) -> Stack:
-        """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
-        weights = (*self.coefs_, *self.intercepts_)
-        if self.__dict__.get("_stack_is_for") != self._wanted:
-            self._stack = self._new_network(self._layer_sizes)
-            self._stack_is_for, self._views = self._wanted, ()
-        stack = self._stack
-        if len(self._views) != len(weights) or not all(map(is_, self._views, weights)):
-            self._write_to(stack)
-        return stack
-
-    def _write_to(self, stack: Stack) -> None:
-        """Give a network of the same shape the weights of coefs_ and intercepts_."""
-        parameters = stack.parameters_of(0)
-        weights = (*self.coefs_, *self.intercepts_)
-        for view, values in zip((*parameters.weights, *parameters.biases), weights, strict=True):
-            there = is_on_gpu(values) and is_on_gpu(view)
-            view[...] = values if there else stack.backend.from_host(as_numpy(values), stack.backend.dtype)
-
     @property
-    def _wanted(self) -> tuple[Any, ...]:
+    def _network_key(self) -> tuple[Any, ...]:
         """What the network depends on besides the weights."""
         activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
         return (self.device, self.precision, activation, self.loss, self._layer_sizes)
 
-    def _adopt(self, stack: Stack, home: Home) -> None:
-        """Take a trained network as its own."""
-        self._stack, self._stack_is_for = stack, self._wanted
-        self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
-        self._hand_out(stack, home)
+    def _network(self) -> Stack:
+        """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
+        weights = (*self.coefs_, *self.intercepts_)
+        if self.__dict__.get("_stack_key") != self._network_key:
+            self._stack = self._new_network(self._layer_sizes)
+            self._stack_key, self._weight_views = self._network_key, ()
+        stack = self._stack
+        if len(self._weight_views) != len(weights) or not all(map(is_, self._weight_views, weights)):
+            self._write_weights_to(stack)
+        return stack
 
     def _new_network(self, sizes: list[int]) -> Stack:
         per_layer = isinstance(self.activation, (list, tuple))
@@ -89,17 +75,33 @@ class Weights(ABC):
         )
         return network.stack
 
-    def _hand_out(self, stack: Stack, home: Home) -> None:
-        """coefs_ and intercepts_ where X came from: views of the network's parameters, or copies."""
+    def _write_weights_to(self, stack: Stack) -> None:
+        """Give a network of one shape with this one the weights of coefs_ and intercepts_."""
+        parameters = stack.parameters_of(0)
+        weights = (*self.coefs_, *self.intercepts_)
+        for view, values in zip((*parameters.weights, *parameters.biases), weights, strict=True):
+            both_on_gpu = is_on_gpu(values) and is_on_gpu(view)
+            view[...] = values if both_on_gpu else stack.backend.from_host(as_numpy(values), stack.backend.dtype)
+
+    def _use_network(self, stack: Stack, destination: Destination) -> None:
+        """Make a trained network this estimator's."""
+        self._stack, self._stack_key = stack, self._network_key
+        self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
+        self._take_weights_from(stack, destination)
+
+    def _take_weights_from(self, stack: Stack, destination: Destination) -> None:
+        """Set coefs_ and intercepts_ where X came from: to views of the network's parameters, or to copies."""
         weights, biases = map(list, stack.parameters_of(0))
-        if is_on_gpu(stack.theta) if home.gpu else home.xp is None and isinstance(stack.theta, np.ndarray):
-            self._views = (*weights, *biases)
+        on_host = destination.xp is None and isinstance(stack.theta, np.ndarray)
+        if is_on_gpu(stack.theta) if destination.gpu else on_host:
+            self._weight_views = (*weights, *biases)
         else:
-            self._views = ()
-            weights, biases = ([home.bring(stack.backend.to_host(x)) for x in part] for part in (weights, biases))
+            self._weight_views = ()
+            to_host = stack.backend.to_host
+            weights, biases = ([destination.send(to_host(array)) for array in arrays] for arrays in (weights, biases))
         self.coefs_, self.intercepts_ = weights, biases
 
-    def _fitted(self) -> dict[str, Any]:
+    def _reconstruction_attributes(self) -> dict[str, Any]:
         """A copy of what predictions depend on, as it is now."""
         stack = self._stack
         parameters = stack.parameters_of(0)
@@ -109,13 +111,13 @@ class Weights(ABC):
         }
 
     def _forget_network(self) -> None:
-        for name in _NOT_KEPT:
+        for name in _NOT_PICKLED:
             self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the network, and on the host: what was trained on a GPU is opened anywhere."""
         state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
-        for name in _NOT_KEPT:
+        for name in _NOT_PICKLED:
             state.pop(name, None)
         for name in {"coefs_", "intercepts_"} & state.keys():
             state[name] = [as_numpy(array) for array in state[name]]

@@ -24,10 +24,9 @@ from sklearn.utils.estimator_checks import check_estimator
 import gpubp
 from gpubp import DataError, MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor, UsageError
 from gpubp.activations import Activation, relu
-from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.stack import Stack
 from gpubp.training.step import TrainingStep
 from support.cuda_host.arrays import DeviceArray
-from support.machines import host_driver
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -156,7 +155,7 @@ def test_an_interrupt_keeps_what_there_is(iris, monkeypatch):
     np.testing.assert_array_equal(ensemble.predict_proba(iris[0]), two_epochs.predict_proba(iris[0]))
     calls[:] = [None, None]
     with pytest.raises(KeyboardInterrupt):
-        monkeypatch.setattr("gpubp.estimators.ensemble.base.fit_members", lambda *_: interrupted(None, None))
+        monkeypatch.setattr("gpubp.estimators.ensemble.base.fit_together", lambda *_: interrupted(None, None))
         classifier().fit(*iris)
 
 
@@ -199,13 +198,13 @@ def test_all_members_predict_in_one_pass(iris, monkeypatch):
     X, y = iris
     ensemble = classifier().fit(X, y)
     expected = np.mean([member.predict_proba(X) for member in ensemble.estimators_], axis=0)
-    passes, each_batch = [], gpubp.MLP.each_batch
+    passes, each_batch = [], Stack.each_batch
 
-    def counted(net, *args):
-        passes.append(net.models)
-        each_batch(net, *args)
+    def counted(stack, *args):
+        passes.append(stack.models)
+        each_batch(stack, *args)
 
-    monkeypatch.setattr(gpubp.MLP, "each_batch", counted)
+    monkeypatch.setattr(Stack, "each_batch", counted)
     np.testing.assert_allclose(ensemble.predict_proba(X), expected, rtol=1e-12)
     assert passes == [4]
 
@@ -226,7 +225,7 @@ def test_weights_of_members_are_the_truth(iris):
     before = ensemble.predict_proba(X)
     members, theta = ensemble.estimators_, ensemble._network().theta
     assert all(np.shares_memory(W, theta) for member in members for W in member.coefs_ + member.intercepts_)
-    assert not any("_net" in vars(member) for member in members)  # held once
+    assert not any("_stack" in vars(member) for member in members)  # held once
 
     def by_hand():
         return np.mean([copy.deepcopy(member).predict_proba(X) for member in ensemble.estimators_], axis=0)
@@ -489,17 +488,6 @@ def test_pipelines_and_searches(iris):
 
 
 # -- a GPU -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A driver whose arrays pass for CuPy's."""
-    driver = host_driver()
-    monkeypatch.setitem(__import__("sys").modules, "cupy", driver.xp)
-    monkeypatch.setattr(DeviceArray, "__module__", "cupy")
-    monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: CudaBackend(driver, precision))
-    return driver
 
 
 def test_arrays_on_the_gpu_stay_there(gpu, iris):

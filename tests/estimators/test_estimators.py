@@ -56,7 +56,7 @@ def weights_of(estimator):
 def test_weights_are_views_and_changing_them_counts(iris):
     X, y = iris
     clf = classifier().fit(X, y)
-    assert all(np.shares_memory(W, clf._net.theta) for W in clf.coefs_ + clf.intercepts_)
+    assert all(np.shares_memory(W, clf._stack.theta) for W in clf.coefs_ + clf.intercepts_)
     before = clf.predict_proba(X)
     clf.coefs_[0][:] *= 2
     assert not np.allclose(clf.predict_proba(X), before)
@@ -134,7 +134,7 @@ def test_validation_data_are_recorded_and_watched(iris):
 def test_an_activation_per_layer_and_a_record(iris):
     X, y = iris
     clf = classifier(hidden_layer_sizes=(6, 5), activation=["gelu", "logistic"]).fit(X, y)
-    assert [a.name for a in clf._net.activations] == ["gelu", "sigmoid"]
+    assert [a.name for a in clf._stack.activations] == ["gelu", "sigmoid"]
     one = classifier(activation=relu()).fit(X, y)
     np.testing.assert_array_equal(weights_of(one), weights_of(classifier(activation="relu").fit(X, y)))
     with pytest.raises(UsageError, match="activations names 3, but there are 2 hidden layers"):
@@ -264,7 +264,7 @@ def test_divergence_names_its_cause_and_keeps_finite_weights(iris):
     wild = regressor(solver="sgd", learning_rate_init=1e9, batch_size=10)
     with pytest.raises(ValueError, match=r"(?s)non-finite parameter weights.*diverged at step \d+ .*learning rate"):
         wild.fit(X * 1e6, y)
-    assert np.isfinite(weights_of(wild)).all() and np.shares_memory(wild.coefs_[0], wild._net.theta)
+    assert np.isfinite(weights_of(wild)).all() and np.shares_memory(wild.coefs_[0], wild._stack.theta)
     slower = regressor(solver="sgd", learning_rate_init=0.6, max_iter=200)
     with pytest.raises(ValueError, match=r"diverged at step \d+ \(epoch \d+"):
         slower.fit(X * 10, y)

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +13,7 @@ import sklearn
 from sklearn.datasets import load_iris
 
 from gpubp import DataError, MLPClassifier, MLPRegressor
-from gpubp.backends import get_backend
-from gpubp.backends.cuda.backend import CudaBackend
 from support.cuda_host.arrays import DeviceArray
-from support.machines import host_driver
 from support.package import PACKAGE
 
 VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
@@ -56,27 +52,6 @@ def test_the_tag_says_so():
 
 
 # -- a GPU -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    """A driver whose arrays pass for CuPy's, and the sizes of what is copied from it to the host."""
-    driver, copied = host_driver(), []
-    get = DeviceArray.get
-
-    def counted(array):
-        copied.append(array.size)
-        return get(array)
-
-    def asarray(array):
-        return array if isinstance(array, DeviceArray) else driver.to_device(np.asarray(array))
-
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(asarray=asarray, ndarray=DeviceArray))
-    monkeypatch.setattr(DeviceArray, "__module__", "cupy")
-    monkeypatch.setattr(DeviceArray, "__cuda_array_interface__", {}, raising=False)
-    monkeypatch.setattr(DeviceArray, "get", counted)
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: CudaBackend(driver, precision))
-    return SimpleNamespace(to_device=driver.to_device, copied=copied)
 
 
 @pytest.fixture
@@ -174,8 +149,7 @@ def test_rows_on_the_gpu_are_checked_as_well(gpu, iris, change, message):
         MLPClassifier(precision="float32").fit(there * 1e300, iris[1])
 
 
-def test_a_processor_that_is_asked_for_gets_its_copy(gpu, iris, monkeypatch):
-    monkeypatch.setattr("gpubp.network.get_backend", get_backend)
+def test_a_processor_that_is_asked_for_gets_its_copy(gpu, iris):
     clf, there = MLPClassifier(max_iter=2, random_state=0, device="cpu"), gpu.to_device(iris[0])
     assert isinstance(clf.fit(there, iris[1]).predict(there), DeviceArray)
-    assert isinstance(clf.coefs_[0], DeviceArray) and isinstance(clf._net.theta, np.ndarray)
+    assert isinstance(clf.coefs_[0], DeviceArray) and isinstance(clf._stack.theta, np.ndarray)

@@ -7,7 +7,6 @@ import pytest
 from sklearn import neural_network
 
 import gpubp
-from support.machines import BACKENDS
 
 PAIRS = {
     "classifier": (gpubp.MLPClassifier, neural_network.MLPClassifier),
@@ -27,14 +26,6 @@ SOLVERS = {
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture(params=["reference", "compiled", "cuda-host"])
-def machine(request, monkeypatch):
-    """Estimators compute on each backend in turn."""
-    BACKENDS[f"{request.param}-float64"]()  # skips where it cannot be
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, kind: BACKENDS[f"{request.param}-{kind}"]())
-    return request.param
 
 
 def data(task, rng):

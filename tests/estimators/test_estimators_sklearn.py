@@ -79,11 +79,10 @@ def test_a_run_that_intercepts_nothing_fails():
 
 @pytest.mark.parametrize("estimator", [MLPClassifier(), MLPRegressor()], ids=repr)
 @ON_MACHINES
-def test_check_estimator(estimator, machine, monkeypatch):
+def test_check_estimator(estimator, machine, estimators_on):
     """Dense, sparse, float32, float64: whatever it tries. What it skips is not about us."""
-    made = {**BACKENDS, **GPU_BACKENDS}
-    made[f"{machine}-float64"]()  # skips where it cannot be
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: made[f"{machine}-{precision}"]())
+    {**BACKENDS, **GPU_BACKENDS}[f"{machine}-float64"]()  # skips where it cannot be
+    estimators_on(machine)
     allowed = {"check_array_api_input", "check_array_api_mixed_inputs", "check_array_api_same_namespace"}
     allowed |= {"check_classifiers_multilabel_output_format_decision_function"}  # there is no decision_function
     with warnings.catch_warnings():

@@ -11,19 +11,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 from gpubp import MLPClassifier, MLPRegressor
-from gpubp.estimators.stacked_fits import FitTask, StackedFits, fit_members
-from support.machines import BACKENDS
+from gpubp.estimators.stacked_fits import FitTask, StackedFits, fit_together
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 CHECKED = ("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_")
-
-
-@pytest.fixture(params=["reference", "compiled", "cuda-host"])
-def machine(request, monkeypatch):
-    """What estimators with device "cpu" compute on."""
-    backends = {precision: BACKENDS[f"{request.param}-{precision}"] for precision in ("float64", "float32")}
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, precision: backends[precision]())
-    return request.param
 
 
 def data(classes=3, rows=97):
@@ -46,7 +37,7 @@ SETTINGS = [
 ]
 
 
-def members(X, y, weight=None, base=None, settings=SETTINGS):
+def make_tasks(X, y, weight=None, base=None, settings=SETTINGS):
     """Every setting on every fold; folds have unequal sizes."""
     base = base or MLPClassifier((7, 5), batch_size=16, max_iter=12, device="cpu")
     folds = [train for train, _ in StratifiedKFold(3).split(X, y)] if y.dtype.kind == "U" else [np.arange(5, 80), None]
@@ -57,16 +48,16 @@ def members(X, y, weight=None, base=None, settings=SETTINGS):
     ]
 
 
-def alone(member):
-    given = (member.X, member.y, member.sample_weight)
-    X, y, weight = (a if a is None or member.rows is None else a[member.rows] for a in given)
-    return clone(member.est).fit(X, y, weight)
+def alone(task):
+    given = (task.X, task.y, task.sample_weight)
+    X, y, weight = (a if a is None or task.rows is None else a[task.rows] for a in given)
+    return clone(task.est).fit(X, y, weight)
 
 
-def assert_alike(member, exact):
+def assert_alike(task, exact):
     """The same weights, curves and predictions as by itself."""
-    assert member.done and member.error is None, member.error
-    own, est = alone(member), member.est
+    assert task.done and task.error is None, task.error
+    own, est = alone(task), task.est
     tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-7, "atol": 1e-9}
     for name in CHECKED:
         found, wanted = getattr(est, name), getattr(own, name)
@@ -75,7 +66,7 @@ def assert_alike(member, exact):
             np.testing.assert_allclose(found, wanted, err_msg=name, **tolerance)
     for found, wanted in zip((*est.coefs_, *est.intercepts_), (*own.coefs_, *own.intercepts_), strict=True):
         np.testing.assert_allclose(found, wanted, **tolerance)
-    np.testing.assert_allclose(est.predict(member.X).astype("U") == own.predict(member.X).astype("U"), True)
+    np.testing.assert_allclose(est.predict(task.X).astype("U") == own.predict(task.X).astype("U"), True)
     assert vars(est).keys() == vars(own).keys()
     assert est.out_activation_ == own.out_activation_
 
@@ -84,10 +75,12 @@ def test_classifiers(machine):
     """Two thirds of the settings with sample weights of the user's."""
     X, y = data()
     weight = np.random.default_rng(0).random(len(X))
-    found = members(X, y, None, settings=SETTINGS[::3]) + members(X, y, weight)[1::3] + members(X, y, weight)[2::3]
-    fit_members(found)
-    for member in found:
-        assert_alike(member, machine == "reference")
+    tasks = (
+        make_tasks(X, y, None, settings=SETTINGS[::3]) + make_tasks(X, y, weight)[1::3] + make_tasks(X, y, weight)[2::3]
+    )
+    fit_together(tasks)
+    for task in tasks:
+        assert_alike(task, machine == "reference")
 
 
 @pytest.mark.parametrize("learning_rate", ["adaptive", "invscaling"])
@@ -105,10 +98,10 @@ def test_regressors_with_sgd(machine, learning_rate):
         n_iter_no_change=2,
     )
     settings = [{"momentum": 0.5}, {"alpha": 1.0, "early_stopping": True}, {"learning_rate_init": 0.05}]
-    found = members(X, y, None, base, settings)
-    fit_members(found)
-    for member in found:
-        assert_alike(member, machine == "reference")
+    tasks = make_tasks(X, y, None, base, settings)
+    fit_together(tasks)
+    for task in tasks:
+        assert_alike(task, machine == "reference")
 
 
 def test_different_shapes_are_stacks_of_their_own(capsys):
@@ -121,74 +114,74 @@ def test_different_shapes_are_stacks_of_their_own(capsys):
         {"solver": "sgd"},
         {"alpha": 1},
     ]
-    found = members(X, y, settings=[*settings, {"solver": "lbfgs"}, {"precision": "float32"}])
-    fit_members(found, verbose=1)
+    tasks = make_tasks(X, y, settings=[*settings, {"solver": "lbfgs"}, {"precision": "float32"}])
+    fit_together(tasks, verbose=1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["6", "3", "3", "3", "3", "3"]
     assert all("in 1 stack, " in line for line in lines)
-    for member in found:
-        assert member.done and member.error is None
-        np.testing.assert_allclose(member.est.coefs_[0], alone(member).coefs_[0], rtol=1e-4, atol=1e-6)
+    for task in tasks:
+        assert task.done and task.error is None
+        np.testing.assert_allclose(task.est.coefs_[0], alone(task).coefs_[0], rtol=1e-4, atol=1e-6)
 
 
 def test_a_fold_without_a_class():
     X, y = data()
     rows = np.flatnonzero(y != "birch")
     base = MLPClassifier(5, batch_size=16, max_iter=3, random_state=0, device="cpu-reference")
-    found = [
+    tasks = [
         FitTask(clone(base), X, y, rows),
         FitTask(clone(base), X, y, np.arange(60)),
         FitTask(clone(base), X, y, rows[:50]),
     ]
-    fit_members(found)
-    assert found[0].est.classes_.tolist() == ["ash", "cedar"]
-    assert found[1].est.classes_.tolist() == ["ash", "birch", "cedar"]
-    for member in found:
-        assert_alike(member, exact=True)
+    fit_together(tasks)
+    assert tasks[0].est.classes_.tolist() == ["ash", "cedar"]
+    assert tasks[1].est.classes_.tolist() == ["ash", "birch", "cedar"]
+    for task in tasks:
+        assert_alike(task, exact=True)
 
 
 def test_one_that_diverges_says_so_and_the_others_go_on(machine):
     X, y = data()
     settings = [{"learning_rate_init": 1e-2}, {"learning_rate_init": 1e300}, {"learning_rate_init": 2e-2}]
     base = MLPClassifier(6, solver="sgd", batch_size=16, max_iter=6, device="cpu", nesterovs_momentum=False)
-    found = members(X, y, None, base, settings)
+    tasks = make_tasks(X, y, None, base, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        fit_members(found)
-    for i, member in enumerate(found):
+        fit_together(tasks)
+    for i, task in enumerate(tasks):
         if i // 3 == 1:
-            assert "diverged at step" in str(member.error) and "learning rate 1e+300" in str(member.error)
-            assert all(np.isfinite(W).all() for W in member.est.coefs_)
+            assert "diverged at step" in str(task.error) and "learning rate 1e+300" in str(task.error)
+            assert all(np.isfinite(W).all() for W in task.est.coefs_)
         else:
-            assert_alike(member, machine == "reference")
+            assert_alike(task, machine == "reference")
 
 
 def test_what_cannot_be_fitted_has_an_error_of_its_own():
     X, y = data()
     settings = [{}, {"alpha": -1}, {"activation": "rleu"}, {"early_stopping": True, "validation_fraction": 0.001}]
-    found = members(X, y, settings=settings)
-    fit_members(found)
-    errors = [member.error for member in found[::3]]
+    tasks = make_tasks(X, y, settings=settings)
+    fit_together(tasks)
+    errors = [task.error for task in tasks[::3]]
     assert errors[0] is None
     assert "alpha" in str(errors[1]) and 'did you mean "relu"' in str(errors[2]) and "too small" in str(errors[3])
-    assert all(member.done for member in found)
+    assert all(task.done for task in tasks)
 
 
 def test_nan_in_the_data_is_the_error_of_all():
     X, y = data()
     X[3, 2] = np.nan
-    found = members(X, y)
-    fit_members(found)
-    assert all("NaN" in str(member.error) for member in found)
+    tasks = make_tasks(X, y)
+    fit_together(tasks)
+    assert all("NaN" in str(task.error) for task in tasks)
 
 
 def test_results_do_not_depend_on_how_work_is_spread():
     X, y = data()
     settings = SETTINGS[:6]
     base = MLPClassifier((7, 5), batch_size=16, max_iter=5, device="cpu-reference")
-    together, spread = members(X, y, None, base, settings), members(X, y, None, base, settings)
-    fit_members(together)
-    fit_members(spread, n_jobs=2)
+    together, spread = make_tasks(X, y, None, base, settings), make_tasks(X, y, None, base, settings)
+    fit_together(together)
+    fit_together(spread, n_jobs=2)
     for one, other in zip(together, spread, strict=True):
         assert one.est.loss_curve_ == other.est.loss_curve_
         for mine, theirs in zip(one.est.coefs_, other.est.coefs_, strict=True):
@@ -199,17 +192,17 @@ def test_results_do_not_depend_on_how_work_is_spread():
 def test_training_goes_on_where_it_paused(n_jobs):
     X, y = data()
     base = MLPClassifier((7, 5), batch_size=16, max_iter=9, device="cpu-reference")
-    found = members(X, y, None, base)
-    trainees = StackedFits(found, n_jobs)
-    trainees.train(until=2)
-    assert all(member.est.n_iter_ <= 2 for member in found)
-    kept = found[::2]
-    trainees.keep(kept)
-    trainees.train(until=5)
-    trainees.train()
-    for member in kept:
-        assert_alike(member, exact=True)
-    assert all(member.est.n_iter_ <= 2 for member in found[1::2])
+    tasks = make_tasks(X, y, None, base)
+    stacked_fits = StackedFits(tasks, n_jobs)
+    stacked_fits.train(until=2)
+    assert all(task.est.n_iter_ <= 2 for task in tasks)
+    half = tasks[::2]
+    stacked_fits.keep_only(half)
+    stacked_fits.train(until=5)
+    stacked_fits.train()
+    for task in half:
+        assert_alike(task, exact=True)
+    assert all(task.est.n_iter_ <= 2 for task in tasks[1::2])
 
 
 @pytest.mark.parametrize("n_jobs, times", [(None, 3), (2, 2)])
@@ -217,14 +210,16 @@ def test_progress_counts_the_epochs_of_networks(n_jobs, times):
     """After every epoch; of other processes when a stack is done."""
     X, y = data()
     seen = []
-    found = members(X, y, None, MLPClassifier(4, max_iter=3, device="cpu-reference"), [{}, {"max_iter": 2}])
-    fit_members(found, n_jobs, progress=seen.append)
+    tasks = make_tasks(X, y, None, MLPClassifier(4, max_iter=3, device="cpu-reference"), [{}, {"max_iter": 2}])
+    fit_together(tasks, n_jobs, progress=seen.append)
     assert sum(seen) == 3 * 3 + 3 * 2 and len(seen) == times
 
 
 def test_ctrl_c_leaves_what_is_finished(monkeypatch):
     X, y = data()
-    found = members(X, y, None, MLPClassifier(4, max_iter=3, device="cpu-reference"), [{}, {"hidden_layer_sizes": 5}])
+    tasks = make_tasks(
+        X, y, None, MLPClassifier(4, max_iter=3, device="cpu-reference"), [{}, {"hidden_layer_sizes": 5}]
+    )
 
     def interrupted(networks):
         seen.append(networks)
@@ -233,13 +228,13 @@ def test_ctrl_c_leaves_what_is_finished(monkeypatch):
 
     seen: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        fit_members(found, progress=interrupted)
-    assert [member.done for member in found] == [True] * 3 + [False] * 3
-    for member in found[:3]:
-        assert_alike(member, exact=True)
+        fit_together(tasks, progress=interrupted)
+    assert [task.done for task in tasks] == [True] * 3 + [False] * 3
+    for task in tasks[:3]:
+        assert_alike(task, exact=True)
 
 
 def test_the_warning_of_too_few_epochs_is_scikit_learns():
     X, y = data()
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(2\) reached"):
-        fit_members(members(X, y, settings=[{"max_iter": 2}]))
+        fit_together(make_tasks(X, y, settings=[{"max_iter": 2}]))

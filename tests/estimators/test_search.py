@@ -33,10 +33,9 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import gpubp
 from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV, UsageError
-from gpubp.estimators import stacked_fits as stacked
+from gpubp.estimators import stacked_fits
 from gpubp.estimators.search import halving
-from gpubp.estimators.search.halving import Planned, epochs_in_all, halved
-from support.machines import BACKENDS
+from gpubp.estimators.search.halving import PlannedRung, plan_halving, total_epochs
 
 accuracy = get_scorer("accuracy")
 pytestmark = [
@@ -46,9 +45,9 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def reference(monkeypatch):
+def reference(estimators_on):
     """The backend on which a network of a stack has the bits that it has alone."""
-    monkeypatch.setattr("gpubp.network.get_backend", lambda device, kind: BACKENDS[f"reference-{kind}"]())
+    estimators_on("reference")
 
 
 @pytest.fixture(scope="module")
@@ -234,8 +233,8 @@ def test_steps_are_fitted_once_for_each_fold_and_setting(iris, monkeypatch):
 
 def test_networks_of_a_data_set_share_it(iris, monkeypatch):
     seen = []
-    monkeypatch.setattr(stacked.StackedFits, "train", lambda self, until: seen.extend(self.members))
-    monkeypatch.setattr(stacked.StackedFits, "__init__", lambda self, members, *rest: setattr(self, "members", members))
+    monkeypatch.setattr(stacked_fits.StackedFits, "train", lambda self, until: seen.extend(self.tasks))
+    monkeypatch.setattr(stacked_fits.StackedFits, "__init__", lambda self, tasks, *rest: setattr(self, "tasks", tasks))
     for est, name, sets in (
         (classifier(), "alpha", 1),
         (make_pipeline(PCA(), classifier()), "mlpclassifier__alpha", 2),
@@ -243,8 +242,8 @@ def test_networks_of_a_data_set_share_it(iris, monkeypatch):
         seen.clear()
         with pytest.raises(KeyboardInterrupt):
             MLPSearchCV(est, {name: [1, 2, 3]}, cv=2).fit(*iris)
-        assert len(seen) == 6 and len({id(member.X) for member in seen}) == sets
-        assert len({id(member.est) for member in seen}) == 6
+        assert len(seen) == 6 and len({id(task.X) for task in seen}) == sets
+        assert len({id(task.est) for task in seen}) == 6
 
 
 def test_the_network_and_other_steps_may_be_replaced(iris, monkeypatch):
@@ -302,7 +301,7 @@ def test_errors_are_raised_on_demand(iris, monkeypatch):
         MLPSearchCV(classifier(), {"alpha": [-1, -2]}, cv=2).fit(*iris)
     pipeline = make_pipeline(Counting(), classifier())
     search = MLPSearchCV(pipeline, {"counting__factor": [1.0, 0.0]}, cv=2, error_score="raise")
-    monkeypatch.delattr(stacked.StackedFits, "train")  # nothing is trained first
+    monkeypatch.delattr(stacked_fits.StackedFits, "train")  # nothing is trained first
     with pytest.raises(ArithmeticError, match="a factor of 0"):
         search.fit(*iris)
 
@@ -326,10 +325,12 @@ def test_a_step_that_fails(iris):
         ({"mlpclassifier__alpa": [1]}, '"mlpclassifier__alpa"; did you mean "mlpclassifier__alpha"?'),
         ({"alpha": [1]}, 'Pipeline has no parameter "alpha"; did you mean "mlpclassifier__alpha"?'),
         ({"pca__alpha": [1]}, 'Pipeline has no parameter "pca__alpha"; did you mean'),
-        ({"mlpclassifier": [classifier(), LogisticRegression()]}, "the grid mixes them with what cannot be searched: "
-         "with mlpclassifier it has LogisticRegression()"),
+        (
+            {"mlpclassifier": [classifier(), LogisticRegression()]},
+            "the grid mixes them with what cannot be searched: with mlpclassifier it has LogisticRegression()",
+        ),
     ],
-)  # fmt: skip
+)
 def test_grids_that_cannot_be_meant(grid, message, iris):
     est = classifier() if "alpa" in grid else make_pipeline(PCA(), classifier())
     with pytest.raises(UsageError, match=re.escape(message)):
@@ -374,13 +375,13 @@ def interrupted(monkeypatch, finished):
     """Ctrl-C after so many networks have been trained."""
 
     def train(self, until):
-        for member in self.given[:finished]:
-            member.est.fit(member.X[member.rows], member.y[member.rows])
-            member.done = True
+        for task in self.tasks[:finished]:
+            task.est.fit(task.X[task.rows], task.y[task.rows])
+            task.done = True
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stacked.StackedFits, "train", train)
-    monkeypatch.setattr(stacked.StackedFits, "__init__", lambda self, members, *rest: setattr(self, "given", members))
+    monkeypatch.setattr(stacked_fits.StackedFits, "train", train)
+    monkeypatch.setattr(stacked_fits.StackedFits, "__init__", lambda self, tasks, *rest: setattr(self, "tasks", tasks))
 
 
 @pytest.mark.parametrize("error_score", [np.nan, 2.0, "raise"])
@@ -427,7 +428,7 @@ def test_an_interrupt_while_scoring(iris):
 
 def planned(candidates, last, factor=3, first=None):
     one = halving.Candidate(classifier(max_iter=last), ())
-    return [tuple(rung) for rung in halved([one] * candidates, factor, first)]
+    return [tuple(rung) for rung in plan_halving([one] * candidates, factor, first)]
 
 
 def test_rungs():
@@ -441,7 +442,7 @@ def test_rungs():
     assert planned(4, 100, 1.5, 50) == [(4, 50), (3, 75), (2, 100)]
     with pytest.raises(UsageError, match="min_epochs=31 is more than max_iter=30"):
         planned(4, 30, 3, 31)
-    assert epochs_in_all([Planned(9, 10), Planned(3, 30), Planned(1, 90)]) == 90 + 60 + 60
+    assert total_epochs([PlannedRung(9, 10), PlannedRung(3, 30), PlannedRung(1, 90)]) == 90 + 60 + 60
 
 
 @pytest.mark.parametrize("pipeline", [False, True])
@@ -494,17 +495,17 @@ def test_halving_without_those_that_diverge(iris):
 
 
 def test_an_interrupt_leaves_the_rungs_that_are_whole(iris, monkeypatch):
-    train, calls = stacked.StackedFits.train, []
+    train, calls = stacked_fits.StackedFits.train, []
 
     def at_the_second(self, until):
         calls.append(until)
         if len(calls) == 2:
-            for member, _ in self.fits:
-                member.done = False
+            for task, _ in self.fits:
+                task.done = False
             raise KeyboardInterrupt
         train(self, until)
 
-    monkeypatch.setattr(stacked.StackedFits, "train", at_the_second)
+    monkeypatch.setattr(stacked_fits.StackedFits, "train", at_the_second)
     with pytest.warns(UserWarning):
         search = MLPSearchCV(classifier(), {"alpha": np.logspace(-4, 1, 9)}, cv=2, halving=True).fit(*iris)
     first = search.cv_results_["mean_test_score"][:9]

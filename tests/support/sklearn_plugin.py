@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import sklearn.neural_network
 
-import gpubp.network
 from gpubp import estimators
-from gpubp.estimators.data import Data
+from gpubp.estimators.data import Subset
 from gpubp.estimators.solvers.lbfgs import Objective
-from support.machines import BACKENDS, GPU_BACKENDS
+from support.estimators import compute_on
 
 intercepted = {"fits": 0}
 
@@ -35,17 +34,17 @@ class MLPClassifier(_Counted, estimators.MLPClassifier):
 
     def _loss_grad_lbfgs(self, packed: Any, X: Any, Y: Any, sample_weight: Any, *buffers: Any) -> Any:
         """Loss and gradient at weights and biases packed as scikit-learn packs them, for one-hot Y."""
-        net = self._network()
+        stack = self._network()
         y = Y if Y.shape[1] == 1 else Y.argmax(axis=1)
-        objective = Objective(net, Data(X, y, sample_weight, np.arange(len(X))), self.alpha, label_smoothing=0.0)
-        arrays, start = [], 0
-        theta = np.zeros(net.theta.shape)
-        layers = net.layout.layers(theta)
+        train = Subset(X=X, y=y, weight=sample_weight, rows=np.arange(len(X)))
+        objective = Objective(stack, train, self.alpha, label_smoothing=0.0)
+        start, theta = 0, np.zeros(stack.theta.shape)
+        layers = stack.layout.layers(theta)
         for view in [*(layer.W for layer in layers), *(layer.b for layer in layers)]:
             view[...] = packed[start : start + view.size].reshape(view.shape)
             start += view.size
         loss, gradient = objective(theta[0])
-        layers = net.layout.layers(gradient[None])
+        layers = stack.layout.layers(gradient[None])
         arrays = [*(layer.W for layer in layers), *(layer.b for layer in layers)]
         return loss, np.hstack([array.ravel() for array in arrays])
 
@@ -64,7 +63,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if name := config.getoption("--backend"):
-        gpubp.network.get_backend = lambda device, precision: {**BACKENDS, **GPU_BACKENDS}[f"{name}-{precision}"]()
+        compute_on(name, pytest.MonkeyPatch())
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -10,9 +10,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
 
 from gpubp._typing import Array
-from gpubp.estimators.arrays import as_numpy, home_of
+from gpubp.estimators.arrays import as_numpy, destination_of, namespace_of
 from gpubp.estimators.classifier import MLPClassifier
-from gpubp.estimators.ensemble.base import BaseMLPEnsemble, namespace
+from gpubp.estimators.ensemble.base import BaseMLPEnsemble
 from gpubp.estimators.regressor import MLPRegressor
 
 
@@ -38,8 +38,8 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
     n_jobs : int or None
         At most so many joblib tasks.
     random_state : int, RandomState or None
-        Of the members' own, and of the rows that they draw. The first members of a larger ensemble are those of a
-        smaller one.
+        Where the members' random numbers and the rows that they draw come from. The first members of a larger
+        ensemble are those of a smaller one.
     verbose : int
     **network
         Parameters of `MLPClassifier`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
@@ -59,7 +59,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         Where X has column names.
     """
 
-    _member = MLPClassifier
+    _member_class = MLPClassifier
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLPEnsemble._parameter_constraints,
         "estimator": [MLPClassifier, None],
@@ -84,8 +84,8 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         labels = self._labels(mean)
         if labels.ndim == 1:
             std = [np.take_along_axis(a, mean.argmax(axis=1)[:, None], axis=1)[:, 0] for a in std]
-        found = [home_of(X).bring(a) for a in (labels, *std)]
-        return tuple(found) if return_std else found[0]
+        results = [destination_of(X).send(a) for a in (labels, *std)]
+        return tuple(results) if return_std else results[0]
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
         """Probabilities of the classes: the members' mean.
@@ -103,9 +103,9 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         y_std : ndarray of shape (n_samples, n_classes)
             If `return_std`.
         """
-        home = home_of(X)
-        found = [home.bring(a) for a in self._averaged(X, "predict_proba", return_std)]
-        return tuple(found) if return_std else found[0]
+        destination = destination_of(X)
+        results = [destination.send(a) for a in self._averaged(X, "predict_proba", return_std)]
+        return tuple(results) if return_std else results[0]
 
     def predict_log_proba(self, X: Any) -> Any:
         """The logarithm of the mean probabilities.
@@ -120,20 +120,21 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
             In the order of `classes_`.
         """
         (mean,) = self._averaged(X, "predict_log_proba")
-        return home_of(X).bring(namespace(mean).log(mean))
+        return destination_of(X).send(namespace_of(mean).log(mean))
 
-    def _values(self, a: Array) -> Array:
-        return self.estimators_[0]._of_classes(a, namespace(a))
+    def _member_predictions(self, a: Array) -> Array:
+        return self.estimators_[0]._class_probabilities(a)
 
     def _labels(self, mean: NDArray[Any]) -> Any:
         """The class of each row, or the 0/1 matrix of its labels."""
         first = self.estimators_[0]
-        index = first._indices(mean)
-        return index if first._kind == "multilabel-indicator" else self.classes_[index]
+        index = first._class_indices(mean)
+        return index if first._target_type == "multilabel-indicator" else self.classes_[index]
 
-    def _keep_out_of_bag(self, mean: NDArray[Any], y: Any, seen: NDArray[np.bool_]) -> float:
-        self.oob_decision_function_ = mean
-        return float(accuracy_score(y[seen], self._labels(mean[seen]))) if seen.any() else float("nan")
+    def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:
+        self.oob_decision_function_, self.oob_score_ = mean, float("nan")
+        if has_mean.any():
+            self.oob_score_ = float(accuracy_score(y[has_mean], self._labels(mean[has_mean])))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -163,8 +164,8 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
     n_jobs : int or None
         At most so many joblib tasks.
     random_state : int, RandomState or None
-        Of the members' own, and of the rows that they draw. The first members of a larger ensemble are those of a
-        smaller one.
+        Where the members' random numbers and the rows that they draw come from. The first members of a larger
+        ensemble are those of a smaller one.
     verbose : int
     **network
         Parameters of `MLPRegressor`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
@@ -183,7 +184,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
         Where X has column names.
     """
 
-    _member = MLPRegressor
+    _member_class = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLPEnsemble._parameter_constraints,
         "estimator": [MLPRegressor, None],
@@ -204,16 +205,17 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
         y_std : ndarray of the same shape
             If `return_std`.
         """
-        home = home_of(X)
-        found = [home.bring(_column(a)) for a in self._averaged(X, "predict", return_std)]
-        return tuple(found) if return_std else found[0]
+        destination = destination_of(X)
+        results = [destination.send(_column(a)) for a in self._averaged(X, "predict", return_std)]
+        return tuple(results) if return_std else results[0]
 
-    def _values(self, a: Array) -> Array:
+    def _member_predictions(self, a: Array) -> Array:
         return a
 
-    def _keep_out_of_bag(self, mean: NDArray[Any], y: Any, seen: NDArray[np.bool_]) -> float:
-        self.oob_prediction_ = _column(mean)
-        return float(r2_score(y[seen], self.oob_prediction_[seen])) if seen.any() else float("nan")
+    def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:
+        self.oob_prediction_, self.oob_score_ = _column(mean), float("nan")
+        if has_mean.any():
+            self.oob_score_ = float(r2_score(y[has_mean], self.oob_prediction_[has_mean]))
 
 
 def _column(a: Any) -> Any:

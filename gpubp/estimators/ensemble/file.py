@@ -16,7 +16,7 @@ from gpubp.estimators.numerics import sklearn_name
 from gpubp.network import MLP
 from gpubp.stack import Stack
 
-_COUNTS = ("n_iter_", "t_")
+_COUNTERS = ("n_iter_", "t_")
 
 
 def save(path: str | Path, ensemble: Any, stack: Stack) -> None:
@@ -24,10 +24,11 @@ def save(path: str | Path, ensemble: Any, stack: Stack) -> None:
     first = ensemble.estimators_[0]
     about = {
         "class": type(ensemble).__name__,
-        "parameters": _plain({**ensemble.get_params(deep=False), "estimator": first}),
-        "estimator": _plain({**first.get_params(deep=False), "random_state": None}),
+        "parameters": _json_able({**ensemble.get_params(deep=False), "estimator": first}),
+        "estimator": _json_able({**first.get_params(deep=False), "random_state": None}),
         "members": [
-            _plain({name: getattr(est, name) for name in ("random_state", *_COUNTS)}) for est in ensemble.estimators_
+            _json_able({name: getattr(est, name) for name in ("random_state", *_COUNTERS)})
+            for est in ensemble.estimators_
         ],
         "feature_names": getattr(ensemble, "feature_names_in_", np.array([])).tolist(),
         "classes": _classes(path, first) if hasattr(first, "classes_") else None,
@@ -51,47 +52,52 @@ def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> An
         raise DataError(f"{path}: holds an {about.get('class')}; load it with {about.get('class')}.load")
     stack = MLP.load(path, device, **records).stack
     try:
-        made = cls(_estimator(cls, stack, about["estimator"], device), **about["parameters"])
-        fitted = {**_sizes(stack, about["feature_names"]), **_targets(stack, about["classes"])}
-        made.estimators_ = [
-            _member(made.estimator, stack, k, own, fitted)
-            for k, own in zip(range(stack.models), about["members"], strict=True)
+        ensemble = cls(_unfitted_member(cls, stack, about["estimator"], device), **about["parameters"])
+        attributes = {
+            **_attributes_of_shape(stack, about["feature_names"]),
+            **_class_attributes(stack, about["classes"]),
+        }
+        ensemble.estimators_ = [
+            _fitted_member(ensemble.estimator, stack, k, about_member, attributes)
+            for k, about_member in zip(range(stack.models), about["members"], strict=True)
         ]
-        made._take_over_fitted_attributes()
+        ensemble._copy_data_attributes()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path}: its ensemble is damaged or from another version ({error!r})") from None
-    return made
+    return ensemble
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Those that JSON holds as they are."""
-    native = {n: v.tolist() if isinstance(v, np.ndarray | np.generic) else v for n, v in values.items()}
-    return {name: value for name, value in native.items() if _is_plain(value)}
+def _json_able(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that JSON holds as they are."""
+    of_python = {
+        name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for name, value in values.items()
+    }
+    return {name: value for name, value in of_python.items() if _is_json_able(value)}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_json_able(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(_is_json_able, value))
     return value is None or isinstance(value, str | int) or (isinstance(value, float) and bool(np.isfinite(value)))
 
 
 def _classes(path: str | Path, first: Any) -> dict[str, Any]:
     values, dtype = first.classes_.tolist(), first.classes_.dtype
-    if dtype.kind not in "biufUO" or not _is_plain(values):
+    if dtype.kind not in "biufUO" or not _is_json_able(values):
         raise UsageError(f"{path}: classes of type {dtype} ({values[0]!r}, …) cannot be saved; use text or numbers")
-    return {"values": values, "dtype": dtype.str, "labels": first._kind == "multilabel-indicator"}
+    return {"values": values, "dtype": dtype.str, "labels": first._target_type == "multilabel-indicator"}
 
 
-def _estimator(cls: Any, stack: Stack, parameters: dict[str, Any], device: str) -> Any:
+def _unfitted_member(cls: Any, stack: Stack, parameters: dict[str, Any], device: str) -> Any:
     """A member as it was before it was fitted; records, which no file holds, are those of the network."""
     records = {"activation": list(stack.activations), "loss": stack.loss}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
+    saved = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
     precision = None if parameters["precision"] is None else stack.backend.precision
     of_network = {"hidden_layer_sizes": stack.layer_sizes[1:-1], "device": device, "precision": precision}
-    return cls._member(**{**records, **given, **of_network})
+    return cls._member_class(**{**records, **saved, **of_network})
 
 
-def _sizes(stack: Stack, feature_names: list[str]) -> dict[str, Any]:
+def _attributes_of_shape(stack: Stack, feature_names: list[str]) -> dict[str, Any]:
     """What every member knows of inputs, layers and outputs."""
     n_features, n_outputs = stack.layer_sizes[0], stack.layer_sizes[-1]
     if len(feature_names) not in (0, n_features):
@@ -105,7 +111,7 @@ def _sizes(stack: Stack, feature_names: list[str]) -> dict[str, Any]:
     }
 
 
-def _targets(stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
+def _class_attributes(stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
     """What every member of a classifier knows of its classes."""
     if classes is None:
         return {}
@@ -117,11 +123,12 @@ def _targets(stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
     return {"classes_": values, "_label_binarizer": binarizer}
 
 
-def _member(estimator: Any, stack: Stack, k: int, own: dict[str, Any], fitted: dict[str, Any]) -> Any:
-    member = clone(estimator).set_params(random_state=own.get("random_state"))
+def _fitted_member(estimator: Any, stack: Stack, k: int, about: dict[str, Any], fitted: dict[str, Any]) -> Any:
+    """Member k with its weights, what the file says about it, and the fitted attributes that all members have."""
+    member = clone(estimator).set_params(random_state=about.get("random_state"))
     weights, biases = stack.parameters_of(k)
     member.coefs_ = [stack.backend.to_host(W) for W in weights]
     member.intercepts_ = [stack.backend.to_host(b) for b in biases]
-    for name, value in {**fitted, **{count: own[count] for count in _COUNTS}}.items():
+    for name, value in {**fitted, **{name: about[name] for name in _COUNTERS}}.items():
         setattr(member, name, value)
     return member

@@ -19,26 +19,26 @@ class EnsembleNetwork:
     _stack: Stack
 
     def __init__(self) -> None:
-        self._stack_is_for: Any = None
-        self._views: list[Any] = []
+        self._stack_key: Any = None
+        self._weight_views: list[Any] = []
 
     def network(self, members: Sequence[Any]) -> Stack:
         """The members as one stack."""
         weights = [array for est in members for array in (*est.coefs_, *est.intercepts_)]
-        wanted = (len(members), members[0]._wanted)
-        made = self._stack_is_for == wanted
-        if made and len(self._views) == len(weights) and all(map(is_, self._views, weights)):
+        key = (len(members), members[0]._network_key)
+        fits = self._stack_key == key
+        if fits and len(self._weight_views) == len(weights) and all(map(is_, self._weight_views, weights)):
             return self._stack
-        if not made or self._views:  # views of the old one may be weights of members, here or elsewhere
+        if not fits or self._weight_views:  # views of the old stack may be weights of members, here or elsewhere
             one = members[0]._network()
             self._stack = one.like(one.backend.zeros((len(members), one.layout.size)), one.backend)
-            self._stack_is_for = wanted
-        stack, self._views = self._stack, []
+            self._stack_key = key
+        stack, self._weight_views = self._stack, []
         for k, est in enumerate(members):
-            est._write_to(stack.part(slice(k, k + 1)))
+            est._write_weights_to(stack.part(slice(k, k + 1)))
         if all(isinstance(array, type(stack.theta)) for array in weights):
             for k, est in enumerate(members):
                 est._forget_network()
                 est.coefs_, est.intercepts_ = map(list, stack.parameters_of(k))
-                self._views += [*est.coefs_, *est.intercepts_]
+                self._weight_views += [*est.coefs_, *est.intercepts_]
         return stack

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _check_method_params
 
 from gpubp.errors import UsageError, suggest
-from gpubp.estimators.arrays import home_of
+from gpubp.estimators.arrays import take
 from gpubp.estimators.base import BaseMLP
+from gpubp.estimators.sklearn_private import check_method_params
 from gpubp.estimators.stacked_fits import FitTask
 
 
@@ -29,17 +28,17 @@ class Candidate:
     Attributes
     ----------
     model : MLPClassifier, MLPRegressor, or Pipeline that ends in one
-    before : hashable
+    preprocessing : hashable
         Equal for candidates whose steps before the network have the same parameters.
     """
 
     model: Any
-    before: Hashable
+    preprocessing: Hashable
 
     @property
     def network(self) -> Any:
         """The network that `model` is or ends in."""
-        return _last(self.model)
+        return _final_estimator(self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,22 +79,22 @@ class PreparedFold:
 
 @dataclass(eq=False)
 class CandidateFit:
-    """A candidate, by its number, on a fold."""
+    """A candidate, by its number, fitted on the training rows of a split."""
 
     candidate: int
-    fold: Split
+    split: Split
     prepared: PreparedFold
-    member: FitTask
+    task: FitTask
 
     @property
     def model(self) -> Any:
-        """The candidate's estimator as it is fitted on the fold."""
-        return _ending_in(self.prepared.model, self.member.est)
+        """The candidate's estimator as it is fitted on these rows."""
+        return _with_final_estimator(self.prepared.model, self.task.est)
 
     @property
     def seconds(self) -> float:
-        """This trial's share of the time that the fits took."""
-        return self.member.seconds + self.prepared.seconds / self.prepared.shared_by
+        """Its share of the time that all fits took."""
+        return self.task.seconds + self.prepared.seconds / self.prepared.shared_by
 
 
 def with_parameters(estimator: Any, parameters: Mapping[str, Any]) -> Any:
@@ -108,76 +107,84 @@ def with_parameters(estimator: Any, parameters: Mapping[str, Any]) -> Any:
         for name in parameters:
             if name not in known:
                 owner = type(estimator).__name__
-                raise UsageError(f'{owner} has no parameter "{name}"; {_nearest(name, known)}') from error
+                raise UsageError(f'{owner} has no parameter "{name}"; {_suggestion(name, known)}') from error
         raise
 
 
-def candidate(estimator: Any, parameters: Mapping[str, Any]) -> Candidate:
+def make_candidate(estimator: Any, parameters: Mapping[str, Any]) -> Candidate:
     """The candidate that an estimator becomes with these parameters."""
     model = with_parameters(estimator, parameters)
-    network = _last(model)
+    network = _final_estimator(model)
     if not isinstance(network, BaseMLP):
         raise UsageError(
             f"MLPSearchCV searches over gpubp's MLPClassifier and MLPRegressor, or pipelines that end in one, but "
-            f"{_where(estimator, parameters)} {network!r} of {type(network).__module__.partition('.')[0]}; "
+            f"{_where_expected(estimator, parameters)} {network!r} of {type(network).__module__.partition('.')[0]}; "
             f"search over that with sklearn.model_selection.GridSearchCV"
         )
-    name = _name(model)
-    before = {k: v for k, v in parameters.items() if name and k != name and not k.startswith(f"{name}__")}
-    return Candidate(model, tuple((k, _identity(before[k])) for k in sorted(before)))
+    network_name = _network_name(model)
+    of_steps = sorted(
+        name
+        for name in parameters
+        if network_name and name != network_name and not name.startswith(f"{network_name}__")
+    )
+    return Candidate(model=model, preprocessing=tuple((name, _comparable(parameters[name])) for name in of_steps))
 
 
-def trials(candidates: Sequence[Candidate], folds: Sequence[Split], X: Any, y: Any, params: Any) -> list[CandidateFit]:
-    """Every candidate on every fold, the folds of a candidate one after the other; `params` are those of `fit`.
+def candidate_fits(
+    candidates: Sequence[Candidate], splits: Sequence[Split], X: Any, y: Any, params: Any
+) -> list[CandidateFit]:
+    """Every candidate on every split, the splits of a candidate one after the other; `params` are those of `fit`.
 
-    The steps before the networks are fitted here, once for each fold and for all candidates that have them in common.
+    The steps before the networks are fitted here, once for each split and for all candidates that have them in common.
     """
-    prepared: dict[Hashable, PreparedFold] = {}
-    found = []
-    for (number, one), fold in product(enumerate(candidates), folds):
-        key = fold, one.before
-        if key not in prepared:
-            prepared[key] = _prepared(one.model, fold, X, y, params)
-        data = prepared[key]
-        data.shared_by += 1
-        member = FitTask(clone(one.network), data.X, data.y, data.rows, data.sample_weight)
-        member.error, member.done = data.error, data.error is not None
-        found.append(CandidateFit(number, fold, data, member))
-    return found
+    prepared_folds: dict[Hashable, PreparedFold] = {}
+    fits = []
+    for (number, candidate), split in product(enumerate(candidates), splits):
+        key = split, candidate.preprocessing
+        if key not in prepared_folds:
+            prepared_folds[key] = _prepare_fold(candidate.model, split, X, y, params)
+        prepared = prepared_folds[key]
+        prepared.shared_by += 1
+        task = FitTask(
+            est=clone(candidate.network),
+            X=prepared.X,
+            y=prepared.y,
+            rows=prepared.rows,
+            sample_weight=prepared.sample_weight,
+        )
+        if prepared.error is not None:
+            task.fail(prepared.error)
+        fits.append(CandidateFit(candidate=number, split=split, prepared=prepared, task=task))
+    return fits
 
 
-def part(array: Any, rows: NDArray[np.intp]) -> Any:
-    """Some rows of anything that `fit` takes."""
-    return None if array is None else _safe_indexing(array, home_of(array).bring(rows))
-
-
-def _prepared(model: Any, fold: Split, X: Any, y: Any, params: Any) -> PreparedFold:
-    """The fold's training rows as the network at the end of a model is given them."""
+def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> PreparedFold:
+    """The training rows of a split as the network at the end of a model is given them."""
     if not isinstance(model, Pipeline):
-        return PreparedFold(model, X, y, fold.train, _weight(params))
+        return PreparedFold(model=model, X=X, y=y, rows=split.train, sample_weight=_sample_weight(params))
     start = time.perf_counter()
-    receiver = _Receiver(_last(model))
-    pipeline = _ending_in(clone(model), receiver)
-    data = PreparedFold(pipeline)
+    recorder = _FitRecorder(_final_estimator(model))
+    pipeline = _with_final_estimator(clone(model), recorder)
+    prepared = PreparedFold(model=pipeline)
     try:
-        X_train, y_train = part(X, fold.train), part(y, fold.train)
-        pipeline.fit(X_train, y_train, **_check_method_params(X, params=params, indices=fold.train))
+        X_train, y_train = take(X, split.train), take(y, split.train)
+        pipeline.fit(X_train, y_train, **check_method_params(X, params=params, indices=split.train))
     except Exception as error:
-        data.error = error
+        prepared.error = error
     else:
-        data.X, data.y, data.sample_weight = receiver.X_, receiver.y_, _weight(receiver.params_)
-        del receiver.X_, receiver.y_, receiver.params_
-    data.seconds = time.perf_counter() - start
-    return data
+        prepared.X, prepared.y, prepared.sample_weight = recorder.X_, recorder.y_, _sample_weight(recorder.params_)
+        del recorder.X_, recorder.y_, recorder.params_
+    prepared.seconds = time.perf_counter() - start
+    return prepared
 
 
-class _Receiver(BaseEstimator):  # type: ignore[misc]
+class _FitRecorder(BaseEstimator):  # type: ignore[misc]
     """Stands where a pipeline's network is, and keeps what the network would have been fitted on."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
 
-    def fit(self, X: Any, y: Any = None, **params: Any) -> _Receiver:
+    def fit(self, X: Any, y: Any = None, **params: Any) -> _FitRecorder:
         self.X_, self.y_, self.params_ = X, y, params
         return self
 
@@ -185,7 +192,7 @@ class _Receiver(BaseEstimator):  # type: ignore[misc]
         return self.network.get_metadata_routing()
 
 
-def _weight(params: Mapping[str, Any]) -> Any:
+def _sample_weight(params: Mapping[str, Any]) -> Any:
     """The only thing besides X and y that networks trained together are given."""
     if other := set(params) - {"sample_weight"}:
         raise UsageError(
@@ -195,30 +202,30 @@ def _weight(params: Mapping[str, Any]) -> Any:
     return params.get("sample_weight")
 
 
-def _last(model: Any) -> Any:
+def _final_estimator(model: Any) -> Any:
     """What an estimator is, or a pipeline ends in."""
-    return _last(model.steps[-1][1]) if isinstance(model, Pipeline) else model
+    return _final_estimator(model.steps[-1][1]) if isinstance(model, Pipeline) else model
 
 
-def _name(model: Any) -> str:
+def _network_name(model: Any) -> str:
     """The parameter of a model that is its network: "mlpclassifier"; "" where the model is the network."""
     if not isinstance(model, Pipeline):
         return ""
     name, step = model.steps[-1]
-    return f"{name}__{inner}" if (inner := _name(step)) else str(name)
+    return f"{name}__{inner}" if (inner := _network_name(step)) else str(name)
 
 
-def _ending_in(model: Any, network: Any) -> Any:
+def _with_final_estimator(model: Any, network: Any) -> Any:
     """A copy of a pipeline that shares its steps and ends in another network; the network itself for no pipeline."""
     if not isinstance(model, Pipeline):
         return network
     pipeline = copy.copy(model)
     name, step = model.steps[-1]
-    pipeline.steps = [*model.steps[:-1], (name, _ending_in(step, network))]
+    pipeline.steps = [*model.steps[:-1], (name, _with_final_estimator(step, network))]
     return pipeline
 
 
-def _identity(value: Any) -> Hashable:
+def _comparable(value: Any) -> Hashable:
     """Equal for values that make equal steps; values that cannot be compared are themselves alone."""
     try:
         hash(value)
@@ -227,15 +234,15 @@ def _identity(value: Any) -> Hashable:
     return type(value), value
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _suggestion(name: str, known: Iterable[str]) -> str:
     """How the error about an unknown parameter ends; the step whose parameter it is may have been left out."""
     names = list(known)
     of_a_step = [other for other in names if other.endswith(f"__{name}")]
     return f'did you mean "{of_a_step[0]}"?' if of_a_step else suggest(name, names)
 
 
-def _where(estimator: Any, parameters: Mapping[str, Any]) -> str:
-    """What a network was expected of."""
-    if isinstance(_last(estimator), BaseMLP):
+def _where_expected(estimator: Any, parameters: Mapping[str, Any]) -> str:
+    """How the error about something else than a network begins: where the network was expected."""
+    if isinstance(_final_estimator(estimator), BaseMLP):
         return f"the grid mixes them with what cannot be searched: with {', '.join(sorted(parameters))} it has"
     return "estimator is" if not isinstance(estimator, Pipeline) else "the pipeline ends in"

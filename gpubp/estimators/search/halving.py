@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from gpubp.errors import UsageError
 from gpubp.estimators.search.candidates import Candidate, CandidateFit
-from gpubp.estimators.search.scoring import Outcome, interrupted
+from gpubp.estimators.search.scoring import Outcome, count_interrupted
 from gpubp.estimators.stacked_fits import StackedFits
 
 
-class Planned(NamedTuple):
-    """A rung: so many candidates, trained until they have had so many epochs."""
+class PlannedRung(NamedTuple):
+    """So many candidates, trained until they have had so many epochs."""
 
     candidates: int
     epochs: int
@@ -26,62 +26,78 @@ class Planned(NamedTuple):
 
 @dataclass
 class Rung:
-    """Candidates, by their numbers, that were trained until they had so many epochs; the outcomes of their trials."""
+    """Candidates, by their numbers, that were trained until they had so many epochs; the outcomes of their fits."""
 
     candidates: list[int]
     epochs: int
     outcomes: list[Outcome]
 
 
-def one_rung(candidates: Sequence[Candidate]) -> list[Planned]:
+def plan_one_rung(candidates: Sequence[Candidate]) -> list[PlannedRung]:
     """All candidates trained to their end."""
-    return [Planned(len(candidates), max(one.network.max_iter for one in candidates))]
+    epochs = max(candidate.network.max_iter for candidate in candidates)
+    return [PlannedRung(candidates=len(candidates), epochs=epochs)]
 
 
-def halved(candidates: Sequence[Candidate], factor: float, min_epochs: int | None) -> list[Planned]:
+def plan_halving(candidates: Sequence[Candidate], factor: float, min_epochs: int | None) -> list[PlannedRung]:
     """From rung to rung `factor` times fewer candidates and more epochs, until they are trained to their end.
 
     The first rung is of `min_epochs`, or of as many as leave fewer than `factor` candidates on the last one.
     """
-    if any(one.network.solver == "lbfgs" for one in candidates):
+    if any(candidate.network.solver == "lbfgs" for candidate in candidates):
         raise UsageError('halving lets networks train on, which solver="lbfgs" cannot; use another, or halving=False')
-    [(count, last)] = one_rung(candidates)
+    [(count, last)] = plan_one_rung(candidates)
     if min_epochs is not None and min_epochs > last:
         raise UsageError(f"min_epochs={min_epochs} is more than max_iter={last}, the epochs of a whole training")
     cuts, left = 0, float(count)
     while left >= factor:
         cuts, left = cuts + 1, left / factor
-    plan = [Planned(count, min_epochs or ceil(last / factor**cuts))]
+    plan = [PlannedRung(candidates=count, epochs=min_epochs or ceil(last / factor**cuts))]
     while plan[-1].epochs < last:
         count = ceil(count / factor)
-        plan.append(Planned(count, last if count == 1 else min(ceil(plan[-1].epochs * factor), last)))
+        epochs = last if count == 1 else min(ceil(plan[-1].epochs * factor), last)
+        plan.append(PlannedRung(candidates=count, epochs=epochs))
     return plan
 
 
-def epochs_in_all(plan: Sequence[Planned]) -> int:
-    """Epochs that the candidates of all rungs train together, on one fold."""
-    before = [0, *(rung.epochs for rung in plan)]
-    return sum(rung.candidates * (rung.epochs - had) for rung, had in zip(plan, before, strict=False))
+def total_epochs(plan: Sequence[PlannedRung]) -> int:
+    """The sum of the epochs that the candidates of all rungs are trained for, on one split."""
+    epochs_before = [0, *(rung.epochs for rung in plan)]
+    return sum(rung.candidates * (rung.epochs - before) for rung, before in zip(plan, epochs_before, strict=False))
 
 
-def climb(
-    plan: Sequence[Planned],
-    trials: Sequence[CandidateFit],
-    trainees: StackedFits,
-    outcomes: Callable[[Sequence[CandidateFit]], list[Outcome]],
-    means: Callable[[Sequence[Outcome]], NDArray[np.float64]],
+def train_rungs(
+    plan: Sequence[PlannedRung],
+    fits: Sequence[CandidateFit],
+    stacked_fits: StackedFits,
+    outcomes_of: Callable[[Sequence[CandidateFit]], list[Outcome]],
+    mean_scores: Callable[[Sequence[Outcome]], NDArray[np.float64]],
 ) -> list[Rung]:
-    """The rungs as they came out; `means` are candidates' scores. An interrupt makes one of them the last."""
+    """Train the candidates rung by rung, the best of each going on to the next. An interrupt makes one the last.
+
+    Parameters
+    ----------
+    plan : sequence of PlannedRung
+    fits : sequence of CandidateFit
+        All candidates on all splits.
+    stacked_fits : StackedFits
+        Those of them that can be trained.
+    outcomes_of : callable
+        Scores fits.
+    mean_scores : callable
+        The candidates' scores, from their outcomes.
+    """
     rungs: list[Rung] = []
-    alive = sorted({trial.candidate for trial in trials})
+    remaining = sorted({fit.candidate for fit in fits})
     for count, epochs in plan:
         if rungs:
-            best = np.argsort(-means(rungs[-1].outcomes), kind="stable")[:count]  # nan comes last
-            alive = [alive[place] for place in sorted(best)]
-            trainees.keep([trial.member for trial in trials if trial.candidate in alive])
+            best = np.argsort(-mean_scores(rungs[-1].outcomes), kind="stable")[:count]  # nan comes last
+            remaining = [remaining[place] for place in sorted(best)]
+            stacked_fits.keep_only([fit.task for fit in fits if fit.candidate in remaining])
         with suppress(KeyboardInterrupt):  # what is not finished says so
-            trainees.train(epochs)
-        rungs.append(Rung(alive, epochs, outcomes([trial for trial in trials if trial.candidate in alive])))
-        if interrupted(rungs[-1].outcomes):
+            stacked_fits.train(epochs)
+        outcomes = outcomes_of([fit for fit in fits if fit.candidate in remaining])
+        rungs.append(Rung(candidates=remaining, epochs=epochs, outcomes=outcomes))
+        if count_interrupted(outcomes):
             break
     return rungs

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 
-class Bar(AbstractContextManager["Bar"]):
+class ProgressBar(AbstractContextManager["ProgressBar"]):
     """A bar that counts epochs of networks.
 
     Parameters
@@ -20,10 +20,10 @@ class Bar(AbstractContextManager["Bar"]):
     """
 
     def __init__(self, show: bool | None, total: int) -> None:
-        self.show, self.total, self.done = sys.stderr.isatty() if show is None else show, total, 0
+        self.show, self.total = sys.stderr.isatty() if show is None else show, total
         self.bar: Any = None
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> ProgressBar:
         if self.show:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

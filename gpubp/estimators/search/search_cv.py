@@ -11,21 +11,31 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import _fit_context, is_classifier
-from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.base import is_classifier
 from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
-from sklearn.model_selection._search import BaseSearchCV
-from sklearn.model_selection._validation import _warn_or_raise_about_fit_failures
 from sklearn.utils import indexable
-from sklearn.utils._param_validation import Interval
-from sklearn.utils.validation import _check_method_params
 
 from gpubp.errors import UsageError
-from gpubp.estimators.callbacks import FitCallbacks, GivenData
-from gpubp.estimators.search.candidates import CandidateFit, Split, candidate, trials, with_parameters
-from gpubp.estimators.search.halving import Planned, Rung, climb, epochs_in_all, halved, one_rung
-from gpubp.estimators.search.progress import Bar
-from gpubp.estimators.search.scoring import Outcome, Scoring, any_whole, interrupted, reasons, with_metrics
+from gpubp.estimators.callbacks import FitCallbacks, fit_arguments
+from gpubp.estimators.search.candidates import CandidateFit, Split, candidate_fits, make_candidate, with_parameters
+from gpubp.estimators.search.halving import PlannedRung, Rung, plan_halving, plan_one_rung, total_epochs, train_rungs
+from gpubp.estimators.search.progress import ProgressBar
+from gpubp.estimators.search.scoring import (
+    Outcome,
+    Scoring,
+    any_complete,
+    count_interrupted,
+    failure_reasons,
+    fill_in_metrics,
+)
+from gpubp.estimators.sklearn_private import (
+    BaseSearchCV,
+    Interval,
+    MultimetricScorer,
+    check_method_params,
+    fit_context,
+    warn_or_raise_about_fit_failures,
+)
 from gpubp.estimators.stacked_fits import StackedFits
 
 
@@ -58,7 +68,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         The score of a network that could not be trained, which is reported with the reason; the others go on.
     return_train_score : bool
     random_state : int, RandomState or None
-        Of `param_distributions`; the networks have their own.
+        Draws from `param_distributions`; the networks have their own.
     verbose : int
         1 says how many networks are trained in how many stacks.
     progress : bool or None
@@ -69,7 +79,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         are. With several metrics, `refit` must name the one to go by.
     factor : float
     min_epochs : int or None
-        Of the first rung; None means as many as let fewer than `factor` candidates train to the end.
+        The epochs of the first rung; None means as many as let fewer than `factor` candidates train to the end.
 
     Attributes
     ----------
@@ -141,7 +151,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         self.factor = factor
         self.min_epochs = min_epochs
 
-    @_fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
+    @fit_context(prefer_skip_nested_validation=False)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, **params: Any) -> MLPSearchCV:
         """Train and score all candidates on all folds, and the best one on all rows.
 
@@ -159,78 +169,83 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         """
         scorer, metric = self._get_scorers()
         X, y = indexable(X, y)
-        params = _check_method_params(X, params=params)
+        params = check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)
-        weight = params.get("sample_weight")
-        given = GivenData(X=X, y=y, metadata=None if weight is None else {"sample_weight": weight})
-        tasks = FitCallbacks(self, given, 2, _not_fitted)
-        tasks.begin()
-        parameters = self._parameters()
-        candidates = [candidate(self.estimator, chosen) for chosen in parameters]
-        folds = self._folds(X, y, routed.splitter.split)
-        if not (candidates and folds):
+        callbacks = FitCallbacks(self, fit_arguments(X, y, params.get("sample_weight")), 2, _no_attributes)
+        callbacks.begin_iteration()
+        candidate_parameters = self._candidate_parameters()
+        candidates = [make_candidate(self.estimator, parameters) for parameters in candidate_parameters]
+        splits = self._splits(X, y, routed.splitter.split)
+        if not (candidates and splits):
             raise UsageError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
-        plan = halved(candidates, self.factor, self.min_epochs) if self.halving else one_rung(candidates)
-        self._say(plan)
-        scoring = Scoring(scorer, X, y, routed.scorer.score, self.error_score, self.return_train_score)
-        rungs = self._trained(plan, trials(candidates, folds, X, y, routed.estimator.fit), scoring)
-        outcomes = with_metrics([outcome for rung in rungs for outcome in rung.outcomes])
-        self.cv_results_ = self._results(parameters, rungs, outcomes)
-        if lost := interrupted(outcomes):
-            if not any_whole(outcomes, self.n_splits_):
+        plan = plan_halving(candidates, self.factor, self.min_epochs) if self.halving else plan_one_rung(candidates)
+        self._print_plan(plan)
+        scoring = Scoring(
+            scorer=scorer,
+            X=X,
+            y=y,
+            params=routed.scorer.score,
+            error_score=self.error_score,
+            train=self.return_train_score,
+        )
+        rungs = self._train(plan, candidate_fits(candidates, splits, X, y, routed.estimator.fit), scoring)
+        outcomes = fill_in_metrics([outcome for rung in rungs for outcome in rung.outcomes])
+        self.cv_results_ = self._cv_results(candidate_parameters, rungs, outcomes)
+        if unfinished := count_interrupted(outcomes):
+            if not any_complete(outcomes, self.n_splits_):
                 raise KeyboardInterrupt
             warnings.warn(
-                f"interrupted: {lost} of {len(candidates) * len(folds)} networks are not finished", stacklevel=2
+                f"interrupted: {unfinished} of {len(candidates) * len(splits)} networks are not finished", stacklevel=2
             )
-        self._choose(metric, outcomes[0]["test_scores"])
-        self.scorer_ = scorer._scorers if isinstance(scorer, _MultimetricScorer) else scorer
-        tasks.end()
+        self._set_best(metric, outcomes[0]["test_scores"])
+        self.scorer_ = scorer._scorers if isinstance(scorer, MultimetricScorer) else scorer
+        callbacks.end_iteration()
         if self.refit:
-            tasks.begin()
-            self._refit(X, y, routed.estimator.fit, tasks)
-            tasks.end()
-        tasks.finish()
+            callbacks.begin_iteration()
+            self._refit(X, y, routed.estimator.fit, callbacks)
+            callbacks.end_iteration()
+        callbacks.end_fit()
         return self
 
     # -- what is trained -------------------------------------------------------------------------------
 
-    def _parameters(self) -> list[dict[str, Any]]:
-        """Those of every candidate."""
+    def _candidate_parameters(self) -> list[dict[str, Any]]:
+        """The parameters of every candidate."""
         if (self.param_grid is None) == (self.param_distributions is None):
             raise UsageError("give MLPSearchCV either param_grid or param_distributions")
         if self.param_grid is not None:
             return list(ParameterGrid(self.param_grid))
         return list(ParameterSampler(self.param_distributions, self.n_iter, random_state=self.random_state))
 
-    def _folds(self, X: Any, y: Any, params: Mapping[str, Any]) -> list[Split]:
+    def _splits(self, X: Any, y: Any, params: Mapping[str, Any]) -> list[Split]:
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         self.n_splits_ = cv.get_n_splits(X, y, **params)
-        folds = [Split(_places(train), _places(test)) for train, test in cv.split(X, y, **params)]
-        if len(folds) != self.n_splits_:
+        splits = [Split(train=_indices(train), test=_indices(test)) for train, test in cv.split(X, y, **params)]
+        if len(splits) != self.n_splits_:
             raise UsageError(
                 f"cv.split and cv.get_n_splits return inconsistent results. Expected {self.n_splits_} splits, "
-                f"got {len(folds)}"
+                f"got {len(splits)}"
             )
-        return folds
+        return splits
 
-    def _say(self, plan: Sequence[Planned]) -> None:
+    def _print_plan(self, plan: Sequence[PlannedRung]) -> None:
         if self.verbose:
             rungs = ", then ".join(f"{rung.candidates} candidates for {rung.epochs} epochs" for rung in plan)
             print(f"{self.n_splits_} folds of {rungs}")
 
-    def _trained(self, plan: Sequence[Planned], todo: Sequence[CandidateFit], scoring: Scoring) -> list[Rung]:
+    def _train(self, plan: Sequence[PlannedRung], fits: Sequence[CandidateFit], scoring: Scoring) -> list[Rung]:
         """Train the networks, and score them."""
-        failed = [trial.member.error for trial in todo if trial.member.error is not None]
-        if failed and self.error_score == "raise":
-            raise failed[0]
-        members = [trial.member for trial in todo if trial.member.error is None]
-        with Bar(self.progress, epochs_in_all(plan) * self.n_splits_) as bar:
-            trainees = StackedFits(members, self.n_jobs, self.verbose, bar.advance)
-            return climb(plan, todo, trainees, scoring.outcomes, self._means)
+        errors = [fit.task.error for fit in fits if fit.task.error is not None]
+        if errors and self.error_score == "raise":
+            raise errors[0]
+        tasks = [fit.task for fit in fits if fit.task.error is None]
+        with ProgressBar(self.progress, total_epochs(plan) * self.n_splits_) as bar:
+            stacked_fits = StackedFits(tasks, self.n_jobs, self.verbose, bar.advance)
+            return train_rungs(plan, fits, stacked_fits, scoring.outcomes, self._mean_scores)
 
     # -- what came of it -------------------------------------------------------------------------------
 
-    def _means(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    def _mean_scores(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
         """The score of each candidate by which halving goes: the mean over folds."""
         scores = [outcome["test_scores"] for outcome in outcomes]
         if isinstance(scores[0], dict):
@@ -240,21 +255,22 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         means: NDArray[np.float64] = np.reshape(scores, (-1, self.n_splits_)).mean(axis=1)
         return means
 
-    def _results(
+    def _cv_results(
         self, parameters: Sequence[dict[str, Any]], rungs: Sequence[Rung], outcomes: list[Outcome]
     ) -> dict[str, Any]:
-        _warn_or_raise_about_fit_failures(outcomes, self.error_score)
+        """`cv_results_`: a row for each candidate, with halving for each on each rung."""
+        warn_or_raise_about_fit_failures(outcomes, self.error_score)
         more: dict[str, Any] = {}
         if self.halving:
             more["iter"] = [number for number, rung in enumerate(rungs) for _ in rung.candidates]
             more["n_epochs"] = [rung.epochs for rung in rungs for _ in rung.candidates]
         if any(outcome["reason"] for outcome in outcomes):
-            more["error"] = reasons(outcomes, self.n_splits_)
+            more["error"] = failure_reasons(outcomes, self.n_splits_)
         rows = [parameters[number] for rung in rungs for number in rung.candidates]
         return self._format_results(rows, self.n_splits_, outcomes, more)  # type: ignore[no-any-return]
 
-    def _choose(self, metric: str, scores: Any) -> None:
-        """The best candidate, by a metric; `scores` are those of some network."""
+    def _set_best(self, metric: str, scores: Any) -> None:
+        """Set which candidate is the best by a metric; `scores` are those of some network."""
         results = self.cv_results_
         self.multimetric_ = isinstance(scores, dict)
         if callable(self.scoring) and self.multimetric_:
@@ -268,28 +284,30 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
 
     @staticmethod
     def _select_best_index(refit: Any, refit_metric: str, results: Mapping[str, Any]) -> int:
-        """As ever; with halving, of the best on the last rung that anyone reached."""
+        """The row of the best candidate; with halving, of the best on the last rung that has scores."""
         if callable(refit) or "iter" not in results:
             return BaseSearchCV._select_best_index(refit, refit_metric, results)  # type: ignore[no-any-return]
         rung = np.where(np.isnan(results[f"mean_test_{refit_metric}"]), -1, results["iter"])
         last = np.flatnonzero(rung == rung.max())
         return int(last[results[f"rank_test_{refit_metric}"][last].argmin()])
 
-    def _refit(self, X: Any, y: Any, params: Mapping[str, Any], tasks: FitCallbacks) -> None:
+    def _refit(self, X: Any, y: Any, params: Mapping[str, Any], callbacks: FitCallbacks) -> None:
+        """Fit the best candidate on all rows."""
         self.best_estimator_ = best = with_parameters(self.estimator, self.best_params_)
         start = time.time()
-        with nullcontext() if tasks.task is None else tasks.task.propagate_callback_context(best):
+        context = callbacks.iteration_context
+        with nullcontext() if context is None else context.propagate_callback_context(best):
             best.fit(X, y, **params)
         self.refit_time_ = time.time() - start
         if hasattr(best, "feature_names_in_"):
             self.feature_names_in_ = best.feature_names_in_
 
 
-def _not_fitted() -> Any:
+def _no_attributes() -> Any:
     """What a search could predict with before its end: nothing."""
 
 
-def _places(rows: Any) -> NDArray[np.intp]:
-    """Rows, which a splitter may give as a mask."""
-    found = np.asarray(rows)
-    return np.flatnonzero(found) if found.dtype == np.bool_ else found
+def _indices(rows: Any) -> NDArray[np.intp]:
+    """The indices of rows, for which a splitter may give a mask."""
+    indices = np.asarray(rows)
+    return np.flatnonzero(indices) if indices.dtype == np.bool_ else indices

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
-from sklearn.utils.optimize import _check_optimize_result
 
 from gpubp.errors import UsageError
 from gpubp.estimators import numerics
 from gpubp.estimators.callbacks import FitCallbacks
 from gpubp.estimators.data import Subset
+from gpubp.estimators.sklearn_private import check_optimize_result
 from gpubp.estimators.solvers.stochastic import NON_FINITE
 from gpubp.stack import Stack
 from gpubp.training.slice_step import initial_state
@@ -41,32 +41,45 @@ class Objective:
         total = float(m if train.weight is None else train.weight.sum())
         self.stack, self.penalty, self.normalizer = stack, alpha / total, 1 / total
         self.state = initial_state(stack, numerics.summing(), {})
-        smoothing = np.array([label_smoothing], np.float64)
-        self.step = TrainingStep(stack, (train.X, train.y, train.weight), rows, self.state, np.zeros(1), smoothing)
+        self.step = TrainingStep(
+            stack,
+            (train.X, train.y, train.weight),
+            batch_size=rows,
+            optimizer=self.state,
+            dropout=np.zeros(1),
+            label_smoothing=np.array([label_smoothing], np.float64),
+        )
         steps = -(-m // rows)
-        first, order = np.zeros(1, np.int64), np.arange(m)[None]
-        self.table = StepTable(first, rows, order, np.full((1, steps), self.normalizer), np.zeros((1, steps)))
+        self.table = StepTable(
+            first_step=np.zeros(1, np.int64),
+            batch_size=rows,
+            order=np.arange(m)[None],
+            normalizer=np.full((1, steps), self.normalizer),
+            learning_rate=np.zeros((1, steps)),
+        )
 
-    def place(self, theta: NDArray[np.float64]) -> None:
+    def set_parameters(self, theta: NDArray[np.float64]) -> None:
         """Give the network these parameters (P,)."""
         self.stack.theta[...] = self.stack.backend.from_host(theta[None], self.stack.backend.dtype)
 
     def __call__(self, theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        stack, backend, state = self.stack, self.stack.backend, self.state
-        self.place(theta)
-        state.slots[0][...] = 0
-        backend.assign(state.active, True, np.ones(1, np.bool_))
+        """Loss and gradient (P,) at these parameters (P,); infinite and NaN where they are not finite."""
+        stack, backend = self.stack, self.stack.backend
+        self.set_parameters(theta)
+        (summed,) = self.state.slots
+        summed[...] = 0
+        backend.assign(self.state.active, True, np.ones(1, np.bool_))
         self.step.train_epoch(self.table)
         if not self.step.active()[0]:
             return np.inf, np.full(theta.shape, np.nan)
         weights = theta[: stack.layout.n_weights]
         loss = self.step.totals()[0, :, 0].sum() * self.normalizer
-        gradient = np.asarray(backend.to_host(state.slots[0])[0], np.float64).copy()
+        gradient = np.asarray(backend.to_host(summed)[0], np.float64).copy()
         gradient[: len(weights)] += self.penalty * weights
         return float(loss + 0.5 * self.penalty * (weights @ weights)), gradient
 
 
-def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, tasks: FitCallbacks) -> None:
+def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, callbacks: FitCallbacks) -> None:
     """Minimize the loss of all rows from the network's weights on."""
     for name, default in _STOCHASTIC_ONLY.items():
         if getattr(est, name) != default:
@@ -76,33 +89,33 @@ def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, tasks:
     objective = Objective(stack, train, est.alpha, est.label_smoothing)
     iterations = 0
 
-    def iterated(intermediate_result: OptimizeResult) -> None:
+    def after_iteration(intermediate_result: OptimizeResult) -> None:
         nonlocal iterations
         iterations += 1
-        objective.place(intermediate_result.x)
+        objective.set_parameters(intermediate_result.x)
         if est.verbose:
             print(f"Iteration {iterations}, loss = {intermediate_result.fun:.8f}")
         if validation is not None:
             loss, _ = stack.evaluate(validation.X, validation.y, validation.weight)
             est.validation_loss_curve_.append(float(loss[0]))
-        ended = tasks.end()
-        tasks.begin()
+        ended = callbacks.end_iteration()
+        callbacks.begin_iteration()
         if ended:
             raise StopIteration
 
-    tasks.begin()
-    found = minimize(
+    callbacks.begin_iteration()
+    result = minimize(
         objective,
         np.asarray(stack.backend.to_host(stack.theta)[0], np.float64),
         method="L-BFGS-B",
         jac=True,
-        callback=iterated,
+        callback=after_iteration,
         options={"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol},
     )
-    tasks.end()
-    if not (np.isfinite(found.fun) and np.isfinite(found.x).all()):
+    callbacks.end_iteration()
+    if not (np.isfinite(result.fun) and np.isfinite(result.x).all()):
         raise ValueError(NON_FINITE)
-    objective.place(found.x)
-    est.n_iter_ = _check_optimize_result("lbfgs", found, est.max_iter)
-    est.loss_ = float(found.fun)
-    tasks.finish()
+    objective.set_parameters(result.x)
+    est.n_iter_ = check_optimize_result("lbfgs", result, est.max_iter)
+    est.loss_ = float(result.fun)
+    callbacks.end_fit()

@@ -1,4 +1,4 @@
-"""Training by a stochastic solver: scikit-learn's rules of what is watched, and when a training ends."""
+"""Training by a stochastic solver: scikit-learn's rules of what is monitored, and when a training ends."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ class StochasticSolver:
     Attributes
     ----------
     learning_rate : float
-        Of the next epoch, before a schedule's factor.
+        The rate of the next epoch, before a schedule's factor.
     steps : int
         Training steps taken.
     updates : (1,) int64
     slots : tuple of (1, P) arrays
         As in `OptimizerState`.
+    backend : Backend or None
+        Where `updates` and `slots` lie; None means on the host.
     """
 
     def __init__(self, learning_rate: float) -> None:
@@ -47,24 +49,24 @@ class StochasticSolver:
         self.slots: tuple[Array, ...] = ()
         self.backend: Backend | None = None
 
-    def fits(self, rule: Optimizer, stack: Stack) -> bool:
+    def matches(self, rule: Optimizer, stack: Stack) -> bool:
         """Whether the moments are those of such a rule and network."""
         return len(self.slots) == len(rule.slots) and all(
             slot.shape[1:] == stack.theta.shape[1:] for slot in self.slots
         )
 
-    def on(self, backend: Backend) -> tuple[Array, tuple[Array, ...]]:
-        """`updates` and `slots` where the network lies."""
+    def moments_on(self, backend: Backend) -> tuple[Array, tuple[Array, ...]]:
+        """`updates` and `slots` on the network's device."""
         if self.backend is not backend:
-            self.updates, *slots = (backend.from_host(np.array(array)) for array in self._on_the_host())
+            self.updates, *slots = (backend.from_host(np.array(array)) for array in self._moments_on_host())
             self.slots, self.backend = tuple(slots), backend
         return self.updates, self.slots
 
     def __getstate__(self) -> dict[str, Any]:
-        updates, *slots = self._on_the_host()
+        updates, *slots = self._moments_on_host()
         return {**self.__dict__, "updates": updates, "slots": tuple(slots), "backend": None}
 
-    def _on_the_host(self) -> list[Any]:
+    def _moments_on_host(self) -> list[Any]:
         arrays = [self.updates, *self.slots]
         return arrays if self.backend is None else [self.backend.to_host(array) for array in arrays]
 
@@ -79,7 +81,7 @@ def rule_and_options(est: Any) -> tuple[Optimizer, dict[str, float]]:
 
 
 class StochasticFit:
-    """One estimator's side of a training: its orders and rates, what it watches, and when it ends.
+    """One estimator's side of a training: its orders and rates, what it monitors, and when it ends.
 
     Parameters
     ----------
@@ -88,16 +90,21 @@ class StochasticFit:
     train : Subset
     validation : Subset or None
         Scored after each epoch where ``est.early_stopping``; its loss is recorded where the user gave it.
-    tasks : FitCallbacks
-        The estimator's callbacks.
+    callbacks : FitCallbacks
     incremental : bool
-        One epoch.
+        Whether this is a call of partial_fit: one epoch.
 
     Attributes
     ----------
+    m : int
+        Rows to train on.
+    order : (m,) int
+        The order in which the last epoch saw these rows; the next epoch shuffles it.
+    first_step, first_epoch : int
+        Where a schedule begins, in the steps of the solver and in the epochs of the monitored curve.
     ended : bool
     error : Exception or None
-        Why, where it could not go on.
+        Why it could not go on.
     best_theta, last_theta : (P,) array or None
         The weights of the best validation score, with early stopping, and those to go on from.
     """
@@ -108,17 +115,18 @@ class StochasticFit:
         solver: StochasticSolver,
         train: Subset,
         validation: Subset | None,
-        tasks: FitCallbacks,
+        callbacks: FitCallbacks,
         incremental: bool,
     ) -> None:
         self.est, self.solver, self.train, self.validation = est, solver, train, validation
-        self.tasks, self.incremental = tasks, incremental
+        self.callbacks, self.incremental = callbacks, incremental
         self.rule, self.options = rule_and_options(est)
         self.weight_decay = est.weight_decay or self.rule.weight_decay
-        self.monitored = est.loss_curve_ if validation is None or not validation.given else est.validation_loss_curve_
-        self.m, self.places = len(train.rows), np.arange(len(train.rows))
+        from_user = validation is not None and validation.from_user
+        self.monitored_curve = est.validation_loss_curve_ if from_user else est.loss_curve_
+        self.m, self.order = len(train.rows), np.arange(len(train.rows))
         # A schedule begins anew with every fit, and goes on over the calls of partial_fit.
-        self.begun, self.seen = (0, 0) if incremental else (solver.steps, len(self.monitored))
+        self.first_step, self.first_epoch = (0, 0) if incremental else (solver.steps, len(self.monitored_curve))
         self.batch_size = _batch_size(est.batch_size, self.m)
         self.steps_per_epoch = -(-self.m // self.batch_size)
         self.schedule = _schedule(est.learning_rate)
@@ -131,18 +139,18 @@ class StochasticFit:
 
     def next_epoch(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rows of the data set in an order from the estimator's random numbers, and the rate of each step."""
-        est, first = self.est, self.solver.steps
+        est = self.est
         if est.shuffle:
-            places = np.arange(self.m)
-            est._random_state.shuffle(places)
-            self.places = self.places[places]
-        steps = np.arange(first, first + self.steps_per_epoch) - self.begun
+            permutation = np.arange(self.m)
+            est._random_state.shuffle(permutation)
+            self.order = self.order[permutation]
+        steps = self.solver.steps - self.first_step + np.arange(self.steps_per_epoch)
         total = max(est.max_iter * self.steps_per_epoch, int(steps[-1]) + 1)
-        progress = Progress(steps, self.steps_per_epoch, total, tuple(self.monitored[self.seen :]))
-        rows = self.train.rows if self.steps_per_epoch == 1 else self.train.rows[self.places]  # one batch has no order
+        progress = Progress(steps, self.steps_per_epoch, total, tuple(self.monitored_curve[self.first_epoch :]))
+        rows = self.train.rows if self.steps_per_epoch == 1 else self.train.rows[self.order]  # one batch has no order
         return rows, self.solver.learning_rate * self.schedule.factor(progress)
 
-    def watch(
+    def finish_epoch(
         self,
         totals: NDArray[np.float64],
         normalizer: NDArray[np.float64],
@@ -151,7 +159,7 @@ class StochasticFit:
         outputs: NDArray[Any] | None,
         theta: Array,
     ) -> None:
-        """Look at what came of an epoch, and decide whether it was the last.
+        """Record what came of an epoch, and decide whether it was the last.
 
         Parameters
         ----------
@@ -159,9 +167,9 @@ class StochasticFit:
             The loss of each batch with its penalty, and what it is multiplied by.
         error : DivergenceError or None
         validation_loss : float or None
-            On data that the user gave for validation.
+            The loss on data that the user gave for validation.
         outputs : (n, n_L) array or None
-            For the rows of validation, with early stopping.
+            a^L of the rows of validation, with early stopping.
         theta : (P,) array
             The parameters, to be copied where they are the best.
         """
@@ -176,18 +184,18 @@ class StochasticFit:
         if validation_loss is not None:
             est.validation_loss_curve_.append(float("nan") if error else validation_loss)
         if est.early_stopping:
-            self._score(None if error else outputs)
+            self._score_validation(None if error else outputs)
         if error is not None:
             self.ended = True
-            self._diverged(error)
+            self._report_divergence(error)
             if self.error is not None:
                 return
         else:
             self._count_no_improvement(theta)
             if est.solver == "sgd" and est.learning_rate == "invscaling":
                 self.solver.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
-            self.ended = est._no_improvement_count > est.n_iter_no_change and self._ends()
-        self.ended = self.tasks.end() or self.ended  # callbacks hear of the last one too
+            self.ended = est._no_improvement_count > est.n_iter_no_change and self._stop_or_lower_rate()
+        self.ended = self.callbacks.end_iteration() or self.ended  # callbacks hear of the last one too
         if not self.ended and est.n_iter_ == self.epochs:
             self.ended = True
             if not self.incremental:
@@ -204,15 +212,15 @@ class StochasticFit:
         rows[-1] = self.m - self.batch_size * (self.steps_per_epoch - 1)
         return float((totals * normalizer) @ rows / self.m)
 
-    def _score(self, outputs: NDArray[Any] | None) -> None:
+    def _score_validation(self, outputs: NDArray[Any] | None) -> None:
         est = self.est
-        score = float("nan") if outputs is None else float(est._score_of(outputs, self.validation))
+        score = float("nan") if outputs is None else float(est._validation_score(outputs, self.validation))
         est.validation_scores_.append(score)
         if est.verbose:
             print(f"Validation score: {score:f}")
 
     def _count_no_improvement(self, theta: Array) -> None:
-        """By the validation score where there is early stopping, by the training loss otherwise."""
+        """Count the epochs without an improvement: of the validation score with early stopping, else of the loss."""
         est = self.est
         if est.early_stopping:
             score = est.validation_scores_[-1]
@@ -225,31 +233,33 @@ class StochasticFit:
             est.best_loss_ = min(est.best_loss_, est.loss_)
         est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
 
-    def _ends(self) -> bool:
+    def _stop_or_lower_rate(self) -> bool:
         """Whether no improvement for so long ends the training; an adaptive learning rate is lowered first."""
         est, solver = self.est, self.solver
-        watched = "Validation score" if est.early_stopping else "Training loss"
-        said = f"{watched} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
+        monitored = "Validation score" if est.early_stopping else "Training loss"
+        message = (
+            f"{monitored} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
+        )
         adaptive = est.solver == "sgd" and est.learning_rate == "adaptive"
-        ends = not adaptive or solver.learning_rate <= SMALLEST_RATE
-        if ends:
-            said += " Learning rate too small. Stopping." if adaptive else " Stopping."
+        stops = not adaptive or solver.learning_rate <= SMALLEST_RATE
+        if stops:
+            message += " Learning rate too small. Stopping." if adaptive else " Stopping."
         else:
             solver.learning_rate /= 5.0
-            said += f" Setting learning rate to {solver.learning_rate:f}"
+            message += f" Setting learning rate to {solver.learning_rate:f}"
             est._no_improvement_count = 0
         if est.verbose:
-            print(said)
-        return ends
+            print(message)
+        return stops
 
-    def _diverged(self, found: DivergenceError) -> None:
+    def _report_divergence(self, divergence: DivergenceError) -> None:
         """An error; with early stopping only a warning, since there are best weights to return to."""
         if self.est.early_stopping:
-            said = f"{found} The weights of the best validation score are kept."
-            warnings.warn(said, ConvergenceWarning, stacklevel=2)
+            message = f"{divergence} The weights of the best validation score are kept."
+            warnings.warn(message, ConvergenceWarning, stacklevel=2)
             return
-        self.error = ValueError(f"{NON_FINITE} {found}")
-        self.error.__cause__ = found
+        self.error = ValueError(f"{NON_FINITE} {divergence}")
+        self.error.__cause__ = divergence
 
 
 def _batch_size(batch_size: Any, m: int) -> int:
@@ -263,6 +273,6 @@ def _batch_size(batch_size: Any, m: int) -> int:
 
 
 def _schedule(learning_rate: Any) -> Schedule:
-    """gpubp's, for any solver; scikit-learn's three are rules of solver "sgd", watched after each epoch."""
-    plain = isinstance(learning_rate, str) and learning_rate in SCHEDULES_OF_SGD
-    return get_schedule(None if plain else learning_rate)
+    """gpubp's schedule, for any solver; scikit-learn's three are rules of solver "sgd" for the rate after an epoch."""
+    of_sgd = isinstance(learning_rate, str) and learning_rate in SCHEDULES_OF_SGD
+    return get_schedule(None if of_sgd else learning_rate)
