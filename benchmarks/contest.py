@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import Task, Workload
+from benchmarks.cases import Task
 from benchmarks.machine import PINS
 from benchmarks.parts import Part
 from benchmarks.peers import Contender, UnavailableError
 from benchmarks.remote import Remote, RemoteError
-from gpubp.bench.steps import TOLERANCE, VERIFIED, displacements, error
+from gpubp.bench.steps import TOLERANCE, VERIFIED, Workload, displacements, error
 from gpubp.bench.timing import Spread, spread
 
 ROUNDS, FEWEST, PATIENCE = 11, 5, 20.0  # turns of everyone; seconds after which FEWEST are enough

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import ACTIVATIONS, CPU_WORKLOADS, SMALL, Task, Workload
+from benchmarks.cases import ACTIVATIONS, CPU_WORKLOADS, SMALL, Task
 from benchmarks.contest import Contest, Times, environment
 from benchmarks.cpu_training import Machine, training
 from benchmarks.parts import MixedError, Part, kind, line, load, saving
 from benchmarks.peers import ON_A_CPU
 from benchmarks.remote import Remote
+from gpubp.bench.steps import Workload
 
 FILE, SECONDS = "cpu.json", 1200.0
 OURS, REFERENCE, GEMMS, SKLEARN = "gpubp cpu", "gpubp cpu-reference", "bare GEMMs cpu", "scikit-learn"

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import gpubp
-from benchmarks.cases import SMALL, Workload
+from benchmarks.cases import SMALL
 from benchmarks.contest import environment
 from benchmarks.data import like_mnist, pixels
 from benchmarks.machine import described
@@ -16,7 +16,7 @@ from benchmarks.peers import version
 from benchmarks.remote import Remote, RemoteError
 from benchmarks.timing import interleaved
 from gpubp.backends import get_backend
-from gpubp.bench.steps import Steps
+from gpubp.bench.steps import Steps, Workload
 from gpubp.bench.timing import ratio
 
 SUBJECTS = ("gpubp", "Python", "processor", "BLAS", "BLAS kernels")  # of what gpubp doctor finds

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Task, Workload
+from benchmarks.cases import Task
 from benchmarks.contest import Contest, Entrant, Times
 from benchmarks.remote import RemoteError
-from gpubp.bench.steps import TOLERANCE, VERIFIED, displacements, error
+from gpubp.bench.steps import TOLERANCE, VERIFIED, Workload, displacements, error
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Folds:
     ----------
     models : int
     rows : int
-        Of digits, that are cut into folds.
+        How many rows of digits are cut into folds.
     """
 
     def __init__(self, models: int, rows: int) -> None:

@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 
 import gpubp
-from benchmarks.cases import Task, Workload
+from benchmarks.cases import Task
 from benchmarks.contest import environment
 from benchmarks.devices import open_backend
 from benchmarks.machine import described, pinned
@@ -36,7 +36,7 @@ from benchmarks.stack_equality import bits, one_step
 from benchmarks.stack_memory import HostMemory, memory_row
 from benchmarks.timing import interleaved
 from gpubp.backends import get_backend
-from gpubp.bench.steps import Steps
+from gpubp.bench.steps import Steps, Workload
 from gpubp.bench.timing import ratio, spread
 
 FILE, SECONDS = "stacks.json", 900.0

@@ -8,7 +8,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from gpubp.backends import Backend
-from gpubp.bench.doctor import cpu_count
+from gpubp.backends.compiled.program import cpu_count
 from gpubp.bench.steps import Steps, Workload
 
 THREADS = sorted({1, 2, cpu_count() // 2, cpu_count()} - {0})

@@ -66,7 +66,7 @@ class Case:
         "bias_activation relu"
     launch : callable
     nbytes : int
-        That it must read and write.
+        How many it must read and write.
     asked : float or None
         The fraction of the copy rate that it should reach.
     rung_of : callable or None
@@ -88,7 +88,7 @@ class Cases:
     backend : CudaBackend
         Its driver becomes a `NotingDriver`.
     nbytes : int
-        Of the main array of each case.
+        Size of the main array of each case.
     """
 
     def __init__(self, backend: CudaBackend, nbytes: int) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.cases import LARGE, PRECISIONS, SMALL, Task, Workload
+from benchmarks.cases import LARGE, PRECISIONS, SMALL, Task
 from benchmarks.contest import Contest, Times, environment
 from benchmarks.gpu.mnist import end_to_end
 from benchmarks.parts import Part
 from benchmarks.peers import ON_A_GPU, Contender, UnavailableError
 from benchmarks.peers.floors import copied
 from benchmarks.remote import Remote, RemoteError
+from gpubp.bench.steps import Workload
 
 OURS, UNFUSED, GEMMS, COPY, OPTIMIZER = "gpubp", "gpubp cuda-unfused", "bare GEMMs", "copy", "optimizer at copy rate"
 PEERS = ("torch eager", "torch compile", "torch graph", "jax jit", "jax scan")

@@ -14,9 +14,9 @@ from support.package import REPOSITORY
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import cpu, report
 from benchmarks.__main__ import main
-from benchmarks.cases import Task, Workload
+from benchmarks.cases import Task
 from benchmarks.peers import ON_A_CPU, Contender, UnavailableError
-from gpubp.bench.steps import TOLERANCE, displacements, error
+from gpubp.bench.steps import TOLERANCE, Workload, displacements, error
 
 WORKLOAD = Workload((6, 8, 3), 5, 3)
 

@@ -15,13 +15,13 @@ from support.package import REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import contest
-from benchmarks.cases import LARGE, SMALL, Task, Workload
+from benchmarks.cases import LARGE, SMALL, Task
 from benchmarks.contest import Contest, Times
 from benchmarks.parts import Part
 from benchmarks.peers import UnavailableError, require
 from benchmarks.remote import Remote, RemoteError
 from benchmarks.timing import interleaved
-from gpubp.bench.steps import displacements, first_weights
+from gpubp.bench.steps import Workload, displacements, first_weights
 
 WORKLOAD = Workload((4, 6, 3), 5, 2)
 
