@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gpubp.bench.steps import Network
+from gpubp.bench.steps import Workload
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 SMALL = (
-    Network((64, 64, 64, 10), 32, 64),
-    Network((64, 256, 256, 10), 128, 64),
-    Network((784, 512, 512, 10), 128, 64),
+    Workload((64, 64, 64, 10), 32, 64),
+    Workload((64, 256, 256, 10), 128, 64),
+    Workload((784, 512, 512, 10), 128, 64),
 )
 LARGE = (
-    Network((784, 1024, 1024, 1024, 10), 256, 32),
-    Network((1024, 4096, 4096, 4096, 4096, 1000), 4096, 4),
-    Network((1024, 4096, 4096, 4096, 4096, 1000), 256, 16),
+    Workload((784, 1024, 1024, 1024, 10), 256, 32),
+    Workload((1024, 4096, 4096, 4096, 4096, 1000), 4096, 4),
+    Workload((1024, 4096, 4096, 4096, 4096, 1000), 256, 16),
 )
-CPU_NETWORKS = (*SMALL, LARGE[0], Network((1024, 2048, 2048, 2048, 10), 512, 8))
+CPU_WORKLOADS = (*SMALL, LARGE[0], Workload((1024, 2048, 2048, 2048, 10), 512, 8))
 ACTIVATIONS = ("sigmoid", "tanh", "gelu_tanh", "gelu", "softplus")  # besides ReLU
 
 
@@ -27,7 +27,7 @@ class Task:
 
     Attributes
     ----------
-    network : Network
+    workload : Workload
     precision : {"float32", "tf32", "bfloat16"}
         How products are formed; with bfloat16, parameters and optimizer stay in float32.
     device : {"cuda", "cpu"}
@@ -37,7 +37,7 @@ class Task:
         may leave out costly compilation.
     """
 
-    network: Network
+    workload: Workload
     precision: str
     device: str = "cuda"
     dry_run: bool = False

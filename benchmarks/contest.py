@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cases import Network, Task
+from benchmarks.cases import Task
+from benchmarks.machine import PINS
 from benchmarks.parts import Part
 from benchmarks.peers import Contender, UnavailableError
 from benchmarks.remote import Remote, RemoteError
-from gpubp.bench.steps import TOLERANCE, VERIFIED, displacements, error
+from gpubp.bench.steps import TOLERANCE, VERIFIED, Workload, displacements, error
 from gpubp.bench.timing import Spread, spread
 
 ROUNDS, FEWEST, PATIENCE = 11, 5, 20.0  # turns of everyone; seconds after which FEWEST are enough
@@ -38,7 +39,7 @@ class Times:
         Why the others could not.
     """
 
-    network: Network
+    workload: Workload
     precision: str
     seconds: Mapping[str, NDArray[np.float64]]
     missing: Mapping[str, str]
@@ -63,7 +64,7 @@ class Entrant:
     def begin(self, task: Task) -> None:
         """Forget the last task."""
         self.figure: dict[str, Any] = {
-            "network": task.network.name,
+            "network": task.workload.name,
             "precision": task.precision,
             "contender": self.name,
         }
@@ -77,7 +78,7 @@ class Entrant:
         return not self.reason
 
     @contextmanager
-    def excused(self) -> Iterator[None]:
+    def failures_noted(self) -> Iterator[None]:
         """What keeps it from going on is noted, and keeps nobody else; nobody knows what state it left behind."""
         try:
             yield
@@ -116,17 +117,17 @@ class Contest:
         """Verify and time everyone who can do the task; of the others, note why not."""
         for entrant in self.entrants:
             entrant.begin(task)
-            with entrant.excused():
+            with entrant.failures_noted():
                 entrant.process.send("prepare", task)  # all at once: nothing is timed yet
-        if task.network.name not in self.references:
-            self.references[task.network.name] = displacements(task.network)
+        if task.workload.name not in self.references:
+            self.references[task.workload.name] = displacements(task.workload)
         for entrant in self._competing():
-            with entrant.excused():
+            with entrant.failures_noted():
                 entrant.figure["versions"] = entrant.process.receive(self._timeout())
         for entrant in self._competing():
-            with entrant.excused():
+            with entrant.failures_noted():
                 self._verify(entrant, task)
-                entrant.steps = self._steps_of_a_turn(self._ask(entrant, "seconds", 1), task.network.batches)
+                entrant.steps = self._steps_of_a_turn(self._ask(entrant, "seconds", 1), task.workload.batches)
         self._take_turns(REST if task.device == "cpu" and not self.part.dry_run else 0.0)
         for entrant in self._competing():
             middle, low, high = spread(np.array(entrant.seconds) * 1e6)
@@ -134,20 +135,20 @@ class Contest:
             entrant.figure |= {"rounds": len(entrant.seconds), "steps in a round": entrant.steps}
         self.part.figures += [entrant.figure for entrant in self.entrants]
         return Times(
-            task.network,
-            task.precision,
-            {entrant.name: np.array(entrant.seconds) for entrant in self._competing()},
-            {entrant.name: entrant.reason for entrant in self.entrants if not entrant.competing},
+            workload=task.workload,
+            precision=task.precision,
+            seconds={entrant.name: np.array(entrant.seconds) for entrant in self._competing()},
+            missing={entrant.name: entrant.reason for entrant in self.entrants if not entrant.competing},
         )
 
     def _verify(self, entrant: Entrant, task: Task) -> None:
         weights = self._ask(entrant, "weights_after", VERIFIED)
         if not weights:
             return
-        found = error(task.network, weights, self.references[task.network.name])
-        entrant.figure["error after two steps"] = found
-        if not found <= TOLERANCE[task.precision]:
-            raise RemoteError(f"its steps are not this network's: off by {found:.2g}, relative to float64's")
+        off = error(task.workload, weights, self.references[task.workload.name])
+        entrant.figure["error after two steps"] = off
+        if not off <= TOLERANCE[task.precision]:
+            raise RemoteError(f"its steps are not this network's: off by {off:.2g}, relative to float64's")
 
     def _steps_of_a_turn(self, seconds: float, batches: int) -> int:
         """Whole epochs for about TURN, from the time of a step; fewer steps where an epoch takes a second."""
@@ -165,7 +166,7 @@ class Contest:
             for entrant in self._competing():
                 if turn < 3 or spent[entrant] < ENOUGH:
                     time.sleep(rest)
-                    with entrant.excused():
+                    with entrant.failures_noted():
                         seconds = self._ask(entrant, "seconds", entrant.steps)
                         entrant.seconds.append(seconds / entrant.steps)
                         spent[entrant] += 2 * seconds
@@ -181,6 +182,6 @@ class Contest:
 
 
 def environment(dry_run: bool) -> dict[str, str | None]:
-    """Variables of contenders' processes: none that pin OpenBLAS to slower kernels than the processor has."""
-    pins: dict[str, str | None] = {"OPENBLAS_CORETYPE": None, "OPENBLAS_L2_SIZE": None}
-    return {**pins, "OMP_NUM_THREADS": "1"} if dry_run else pins
+    """Variables of contenders' processes: none that hold OpenBLAS to slower kernels than the processor has."""
+    variables: dict[str, str | None] = dict.fromkeys(PINS)
+    return {**variables, "OMP_NUM_THREADS": "1"} if dry_run else variables

@@ -15,30 +15,31 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import ACTIVATIONS, CPU_NETWORKS, SMALL, Network, Task
+from benchmarks.cases import ACTIVATIONS, CPU_WORKLOADS, SMALL, Task
 from benchmarks.contest import Contest, Times, environment
 from benchmarks.cpu_training import Machine, training
-from benchmarks.parts import MixedError, Part, kept, kind, line, load
+from benchmarks.parts import MixedError, Part, kind, line, load, saving
 from benchmarks.peers import ON_A_CPU
 from benchmarks.remote import Remote
+from gpubp.bench.steps import Workload
 
 FILE, SECONDS = "cpu.json", 1200.0
 OURS, REFERENCE, GEMMS, SKLEARN = "gpubp cpu", "gpubp cpu-reference", "bare GEMMs cpu", "scikit-learn"
 PEERS, OTHERS = ("torch eager", "torch compile", "jax jit", SKLEARN), ("jax scan", "thinc")
-TINY = Network((8, 16, 16, 4), 8, 4)  # of dry runs
+TINY = Workload((8, 16, 16, 4), 8, 4)  # of dry runs
 
 MEAN_AT_LEAST = 1.45  # geometric, of the ratios to the fastest peer
-FLOOR_AT_MOST = dict(zip(CPU_NETWORKS, (1.6, 1.35, 1.2, 1.2, 1.15), strict=True))
+FLOOR_AT_MOST = dict(zip(CPU_WORKLOADS, (1.6, 1.35, 1.2, 1.2, 1.15), strict=True))
 
 
 def steps(part: Part) -> None:
     """Five networks with ReLU, and gpubp without Numba against scikit-learn."""
     ratios = []
     with Contest(part, ON_A_CPU) as contest:
-        for network in (TINY,) if part.dry_run else CPU_NETWORKS:
-            times = _measured(part, contest, network)
+        for workload in (TINY,) if part.dry_run else CPU_WORKLOADS:
+            times = _measured(part, contest, workload)
             ratios += _against_peers(part, times)
-            bar = FLOOR_AT_MOST.get(network)
+            bar = FLOOR_AT_MOST.get(workload)
             _compare(part, times, "gpubp over its bare GEMMs", OURS, GEMMS, at_most=bar)
             _compare(part, times, "scikit-learn over gpubp without Numba", SKLEARN, REFERENCE, at_least=1.0)
     if ratios:
@@ -49,36 +50,36 @@ def steps(part: Part) -> None:
 
 def activations(part: Part) -> None:
     """784-512-512-10 with other activations than ReLU."""
-    network = TINY if part.dry_run else SMALL[2]
+    workload = TINY if part.dry_run else SMALL[2]
     with Contest(part, (OURS, *PEERS, *OTHERS)) as contest:
         for activation in ACTIVATIONS:
-            _against_peers(part, _measured(part, contest, replace(network, activation=activation)))
+            _against_peers(part, _measured(part, contest, replace(workload, activation=activation)))
 
 
-def _measured(part: Part, contest: Contest, network: Network) -> Times:
+def _measured(part: Part, contest: Contest, workload: Workload) -> Times:
     """Everyone's step, printed in one line; who could not take part has a row."""
-    times = contest.measure(Task(network, "float32", "cpu", part.dry_run))
+    times = contest.measure(Task(workload, "float32", "cpu", part.dry_run))
     for name, reason in times.missing.items():
-        (part.failed if name == OURS else part.skipped)(f"{network.name}: {name}", reason)
-    found = ", ".join(f"{name} {times.microseconds(name):,.1f}" for name in times.seconds)
-    print(f"     {network.name}, us: {found}", flush=True)
+        (part.failed if name == OURS else part.skipped)(f"{workload.name}: {name}", reason)
+    microseconds = ", ".join(f"{name} {times.microseconds(name):,.1f}" for name in times.seconds)
+    print(f"     {workload.name}, us: {microseconds}", flush=True)
     return times
 
 
 def _against_peers(part: Part, times: Times) -> list[float]:
     """Rows; the ratio to the fastest peer, if there was one."""
-    found = []
+    medians = []
     for names, bar in ((PEERS, 1.0), (OTHERS, None)):
         peers = [name for name in names if name in times.seconds]
         if OURS not in times.seconds or not peers:
             continue
         ratio = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *peers)
         fastest = min(peers, key=times.microseconds)
-        what = f"{times.network.name}: {'fastest peer' if bar else 'fastest of ' + ' and '.join(names)} over gpubp"
+        what = f"{times.workload.name}: {'fastest peer' if bar else 'fastest of ' + ' and '.join(names)} over gpubp"
         met = None if bar is None else ratio.median >= bar
         part.timed(what, f">= {bar}" if bar else "", f"{ratio}; {fastest}", met)
-        found += [ratio.median] if bar else []
-    return found
+        medians += [ratio.median] if bar else []
+    return medians
 
 
 def _compare(
@@ -99,7 +100,7 @@ def _compare(
         asked, met = f">= {at_least}", ratio.median >= at_least
     elif at_most is not None:
         asked, met = f"<= {at_most}", ratio.median <= at_most
-    part.timed(f"{times.network.name}: {what}", asked, str(ratio), met)
+    part.timed(f"{times.workload.name}: {what}", asked, str(ratio), met)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,19 +120,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     machine = Remote(Machine, environment=environment(options.dry_run))
     try:
         load(options.out, options.dry_run, FILE)
-        about = machine.call("found")
+        about = machine.call("described")
     except MixedError as error:
         print(f"benchmarks.cpu: {error}", file=sys.stderr)
         return 2
     finally:
         machine.close()
-    print("; ".join(f"{what} {found}" for what, found in about.items()), flush=True)
+    print("; ".join(f"{subject} {text}" for subject, text in about.items()), flush=True)
     done: list[Part] = []
     interrupted = False
     try:
         for name in options.part:
             done.append(part := Part(name, options.dry_run, FILE, SECONDS))
-            with kept(part, options.out, about):
+            with saving(part, options.out, about):
                 parts[name](part)
     except KeyboardInterrupt:
         interrupted = True

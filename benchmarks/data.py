@@ -12,11 +12,11 @@ from gpubp.data import read
 
 def pixels(source: str | Path, dtype: type = np.float32) -> tuple[Any, Any, Any, Any]:
     """Images in 0 … 1, flat, and classes: training part, test part."""
-    found = read(source)
-    X, X_test = (part.reshape(len(part), -1).astype(dtype) for part in (found.X, found.X_test))
+    data = read(source)
+    X, X_test = (part.reshape(len(part), -1).astype(dtype) for part in (data.X, data.X_test))
     X /= 255
     X_test /= 255
-    return X, found.y.reshape(-1).astype(np.int64), X_test, found.y_test.reshape(-1).astype(np.int64)
+    return X, data.y.reshape(-1).astype(np.int64), X_test, data.y_test.reshape(-1).astype(np.int64)
 
 
 def like_mnist(m: int = 60_000) -> tuple[Any, Any, Any, Any]:

@@ -8,7 +8,6 @@ into DIR/estimators.json. ``--dry-run`` runs the same on little data.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,13 +21,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 import gpubp
-from benchmarks.parts import MixedError, Part, kept, kind, line, load
-from gpubp.bench.doctor import findings
-from gpubp.bench.timing import interleaved, ratio
+from benchmarks.machine import described, pinned
+from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.timing import interleaved
+from gpubp.bench.timing import ratio
 
 FILE, SECONDS = "estimators.json", 900.0
-MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")
-PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 SOLVERS: dict[str, dict[str, Any]] = {
     "sgd": {"solver": "sgd", "nesterovs_momentum": False},
     "nesterov": {"solver": "sgd"},
@@ -54,9 +52,9 @@ def parity(part: Part) -> None:
     """Weights after a hundred steps: shuffled, L2, sample weights, a short last batch."""
     rng = np.random.default_rng(0)
     X, y, weight = rng.standard_normal((230, 10)), rng.integers(0, 3, 230), rng.uniform(0.1, 2.0, 230)
-    given = {"batch_size": 50, "max_iter": 20, "alpha": 0.5, "random_state": 0, "hidden_layer_sizes": (16, 8)}
+    parameters = {"batch_size": 50, "max_iter": 20, "alpha": 0.5, "random_state": 0, "hidden_layer_sizes": (16, 8)}
     for name, solver in SOLVERS.items():
-        ours, theirs = (fitted(module, X, y, weight, **given, **solver) for module in (gpubp, neural_network))
+        ours, theirs = (fitted(module, X, y, weight, **parameters, **solver) for module in (gpubp, neural_network))
         pairs = zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True)
         worst = max(float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs)
         what = f"{name}: weights after 100 steps against scikit-learn's, float64, worst tensor"
@@ -81,10 +79,10 @@ def fit(part: Part) -> None:
     """Whole fits with the default parameters, but for the number of iterations."""
     for name, (asked, iterations) in TASKS.items():
         X, y = data_of(name, part.dry_run)
-        given = {"random_state": 0, "max_iter": iterations, "tol": 0.0, "n_iter_no_change": iterations}
+        parameters = {"random_state": 0, "max_iter": iterations, "tol": 0.0, "n_iter_no_change": iterations}
         fits = {
-            "sklearn": partial(fitted, neural_network, X, y, **given),
-            "gpubp": partial(fitted, gpubp, X, y, **given),
+            "sklearn": partial(fitted, neural_network, X, y, **parameters),
+            "gpubp": partial(fitted, gpubp, X, y, **parameters),
         }
         theirs, ours = (fit() for fit in fits.values())
         if ours.n_iter_ != theirs.n_iter_ or not np.isclose(ours.loss_, theirs.loss_, rtol=1e-3):
@@ -93,10 +91,10 @@ def fit(part: Part) -> None:
             )
             continue
         seconds = interleaved(fits, rounds=1 if part.dry_run else 7, warm_up=1)
-        found = ratio(seconds["sklearn"], seconds["gpubp"])
+        times = ratio(seconds["sklearn"], seconds["gpubp"])
         each = " over ".join(f"{np.median(v):.3f} s" for v in seconds.values())
         what = f"{name}, {ours.coefs_[0].dtype}, {iterations} iterations: fit"
-        part.timed(what, f">= {asked}", f"{found}; {each}", found.median >= asked)
+        part.timed(what, f">= {asked}", f"{times}; {each}", times.median >= asked)
         part.figures.append({"what": what, "seconds": {k: v.tolist() for k, v in seconds.items()}})
 
 
@@ -114,9 +112,9 @@ def predict(part: Part) -> None:
 
     functions = {"gpubp": partial(often, ours), "sklearn": partial(often, theirs)}
     seconds = interleaved(functions, rounds=1 if part.dry_run else 41)
-    found = ratio(seconds["gpubp"], seconds["sklearn"])
+    times = ratio(seconds["gpubp"], seconds["sklearn"])
     each = " over ".join(f"{np.median(v) / 200 * 1e6:.0f} us" for v in seconds.values())
-    part.timed("predict of one row, our time over scikit-learn's", "<= 1.2", f"{found}; {each}", found.median <= 1.2)
+    part.timed("predict of one row, our time over scikit-learn's", "<= 1.2", f"{times}; {each}", times.median <= 1.2)
 
 
 PARTS: dict[str, Callable[[Part], None]] = {"parity": parity, "fit": fit, "predict": predict}
@@ -129,20 +127,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
     parser.add_argument("--dry-run", action="store_true", help="little data, to see that everything runs")
     options = parser.parse_args(arguments)
-    if pinned := [name for name in PINS if name in os.environ]:
-        print(f"benchmarks.estimators: {pinned[0]} holds OpenBLAS to slower kernels; unset it", file=sys.stderr)
+    if variable := pinned():
+        print(f"benchmarks.estimators: {variable} holds OpenBLAS to slower kernels; unset it", file=sys.stderr)
         return 2
     try:
         load(options.out, options.dry_run, FILE)
     except MixedError as error:
         print(f"benchmarks.estimators: {error}", file=sys.stderr)
         return 2
-    about = {found.subject: found.found for found in findings() if found.subject in MACHINE}
+    about = described()
     print("; ".join(about.values()), flush=True)
     done = []
     for name in options.part:
         done.append(part := Part(name, options.dry_run, FILE, SECONDS))
-        with kept(part, options.out, about):
+        with saving(part, options.out, about):
             PARTS[name](part)
     print(f"\n{kind(options.dry_run)}:")
     for part in done:

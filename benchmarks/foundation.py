@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,41 +22,32 @@ import numpy as np
 
 import gpubp
 from benchmarks.data import pixels
+from benchmarks.machine import described
+from benchmarks.parts import ResultRow
 from benchmarks.process import forget_peak, status
+from benchmarks.timing import interleaved
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
-from gpubp.bench.doctor import findings
-from gpubp.bench.steps import BareGemms, Network, Steps
-from gpubp.bench.timing import interleaved, ratio
+from gpubp.bench.steps import BareGemms, Steps, Workload
+from gpubp.bench.timing import ratio
 from gpubp.serialization import atomic_write
 
 SEEDS = (0, 1, 2)
-MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    asked: str
-    measured: str
-    met: bool
 
 
 def _command(data: Path, *options: str) -> list[dict[str, float]]:
     """``metrics.json``'s test part of ``gpubp train DATA options`` for each seed."""
-    found = []
+    tested = []
     for seed in SEEDS:
         with tempfile.TemporaryDirectory() as out:
             command = [sys.executable, "-m", "gpubp", "train", str(data), *options]
             command += ["--seed", str(seed), "--out", out, "--quiet"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            found.append(json.loads((Path(out) / "metrics.json").read_text())["test"])
-    return found
+            tested.append(json.loads((Path(out) / "metrics.json").read_text())["test"])
+    return tested
 
 
-def gradients(data: Path) -> list[Row]:
+def gradients(data: Path) -> list[ResultRow]:
     """Complex-step check of every activation with three losses at depths 1, 2 and 4."""
     worst = 0.0
     rng = np.random.default_rng(0)
@@ -70,10 +61,10 @@ def gradients(data: Path) -> list[Row]:
             for hidden in ([], [5], [5, 4, 4]):
                 net = gpubp.MLP([4, *hidden, 3], activation, loss=loss, precision="float64")
                 worst = max(worst, *gpubp.check_gradients(net, X, y, l2=0.1).errors.values())
-    return [Row("complex-step gradient error, worst", "<= 1e-13", f"{worst:.1e}", worst <= 1e-13)]
+    return [ResultRow("complex-step gradient error, worst", "<= 1e-13", f"{worst:.1e}", worst <= 1e-13)]
 
 
-def mnist(data: Path) -> list[Row]:
+def mnist(data: Path) -> list[ResultRow]:
     """The command line on MNIST."""
     rows = []
     for options, bar in (
@@ -83,20 +74,20 @@ def mnist(data: Path) -> list[Row]:
         accuracies = [test["accuracy"] for test in _command(data / "mnist", *options)]
         mean = float(np.mean(accuracies))
         each = ", ".join(f"{a:.2%}" for a in accuracies)
-        rows.append(Row(f"MNIST {' '.join(options)}", f">= {bar:.1%}", f"{mean:.2%} ({each})", mean >= bar))
+        rows.append(ResultRow(f"MNIST {' '.join(options)}", f">= {bar:.1%}", f"{mean:.2%} ({each})", mean >= bar))
     return rows
 
 
-def housing(data: Path) -> list[Row]:
+def housing(data: Path) -> list[ResultRow]:
     """The command line on the housing table."""
     options = ("--target", "median_house_value", "--hidden", "256,256", "--epochs", "60")
     errors = [test["rmse"] for test in _command(data / "housing.csv", *options)]
     mean = float(np.mean(errors))
     each = ", ".join(f"{e:,.0f}" for e in errors)
-    return [Row("housing 256,256, 60 epochs, RMSE", "<= 52,700", f"{mean:,.0f} ({each})", mean <= 52_700)]
+    return [ResultRow("housing 256,256, 60 epochs, RMSE", "<= 52,700", f"{mean:,.0f} ({each})", mean <= 52_700)]
 
 
-def cats(data: Path) -> list[Row]:
+def cats(data: Path) -> list[ResultRow]:
     """Is it a cat? 12288-20-7-5-1, full-batch gradient descent, as published."""
     X, y, X_test, y_test = pixels(data / "cats" / "train_catvnoncat.h5", np.float64)
     right = []
@@ -110,8 +101,8 @@ def cats(data: Path) -> list[Row]:
     first, others = right[0], right[1:]
     worst = min(a for a, _ in others) / 209, min(b for _, b in others) / 50
     return [
-        Row("cats, seed 1: right of 209, of 50", "206, 40", f"{first[0]}, {first[1]}", first == (206, 40)),
-        Row(
+        ResultRow("cats, seed 1: right of 209, of 50", "206, 40", f"{first[0]}, {first[1]}", first == (206, 40)),
+        ResultRow(
             "cats, seeds 2-5: worst train, worst test",
             ">= 98 %, >= 72 %",
             f"{worst[0]:.1%}, {worst[1]:.0%}",
@@ -120,7 +111,7 @@ def cats(data: Path) -> list[Row]:
     ]
 
 
-def nielsen(data: Path) -> list[Row]:
+def nielsen(data: Path) -> list[ResultRow]:
     """Nielsen's first network: squared error through a sigmoid, standard normal weights, mini-batches of 10."""
     X, y, X_test, y_test = pixels(data / "mnist")
     accuracies = []
@@ -138,10 +129,10 @@ def nielsen(data: Path) -> list[Row]:
         accuracies.append(float((net.forward(X_test).argmax(axis=1) == y_test).mean()))
     mean = float(np.mean(accuracies))
     each = ", ".join(f"{a:.2%}" for a in accuracies)
-    return [Row("Nielsen 784-30-10, 30 epochs", ">= 94.5%", f"{mean:.2%} ({each})", mean >= 0.945)]
+    return [ResultRow("Nielsen 784-30-10, 30 epochs", ">= 94.5%", f"{mean:.2%} ({each})", mean >= 0.945)]
 
 
-def epoch_time(data: Path) -> list[Row]:
+def epoch_time(data: Path) -> list[ResultRow]:
     """Seconds per epoch on MNIST against scikit-learn, three epochs each, by turns."""
     from sklearn.neural_network import MLPClassifier
 
@@ -156,46 +147,46 @@ def epoch_time(data: Path) -> list[Row]:
             MLPClassifier((100,), batch_size=200, max_iter=3, alpha=0.0, random_state=0).fit(X, y)
 
     seconds = interleaved({"gpubp": ours, "sklearn": theirs}, rounds=5, warm_up=1)
-    found = ratio(seconds["gpubp"], seconds["sklearn"])
+    times = ratio(seconds["gpubp"], seconds["sklearn"])
     each = " against ".join(f"{np.median(v) / 3:.2f} s" for v in seconds.values())
     return [
-        Row(
+        ResultRow(
             "seconds per epoch, (100,), batch 200, over scikit-learn's",
             "<= 1.0",
-            f"{found}; {each}",
-            found.median <= 1.0,
+            f"{times}; {each}",
+            times.median <= 1.0,
         )
     ]
 
 
-def step_time(data: Path) -> list[Row]:
+def step_time(data: Path) -> list[ResultRow]:
     """A step with plain gradient descent over the bare GEMMs of the same step."""
     rows = []
-    for network, bar in (
-        (Network((784, 512, 512, 10), 128, 8), 1.6),
-        (Network((784, 1024, 1024, 1024, 10), 256, 8), 1.4),
+    for workload, bar in (
+        (Workload((784, 512, 512, 10), 128, 8), 1.6),
+        (Workload((784, 1024, 1024, 1024, 10), 256, 8), 1.4),
     ):
         backend = get_backend("cpu")
-        step, gemms = Steps(network, backend, "sgd"), BareGemms(network, backend)
+        step, gemms = Steps(workload, backend, "sgd"), BareGemms(workload, backend)
         functions = {"step": partial(step.run, 1), "gemms": partial(gemms.run, 1)}
         seconds = interleaved(functions, rounds=200, warm_up=20)
-        found = ratio(seconds["step"], seconds["gemms"])
+        times = ratio(seconds["step"], seconds["gemms"])
         each = " over ".join(f"{np.median(v) * 1e3:.2f} ms" for v in seconds.values())
-        what = f"sgd step {network.name} over bare GEMMs"
-        rows.append(Row(what, f"<= {bar}", f"{found}; {each}", found.median <= bar))
+        what = f"sgd step {workload.name} over bare GEMMs"
+        rows.append(ResultRow(what, f"<= {bar}", f"{times}; {each}", times.median <= bar))
     return rows
 
 
-def memory(data: Path) -> list[Row]:
+def memory(data: Path) -> list[ResultRow]:
     """Peak memory of train() above a fresh process that holds the float32 data."""
-    found = subprocess.run(
+    probe = subprocess.run(
         [sys.executable, "-m", "benchmarks.foundation", "--data", str(data), "--probe-memory"],
         check=True,
         capture_output=True,
         text=True,
     )
-    megabytes = float(found.stdout)
-    return [Row("peak memory of train, MNIST 784-512-512-10", "<= 60 MB", f"{megabytes:.0f} MB", megabytes <= 60)]
+    megabytes = float(probe.stdout)
+    return [ResultRow("peak memory of train, MNIST 784-512-512-10", "<= 60 MB", f"{megabytes:.0f} MB", megabytes <= 60)]
 
 
 def probe_memory(data: Path) -> float:
@@ -208,7 +199,7 @@ def probe_memory(data: Path) -> float:
     return (status("VmHWM") - before) / 2**20
 
 
-PARTS: dict[str, Callable[[Path], list[Row]]] = {
+PARTS: dict[str, Callable[[Path], list[ResultRow]]] = {
     "gradients": gradients,
     "mnist": mnist,
     "housing": housing,
@@ -232,9 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.probe_memory:
         print(probe_memory(options.data))
         return 0
-    about = {found.subject: found.found for found in findings() if found.subject in MACHINE}
+    about = described()
     print("; ".join(about.values()), flush=True)
-    parts: dict[str, list[Row]] = {}
+    parts: dict[str, list[ResultRow]] = {}
     for name in options.only:
         start = time.perf_counter()
         parts[name] = PARTS[name](options.data)
@@ -246,12 +237,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(row.met for rows in parts.values() for row in rows) else 1
 
 
-def _merge(path: Path, about: dict[str, str], parts: dict[str, list[Row]]) -> None:
+def _merge(path: Path, about: dict[str, str], parts: dict[str, list[ResultRow]]) -> None:
     """Replace the parts measured now in the file; the others stay, if they are of the same machine."""
     known = json.loads(path.read_text()) if path.is_file() else {}
-    kept = known["parts"] if known.get("machine") == about else {}
+    others = known["parts"] if known.get("machine") == about else {}
     measured = {name: [asdict(row) for row in rows] for name, rows in parts.items()}
-    ordered = {name: rows for name in PARTS if (rows := measured.get(name, kept.get(name)))}
+    ordered = {name: rows for name in PARTS if (rows := measured.get(name, others.get(name)))}
     atomic_write(path, (json.dumps({"machine": about, "parts": ordered}, indent=1) + "\n").encode())
 
 

@@ -22,7 +22,7 @@ class MixedError(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One line of the table.
 
     Attributes
@@ -50,7 +50,7 @@ class Part:
         Its name in the folder of results.
     seconds : float
         That it may take.
-    rows : list of Row
+    rows : list of ResultRow
         The short table.
     figures : list of dict
         Everything behind it, as JSON keeps it.
@@ -60,7 +60,7 @@ class Part:
     dry_run: bool
     file: str = FILE
     seconds: float = SECONDS
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ResultRow] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -70,26 +70,26 @@ class Part:
 
     def computed(self, what: str, asked: str, measured: str, met: bool) -> None:
         """A row that holds wherever it is computed."""
-        self._add(Row(what, asked, measured, met))
+        self._add(ResultRow(what, asked, measured, met))
 
     def timed(self, what: str, asked: str, measured: str, met: bool | None) -> None:
         """A row that a dry run cannot judge."""
-        self._add(Row(what, asked, measured, None if self.dry_run else met))
+        self._add(ResultRow(what, asked, measured, None if self.dry_run else met))
 
     def skipped(self, what: str, reason: str) -> None:
         """A row that says why there is no figure."""
-        self._add(Row(what, "", f"skipped: {reason}", None))
+        self._add(ResultRow(what, "", f"skipped: {reason}", None))
 
     def failed(self, what: str, reason: str) -> None:
         """A row of something that should have worked."""
-        self._add(Row(what, "", f"FAILED: {reason}", False))
+        self._add(ResultRow(what, "", f"FAILED: {reason}", False))
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: ResultRow) -> None:
         self.rows.append(row)
         print(line(row), flush=True)
 
 
-def line(row: Row) -> str:
+def line(row: ResultRow) -> str:
     """A row as it is printed."""
     mark = {True: "ok  ", False: "MISS", None: "    "}[row.met]
     return f"{mark} {row.what:<66} {row.asked:<9} {row.measured}"
@@ -127,7 +127,7 @@ def load(folder: Path, dry_run: bool, file: str = FILE) -> dict[str, Any]:
 
 
 @contextmanager
-def kept(part: Part, folder: Path, machine: dict[str, str]) -> Iterator[None]:
+def saving(part: Part, folder: Path, machine: dict[str, str]) -> Iterator[None]:
     """What the part finds inside goes into the folder's file, whole or not at all, also when it breaks off."""
     broken_off = ""
     try:

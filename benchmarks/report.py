@@ -48,10 +48,10 @@ def read(path: Path) -> list[Figure]:
         If it is none of these, or of a dry run.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if "parts" in found:
-            return list(_of_parts(path, found["parts"]))
-        return list(_of_suites(found["benchmarks"]) if "benchmarks" in found else _of_bench(found))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "parts" in content:
+            return list(_of_parts(path, content["parts"]))
+        return list(_of_suites(content["benchmarks"]) if "benchmarks" in content else _of_bench(content))
     except OSError as error:
         raise UnreadableError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -78,10 +78,10 @@ def _of_suites(benchmarks: Sequence[dict[str, Any]]) -> Iterator[Figure]:
             yield Figure(benchmark["group"], contender, benchmark["stats"]["median"] * 1e6, extra.get("value"))
 
 
-def _of_bench(found: dict[str, Any]) -> Iterator[Figure]:
-    for row in found["rows"]:
+def _of_bench(report: dict[str, Any]) -> Iterator[Figure]:
+    for row in report["rows"]:
         if "ms per step" in row:
-            group, (middle, *_) = f"{found['network']}, {row['precision']}", row["ms per step"]
+            group, (middle, *_) = f"{report['network']}, {row['precision']}", row["ms per step"]
             yield Figure(group, row["backend"], middle * 1e3)
             yield Figure(group, f"{FLOOR}, {row['backend']}", middle * 1e3 * row["of the bare GEMMs"][0])
 
@@ -105,10 +105,10 @@ def _table(corner: str, rows: dict[Any, str], figures: Sequence[Figure], row_of:
     if not figures:
         return []
     contenders = _once(figure.contender for figure in figures)
-    found = {(row_of(figure), figure.contender): figure.amount for figure in figures}
+    amounts = {(row_of(figure), figure.contender): figure.amount for figure in figures}
     lines = [f"| {corner} | {' | '.join(contenders)} |", f"|---|{'---:|' * len(contenders)}"]
     for key, text in rows.items():
-        cells = (_number(found[key, who]) if (key, who) in found else "" for who in contenders)
+        cells = (_number(amounts[key, who]) if (key, who) in amounts else "" for who in contenders)
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import Network, Task
+from benchmarks.cases import Task
 from benchmarks.contest import Contest, Entrant, Times
 from benchmarks.remote import RemoteError
-from gpubp.bench.steps import TOLERANCE, VERIFIED, displacements, error
+from gpubp.bench.steps import TOLERANCE, VERIFIED, Workload, displacements, error
 
 
 @dataclass(frozen=True)
-class Member(Network):
+class StackMember(Workload):
     """One network of a stack: all learn from the same rows, each in its own order and from its own weights."""
 
     number: int = 0
@@ -33,7 +33,7 @@ class Member(Network):
 
 
 @dataclass(frozen=True)
-class StackOf(Network):
+class StackWorkload(Workload):
     """`models` networks of one shape."""
 
     models: int = 2
@@ -44,10 +44,10 @@ class StackOf(Network):
         return f"{self.models} of {super().name}"
 
     @property
-    def members(self) -> list[Member]:
+    def members(self) -> list[StackMember]:
         """Its networks, each as a network by itself."""
-        given = self.layer_sizes, self.batch_size, self.batches, self.activation
-        return [Member(*given, number=number) for number in range(self.models)]
+        shape = self.layer_sizes, self.batch_size, self.batches, self.activation
+        return [StackMember(*shape, number=number) for number in range(self.models)]
 
     @property
     def weights(self) -> list[tuple[Any, Any]]:
@@ -62,9 +62,9 @@ class StackOf(Network):
         return X, y, np.stack([member.rows[2] for member in self.members])
 
 
-def _alone(network: Network) -> Network:
+def _alone(workload: Workload) -> Workload:
     """The plain network of these sizes, whose numbers are drawn once."""
-    return Network(network.layer_sizes, network.batch_size, network.batches, network.activation)
+    return Workload(workload.layer_sizes, workload.batch_size, workload.batches, workload.activation)
 
 
 def network_by_network(tensors: Sequence[Any]) -> list[Any]:
@@ -72,16 +72,17 @@ def network_by_network(tensors: Sequence[Any]) -> list[Any]:
     return [tensor[k] for k in range(len(tensors[0])) for tensor in tensors]
 
 
-def references(network: StackOf) -> list[list[Any]]:
+def references(workload: StackWorkload) -> list[list[Any]]:
     """What the first steps add to each network's tensors, in float64, by itself."""
-    return [displacements(member) for member in network.members]
+    return [displacements(member) for member in workload.members]
 
 
-def worst(network: StackOf, weights: Sequence[Any], expected: Sequence[Sequence[Any]]) -> tuple[float, int]:
+def worst(workload: StackWorkload, weights: Sequence[Any], expected: Sequence[Sequence[Any]]) -> tuple[float, int]:
     """The largest error of a network after its first steps, and whose it is; `expected` is from `references`."""
-    tensors = len(weights) // network.models
+    tensors = len(weights) // workload.models
     errors = [
-        error(member, weights[k * tensors : (k + 1) * tensors], expected[k]) for k, member in enumerate(network.members)
+        error(member, weights[k * tensors : (k + 1) * tensors], expected[k])
+        for k, member in enumerate(workload.members)
     ]
     k = int(np.argmax(errors))
     return errors[k], k
@@ -92,13 +93,13 @@ class StackContest(Contest):
 
     def measure(self, task: Task) -> Times:
         """As `Contest.measure` does."""
-        if task.network.name not in self.references:
-            self.references[task.network.name] = references(task.network)
+        if task.workload.name not in self.references:
+            self.references[task.workload.name] = references(task.workload)
         return super().measure(task)
 
     def _verify(self, entrant: Entrant, task: Task) -> None:
         weights = self._ask(entrant, "weights_after", VERIFIED)
-        found, k = worst(task.network, weights, self.references[task.network.name])
-        entrant.figure["error after two steps"] = found
-        if not found <= TOLERANCE[task.precision]:
-            raise RemoteError(f"its steps are not these networks': number {k} is off by {found:.2g}")
+        off, k = worst(task.workload, weights, self.references[task.workload.name])
+        entrant.figure["error after two steps"] = off
+        if not off <= TOLERANCE[task.precision]:
+            raise RemoteError(f"its steps are not these networks': number {k} is off by {off:.2g}")

@@ -13,7 +13,6 @@ import gpubp
 from benchmarks.parts import Part
 from gpubp.backends import Backend
 from gpubp.backends.reference import ReferenceBackend
-from gpubp.bench.steps import mlp_on
 
 K, EPOCHS, BATCH_SIZE = 24, 20, 64
 LAYER_SIZES, ACTIVATIONS = (64, 32, 16, 10), ("relu", "silu")
@@ -52,7 +51,7 @@ class Folds:
     ----------
     models : int
     rows : int
-        Of digits, that are cut into folds.
+        How many rows of digits are cut into folds.
     """
 
     def __init__(self, models: int, rows: int) -> None:
@@ -63,8 +62,8 @@ class Folds:
         rng = np.random.default_rng(0)
         borders = np.sort(rng.choice(np.arange(10, rows - 10), models - 1, replace=False))
         held_out = sorted(np.split(rng.permutation(rows), borders), key=len)  # neighbours have nearly as many rows
-        own = [rng.permutation(np.setdiff1d(np.arange(rows), fold)) for fold in held_out]
-        own[1] = rng.choice(own[1], len(own[1]))  # a bootstrap sample
+        training = [rng.permutation(np.setdiff1d(np.arange(rows), fold)) for fold in held_out]
+        training[1] = rng.choice(training[1], len(training[1]))  # a bootstrap sample
 
         def some(*values: Any) -> list[Any]:
             return [values[k % len(values)] for k in range(models)]
@@ -83,51 +82,54 @@ class Folds:
             "patience": some(1, 3, 30, 2),
             "epochs": some(20, 20, 17, 20, 12, 20),
             "sample_weight": rng.random((models, rows)),
-            "rows": own,
+            "rows": training,
             "validation_rows": held_out,
         }
 
     def cut(self, rows: Sequence[int]) -> None:
         """Leave each network so many rows."""
-        self.settings["rows"] = [own[:count] for own, count in zip(self.settings["rows"], rows, strict=True)]
+        self.settings["rows"] = [fold[:count] for fold, count in zip(self.settings["rows"], rows, strict=True)]
 
     def together(self, backend: Backend, epochs: int) -> list[Trained]:
         """All as one stack."""
         net = _network(backend, list(range(self.models)))
         before = backend.to_host(net.theta).copy()
-        given = self.settings | {"epochs": np.minimum(epochs, self.settings["epochs"])}
-        history = gpubp.train(net, self.X, self.y, batch_size=BATCH_SIZE, **given)
+        settings = self.settings | {"epochs": np.minimum(epochs, self.settings["epochs"])}
+        history = gpubp.train(net, self.X, self.y, batch_size=BATCH_SIZE, **settings)
         theta = backend.to_host(net.theta)
         curves = {name: np.array(getattr(history, name)) for name in CURVES}
-        found = []
+        networks = []
         for k in range(self.models):
-            trained = int(np.isfinite(curves["loss"][:, k]).sum())  # epochs; NaN once it has stopped
-            own = {name: curve[:trained, k] for name, curve in curves.items()}
-            found.append(Trained(before[k], theta[k], history.stopped[k], int(history.best_epoch[k]), own))
-        return found
+            epochs = int(np.isfinite(curves["loss"][:, k]).sum())  # NaN once it has stopped
+            curves_of_k = {name: curve[:epochs, k] for name, curve in curves.items()}
+            networks.append(Trained(before[k], theta[k], history.stopped[k], int(history.best_epoch[k]), curves_of_k))
+        return networks
 
     def alone(self, backend: Backend, epochs: int) -> list[Trained]:
         """One after the other."""
         return [self._alone(backend, epochs, k) for k in range(self.models)]
 
     def _alone(self, backend: Backend, epochs: int, k: int) -> Trained:
-        mine = {name: _own(value, k) for name, value in self.settings.items()}
-        weight, rows, held_out = (mine.pop(name) for name in ("sample_weight", "rows", "validation_rows"))
+        settings = {name: _of_network(value, k) for name, value in self.settings.items()}
+        weight, rows, held_out = (settings.pop(name) for name in ("sample_weight", "rows", "validation_rows"))
         net = _network(backend, [k])
         before = backend.to_host(net.theta)[0].copy()
         validation = self.X[held_out], self.y[held_out], weight[held_out]
-        mine["epochs"] = min(epochs, mine["epochs"])
-        history = gpubp.train(net, self.X[rows], self.y[rows], weight[rows], validation, batch_size=BATCH_SIZE, **mine)
+        settings["epochs"] = min(epochs, settings["epochs"])
+        history = gpubp.train(
+            net, self.X[rows], self.y[rows], weight[rows], validation, batch_size=BATCH_SIZE, **settings
+        )
         curves = {name: np.array(getattr(history, name)) for name in CURVES}
         return Trained(before, backend.to_host(net.theta)[0], history.stopped, history.best_epoch, curves)
 
 
-def _own(value: Any, k: int) -> Any:
+def _of_network(value: Any, k: int) -> Any:
+    """A setting of network k."""
     return {name: v[k] for name, v in value.items()} if isinstance(value, dict) else value[k]
 
 
 def _network(backend: Backend, seeds: list[int]) -> gpubp.MLP:
-    return mlp_on(backend, LAYER_SIZES, ACTIVATIONS, seed=seeds, models=len(seeds))
+    return gpubp.MLP(LAYER_SIZES, ACTIVATIONS, seed=seeds, models=len(seeds), device=backend)
 
 
 def folds_of(part: Part) -> Folds:
@@ -156,8 +158,8 @@ def one_step(part: Part, backend: Backend) -> None:
     what = f"{folds.models} networks, {backend.name}, float64, largest relative difference from those by themselves"
     whole = _largest(folds, backend)
     folds.cut(np.linspace(BATCH_SIZE // 2, BATCH_SIZE, folds.models).astype(int).tolist())
-    found = _largest(folds, backend)
-    part.computed(f"{what}: a step", f"<= {TOLERANCE:.0e}", f"{found:.1e}; in an epoch {whole:.1e}", found <= TOLERANCE)
+    off = _largest(folds, backend)
+    part.computed(f"{what}: a step", f"<= {TOLERANCE:.0e}", f"{off:.1e}; in an epoch {whole:.1e}", off <= TOLERANCE)
 
 
 def _largest(folds: Folds, backend: Backend) -> float:

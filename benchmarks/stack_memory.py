@@ -7,38 +7,38 @@ from typing import Any
 import gpubp
 from benchmarks.parts import Part
 from benchmarks.process import forget_peak, status
-from benchmarks.stack_cases import StackOf
+from benchmarks.stack_cases import StackWorkload
 from gpubp.backends import Backend, get_backend
-from gpubp.bench.steps import mlp_on
 
 BESIDE = 100e6  # bytes that a training may take besides the stack and its data
 
 
-def trained(backend: Backend, network: StackOf, X: Any, y: Any, **options: Any) -> dict[str, float]:
+def trained(backend: Backend, workload: StackWorkload, X: Any, y: Any, **options: Any) -> dict[str, float]:
     """Two epochs; the bytes of the stack, as it says itself, and of the data."""
-    net = mlp_on(backend, network.layer_sizes, network.activation, models=network.models)
-    gpubp.train(net, X, y, batch_size=network.batch_size, epochs=2, **options)
-    return {"stack": net.memory(network.batch_size)["total"], "data": X.nbytes + y.nbytes}
+    net = gpubp.MLP(workload.layer_sizes, workload.activation, models=workload.models, device=backend)
+    gpubp.train(net, X, y, batch_size=workload.batch_size, epochs=2, **options)
+    return {"stack": net.memory(workload.batch_size)["total"], "data": X.nbytes + y.nbytes}
 
 
 class HostMemory:
     """In a process of its own."""
 
-    def training(self, network: StackOf) -> dict[str, float]:
+    def training(self, workload: StackWorkload) -> dict[str, float]:
         """Bytes of the data and of what the resident memory grows by at its peak, and those that are planned."""
         backend = get_backend("cpu")
-        X, y, _ = network.members[0].rows
-        trained(backend, StackOf(network.layer_sizes, 8, 2, models=2), X[:16], y[:16])  # loads what any training needs
+        X, y, _ = workload.members[0].rows
+        small = StackWorkload(workload.layer_sizes, 8, 2, models=2)
+        trained(backend, small, X[:16], y[:16])  # loads what any training needs
         forget_peak()
         before = status("VmRSS")
-        planned = trained(backend, network, X, y)
+        planned = trained(backend, workload, X, y)
         return {"peak": planned["data"] + status("VmHWM") - before, **planned}
 
 
 class DeviceMemory:
     """In a process of its own, whose pool nobody else fills."""
 
-    def training(self, network: StackOf) -> dict[str, float]:
+    def training(self, workload: StackWorkload) -> dict[str, float]:
         """Bytes that CuPy's pool takes of the device, most of what is used at an epoch's end, and those planned.
 
         The pool gives nothing back, so what it takes is the peak or more.
@@ -46,22 +46,22 @@ class DeviceMemory:
         backend = get_backend("cuda")
         import cupy
 
-        X, y, _ = network.members[0].rows
+        X, y, _ = workload.members[0].rows
         pool, used = cupy.get_default_memory_pool(), [0]
         pool.free_all_blocks()
         before = pool.total_bytes()
-        planned = trained(backend, network, X, y, callbacks=[lambda *_: used.append(pool.used_bytes())])
+        planned = trained(backend, workload, X, y, callbacks=[lambda *_: used.append(pool.used_bytes())])
         return {"peak": pool.total_bytes() - before, "used": max(used), **planned}
 
 
-def memory_row(part: Part, network: StackOf, found: dict[str, float], what: str) -> None:
+def memory_row(part: Part, workload: StackWorkload, memory: dict[str, float], what: str) -> None:
     """Whether the peak stays below what is planned, the data and BESIDE."""
-    bound = found["stack"] + found["data"] + BESIDE
-    planned = f"{found['stack'] / 1e6:.0f} MB by MLP.memory, data {found['data'] / 1e6:.0f} MB"
+    bound = memory["stack"] + memory["data"] + BESIDE
+    planned = f"{memory['stack'] / 1e6:.0f} MB by MLP.memory, data {memory['data'] / 1e6:.0f} MB"
     part.computed(
-        f"{network.name}: a training's {what}",
+        f"{workload.name}: a training's {what}",
         f"<= {bound / 1e6:.0f} MB",
-        f"{found['peak'] / 1e6:.0f} MB ({planned})",
-        found["peak"] <= bound,
+        f"{memory['peak'] / 1e6:.0f} MB ({planned})",
+        memory["peak"] <= bound,
     )
-    part.figures.append({"network": network.name, "memory": found})
+    part.figures.append({"network": workload.name, "memory": memory})

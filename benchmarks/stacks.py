@@ -10,7 +10,6 @@ measured ones. A GPU's figures: ``python -m benchmarks.gpu --part stacks``.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,30 +24,29 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 
 import gpubp
-from benchmarks.cases import Network, Task
+from benchmarks.cases import Task
 from benchmarks.contest import environment
 from benchmarks.devices import open_backend
-from benchmarks.parts import MixedError, Part, kept, kind, line, load
+from benchmarks.machine import described, pinned
+from benchmarks.parts import MixedError, Part, kind, line, load, saving
 from benchmarks.peers import WITH_STACKS, UnavailableError
-from benchmarks.peers.gpubp_stack import StackSteps
 from benchmarks.remote import Remote, RemoteError
-from benchmarks.stack_cases import StackContest, StackOf
+from benchmarks.stack_cases import StackContest, StackWorkload
 from benchmarks.stack_equality import bits, one_step
 from benchmarks.stack_memory import HostMemory, memory_row
+from benchmarks.timing import interleaved
 from gpubp.backends import get_backend
-from gpubp.bench.doctor import findings
-from gpubp.bench.timing import interleaved, ratio, spread
+from gpubp.bench.steps import Steps, Workload
+from gpubp.bench.timing import ratio, spread
 
 FILE, SECONDS = "stacks.json", 900.0
-MACHINE = ("gpubp", "Python", "numpy", "scikit-learn", "processor", "BLAS", "BLAS kernels")
-PINS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 FOLDS, SEARCH_AT_LEAST = 5, 3.0  # times as fast as GridSearchCV over scikit-learn's classifier
 GRID = {"alpha": np.geomspace(1e-5, 1e-1, 8), "learning_rate_init": np.geomspace(5e-4, 1e-2, 4)}
 ALIKE = 0.01  # of a fold's accuracy; a row of a fold is 0.003
 
-SMALL, LARGE = Network((64, 64, 64, 10), 32, 56), Network((64, 256, 256, 10), 128, 16)
-TINY = Network((64, 8, 10), 8, 4)  # of dry runs
+SMALL, LARGE = Workload((64, 64, 64, 10), 32, 56), Workload((64, 256, 256, 10), 128, 16)
+TINY = Workload((64, 8, 10), 8, 4)  # of dry runs
 MODELS, EPOCHS, TRAINING_AT_LEAST = 64, 5, 1.5  # times as fast as one training after the other
 SIZES = (1, 4, 16, 64, 256)
 PEERS, OURS = tuple(name for name in WITH_STACKS if "graph" not in name), "gpubp stack cpu"
@@ -92,9 +90,9 @@ def search(part: Part) -> None:
         "sklearn": partial(searched, GridSearchCV, theirs, grid, n_jobs=2),
         "gpubp": partial(searched, gpubp.MLPSearchCV, ours, grid),
     }
-    found = {name: search().cv_results_ for name, search in searches.items()}
-    candidates = len(found["gpubp"]["params"])
-    off = _largest_difference(found["gpubp"], found["sklearn"])
+    results = {name: search().cv_results_ for name, search in searches.items()}
+    candidates = len(results["gpubp"]["params"])
+    off = _largest_difference(results["gpubp"], results["sklearn"])
     what = f"{candidates} candidates x {FOLDS} folds of digits, hidden 64, batch 64, {iterations} epochs"
     part.computed(
         f"{what}: largest difference of a score from scikit-learn's", f"<= {ALIKE}", f"{off:.4f}", off <= ALIKE
@@ -119,10 +117,10 @@ def search(part: Part) -> None:
     )
 
 
-def _largest_difference(found: Any, expected: Any) -> float:
-    """Of any candidate's score on any fold."""
+def _largest_difference(results: Any, expected: Any) -> float:
+    """The largest difference of a candidate's score on a fold."""
     names = [f"split{fold}_test_score" for fold in range(FOLDS)]
-    return max(float(np.abs(found[name] - expected[name]).max()) for name in names)
+    return max(float(np.abs(results[name] - expected[name]).max()) for name in names)
 
 
 # -- trainings ----------------------------------------------------------------------------------------------
@@ -130,23 +128,23 @@ def _largest_difference(found: Any, expected: Any) -> float:
 
 def training(part: Part) -> None:
     """A stack against as many trainings, each network with a learning rate and a seed of its own."""
-    network, models, epochs = (TINY, 4, 1) if part.dry_run else (SMALL, MODELS, EPOCHS)
+    workload, models, epochs = (TINY, 4, 1) if part.dry_run else (SMALL, MODELS, EPOCHS)
     X, y = digits(part, np.float32)
     rates, seeds = np.geomspace(3e-4, 1e-2, models), list(range(models))
-    fixed = {"batch_size": network.batch_size, "epochs": epochs}
+    fixed = {"batch_size": workload.batch_size, "epochs": epochs}
 
     def together() -> Any:
-        net = gpubp.MLP(network.layer_sizes, models=models, seed=seeds, device="cpu")
+        net = gpubp.MLP(workload.layer_sizes, models=models, seed=seeds, device="cpu")
         return gpubp.train(net, X, y, learning_rate=rates, seed=seeds, **fixed).loss[-1]
 
     def one_by_one() -> Any:
         losses = []
         for seed, rate in zip(seeds, rates, strict=True):
-            net = gpubp.MLP(network.layer_sizes, seed=seed, device="cpu")
+            net = gpubp.MLP(workload.layer_sizes, seed=seed, device="cpu")
             losses.append(gpubp.train(net, X, y, learning_rate=rate, seed=seed, **fixed).loss[-1])
         return np.array(losses)
 
-    what = f"{models} networks {network.name}, {epochs} epochs of digits: one by one over a stack"
+    what = f"{models} networks {workload.name}, {epochs} epochs of digits: one by one over a stack"
     off = float(np.max(np.abs(together() / one_by_one() - 1)))
     if not off <= 1e-3:
         return part.failed(what, f"their losses differ by {off:.2g}")
@@ -156,23 +154,23 @@ def training(part: Part) -> None:
     met = times.median >= TRAINING_AT_LEAST
     part.timed(what, f">= {TRAINING_AT_LEAST}", f"{times}; {each}", met)
     part.figures.append({"what": what, "seconds": {k: v.tolist() for k, v in seconds.items()}})
-    _by_size(part, network)
+    _by_size(part, workload)
 
 
-def _by_size(part: Part, network: Network) -> None:
+def _by_size(part: Part, workload: Workload) -> None:
     """Step time per network."""
     backend = get_backend("cpu")
     sizes = SIZES[:2] if part.dry_run else SIZES
-    given = network.layer_sizes, network.batch_size, network.batches
+    shape = workload.layer_sizes, workload.batch_size, workload.batches
     epochs = {K: max(1, 16 // K) for K in sizes}  # in a turn, so that none is too short to be timed
-    steps = {K: StackSteps(StackOf(*given, models=K), backend) for K in sizes}
-    functions = {str(K): partial(steps[K].run, epochs[K] * network.batches) for K in sizes}
-    found = interleaved(functions, *((2, 0) if part.dry_run else (21, 2)))
-    each = {K: found[str(K)] / (K * epochs[K] * network.batches) for K in sizes}
+    steps = {K: Steps(StackWorkload(*shape, models=K), backend) for K in sizes}
+    functions = {str(K): partial(steps[K].run, epochs[K] * workload.batches) for K in sizes}
+    by_stack = interleaved(functions, *((2, 0) if part.dry_run else (21, 2)))
+    each = {K: by_stack[str(K)] / (K * epochs[K] * workload.batches) for K in sizes}
     for K, seconds in each.items():
         middle, low, high = spread(seconds * 1e6)
         gain = ratio(each[1], seconds)
-        what = f"step of {network.name} per network, K = {K}"
+        what = f"step of {workload.name} per network, K = {K}"
         part.timed(what, "", f"{middle:.1f} us ({low:.1f}-{high:.1f}), {gain} times as fast as K = 1", None)
         part.figures.append({"what": what, "microseconds per network": middle, "quartiles": [low, high]})
 
@@ -183,9 +181,13 @@ def _by_size(part: Part, network: Network) -> None:
 def memory(part: Part) -> None:
     """What a training of a stack adds to a fresh process at its peak."""
     process = Remote(HostMemory, environment=environment(part.dry_run))
-    network = StackOf((64, 8, 10), 8, 4, models=4) if part.dry_run else StackOf((64, 256, 256, 10), 128, 64, models=64)
+    workload = (
+        StackWorkload((64, 8, 10), 8, 4, models=4)
+        if part.dry_run
+        else StackWorkload((64, 256, 256, 10), 128, 64, models=64)
+    )
     try:
-        memory_row(part, network, process.call("training", network), "peak resident memory")
+        memory_row(part, workload, process.call("training", workload), "peak resident memory")
     except RemoteError as error:
         part.failed("memory of a stack", str(error))
     finally:
@@ -194,19 +196,19 @@ def memory(part: Part) -> None:
 
 def peers(part: Part) -> None:
     """Steps of whole stacks, for information."""
-    networks = ((TINY, 3),) if part.dry_run else ((SMALL, 64), (LARGE, 32))
+    workloads = ((TINY, 3),) if part.dry_run else ((SMALL, 64), (LARGE, 32))
     with StackContest(part, (OURS, *PEERS)) as contest:
-        for alone, models in networks:
-            network = StackOf(alone.layer_sizes, alone.batch_size, alone.batches, models=models)
-            times = contest.measure(Task(network, "float32", "cpu", part.dry_run))
+        for alone, models in workloads:
+            workload = StackWorkload(alone.layer_sizes, alone.batch_size, alone.batches, models=models)
+            times = contest.measure(Task(workload, "float32", "cpu", part.dry_run))
             for name, reason in times.missing.items():
-                (part.failed if name == OURS else part.skipped)(f"{network.name}: {name}", reason)
-            print(f"     {network.name}, us: " + ", ".join(f"{n} {times.microseconds(n):,.0f}" for n in times.seconds))
+                (part.failed if name == OURS else part.skipped)(f"{workload.name}: {name}", reason)
+            print(f"     {workload.name}, us: " + ", ".join(f"{n} {times.microseconds(n):,.0f}" for n in times.seconds))
             there = [name for name in PEERS if name in times.seconds]
             if OURS in times.seconds and there:
-                found = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *there)
+                ratios = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *there)
                 fastest = min(there, key=times.microseconds)
-                part.timed(f"{network.name}: fastest vmap over gpubp", "", f"{found}; {fastest}", None)
+                part.timed(f"{workload.name}: fastest vmap over gpubp", "", f"{ratios}; {fastest}", None)
 
 
 PARTS: dict[str, Callable[[Part], None]] = {
@@ -225,22 +227,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
     parser.add_argument("--dry-run", action="store_true", help="little data, to see that everything runs")
     options = parser.parse_args(arguments)
-    if (pinned := [name for name in PINS if name in os.environ]) and not options.dry_run:
-        print(f"benchmarks.stacks: {pinned[0]} holds OpenBLAS to slower kernels; unset it", file=sys.stderr)
+    if (variable := pinned()) and not options.dry_run:
+        print(f"benchmarks.stacks: {variable} holds OpenBLAS to slower kernels; unset it", file=sys.stderr)
         return 2
     try:
         load(options.out, options.dry_run, FILE)
     except MixedError as error:
         print(f"benchmarks.stacks: {error}", file=sys.stderr)
         return 2
-    about = {found.subject: found.found for found in findings() if found.subject in MACHINE}
+    about = described()
     print("; ".join(about.values()), flush=True)
     done: list[Part] = []
     interrupted = False
     try:
         for name in options.part:
             done.append(part := Part(name, options.dry_run, FILE, SECONDS))
-            with kept(part, options.out, about):
+            with saving(part, options.out, about):
                 PARTS[name](part)
     except KeyboardInterrupt:
         interrupted = True

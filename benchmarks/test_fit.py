@@ -10,7 +10,6 @@ import pytest
 import gpubp
 from benchmarks.data import like_mnist
 from gpubp.backends import Backend
-from gpubp.bench.run import DEVICES
 
 ROWS, HIDDEN, BATCH_SIZE, EPOCHS = 8192, (100,), 128, 2
 
@@ -22,7 +21,7 @@ def test_gpubp(benchmark: Any, backend: Backend) -> None:
     X, y, _, _ = like_mnist(ROWS)
 
     def train() -> None:
-        net = gpubp.MLP([784, *HIDDEN, 10], device=DEVICES[backend.name])
+        net = gpubp.MLP([784, *HIDDEN, 10], device=backend)
         gpubp.train(net, X, y, batch_size=BATCH_SIZE, epochs=EPOCHS)
 
     benchmark.extra_info["contender"] = backend.name

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubp.backends import Backend
+from gpubp.backends import Backend, Batch
 from gpubp.backprop import backward, forward
-from gpubp.bench.steps import mlp_on
+from gpubp.network import MLP
 
 ROWS, UNITS = 128, 512
 
@@ -20,18 +20,25 @@ pytestmark = pytest.mark.benchmark(max_time=0.5, min_rounds=3)
 @pytest.mark.parametrize("layers", [1, 3])
 def test_passes(benchmark: Any, backend: Backend, layers: int, direction: str) -> None:
     """On one batch, again and again."""
-    net = mlp_on(backend, [UNITS] * (layers + 1))
-    X = backend.from_host(np.random.default_rng(0).standard_normal((1, ROWS, UNITS), dtype=np.float32))
-    records, activations = net.workspace(ROWS, dropout=False).records, net.stack_activations
-    grads = net.layout.layers(backend.zeros(net.theta.shape))
+    stack = MLP([UNITS] * (layers + 1), device=backend).stack
+    stack.refresh()
+    rng = np.random.default_rng(0)
+    batch = Batch(
+        X=backend.from_host(rng.standard_normal((1, ROWS, UNITS), dtype=np.float32)),
+        y=backend.from_host(rng.integers(0, UNITS, (1, ROWS))),
+        weight=None,
+        smoothing=backend.zeros((1,), np.float64),
+    )
+    caches, grads = stack.caches(ROWS), stack.layout.layers(backend.zeros(stack.theta.shape))
+    epoch = stack.single_step(normalizer=1 / ROWS)
 
     def step(rows: int) -> None:
         if direction == "forward":
-            forward(backend, net.operands, activations, X, records)
+            forward(backend, stack.network, batch.X, caches)
         else:
-            backward(backend, net.operands, activations, X, records, grads)
+            backward(backend, stack.network, batch, caches, grads, epoch)
 
-    forward(backend, net.operands, activations, X, records)
+    forward(backend, stack.network, batch.X, caches)
     run, last = backend.capture(step), backend.zeros((1,))
 
     def once() -> None:

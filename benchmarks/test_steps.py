@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from benchmarks.cases import CPU_NETWORKS, SMALL
+from benchmarks.cases import CPU_WORKLOADS, SMALL
 from gpubp.backends import Backend
-from gpubp.bench.steps import TOLERANCE, VERIFIED, BareGemms, Network, Steps, displacements, error, sample
+from gpubp.bench.steps import TOLERANCE, VERIFIED, BareGemms, Steps, Workload, displacements, error, sample
 
 pytestmark = pytest.mark.benchmark(max_time=0.5, min_rounds=3)
 
 
-@pytest.mark.parametrize("network", CPU_NETWORKS[:4], ids=lambda network: network.name)
-def test_adam(benchmark: Any, backend: Backend, network: Network) -> None:
+@pytest.mark.parametrize("workload", CPU_WORKLOADS[:4], ids=lambda workload: workload.name)
+def test_adam(benchmark: Any, backend: Backend, workload: Workload) -> None:
     """The networks of the tables, but for the largest."""
-    _measure(benchmark, backend, network, "adam")
+    _measure(benchmark, backend, workload, "adam")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
@@ -28,26 +29,25 @@ def test_other_optimizers(benchmark: Any, backend: Backend, optimizer: str) -> N
 @pytest.mark.parametrize("activation", ["tanh", "gelu"])
 def test_other_activations(benchmark: Any, backend: Backend, activation: str) -> None:
     """784-512-512-10."""
-    network = SMALL[2]
-    _measure(benchmark, backend, Network(network.layer_sizes, network.batch_size, network.batches, activation), "adam")
+    _measure(benchmark, backend, replace(SMALL[2], activation=activation), "adam")
 
 
-@pytest.mark.parametrize("network", CPU_NETWORKS[:4], ids=lambda network: network.name)
-def test_bare_gemms(benchmark: Any, backend: Backend, network: Network) -> None:
+@pytest.mark.parametrize("workload", CPU_WORKLOADS[:4], ids=lambda workload: workload.name)
+def test_bare_gemms(benchmark: Any, backend: Backend, workload: Workload) -> None:
     """The floor."""
-    gemms = BareGemms(network, backend)
+    gemms = BareGemms(workload, backend)
     gemms.seconds(2)  # compiles
-    benchmark.group = f"step, {network.name}, adam"
-    benchmark.extra_info |= {"network": network.name, "contender": f"bare GEMMs, {backend.name}"}
+    benchmark.group = f"step, {workload.name}, adam"
+    benchmark.extra_info |= {"network": workload.name, "contender": f"bare GEMMs, {backend.name}"}
     benchmark(gemms.seconds, 1)
 
 
-def _measure(benchmark: Any, backend: Backend, network: Network, optimizer: str) -> None:
-    steps = Steps(network, backend, optimizer)
+def _measure(benchmark: Any, backend: Backend, workload: Workload, optimizer: str) -> None:
+    steps = Steps(workload, backend, optimizer)
     steps.run(VERIFIED)
-    found = error(network, [sample(tensor) for tensor in steps.weights()], displacements(network, optimizer))
-    assert found <= TOLERANCE["float32"]
+    off = error(workload, [sample(tensor) for tensor in steps.weights()], displacements(workload, optimizer))
+    assert off <= TOLERANCE["float32"]
     steps.seconds(2)
-    benchmark.group = f"step, {network.name}, {optimizer}"
-    benchmark.extra_info |= {"network": network.name, "contender": backend.name, "precision": "float32"}
+    benchmark.group = f"step, {workload.name}, {optimizer}"
+    benchmark.extra_info |= {"network": workload.name, "contender": backend.name, "precision": "float32"}
     benchmark(steps.seconds, 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.devices import open_backend
 from benchmarks.gpu import kernels, parity, sanitizer, stacks, step_times
 from benchmarks.gpu.hardware import machine
-from benchmarks.parts import FILE, MixedError, Part, kept, kind, line, load
+from benchmarks.parts import FILE, MixedError, Part, kind, line, load, saving
 from benchmarks.peers import UnavailableError
 
 PARTS = ("parity", "kernels", "small", "large", "stacks", "sanitizer")
@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MixedError, UnavailableError) as error:
         print(f"benchmarks.gpu: {error}", file=sys.stderr)
         return 2
-    with kept(part, options.out, about):
+    with saving(part, options.out, about):
         parts[part.name](part)
-    print(f"\n{part.name}, {kind(part.dry_run)}: " + "; ".join(f"{what} {found}" for what, found in about.items()))
+    print(f"\n{part.name}, {kind(part.dry_run)}: " + "; ".join(f"{subject} {text}" for subject, text in about.items()))
     for row in part.rows:
         print(line(row))
     return 1 if any(row.met is False for row in part.rows) else 0

@@ -25,19 +25,18 @@ def bias_activation(activation: Activation, z: Any, b: Any, a: Any) -> Callable[
     return lambda: kernel(b, z, a)
 
 
-def hadamard_derivative(activation: Activation, grad: Any, kept: Any) -> Callable[[], None]:
-    """grad *= σ′(kept), then its column sums."""
-    x = activation.derivative_from
+def hadamard_derivative(activation: Activation, delta: Any, z_or_a: Any) -> Callable[[], None]:
+    """delta *= σ′, then its column sums; σ′ is read off z or a."""
     kernel = _kernel(
-        "S kept",
-        "S grad",
-        f"T {x} = T(kept); grad = S(T(grad) * T({activation.scalar_derivative}));",
+        "S z_or_a",
+        "S delta",
+        f"T {activation.derivative_from} = T(z_or_a); delta = S(T(delta) * T({activation.scalar_derivative}));",
         "hadamard_derivative",
     )
 
     def run() -> None:
-        kernel(kept, grad)
-        grad.sum(axis=1)
+        kernel(z_or_a, delta)
+        delta.sum(axis=1)
 
     return run
 
@@ -45,9 +44,11 @@ def hadamard_derivative(activation: Activation, grad: Any, kept: Any) -> Callabl
 def gather(source: Any, order: Any, out: Any) -> Callable[[], None]:
     """Rows in an order."""
     kernel = _kernel(
-        "raw S source, raw int64 order, int64 columns", "D out",
-        "out = D(T(source[order[i / columns] * columns + i % columns]));", "gather",
-    )  # fmt: skip
+        inputs="raw S source, raw int64 order, int64 columns",
+        outputs="D out",
+        operation="out = D(T(source[order[i / columns] * columns + i % columns]));",
+        name="gather",
+    )
     return lambda: kernel(source, order, out.shape[2], out)
 
 
@@ -70,10 +71,11 @@ def optimizer_step(rule: Optimizer, theta: Any, grad: Any, slots: tuple[Any, ...
         f"{'' if name in rule.slots else 'T '}{name} = {expression}; " for name, expression in rule.scalar_step or ()
     )
     kernel = _kernel(
-        ", ".join(["float32 g", *(f"float32 {name}" for name in scalars)]),
-        ", ".join(["float32 theta", *(f"float32 {name}" for name in rule.slots)]),
-        f"{steps} theta -= update;", "optimizer_step",
-    )  # fmt: skip
+        inputs=", ".join(["float32 g", *(f"float32 {name}" for name in scalars)]),
+        outputs=", ".join(["float32 theta", *(f"float32 {name}" for name in rule.slots)]),
+        operation=f"{steps} theta -= update;",
+        name="optimizer_step",
+    )
     return lambda: kernel(grad, *scalars.values(), theta, *slots)
 
 

@@ -7,21 +7,20 @@ import shutil
 import subprocess
 
 from benchmarks.devices import host_driver
+from benchmarks.machine import described
 from benchmarks.peers import version
 from gpubp.backends.cuda.probe import probe
-from gpubp.bench.doctor import findings
 
 ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
-FOUND = ("gpubp", "Python", "numpy", "processor", "BLAS")  # of what gpubp doctor says
+SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS")  # of what gpubp doctor says
 LIBRARIES = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "jax")
 
 
 def machine(dry_run: bool) -> dict[str, str]:
     """One line per subject."""
-    found = {finding.subject: finding.found for finding in findings() if finding.subject in FOUND}
     versions = {name: number for name in LIBRARIES if (number := version(name))}
     device = host_driver().name if dry_run else _smi() or probe().found
-    return {"device": device, "system": platform.platform(), **found, **versions}
+    return {"device": device, "system": platform.platform(), **described(SUBJECTS), **versions}
 
 
 def _smi() -> str:

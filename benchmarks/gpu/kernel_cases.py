@@ -14,12 +14,12 @@ import numpy as np
 
 from benchmarks.gpu import elementwise
 from gpubp.activations import SOFTMAX, get_activation
-from gpubp.backends import Epoch
+from gpubp.backends import Batch, Epoch, Layer, LayerCache
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.losses import get_loss
 from gpubp.network import MLP
 from gpubp.optimizers import get_optimizer
-from gpubp.training.slice_step import first_state
+from gpubp.training.slice_step import initial_state
 
 COLUMNS, CLASSES, PIXELS = 4096, 1000, 784
 TABLE = 64  # steps: kernels that read a step's row of the tables find one wherever the cursor stands
@@ -66,7 +66,7 @@ class Case:
         "bias_activation relu"
     launch : callable
     nbytes : int
-        That it must read and write.
+        How many it must read and write.
     asked : float or None
         The fraction of the copy rate that it should reach.
     rung_of : callable or None
@@ -88,7 +88,7 @@ class Cases:
     backend : CudaBackend
         Its driver becomes a `NotingDriver`.
     nbytes : int
-        Of the main array of each case.
+        Size of the main array of each case.
     """
 
     def __init__(self, backend: CudaBackend, nbytes: int) -> None:
@@ -122,24 +122,28 @@ class Cases:
         z, b = self.drawn(rows, COLUMNS), self.backend.from_host(self.tile[None, None, :COLUMNS])
         b *= 0.01  # added anew at every launch
         a = z if activation.derivative_from == "a" else self.backend.empty(z.shape, self.backend.storage)
-        launch = self.noted("bias_activation", lambda: self.backend.bias_activation(activation, z, b, a))
-        moved = z.nbytes * (2 if a is z else 3)
+        layer, cache = Layer(None, b), LayerCache(0, z, a, delta=None, mask=None)
         return Case(
-            f"bias_activation {name}", launch, moved, asked, lambda: elementwise.bias_activation(activation, z, b, a)
+            name=f"bias_activation {name}",
+            launch=self.noted("bias_activation", lambda: self.backend.bias_activation(activation, layer, cache)),
+            nbytes=z.nbytes * (2 if a is z else 3),
+            asked=asked,
+            rung_of=lambda: elementwise.bias_activation(activation, z, b, a),
         )
 
     def hadamard_derivative(self, name: str, asked: float) -> Case:
         """With the sums over chunks of rows."""
         activation, rows = get_activation(name), self.rows(COLUMNS)
-        grad, kept = self.drawn(rows, COLUMNS), self.drawn(rows, COLUMNS)
-        grad_b = self.backend.empty((1, 1, COLUMNS))
-        launch = self.noted(
-            "hadamard_derivative", lambda: self.backend.hadamard_derivative(activation, grad, kept, grad_b)
-        )
+        delta, z_or_a = self.drawn(rows, COLUMNS), self.drawn(rows, COLUMNS)
+        cache, grad_b = LayerCache(0, z_or_a, z_or_a, delta, mask=None), self.backend.empty((1, 1, COLUMNS))
+        launch = self.noted("hadamard_derivative", lambda: self.backend.hadamard_derivative(activation, cache, grad_b))
         return Case(
-            f"hadamard_derivative {name}", launch, 3 * grad.nbytes, asked,
-            lambda: elementwise.hadamard_derivative(activation, grad, kept),
-        )  # fmt: skip
+            name=f"hadamard_derivative {name}",
+            launch=launch,
+            nbytes=3 * delta.nbytes,
+            asked=asked,
+            rung_of=lambda: elementwise.hadamard_derivative(activation, delta, z_or_a),
+        )
 
     def column_sum(self) -> Iterator[Case]:
         """What adds up the chunks of the last case; a matrix of few rows is one chunk."""
@@ -155,12 +159,13 @@ class Cases:
             self.backend.empty((1, rows, columns), self.backend.storage),
         )
         epoch = self.epoch(rows, np.random.default_rng(1).permutation(rows))
-        launch = self.noted("gather", lambda: self.backend.gather(source, epoch, out))
-        moved = source.nbytes + out.nbytes + 8 * rows
         return Case(
-            f"gather rows of {4 * columns} B", launch, moved, 0.85,
-            lambda: elementwise.gather(source[0], epoch.order, out),
-        )  # fmt: skip
+            name=f"gather rows of {4 * columns} B",
+            launch=self.noted("gather", lambda: self.backend.gather(source, epoch, out)),
+            nbytes=source.nbytes + out.nbytes + 8 * rows,
+            asked=0.85,
+            rung_of=lambda: elementwise.gather(source[0], epoch.order, out),
+        )
 
     def loss(self, name: str, kernel: str, columns: int) -> Iterator[Case]:
         """Value and delta, then the sums over rows of both."""
@@ -171,15 +176,20 @@ class Cases:
             if loss.integer_targets
             else self.drawn(rows, columns, np.float32)
         )
-        epoch, smoothing, grad_b = self.epoch(rows), backend.zeros((1,), np.float64), backend.empty((1, 1, columns))
-        launch = self.noted(kernel, lambda: backend.loss_delta(loss, logits, y, None, smoothing, epoch, grad_b))
+        batch = Batch(X=None, y=y, weight=None, smoothing=backend.zeros((1,), np.float64))
+        cache = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
+        epoch, grad_b = self.epoch(rows), backend.empty((1, 1, columns))
+        launch = self.noted(kernel, lambda: backend.loss_delta(loss, cache, batch, epoch, grad_b))
         row_values = 16 * rows
         yield Case(f"{kernel} {columns} columns", launch, 2 * logits.nbytes + y.nbytes + row_values)
         if columns == COLUMNS:
             yield Case(
-                "loss_sums (column sums)", self.launches["loss_sums"], logits.nbytes + row_values, 0.85,
-                lambda: elementwise.column_sums(logits),
-            )  # fmt: skip
+                name="loss_sums (column sums)",
+                launch=self.launches["loss_sums"],
+                nbytes=logits.nbytes + row_values,
+                asked=0.85,
+                rung_of=lambda: elementwise.column_sums(logits),
+            )
 
     def output(self, name: str, columns: int) -> Case:
         """Logits to a, in place."""
@@ -191,20 +201,21 @@ class Cases:
 
     def update(self) -> Iterator[Case]:
         """Adam, and what decides about the step before it."""
-        net = MLP([COLUMNS, max(1, self.nbytes // 4 // COLUMNS)], (), init="zeros", device="cpu")
-        backend = self.backend
-        net = net.like(backend.zeros(net.theta.shape), backend)
+        sizes, backend = [COLUMNS, max(1, self.nbytes // 4 // COLUMNS)], self.backend
+        stack = MLP(sizes, (), init="zeros", device=backend).stack
         rule = get_optimizer("adam")
-        state = first_state(net, rule, {name: np.full(1, value) for name, value in rule.options.items()})
-        grad = backend.from_host(np.resize(self.tile, net.theta.shape))
-        epoch = self.epoch(1)
-        self.backend.optimizer_step(state, net.theta, grad, epoch)
+        state = initial_state(stack, rule, {name: np.full(1, value) for name, value in rule.options.items()})
+        grad = backend.from_host(np.resize(self.tile, stack.theta.shape))
+        backend.optimizer_step(state, stack.theta, grad, self.epoch(1))
         yield Case("step_begin", self.launches["step_begin"], grad.nbytes)
         moved = grad.nbytes * 7 + (0 if state.operands is None else state.operands.nbytes)
         yield Case(
-            "optimizer_step adam", self.launches["optimizer_step"], moved, 0.85,
-            lambda: elementwise.optimizer_step(state.rule, net.theta, grad, state.slots),
-        )  # fmt: skip
+            name="optimizer_step adam",
+            launch=self.launches["optimizer_step"],
+            nbytes=moved,
+            asked=0.85,
+            rung_of=lambda: elementwise.optimizer_step(state.rule, stack.theta, grad, state.slots),
+        )
 
     def cast(self) -> Case:
         """Parameters to their 16-bit copy."""
@@ -221,7 +232,7 @@ class Cases:
         return self.launches[kernel]
 
     def rows(self, columns: int) -> int:
-        """Of a matrix of about `nbytes`."""
+        """Rows of a matrix of about `nbytes`."""
         return max(1, self.nbytes // self.item // columns)
 
     def drawn(self, rows: int, columns: int, dtype: Any = None) -> Any:
@@ -237,8 +248,13 @@ class Cases:
             return backend.from_host(np.full((1, TABLE), value))
 
         order = np.zeros(1, np.int64) if order is None else order
-        cursor, totals = backend.zeros((1,), np.int64), backend.zeros((1, TABLE, 2), np.float64)
         return Epoch(
-            cursor, backend.zeros((1,), np.int64), rows, backend.from_host(order[None]), column(1.0 / rows),
-            column(1e-3), totals, backend.loss_scale(1),
-        )  # fmt: skip
+            cursor=backend.zeros((1,), np.int64),
+            first_step=backend.zeros((1,), np.int64),
+            batch_size=rows,
+            order=backend.from_host(order[None]),
+            normalizer=column(1.0 / rows),
+            learning_rate=column(1e-3),
+            totals=backend.zeros((1, TABLE, 2), np.float64),
+            loss_scale=backend.loss_scale(1),
+        )

@@ -73,7 +73,7 @@ def _repeated(run: Callable[[], None], times: int) -> Callable[[], None]:
 
 
 def _tried(run: Callable[[], None]) -> Callable[[], None]:
-    """The same, after a first call: CuPy compiles then."""
+    """`run`, after a first call of it, in which CuPy compiles."""
     run()
     return run
 

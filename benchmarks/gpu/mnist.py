@@ -12,13 +12,12 @@ from benchmarks.devices import open_backend
 from benchmarks.parts import Part
 from benchmarks.peers import UnavailableError
 from benchmarks.remote import Remote, RemoteError
-from gpubp.bench.steps import mlp_on
 
 AT_MOST, AT_LEAST = 1.5, 0.983  # seconds; accuracy on t10k
 CACHES = ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
 
 
-class Training:
+class MnistTraining:
     """The data in memory, as a user has them, and the training.
 
     Parameters
@@ -40,12 +39,9 @@ class Training:
     def train(self) -> dict[str, float]:
         """Seconds of the training, and the accuracy then."""
         start = time.perf_counter()
-        if self.dry_run:
-            net = mlp_on(open_backend("cuda", "float32", True), self.layer_sizes)
-        else:
-            net = gpubp.MLP(self.layer_sizes, device="cuda")
+        net = gpubp.MLP(self.layer_sizes, device=open_backend("cuda", "float32", self.dry_run))
         gpubp.train(net, self.X, self.y, batch_size=128, epochs=self.epochs, learning_rate=1e-3, schedule="cosine")
-        net.backend.to_host(net.theta)
+        net.stack.backend.to_host(net.theta)
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "accuracy": float((net.predict(self.X_test) == self.y_test).mean())}
 
@@ -62,8 +58,8 @@ def end_to_end(part: Part, folder: str | None) -> None:
         except RemoteError as error:
             return part.failed(what, str(error))
     part.figures.append({"mnist": bool(folder), "cold": cold, "warm kernel cache": fresh, "again": again})
-    for when, found in (("fresh process, warm kernel cache", fresh), ("once more in the process", again)):
-        seconds = found["seconds"]
+    for when, training in (("fresh process, warm kernel cache", fresh), ("once more in the process", again)):
+        seconds = training["seconds"]
         measured = f"{seconds:.2f} s (cold {cold['seconds']:.2f} s)"
         part.timed(f"{what}: {when}", f"<= {AT_MOST} s", measured, seconds <= AT_MOST)
     if folder is None:
@@ -73,7 +69,7 @@ def end_to_end(part: Part, folder: str | None) -> None:
 
 
 def _trainings(folder: str | None, part: Part, variables: dict[str, str | None], count: int) -> list[dict[str, float]]:
-    process = Remote(Training, folder, part.dry_run, environment=variables)
+    process = Remote(MnistTraining, folder, part.dry_run, environment=variables)
     try:
         return [process.call("train", timeout=part.left()) for _ in range(count)]
     finally:

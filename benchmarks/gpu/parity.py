@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from benchmarks.parts import Part
 from benchmarks.peers import UnavailableError
 from benchmarks.remote import Remote, RemoteError
 from gpubp.activations import Activation
-from gpubp.backends import Backend
+from gpubp.backends import Backend, Dropout, LayerCache
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.reference import ReferenceBackend
-from gpubp.bench.steps import mlp_on
+from gpubp.network import MLP
 from gpubp.optimizers import get_optimizer
-from gpubp.training.slice_step import first_state
+from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import draw_table
 
@@ -79,12 +79,13 @@ def parity(part: Part) -> None:
         except UnavailableError as error:
             part.skipped(f"{precision}: steps against float64", str(error))
             continue
-        found = [errors_of(example, backend) for example in examples]
+        of_examples = [errors_of(example, backend) for example in examples]
         part.figures += [
-            {"precision": precision, "example": e.name, **errors} for e, errors in zip(examples, found, strict=True)
+            {"precision": precision, "example": example.name, **errors}
+            for example, errors in zip(examples, of_examples, strict=True)
         ]
         for what in COMPARED:
-            worst = max(errors[what] for errors in found)
+            worst = max(errors[what] for errors in of_examples)
             part.computed(
                 f"{precision}: {what} of a step against float64",
                 f"<= {tolerance:.0e}",
@@ -102,9 +103,9 @@ class Followed:
 
     def __init__(self, example: Example, backend: Backend, steps: int) -> None:
         self.example, self.backend = example, backend
-        self.net = net = mlp_on(
-            backend, example.layer_sizes, example.activations, loss=example.loss, models=example.models, seed=1
-        )
+        models = example.models
+        net = MLP(example.layer_sizes, example.activations, example.loss, seed=1, models=models, device=backend)
+        self.stack = net.stack
         rng = np.random.default_rng(2)
         m = example.batch_size * steps - example.batch_size // 2  # the last batch is a smaller one
         X = rng.standard_normal((m, example.layer_sizes[0])).astype(np.float16).astype(backend.dtype)  # exact in most
@@ -112,31 +113,31 @@ class Followed:
         y = rng.integers(0, n_out, m) if net.loss.integer_targets else rng.standard_normal((m, n_out))
 
         def each(value: float | None) -> Any:
-            return None if not value else np.full(net.models, value)
+            return None if not value else np.full(models, value)
 
         rule = get_optimizer(example.optimizer)
-        self.state = first_state(
-            net,
+        self.state = initial_state(
+            self.stack,
             rule,
-            {name: np.full(net.models, value) for name, value in rule.options.items()},
+            {name: np.full(models, value) for name, value in rule.options.items()},
             weight_decay=each(example.weight_decay),
             max_grad_norm=each(example.max_grad_norm),
         )
-        dropout = np.full(net.models, example.dropout)
-        self.step = TrainingStep(net, X, y, None, example.batch_size, self.state, dropout, np.zeros(net.models))
-        rates = [np.full(steps, example.learning_rate)] * net.models
-        first, self.m = np.zeros(net.models, np.int64), m
+        dropout, no_smoothing = np.full(models, example.dropout), np.zeros(models)
+        self.step = TrainingStep(self.stack, (X, y, None), example.batch_size, self.state, dropout, no_smoothing)
+        rates = [np.full(steps, example.learning_rate)] * models
+        first, self.m = np.zeros(models, np.int64), m
         self.table = draw_table([rng.permutation(m)], example.batch_size, None, first, rates)
         self.step.begin(self.table)
 
     def rows(self, index: int) -> int:
-        """Of a step."""
+        """Rows of a step."""
         return min(self.example.batch_size, self.m - index * self.example.batch_size)
 
     def activations(self, rows: int) -> list[Any]:
         """a of every hidden layer as the last step left it, in float64."""
-        records = self.step.scratch.work.first(rows)[:-1]
-        return [self.backend.to_host(record.a).astype(np.float64) for record in records]
+        hidden = self.step.workspace.caches[:-1]
+        return [self.backend.to_host(cache.first(rows).a).astype(np.float64) for cache in hidden]
 
     def host(self) -> dict[str, Any]:
         """θ, the optimizer's slots and its count of updates, in float64."""
@@ -157,16 +158,16 @@ class FollowingBackend(ReferenceBackend):
 
     def __init__(self) -> None:
         super().__init__(np.float64)
-        self.kept: list[Any] = []  # the other's activations of every hidden layer
+        self.others: list[Any] = []  # the other backend's activations of every hidden layer
 
     def hadamard_derivative(
-        self, activation: Activation, grad: Any, kept: Any, grad_b: Any, dropout: Any = None, mask: Any = None
+        self, activation: Activation, cache: LayerCache, grad_b: Any, dropout: Dropout | None = None
     ) -> None:
         """BP2 and BP3."""
-        others = self.kept.pop()
-        super().hadamard_derivative(
-            activation, grad, others if activation.name == "relu" else kept, grad_b, dropout, mask
-        )
+        a = self.others.pop()
+        if activation.name == "relu":
+            cache = replace(cache, z=a, a=a)
+        super().hadamard_derivative(activation, cache, grad_b, dropout)
 
 
 def errors_of(example: Example, backend: Backend) -> dict[str, Any]:
@@ -182,33 +183,34 @@ def errors_of(example: Example, backend: Backend) -> dict[str, Any]:
     overflows = 0
     for index in range(STEPS):
         before = measured.host()
-        scaling = measured.step.kept.epoch.loss_scale
+        scaling = measured.step.state.epoch.loss_scale
         scale = 1.0 if scaling is None else backend.to_host(scaling.scale)[:, None]
-        measured.step.together.run(1, measured.rows(index))
+        measured.step.run_steps(1, measured.rows(index))
         after = measured.host()
-        grad = backend.to_host(measured.step.scratch.grad).astype(np.float64) / scale
+        grad = backend.to_host(measured.step.workspace.grad).astype(np.float64) / scale
         updated = after["updates"] > before["updates"]  # a float16 gradient that overflowed makes no update
         overflows += int((~updated).sum())
-        reference.net.theta[...] = before["theta"]
+        reference.stack.theta[...] = before["theta"]
         for slot, values in zip(reference.state.slots, before["slots"], strict=True):
             slot[...] = values
         reference.state.updates[...] = before["updates"]
-        following.kept = measured.activations(measured.rows(index))
+        following.others = measured.activations(measured.rows(index))
         again, _ = reference.step.replay(index, 0)
-        expected, epoch = again.net.theta, again.kept.epoch
-        loss = backend.to_host(measured.step.kept.epoch.totals)[:, index, :1]
-        errors["loss"] += _relative(loss, epoch.totals[:, index, :1], updated)
-        errors["gradient"] += _relative(grad, again.scratch.grad, updated)
-        again.scratch.grad[...] = np.where(updated[:, None], grad, 0)
-        following.optimizer_step(reference.state, expected, again.scratch.grad, epoch)
+        expected, expected_grad = again.stack.theta, again.workspace.grad
+        loss, expected_loss = (one.step.totals()[:, index, :1] for one in (measured, reference))
+        errors["loss"] += _relative(loss, expected_loss, updated)
+        errors["gradient"] += _relative(grad, expected_grad, updated)
+        expected_grad[...] = np.where(updated[:, None], grad, 0)
+        following.optimizer_step(reference.state, expected, expected_grad, again.state.epoch)
         errors["update"] += _relative(after["theta"] - before["theta"], expected - before["theta"], updated)
         errors["theta"] += _relative(after["theta"], expected, updated)
     return {what: float(np.max(each)) for what, each in errors.items()} | {"steps": STEPS, "overflows": overflows}
 
 
-def _relative(found: Any, expected: Any, who: Any) -> list[float]:
-    """Of each of these networks, in the Euclidean norm."""
-    return [float(np.linalg.norm(f - e) / np.linalg.norm(e)) for f, e in zip(found[who], expected[who], strict=True)]
+def _relative(measured: Any, expected: Any, who: Any) -> list[float]:
+    """The relative error of each of these networks, in the Euclidean norm."""
+    pairs = zip(measured[who], expected[who], strict=True)
+    return [float(np.linalg.norm(m - e) / np.linalg.norm(e)) for m, e in pairs]
 
 
 def replays_alike(example: Example, precision: str, dry_run: bool) -> bool:
@@ -254,7 +256,7 @@ class FreshProcess:
 def _fresh_processes(part: Part) -> None:
     """Rows by precision: whether processes that compile everything anew agree."""
     wanted = 2 if part.dry_run else PROCESSES
-    found: dict[str, list[list[str]]] = {precision: [] for precision in TOLERANCE}
+    digests_of: dict[str, list[list[str]]] = {precision: [] for precision in TOLERANCE}
     for _ in range(0, wanted, AT_ONCE):
         with ExitStack() as ended:
             processes = []
@@ -263,17 +265,17 @@ def _fresh_processes(part: Part) -> None:
                 process = Remote(FreshProcess, environment={cache: f"{folder}/{cache}" for cache in CACHES})
                 ended.callback(process.close)
                 processes.append(process)
-            for precision in list(found):
+            for precision in list(digests_of):
                 try:
                     for process in processes:
                         process.send("bits", precision, part.dry_run)
-                    found[precision] += [process.receive(part.left()) for process in processes]
+                    digests_of[precision] += [process.receive(part.left()) for process in processes]
                 except UnavailableError:
-                    del found[precision]  # its row has been written
+                    del digests_of[precision]  # its row has been written
                 except RemoteError as error:
-                    del found[precision]
+                    del digests_of[precision]
                     part.failed(f"{precision}: bits of the final weights", str(error))
-    for precision, digests in found.items():
+    for precision, digests in digests_of.items():
         different = len({tuple(digest) for digest in digests})
         part.computed(
             f"{precision}: bits of the final weights, {len(digests)} fresh processes",

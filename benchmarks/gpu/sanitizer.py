@@ -24,7 +24,7 @@ LINES = 15  # of a failure, kept
 def sanitizer(part: Part) -> None:
     """A row for each tool."""
     program = shutil.which("compute-sanitizer")
-    tests = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").glob("test_kernels*.py"))
+    tests = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").rglob("test_kernels*.py"))
     for position, tool in enumerate(TOOLS):
         what = f"compute-sanitizer {tool}"
         if program is None:

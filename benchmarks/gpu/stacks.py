@@ -13,17 +13,17 @@ from benchmarks.contest import environment
 from benchmarks.devices import open_backend
 from benchmarks.parts import Part
 from benchmarks.peers import WITH_STACKS, UnavailableError
-from benchmarks.peers.gpubp_stack import StackSteps
 from benchmarks.remote import Remote, RemoteError
-from benchmarks.stack_cases import StackContest, StackOf
+from benchmarks.stack_cases import StackContest, StackWorkload
 from benchmarks.stack_equality import one_step
 from benchmarks.stack_memory import DeviceMemory, memory_row
-from gpubp.bench.steps import Steps, mlp_on
-from gpubp.bench.timing import interleaved, ratio
+from benchmarks.timing import interleaved
+from gpubp.bench.steps import Steps
+from gpubp.bench.timing import ratio
 
 OURS, PRECISIONS = "gpubp stack", ("float32", "tf32")
-STACK = StackOf((64, 256, 256, 10), 128, 64, models=256)
-TINY = StackOf((8, 16, 4), 8, 4, models=4)  # of dry runs
+STACK = StackWorkload((64, 256, 256, 10), 128, 64, models=256)
+TINY = StackWorkload((8, 16, 4), 8, 4, models=4)  # of dry runs
 EPOCHS = 20  # as gpubp.train has it where nothing is said
 SAMPLED = 16  # networks that are trained by themselves for all of the stack
 ALIKE = 0.05  # relative, of the losses of such a network and of the same one in the stack
@@ -33,14 +33,14 @@ A_CONFIGURATION = 40.0  # seconds: with less left, none is begun
 
 def stacks(part: Part) -> None:
     """Equality, trainings one by one, memory, and vmap's steps."""
-    network = TINY if part.dry_run else STACK
+    workload = TINY if part.dry_run else STACK
     try:
         one_step(part, open_backend("cuda", "float64", part.dry_run))
     except UnavailableError as error:
         part.skipped("networks of a stack and by themselves", str(error))
-    one_by_one(part, network)
-    memory(part, network)
-    peers(part, network)
+    one_by_one(part, workload)
+    memory(part, workload)
+    peers(part, workload)
 
 
 # -- one by one ---------------------------------------------------------------------------------------------
@@ -49,53 +49,53 @@ def stacks(part: Part) -> None:
 class OneByOne:
     """A stack and some of its networks by themselves, in this process; the seconds of both come back, by rounds."""
 
-    def __init__(self, network: StackOf, dry_run: bool) -> None:
-        self.network, self.dry_run = network, dry_run
+    def __init__(self, workload: StackWorkload, dry_run: bool) -> None:
+        self.workload, self.dry_run = workload, dry_run
         self.backend = open_backend("cuda", "float32", dry_run)
-        self.sampled = min(SAMPLED, network.models)
-        self.rates = np.geomspace(3e-4, 3e-3, network.models)
+        self.sampled = min(SAMPLED, workload.models)
+        self.rates = np.geomspace(3e-4, 3e-3, workload.models)
 
     def trainings(self) -> dict[str, Any]:
         """From a network to its trained weights on the host: the whole stack, and the sampled networks."""
-        together, alone = self._train(list(range(self.network.models))), np.array(self._alone())
+        together, alone = self._train(list(range(self.workload.models))), np.array(self._alone())
         off = float(np.max(np.abs(together[: self.sampled] / alone - 1)))
         if not off <= ALIKE:
             raise ValueError(f"losses of the stack and of its networks by themselves differ by {off:.2g}")
-        return self._by_turns(partial(self._train, list(range(self.network.models))), self._alone)
+        return self._by_turns(partial(self._train, list(range(self.workload.models))), self._alone)
 
     def steps(self) -> dict[str, Any]:
         """An epoch of steps whose graphs are there already."""
-        stack = StackSteps(self.network, self.backend)
-        solos = [Steps(member, self.backend) for member in self.network.members[: self.sampled]]
+        stack = Steps(self.workload, self.backend)
+        solos = [Steps(member, self.backend) for member in self.workload.members[: self.sampled]]
 
         def one_after_the_other() -> None:
             for solo in solos:
-                solo.run(self.network.batches)
+                solo.run(self.workload.batches)
             solos[-1].wait()
 
-        return self._by_turns(partial(stack.seconds, self.network.batches), one_after_the_other)
+        return self._by_turns(partial(stack.seconds, self.workload.batches), one_after_the_other)
 
     def _alone(self) -> list[float]:
         return [float(self._train([k])[0]) for k in range(self.sampled)]
 
     def _train(self, seeds: list[int]) -> Any:
         """The losses (K,) of the last epoch."""
-        X, y, _ = self.network.rows
-        net = mlp_on(self.backend, self.network.layer_sizes, seed=seeds, models=len(seeds))
-        given = {"batch_size": self.network.batch_size, "epochs": 2 if self.dry_run else EPOCHS}
-        history = gpubp.train(net, X, y, seed=seeds, learning_rate=self.rates[seeds], **given)
-        net.backend.to_host(net.theta)
+        X, y, _ = self.workload.rows
+        net = gpubp.MLP(self.workload.layer_sizes, seed=seeds, models=len(seeds), device=self.backend)
+        options = {"batch_size": self.workload.batch_size, "epochs": 2 if self.dry_run else EPOCHS}
+        history = gpubp.train(net, X, y, seed=seeds, learning_rate=self.rates[seeds], **options)
+        self.backend.to_host(net.theta)
         return np.atleast_1d(history.loss[-1])
 
     def _by_turns(self, stack: Any, sampled: Any) -> dict[str, Any]:
         return interleaved({"stack": stack, "sampled": sampled}, *((2, 0) if self.dry_run else (5, 1)))
 
 
-def one_by_one(part: Part, network: StackOf) -> None:
+def one_by_one(part: Part, workload: StackWorkload) -> None:
     """Rows on trainings and, for information, on steps alone."""
-    process = Remote(OneByOne, network, part.dry_run, environment=environment(part.dry_run))
-    sampled = min(SAMPLED, network.models)
-    scale = network.models / sampled
+    process = Remote(OneByOne, workload, part.dry_run, environment=environment(part.dry_run))
+    sampled = min(SAMPLED, workload.models)
+    scale = workload.models / sampled
     try:
         for method, what, bar in (
             ("trainings", f"trained for {EPOCHS} epochs", TRAININGS_AT_LEAST),
@@ -104,14 +104,14 @@ def one_by_one(part: Part, network: StackOf) -> None:
             seconds = process.call(method, timeout=part.left())
             times = ratio(scale * seconds["sampled"], seconds["stack"])
             each = f"{np.median(seconds['stack']):.3f} s; {sampled} took {np.median(seconds['sampled']):.3f} s"
-            name = f"{network.name}, {what}: one by one ({sampled} measured, times {scale:g}) over the stack"
+            name = f"{workload.name}, {what}: one by one ({sampled} measured, times {scale:g}) over the stack"
             met = None if bar is None else times.median >= bar
             part.timed(name, "" if bar is None else f">= {bar}", f"{times}; {each}", met)
             part.figures.append({"what": name, "seconds": {k: v.tolist() for k, v in seconds.items()}})
     except UnavailableError as error:
-        part.skipped(f"{network.name}: one by one", str(error))
+        part.skipped(f"{workload.name}: one by one", str(error))
     except RemoteError as error:
-        part.failed(f"{network.name}: one by one", str(error))
+        part.failed(f"{workload.name}: one by one", str(error))
     finally:
         process.close()
 
@@ -119,29 +119,29 @@ def one_by_one(part: Part, network: StackOf) -> None:
 # -- memory and peers ---------------------------------------------------------------------------------------
 
 
-def memory(part: Part, network: StackOf) -> None:
-    """Of a training."""
+def memory(part: Part, workload: StackWorkload) -> None:
+    """What a training takes of the device's memory."""
     if part.dry_run:
-        return part.skipped(f"{network.name}: memory", "the host in place of a device has no pool")
+        return part.skipped(f"{workload.name}: memory", "the host in place of a device has no pool")
     process = Remote(DeviceMemory, environment=environment(part.dry_run))
     try:
-        memory_row(part, network, process.call("training", network, timeout=part.left()), "memory in CuPy's pool")
+        memory_row(part, workload, process.call("training", workload, timeout=part.left()), "memory in CuPy's pool")
     except (UnavailableError, RemoteError) as error:
-        part.failed(f"{network.name}: memory", str(error))
+        part.failed(f"{workload.name}: memory", str(error))
     finally:
         process.close()
 
 
-def peers(part: Part, network: StackOf) -> None:
+def peers(part: Part, workload: StackWorkload) -> None:
     """Steps of whole stacks, batch selection included for all."""
     told: set[tuple[str, str]] = set()
     with StackContest(part, (OURS, *WITH_STACKS)) as contest:
         for precision in PRECISIONS:
-            what = f"{network.name} {precision}"
+            what = f"{workload.name} {precision}"
             if part.left() < A_CONFIGURATION:
                 part.skipped(what, "no time left in this part")
                 continue
-            times = contest.measure(Task(network, precision, "cpu" if part.dry_run else "cuda", part.dry_run))
+            times = contest.measure(Task(workload, precision, "cpu" if part.dry_run else "cuda", part.dry_run))
             for name, reason in times.missing.items():
                 if (name, reason) not in told:
                     told.add((name, reason))
@@ -149,9 +149,9 @@ def peers(part: Part, network: StackOf) -> None:
             print(f"     {what}, us: " + ", ".join(f"{n} {times.microseconds(n):,.1f}" for n in times.seconds))
             there = [name for name in WITH_STACKS if name in times.seconds]
             if OURS in times.seconds and there:
-                found = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *there)
+                ratios = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *there)
                 fastest = min(there, key=times.microseconds)
-                met = found.median >= PEERS_AT_LEAST
-                part.timed(f"{what}: fastest vmap over gpubp", f">= {PEERS_AT_LEAST}", f"{found}; {fastest}", met)
+                met = ratios.median >= PEERS_AT_LEAST
+                part.timed(f"{what}: fastest vmap over gpubp", f">= {PEERS_AT_LEAST}", f"{ratios}; {fastest}", met)
             else:
                 part.skipped(f"{what}: fastest vmap over gpubp", "no peer could be measured")

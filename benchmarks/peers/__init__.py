@@ -1,6 +1,6 @@
 """Who takes part in the step benchmarks: one small file per peer, behind one interface.
 
-A peer's module has ``prepare(task) -> Steps`` and ``VERSIONS``, the distributions whose versions matter. What
+A peer's module has ``prepare(task) -> PeerSteps`` and ``VERSIONS``, the distributions whose versions matter. What
 it needs is imported inside `prepare`, which raises `UnavailableError` where the peer cannot take part.
 """
 
@@ -22,7 +22,7 @@ class UnavailableError(Exception):
     """The peer cannot take part here; the message says why, in one line."""
 
 
-class Steps(Protocol):
+class PeerSteps(Protocol):
     """Training steps of a task, ready to be taken. Selecting the batch from resident rows belongs to a step."""
 
     def run(self, count: int) -> None:
@@ -51,8 +51,8 @@ CONTENDERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "bare GEMMs": ("benchmarks.peers.floors", {"what": "gemms"}),
     "bare GEMMs cpu": ("benchmarks.peers.floors", {"what": "gemms", "device": "cpu"}),
     "copy": ("benchmarks.peers.floors", {"what": "copy"}),
-    "gpubp stack": ("benchmarks.peers.gpubp_stack", {"device": "cuda"}),
-    "gpubp stack cpu": ("benchmarks.peers.gpubp_stack", {"device": "cpu"}),
+    "gpubp stack": ("benchmarks.peers.gpubp_steps", {"device": "cuda"}),
+    "gpubp stack cpu": ("benchmarks.peers.gpubp_steps", {"device": "cpu"}),
     "torch vmap": ("benchmarks.peers.torch_vmap", {}),
     "torch vmap compile": ("benchmarks.peers.torch_vmap", {"compiled": True}),
     "torch vmap graph": ("benchmarks.peers.torch_vmap", {"captured": True}),
@@ -80,14 +80,14 @@ class Contender:
     def __init__(self, name: str) -> None:
         module, self.options = CONTENDERS[name]
         self.module: ModuleType = importlib.import_module(module)
-        self.steps: Steps | None = None
+        self.steps: PeerSteps | None = None
 
     def prepare(self, task: Task) -> dict[str, str]:
         """Get ready for a task; the versions of what will compute it."""
         self.steps = None
         gc.collect()  # so that the last task's memory is free
         self.steps = self.module.prepare(task, **self.options)
-        return {name: found for name in self.module.VERSIONS if (found := version(name))}
+        return {name: number for name in self.module.VERSIONS if (number := version(name))}
 
     def take(self, count: int) -> float:
         """Take `count` steps; seconds from the first launch until the device is done."""
@@ -98,7 +98,7 @@ class Contender:
         return time.perf_counter() - start
 
     def seconds(self, count: int) -> float:
-        """Of `count` steps, right after as many that are not measured."""
+        """Seconds of `count` steps, right after as many that are not measured."""
         self.take(count)
         return self.take(count)
 

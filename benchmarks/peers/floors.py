@@ -18,7 +18,7 @@ COPIED = 256 << 20  # bytes: several times what caches hold
 def prepare(task: Task, what: str, device: str = "cuda") -> Gemms | Copies:
     """The "gemms" of the task's step on a device of gpubp's, or a "copy" of 256 MiB there as its step."""
     backend = open_backend(device, task.precision, task.dry_run)
-    return Gemms(task.network, backend) if what == "gemms" else Copies(backend, copied(task.dry_run))
+    return Gemms(task.workload, backend) if what == "gemms" else Copies(backend, copied(task.dry_run))
 
 
 def copied(dry_run: bool) -> int:

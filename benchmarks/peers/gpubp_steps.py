@@ -1,4 +1,4 @@
-"""gpubp itself: fused and captured on a GPU, its formulas as plain CuPy there, or on the CPU."""
+"""gpubp itself, a network or a stack: fused and captured on a GPU, its formulas as plain CuPy there, or on the CPU."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "n
 
 def prepare(task: Task, device: str) -> Steps:
     """The steps on a device of gpubp's."""
-    return Steps(task.network, open_backend(device, task.precision, task.dry_run), learning_rate=task.learning_rate)
+    return Steps(task.workload, open_backend(device, task.precision, task.dry_run), learning_rate=task.learning_rate)

@@ -32,11 +32,11 @@ class JaxSteps:
             device = jax.devices("gpu" if task.device == "cuda" else "cpu")[0]
         except RuntimeError as error:
             raise UnavailableError(f"jax {jax.__version__}: {str(error).splitlines()[0]}") from None
-        weights = [x.copy() for layer in task.network.weights for x in layer]  # its memory may be given away
+        weights = [x.copy() for layer in task.workload.weights for x in layer]  # its memory may be given away
         first, second = ([np.zeros_like(x) for x in weights] for _ in range(2))
         self.state = jax.device_put((weights, first, second, np.int32(0)), device)
-        self.data = jax.device_put(task.network.rows, device)
-        self.advance = peer(jax, _step(jax, task), task.network.batches)
+        self.data = jax.device_put(task.workload.rows, device)
+        self.advance = peer(jax, _step(jax, task), task.workload.batches)
 
     def run(self, count: int) -> None:
         """Launch the next steps."""
@@ -47,15 +47,15 @@ class JaxSteps:
         self.jax.block_until_ready(self.state)
 
     def weights(self) -> list[Any]:
-        """Of every layer."""
+        """W and b of every layer in turn."""
         return [np.asarray(x) for x in self.state[0]]
 
 
 def _step(jax: Any, task: Task) -> Callable[..., Any]:
     """The step of a task; the number of steps taken so far says which batch is next."""
-    jnp, dot, activation = jax.numpy, _dot(jax, task), _activation(jax, task.network.activation)
+    jnp, dot, activation = jax.numpy, _dot(jax, task), _activation(jax, task.workload.activation)
     storage = jnp.bfloat16 if task.precision == "bfloat16" else jnp.float32
-    batch_size, batches = task.network.batch_size, task.network.batches
+    batch_size, batches = task.workload.batch_size, task.workload.batches
 
     def loss(weights: list[Any], X: Any, y: Any) -> Any:
         z = X.astype(storage)

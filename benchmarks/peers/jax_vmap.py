@@ -23,7 +23,7 @@ class JaxStackSteps(JaxSteps):
     """A state whose tensors are (K, …), and an order for each network."""
 
     def weights(self) -> list[Any]:
-        """Of every layer of the first network, of the second, …"""
+        """W and b of every layer of the first network, of the second, …"""
         return network_by_network(super().weights())
 
 

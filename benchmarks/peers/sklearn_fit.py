@@ -17,8 +17,8 @@ def prepare(task: Task) -> SklearnSteps:
     """The steps, in float32."""
     if task.device != "cpu" or task.precision != "float32":
         raise UnavailableError("scikit-learn trains on the CPU, here in float32")
-    if task.network.activation not in ACTIVATIONS:
-        raise UnavailableError(f"scikit-learn has no activation {task.network.activation}")
+    if task.workload.activation not in ACTIVATIONS:
+        raise UnavailableError(f"scikit-learn has no activation {task.workload.activation}")
     return SklearnSteps(task)
 
 
@@ -39,13 +39,13 @@ class SklearnSteps:
     """`partial_fit` of all rows is an epoch, in the task's order; of some batches, a few steps."""
 
     def __init__(self, task: Task) -> None:
-        network = self.network = task.network
-        self.X, self.y, self.order = network.rows
+        workload = self.workload = task.workload
+        self.X, self.y, self.order = workload.rows
         self.at = 0
         self.net = require("sklearn.neural_network").MLPClassifier(
-            network.layer_sizes[1:-1],
-            ACTIVATIONS[network.activation],
-            batch_size=network.batch_size,
+            workload.layer_sizes[1:-1],
+            ACTIVATIONS[workload.activation],
+            batch_size=workload.batch_size,
             alpha=0.0,
             learning_rate_init=task.learning_rate,
             beta_1=task.beta1,
@@ -54,15 +54,15 @@ class SklearnSteps:
             n_iter_no_change=1 << 30,
             random_state=Order(self.order),
         )
-        some = slice(0, network.batch_size)
-        self.net.partial_fit(self.X[some], self.y[some], classes=np.arange(network.layer_sizes[-1]))
-        for (W, b), coef, intercept in zip(network.weights, self.net.coefs_, self.net.intercepts_, strict=True):
+        some = slice(0, workload.batch_size)
+        self.net.partial_fit(self.X[some], self.y[some], classes=np.arange(workload.layer_sizes[-1]))
+        for (W, b), coef, intercept in zip(workload.weights, self.net.coefs_, self.net.intercepts_, strict=True):
             coef[...], intercept[...] = W, b
         del self.net._optimizer  # the next call makes a new one, which has seen nothing
 
     def run(self, count: int) -> None:
         """Take the next steps."""
-        batch_size, batches = self.network.batch_size, self.network.batches
+        batch_size, batches = self.workload.batch_size, self.workload.batches
         while count:
             taken = min(count, batches - self.at)
             if taken == batches:
@@ -76,5 +76,5 @@ class SklearnSteps:
         """Nothing is left to do."""
 
     def weights(self) -> list[Any]:
-        """Of every layer."""
+        """W and b of every layer in turn."""
         return [x for layer in zip(self.net.coefs_, self.net.intercepts_, strict=True) for x in layer]

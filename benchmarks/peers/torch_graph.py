@@ -30,7 +30,7 @@ class GraphSteps(TorchSteps):
         super().__init__(task, capturable=True)
         torch = self.torch
         self.cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.batches = self.order.view(task.network.batches, task.network.batch_size)
+        self.batches = self.order.view(task.workload.batches, task.workload.batch_size)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):

@@ -34,11 +34,11 @@ class TorchSteps:
             raise UnavailableError(f"torch {torch.__version__} finds no CUDA device")
         torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
         self.task, self.device = task, torch.device(task.device)
-        X, y, order = task.network.rows
+        X, y, order = task.workload.rows
         self.X, self.y, self.order = (torch.from_numpy(array).to(self.device) for array in (X, y, order))
-        activation, options = ACTIVATIONS[task.network.activation]
+        activation, options = ACTIVATIONS[task.workload.activation]
         layers: list[Any] = []
-        for n_in, n_out in task.network.shapes:
+        for n_in, n_out in task.workload.shapes:
             layers += [torch.nn.Linear(n_in, n_out, device=self.device), getattr(torch.nn, activation)(**options)]
         self.net = torch.nn.Sequential(*layers[:-1])
         self.load_weights()
@@ -54,7 +54,7 @@ class TorchSteps:
 
     def run(self, count: int) -> None:
         """Launch the next steps."""
-        batch_size, batches = self.task.network.batch_size, self.task.network.batches
+        batch_size, batches = self.task.workload.batch_size, self.task.workload.batches
         for _ in range(count):
             self.step(self.order[self.at * batch_size : (self.at + 1) * batch_size])
             self.at = (self.at + 1) % batches
@@ -77,13 +77,13 @@ class TorchSteps:
             self.torch.cuda.synchronize()
 
     def weights(self) -> list[Any]:
-        """Of every layer; PyTorch's W is the transpose."""
+        """W and b of every layer in turn; PyTorch's W is the transpose."""
         return [(p.T if p.ndim == 2 else p).detach().cpu().numpy() for p in self.net.parameters()]
 
     def load_weights(self) -> None:
         """Bring the parameters to where the task begins."""
         torch = self.torch
         with torch.no_grad():
-            for layer, (W, b) in zip(list(self.net)[::2], self.task.network.weights, strict=True):
+            for layer, (W, b) in zip(list(self.net)[::2], self.task.workload.weights, strict=True):
                 layer.weight.copy_(torch.from_numpy(W.T))
                 layer.bias.copy_(torch.from_numpy(b))

@@ -37,11 +37,11 @@ class VmapSteps:
         if task.device == "cuda" and not torch.cuda.is_available():
             raise UnavailableError(f"torch {torch.__version__} finds no CUDA device")
         torch.set_float32_matmul_precision("high" if task.precision == "tf32" else "highest")
-        self.network, self.device = task.network, torch.device(task.device)
-        X, y, orders = self.network.rows
+        self.workload, self.device = task.workload, torch.device(task.device)
+        X, y, orders = self.workload.rows
         self.X, self.y = (torch.from_numpy(array).to(self.device) for array in (X, y))
         # (batches, K · batch): the rows that all networks take in a step, one network after the other.
-        K, batches = self.network.models, self.network.batches
+        K, batches = self.workload.models, self.workload.batches
         by_step = orders.reshape(K, batches, -1).swapaxes(0, 1).reshape(batches, -1)
         self.order = torch.from_numpy(np.ascontiguousarray(by_step)).to(self.device)
         nets = [self._module() for _ in range(K)]
@@ -65,15 +65,15 @@ class VmapSteps:
         self.at = 0
 
     def _module(self) -> Any:
-        activation, options = ACTIVATIONS[self.network.activation]
+        activation, options = ACTIVATIONS[self.workload.activation]
         layers: list[Any] = []
-        for n_in, n_out in self.network.shapes:
+        for n_in, n_out in self.workload.shapes:
             layers += [self.torch.nn.Linear(n_in, n_out), getattr(self.torch.nn, activation)(**options)]
         return self.torch.nn.Sequential(*layers[:-1])
 
     def load_weights(self) -> None:
         """Bring the parameters to where the task begins; PyTorch's W is the transpose."""
-        for l, (W, b) in enumerate(self.network.weights):
+        for l, (W, b) in enumerate(self.workload.weights):
             self.parameters[f"{2 * l}.weight"].copy_(self.torch.from_numpy(W.swapaxes(1, 2)))
             self.parameters[f"{2 * l}.bias"].copy_(self.torch.from_numpy(b))
 
@@ -84,7 +84,7 @@ class VmapSteps:
 
     def step(self, rows: Any) -> None:
         """One step of all networks; `rows` holds the batch of each."""
-        batches = self.network.models, self.network.batch_size
+        batches = self.workload.models, self.workload.batch_size
         X = self.X.index_select(0, rows).view(*batches, -1)
         y = self.y.index_select(0, rows).view(*batches)
         for name, grad in self.gradients(self.parameters, X, y).items():

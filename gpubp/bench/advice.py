@@ -9,7 +9,7 @@ from itertools import islice
 
 from gpubp.backends import CPU_PRECISIONS, get_backend
 from gpubp.bench.report import Report
-from gpubp.bench.steps import Network, Steps, rounds, workload
+from gpubp.bench.steps import Steps, Workload, rounds, workload
 from gpubp.bench.timing import ratio
 from gpubp.errors import DeviceError
 
@@ -23,55 +23,55 @@ def advice(report: Report) -> list[str]:
     if not measured:
         return ["nothing could be measured; gpubp doctor says more"]
     precision = measured[0].precision
-    of = {row.backend: row for row in measured if row.precision == precision}
+    row_of = {row.backend: row for row in measured if row.precision == precision}
     reasons = {row.backend: row.reason for row in report.rows if row.precision == precision}
-    best = min(of.values(), key=lambda row: row.step.median)
+    best = min(row_of.values(), key=lambda row: row.step.median)
     device = "cuda" if best.backend.startswith("cuda") else "cpu"
-    said = [f"--device {device} for this network in {precision}: {best.step.median * 1e3:.3g} ms a step"]
-    if "reference" in of and best.backend != "reference":
-        times = ratio(of["reference"].seconds, best.seconds).median
-        said[0] += f", {times:.2g} times as fast as the plain formulas on the CPU"
-    if "reference" in of and "compiled" not in of:
-        said.append(f"the CPU could be faster: {reasons['compiled']}")
-    if "cuda" in of:
-        said += _crossovers(report.network, precision, report.optimizer)
-    return said
+    sentences = [f"--device {device} for this network in {precision}: {best.step.median * 1e3:.3g} ms a step"]
+    if "reference" in row_of and best.backend != "reference":
+        times = ratio(row_of["reference"].seconds, best.seconds).median
+        sentences[0] += f", {times:.2g} times as fast as the plain formulas on the CPU"
+    if "reference" in row_of and "compiled" not in row_of:
+        sentences.append(f"the CPU could be faster: {reasons['compiled']}")
+    if "cuda" in row_of:
+        sentences += _crossovers(report.network, precision, report.optimizer)
+    return sentences
 
 
-def _crossovers(network: Network, precision: str, optimizer: str) -> list[str]:
+def _crossovers(measured: Workload, precision: str, optimizer: str) -> list[str]:
     """From what width of the hidden layers, and from what batch size on, the GPU is faster."""
-    first, *hidden, last = network.layer_sizes
+    first, *hidden, last = measured.layer_sizes
     end = time.perf_counter() + LOOKING
     cpu = precision if precision in CPU_PRECISIONS else "float32"
 
-    def wins(other: Network) -> bool | None:
+    def wins(case: Workload) -> bool | None:
         """None where there is no time left, or no memory for it."""
         if time.perf_counter() > end:
             return None
         try:
             both = {
-                "cuda": Steps(other, get_backend("cuda", precision), optimizer),
-                "cpu": Steps(other, get_backend("cpu", cpu), optimizer),
+                "cuda": Steps(case, get_backend("cuda", precision), optimizer),
+                "cpu": Steps(case, get_backend("cpu", cpu), optimizer),
             }
             seconds = list(islice(rounds(both), 3))
         except (DeviceError, MemoryError):
             return None
         return ratio([s["cpu"] for s in seconds], [s["cuda"] for s in seconds]).median > 1
 
-    said = []
+    sentences = []
     if hidden:
-        widths = {w: replace(network, layer_sizes=(first, *[w] * len(hidden), last)) for w in WIDTHS}
-        said.append(_from(widths, wins, f"at batch {network.batch_size}, with hidden layers of width"))
-    batches = {b: workload(network.layer_sizes, b, network.activation) for b in BATCH_SIZES}
-    said.append(_from(batches, wins, "this network, at batch size"))
-    return [sentence for sentence in said if sentence]
+        widths = {w: replace(measured, layer_sizes=(first, *[w] * len(hidden), last)) for w in WIDTHS}
+        sentences.append(_from(widths, wins, f"at batch {measured.batch_size}, with hidden layers of width"))
+    batches = {b: workload(measured.layer_sizes, b, measured.activation) for b in BATCH_SIZES}
+    sentences.append(_from(batches, wins, "this network, at batch size"))
+    return [sentence for sentence in sentences if sentence]
 
 
-def _from(cases: dict[int, Network], wins: Callable[[Network], bool | None], where: str) -> str:
+def _from(cases: dict[int, Workload], wins: Callable[[Workload], bool | None], where: str) -> str:
     """A sentence on the first of the cases in which the GPU wins; none where none could be tried."""
     tried = 0
-    for value, network in cases.items():
-        won = wins(network)
+    for value, case in cases.items():
+        won = wins(case)
         if won is None:
             break
         if won:

@@ -114,8 +114,8 @@ def checks_of_this_machine() -> Iterator[Check]:
         yield Check(f"float32 against float64, {name}", _parity(name), PARITY_LIMIT)
     for name, make in LOSSES.items():
         net, X, y = _example(make(), "tanh", "float64")
-        found = check_gradients(net, X, y)
-        yield Check(f"gradients, {name}", max(found.errors.values()), found.tolerance)
+        check = check_gradients(net, X, y)
+        yield Check(f"gradients, {name}", max(check.errors.values()), check.tolerance)
 
 
 def slow_kernels(environment: Mapping[str, str], flags: frozenset[str]) -> list[Finding]:
@@ -129,14 +129,14 @@ def slow_kernels(environment: Mapping[str, str], flags: frozenset[str]) -> list[
         The processor's, as Linux names them; empty where unknown, and then nothing is said.
     """
     best = max((i for i, needed in enumerate(FLAGS) if flags.issuperset(needed)), default=0)
-    found = []
+    warnings = []
     for variable in PINS:
         family = environment.get(variable, "")
         level = FAMILIES.get(family.split(",")[0].strip().lower())
         if flags and level is not None and level < best:
             warning = f"slower {LEVELS[level]} kernels, though the processor has {LEVELS[best]}; unset {variable}"
-            found.append(Finding("BLAS kernels", f"{variable}={family}", warning))
-    return found
+            warnings.append(Finding("BLAS kernels", f"{variable}={family}", warning))
+    return warnings
 
 
 def _packages() -> Iterator[Finding]:
@@ -200,8 +200,8 @@ def _blas() -> Iterator[Finding]:
         version = library.get("version") or "of unknown version"
         kernels = f", {library['architecture']} kernels" if library.get("architecture") else ""
         threads = int(library["num_threads"])
-        found = f"{library['internal_api']} {version}{kernels}, {threads} thread{'s' if threads > 1 else ''}"
-        yield Finding("BLAS", found, _few_threads(threads))
+        description = f"{library['internal_api']} {version}{kernels}, {threads} thread{'s' if threads > 1 else ''}"
+        yield Finding("BLAS", description, _few_threads(threads))
     if not libraries:
         built: Any = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         yield Finding("BLAS", f"{built.get('name', 'unknown')} {built.get('version', '')}".strip())

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpubp.bench.steps import Network
+from gpubp.bench.steps import Workload
 from gpubp.bench.timing import Spread, ratio, spread
 from gpubp.serialization import atomic_write
 
 
 @dataclass
-class Row:
+class BackendRow:
     """One backend in one precision.
 
     Attributes
@@ -22,11 +22,11 @@ class Row:
     reason : str
         Why it has no figures, in one line; empty where it has.
     seconds, floor : list of float
-        Of a step, and of its bare matrix products on the same device, one each per round.
+        Seconds of a step, and of its bare matrix products on the same device, one each per round.
     memory : int
         Bytes that training takes beside the data.
     error : float
-        Of the first steps, against float64.
+        Relative error of the first steps, against float64.
     """
 
     backend: str
@@ -59,44 +59,45 @@ class Report:
 
     Attributes
     ----------
-    network : Network
+    network : Workload
+        Which network, and the batches that its steps take.
     optimizer : str
     machine : dict of str to str
         What it was measured on, as `gpubp.bench.doctor` finds it, warnings included.
-    rows : list of Row
+    rows : list of BackendRow
     advice : list of str
         Which device for this network, in sentences.
     interrupted : bool
         Whether Ctrl-C ended it early.
     """
 
-    network: Network
+    network: Workload
     optimizer: str
     machine: dict[str, str]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[BackendRow] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     interrupted: bool = False
 
-    def gflops(self, row: Row) -> float:
-        """Of the step's matrix products, over the time of the whole step."""
+    def gflops(self, row: BackendRow) -> float:
+        """Rate of the step's matrix products, over the time of the whole step."""
         return self.network.flops_per_row * self.network.batch_size / row.step.median / 1e9
 
     def save(self, path: Path) -> None:
         """As JSON, whole or not at all."""
         rows: list[dict[str, Any]] = []
         for row in self.rows:
-            said = {"backend": row.backend, "precision": row.precision}
+            name = {"backend": row.backend, "precision": row.precision}
             if not row.measured:
-                rows.append(said | {"skipped": row.reason or "not reached"})
+                rows.append(name | {"skipped": row.reason or "not reached"})
                 continue
             rows.append(
-                said
+                name
                 | {"ms per step": [value * 1e3 for value in row.step], "rounds": len(row.seconds)}
                 | {"samples per second": self.network.batch_size / row.step.median, "GFLOP/s": self.gflops(row)}
                 | {"of the bare GEMMs": list(row.of_floor), "memory": row.memory}
                 | {"error after two steps": row.error}
             )
-        found = {
+        report = {
             "machine": self.machine,
             "network": self.network.name,
             "layer_sizes": self.network.layer_sizes,
@@ -107,4 +108,4 @@ class Report:
             "advice": self.advice,
             "interrupted": self.interrupted,
         }
-        atomic_write(path, (json.dumps(found, indent=1) + "\n").encode())
+        atomic_write(path, (json.dumps(report, indent=1) + "\n").encode())

@@ -14,14 +14,14 @@ from typing import Any
 from gpubp.backends import Backend, get_backend
 from gpubp.bench.advice import advice
 from gpubp.bench.doctor import findings
-from gpubp.bench.report import Report, Row
+from gpubp.bench.report import BackendRow, Report
 from gpubp.bench.steps import (
     TOLERANCE,
     VERIFIED,
     BareGemms,
-    Network,
     Repeated,
     Steps,
+    Workload,
     displacements,
     error,
     rounds,
@@ -39,12 +39,12 @@ SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS", "BLAS kernels", "Cu
 FLOORS = {name: f"bare GEMMs, {'GPU' if name.startswith('cuda') else 'CPU'}" for name in DEVICES}
 
 
-def bench(network: Network, precisions: Sequence[str] = ("float32",), optimizer: str = "adam") -> Report:
+def bench(workload: Workload, precisions: Sequence[str] = ("float32",), optimizer: str = "adam") -> Report:
     """Measure a network's steps on every backend; takes less than a minute per precision.
 
     A backend that is not there, fails or is wrong says so in its row. Ctrl-C ends the measuring, not the report.
     """
-    report = Report(network, optimizer, _machine())
+    report = Report(workload, optimizer, _machine())
     try:
         for precision in precisions:
             _measure(report, precision)
@@ -78,44 +78,45 @@ def open_backend(name: str, precision: str) -> Backend:
 
 def _measure(report: Report, precision: str) -> None:
     """Rows of one precision: verify everyone, then let them take turns."""
-    network, rows = report.network, verified_rows(report.network)
-    expected = displacements(network, report.optimizer, rows)
+    workload, verified = report.network, verified_rows(report.network)
+    expected = displacements(workload, report.optimizer, verified)
     steps_of: dict[str, Steps] = {}
-    entrants: dict[str, Excused] = {}
-    floors: dict[str, Excused] = {}
-    found = {name: Row(name, precision) for name in DEVICES}
-    report.rows += found.values()
-    for name, row in found.items():
-        with _excused(row):
-            steps = Steps(network, open_backend(name, precision), report.optimizer)
-            row.memory = steps.stack.memory(network.batch_size, report.optimizer)["total"]
-            _verify(steps, row, expected, rows)
+    entrants: dict[str, UntilFailure] = {}
+    floors: dict[str, UntilFailure] = {}
+    rows = {name: BackendRow(name, precision) for name in DEVICES}
+    report.rows += rows.values()
+    for name, row in rows.items():
+        with _failures_noted(row):
+            steps = Steps(workload, open_backend(name, precision), report.optimizer)
+            row.memory = steps.stack.memory(workload.batch_size, report.optimizer)["total"]
+            _verify(steps, row, expected, verified)
             steps.seconds(1)  # whatever a whole batch may lack, such as memory, shows here
             floor = FLOORS[name]
             if floor not in floors:
-                floors[floor] = Excused(BareGemms(network, steps.backend))
-            entrants[name], steps_of[name] = Excused(steps, row), steps
+                floors[floor] = UntilFailure(BareGemms(workload, steps.backend))
+            entrants[name], steps_of[name] = UntilFailure(steps, row), steps
             floors[floor].rows.append(row)
     for seconds in rounds({**entrants, **floors}):
         for name in entrants:
-            found[name].seconds.append(seconds[name])
-            found[name].floor.append(seconds[FLOORS[name]])
+            rows[name].seconds.append(seconds[name])
+            rows[name].floor.append(seconds[FLOORS[name]])
     for name, steps in steps_of.items():
-        with _excused(found[name]):
+        with _failures_noted(rows[name]):
             if steps.diverged():
                 raise DeviceError("the network diverged while it was measured, and steps then do nothing")
 
 
-class Excused(Repeated):
-    """What takes turns for some rows until it fails, or they have: the others go on.
+class UntilFailure(Repeated):
+    """What takes turns until it fails, or until all rows that it is measured for have failed: the others go on.
 
     Parameters
     ----------
     repeated : Repeated
-    *rows : Row
+    *rows : BackendRow
+        Where a failure is noted.
     """
 
-    def __init__(self, repeated: Repeated, *rows: Row) -> None:
+    def __init__(self, repeated: Repeated, *rows: BackendRow) -> None:
         self.repeated, self.rows = repeated, list(rows)
 
     def run(self, count: int) -> None:
@@ -127,13 +128,13 @@ class Excused(Repeated):
     def seconds(self, count: int) -> float:
         """Without end for what has failed."""
         if not all(row.reason for row in self.rows):
-            with _excused(*self.rows):
+            with _failures_noted(*self.rows):
                 return super().seconds(count)
         return math.inf
 
 
 @contextmanager
-def _excused(*rows: Row) -> Iterator[None]:
+def _failures_noted(*rows: BackendRow) -> Iterator[None]:
     """What keeps rows from being measured stands in them, and keeps no others."""
     try:
         yield
@@ -149,8 +150,8 @@ def _excused(*rows: Row) -> Iterator[None]:
         row.reason = row.reason or reason
 
 
-def _verify(steps: Steps, row: Row, expected: Sequence[Any], rows: int) -> None:
+def _verify(steps: Steps, row: BackendRow, expected: Sequence[Any], rows: int) -> None:
     steps.run(VERIFIED, rows)
-    row.error = error(steps.network, [sample(tensor) for tensor in steps.weights()], expected)
+    row.error = error(steps.workload, [sample(tensor) for tensor in steps.weights()], expected)
     if not row.error <= TOLERANCE[row.precision]:
         raise DeviceError(f"wrong: its first steps are off by {row.error:.2g}, relative to float64's; see gpubp doctor")

@@ -34,10 +34,10 @@ TOLERANCE = {"float64": 1e-3, "float32": 0.05, "tf32": 0.3, "float16": 0.3, "bfl
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network, the batch it is trained on, and random rows to learn: the same for whoever trains it.
+class Workload:
+    """A network to be trained, on which batches of which rows, and from which weights on: alike for whoever trains it.
 
-    The loss is cross-entropy, or half the squared error for a single output.
+    Rows and weights are random numbers. The loss is cross-entropy, or half the squared error for a single output.
     """
 
     layer_sizes: tuple[int, ...]
@@ -66,7 +66,7 @@ class Network:
 
     @property
     def flops_per_row(self) -> int:
-        """Of the matrix products of a step: forward, BP4, and BP2 of all layers but the first."""
+        """Floating-point operations of a step's matrix products: forward, BP4, and BP2 of all layers but the first."""
         products = [2 * n_in * n_out for n_in, n_out in self.shapes]
         return 3 * sum(products) - products[0]
 
@@ -86,14 +86,14 @@ class Network:
         return _rows(self)
 
 
-def workload(layer_sizes: Sequence[int], batch_size: int, activation: str = "relu") -> Network:
-    """A network with as many batches as `RESIDENT` bytes hold, 2 at least and 64 at most."""
+def workload(layer_sizes: Sequence[int], batch_size: int, activation: str = "relu") -> Workload:
+    """The workload of a network on as many batches as `RESIDENT` bytes hold, 2 at least and 64 at most."""
     batches = int(np.clip(RESIDENT / (4 * batch_size * layer_sizes[0]), 2, 64))
-    return Network(tuple(layer_sizes), batch_size, batches, activation)
+    return Workload(tuple(layer_sizes), batch_size, batches, activation)
 
 
 @lru_cache(maxsize=1)
-def _weights(network: Network) -> list[tuple[Any, Any]]:
+def _weights(workload: Workload) -> list[tuple[Any, Any]]:
     """He's uniform draw, so that signals neither vanish nor explode; biases off zero, so that their use shows."""
     rng = np.random.default_rng(0)
 
@@ -102,15 +102,15 @@ def _weights(network: Network) -> list[tuple[Any, Any]]:
 
     return [
         (uniform(n_in, n_out) * np.float32((6 / n_in) ** 0.5), uniform(n_out) * np.float32(0.1))
-        for n_in, n_out in network.shapes
+        for n_in, n_out in workload.shapes
     ]
 
 
 @lru_cache(maxsize=1)
-def _rows(network: Network) -> tuple[Any, Any, Any]:
+def _rows(workload: Workload) -> tuple[Any, Any, Any]:
     rng = np.random.default_rng(1)
-    m, n_out = network.batch_size * network.batches, network.layer_sizes[-1]
-    X = rng.standard_normal((m, network.layer_sizes[0]), dtype=np.float32)
+    m, n_out = workload.batch_size * workload.batches, workload.layer_sizes[-1]
+    X = rng.standard_normal((m, workload.layer_sizes[0]), dtype=np.float32)
     y = rng.integers(0, n_out, m) if n_out > 1 else rng.standard_normal((m, 1), dtype=np.float32)
     return X, y, rng.permutation(m)
 
@@ -138,39 +138,55 @@ class Steps(Repeated):
     """Training steps on resident rows, ready to be taken; after the last batch of the order comes the first again.
 
     Selecting the batch belongs to a step.
+
+    Parameters
+    ----------
+    workload : Workload
+        Where its weights are (K, n_in, n_out) and its order is (K, m), it is that of a stack of K networks.
+    backend : Backend
+    optimizer : str
+    learning_rate, dropout : float
     """
 
     def __init__(
         self,
-        network: Network,
+        workload: Workload,
         backend: Backend,
         optimizer: str = "adam",
         learning_rate: float = 1e-3,
         dropout: float = 0.0,
     ) -> None:
-        self.network, self.backend = network, backend
-        net = MLP(network.layer_sizes, network.activation, network.loss, init="zeros", device=backend)
+        self.workload, self.backend = workload, backend
+        X, y, order = workload.rows
+        orders = np.atleast_2d(order)
+        K = len(orders)
+        net = MLP(workload.layer_sizes, workload.activation, workload.loss, init="zeros", models=K, device=backend)
         self.stack = net.stack
-        for layer, (W, b) in zip(self.stack.layers, network.weights, strict=True):
-            layer.W[...] = backend.from_host(W[None], backend.dtype)
-            layer.b[...] = backend.from_host(b[None, None], backend.dtype)
-        X, y, order = network.rows
+        for layer, (W, b) in zip(self.stack.layers, workload.weights, strict=True):
+            layer.W[...] = backend.from_host(W.reshape(layer.W.shape), backend.dtype)
+            layer.b[...] = backend.from_host(b.reshape(layer.b.shape), backend.dtype)
         rule = get_optimizer(optimizer)
-        options = {name: np.full(1, value) for name, value in rule.options.items()}
-        decay = np.full(1, rule.weight_decay) if rule.weight_decay else None
-        state = initial_state(self.stack, rule, options, weight_decay=decay)
-        data = (X, y, None)
-        self.step = TrainingStep(self.stack, data, network.batch_size, state, np.full(1, dropout), np.zeros(1))
-        rates = np.full(network.batches, learning_rate)
-        self.step.begin(draw_table([order], network.batch_size, None, np.zeros(1, np.int64), [rates]))
+        options = {name: np.full(K, value) for name, value in rule.options.items()}
+        decay = np.full(K, rule.weight_decay) if rule.weight_decay else None
+        self.step = TrainingStep(
+            self.stack,
+            data=(X, y, None),
+            batch_size=workload.batch_size,
+            optimizer=initial_state(self.stack, rule, options, weight_decay=decay),
+            dropout=np.full(K, dropout),
+            label_smoothing=np.zeros(K),
+            orders=K,
+        )
+        rates = [np.full(workload.batches, learning_rate)] * K
+        self.step.begin(draw_table(list(orders), workload.batch_size, None, np.zeros(K, np.int64), rates))
         self.at = 0
 
     def run(self, count: int, rows: int | None = None) -> None:
         """Launch the next steps, on the first `rows` rows of their batches or on whole ones."""
         while count:
-            taken = min(count, self.network.batches - self.at)
-            self.step.run_steps(taken, rows or self.network.batch_size)
-            self.at, count = (self.at + taken) % self.network.batches, count - taken
+            taken = min(count, self.workload.batches - self.at)
+            self.step.run_steps(taken, rows or self.workload.batch_size)
+            self.at, count = (self.at + taken) % self.workload.batches, count - taken
             if self.at == 0:
                 self.step.seek(0)
 
@@ -179,41 +195,43 @@ class Steps(Repeated):
         self.step.position()
 
     def weights(self) -> list[Any]:
-        """W and b of every layer in turn, on the host."""
-        return [self.backend.to_host(x) for layer in self.step.live.layers for x in (layer.W[0], layer.b[0, 0])]
+        """W and b of every layer in turn, on the host; of a stack, those of its first network, of its second, …"""
+        layers, to_host = self.step.live.layers, self.backend.to_host
+        tensors = [to_host(tensor) for layer in layers for tensor in (layer.W, layer.b[:, 0])]
+        return [tensor[k] for k in range(self.stack.models) for tensor in tensors]
 
     def diverged(self) -> bool:
-        """Whether the network left the finite numbers: steps do nothing from then on."""
+        """Whether a network left the finite numbers: steps do nothing to it from then on."""
         return not self.step.active().all()
 
 
 class BareGemms(Repeated):
     """The matrix products of a step and nothing else, captured as the step is: the floor under any step."""
 
-    def __init__(self, network: Network, backend: Backend) -> None:
-        self.network, self.backend = network, backend
+    def __init__(self, workload: Workload, backend: Backend) -> None:
+        self.workload, self.backend = workload, backend
         self.last = backend.zeros((1,))
-        self.products = backend.capture(_products(network, backend))
+        self.products = backend.capture(_products(workload, backend))
 
     def run(self, count: int) -> None:
         """Launch the products of `count` steps."""
-        self.products(count, self.network.batch_size)
+        self.products(count, self.workload.batch_size)
 
     def wait(self) -> None:
         """Copying to the host waits for all work before it."""
         self.backend.to_host(self.last)
 
 
-def _products(network: Network, backend: Backend) -> Callable[[int], None]:
+def _products(workload: Workload, backend: Backend) -> Callable[[int], None]:
     """Forward products, then BP4 and BP2 of every layer from the last, on operands of the sizes of the step."""
     rng = np.random.default_rng(2)
-    storage, batch_size, shapes = backend.storage, network.batch_size, network.shapes
+    storage, batch_size, shapes = backend.storage, workload.batch_size, workload.shapes
 
     def drawn(*shape: int) -> Any:
         return backend.from_host(rng.standard_normal((1, *shape), dtype=np.float32), storage)
 
-    X = drawn(batch_size, network.layer_sizes[0])
-    W = [backend.from_host(w[None], storage) for w, _ in network.weights]
+    X = drawn(batch_size, workload.layer_sizes[0])
+    W = [backend.from_host(w[None], storage) for w, _ in workload.weights]
     a = [backend.empty((1, batch_size, n_out), storage) for _, n_out in shapes]
     deltas = [drawn(batch_size, n_out) for _, n_out in shapes]
     below = [backend.empty((1, batch_size, n_in), storage) for n_in, _ in shapes]
@@ -253,25 +271,34 @@ def sample(tensor: Any) -> Any:
     return tensor.ravel()[:: max(1, tensor.size // SAMPLE)].copy()
 
 
-def verified_rows(network: Network) -> int:
+def verified_rows(workload: Workload) -> int:
     """Rows of a batch that verification takes: all of them, unless the reference would be long at it."""
-    return int(np.clip(VERIFYING / (VERIFIED * network.flops_per_row), 1, network.batch_size))
+    return int(np.clip(VERIFYING / (VERIFIED * workload.flops_per_row), 1, workload.batch_size))
 
 
-def displacements(network: Network, optimizer: str = "adam", rows: int | None = None) -> list[Any]:
+def displacements(workload: Workload, optimizer: str = "adam", rows: int | None = None) -> list[Any]:
     """What the first steps add to the sampled elements of every tensor, in float64, by the reference formulas."""
-    steps = Steps(network, ReferenceBackend(np.float64), optimizer)
+    steps = Steps(workload, ReferenceBackend(np.float64), optimizer)
     steps.run(VERIFIED, rows)
-    return [sample(tensor) - s for tensor, s in zip(steps.weights(), first_weights(network), strict=True)]
+    return [sample(tensor) - s for tensor, s in zip(steps.weights(), first_weights(workload), strict=True)]
 
 
-def first_weights(network: Network) -> list[Any]:
+def first_weights(workload: Workload) -> list[Any]:
     """The sampled elements of every tensor before the first step."""
-    return [sample(tensor) for layer in network.weights for tensor in layer]
+    return [sample(tensor) for layer in workload.weights for tensor in layer]
 
 
-def error(network: Network, sampled: Sequence[Any], expected: Sequence[Any]) -> float:
-    """Of the first steps of somebody whose tensors, sampled, are these now; `expected` is from `displacements`."""
-    moved = [w - s for w, s in zip(sampled, first_weights(network), strict=True)]
+def error(workload: Workload, sampled: Sequence[Any], expected: Sequence[Any]) -> float:
+    """The largest relative error of a tensor after the first steps.
+
+    Parameters
+    ----------
+    workload : Workload
+    sampled : sequence of arrays
+        The tensors after those steps, by `sample`.
+    expected : sequence of arrays
+        What the steps should have added to them, by `displacements`.
+    """
+    moved = [w - s for w, s in zip(sampled, first_weights(workload), strict=True)]
     pairs = zip(moved, expected, strict=True)
     return float(np.max([np.linalg.norm(m - e) / np.linalg.norm(e) for m, e in pairs]))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 
 class Spread(NamedTuple):
@@ -23,13 +21,13 @@ class Spread(NamedTuple):
 
 
 def spread(values: Any) -> Spread:
-    """Of numbers, one from each round."""
+    """Median and quartiles of numbers, one from each round."""
     low, median, high = np.percentile(values, [25, 50, 75]).tolist()
     return Spread(median, low, high)
 
 
 def ratio(a: Any, b: Any) -> Spread:
-    """Of a/b, round by round: a slow spell of the machine is in both."""
+    """Median and quartiles of a/b, formed round by round: a slow spell of the machine is in both."""
     return spread(np.divide(a, b))
 
 
@@ -42,11 +40,3 @@ def turns(functions: Mapping[str, Callable[[], object]]) -> Iterator[dict[str, f
             function()
             seconds[name] = time.perf_counter() - start
         yield seconds
-
-
-def interleaved(
-    functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3
-) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each function, (rounds,), by turns, after `warm_up` rounds that are not measured."""
-    found = list(islice(turns(functions), warm_up, warm_up + rounds))
-    return {name: np.array([seconds[name] for seconds in found]) for name in functions}

@@ -15,7 +15,7 @@ from gpubp.backends.cuda.cupy_driver import CupyDriver
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, dtype_of
 from gpubp.backends.cuda.gemm import CublasLt, LtGemm
 from gpubp.backends.cuda.gemm_table import Algorithm, GemmTable
-from gpubp.bench.steps import Network, Repeated, Steps, rounds
+from gpubp.bench.steps import Repeated, Steps, Workload, rounds
 from gpubp.bench.timing import Spread, ratio, spread
 from gpubp.errors import DeviceError
 from gpubp.serialization import atomic_write
@@ -29,7 +29,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "tf32": 2e-3, "float16": 2e-3, "
 
 @dataclass(frozen=True)
 class Tuned:
-    """A product, and what was found.
+    """A product, and the algorithm chosen for it.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Tuned:
     best: Spread
 
 
-def tune(network: Network, precisions: Sequence[str] = ("float32",)) -> tuple[GemmTable, list[Tuned]]:
+def tune(workload: Workload, precisions: Sequence[str] = ("float32",)) -> tuple[GemmTable, list[Tuned]]:
     """Choose an algorithm for every product of a step, and write the choices into the user's table.
 
     Those for other products stay in it. Processes that start from now on use it.
@@ -71,16 +71,16 @@ def tune(network: Network, precisions: Sequence[str] = ("float32",)) -> tuple[Ge
             "pip install nvmath-python"
         )
     for precision in precisions:
-        steps = Steps(network, CudaBackend(driver, precision))
+        steps = Steps(workload, CudaBackend(driver, precision))
         steps.seconds(1)
-    found = []
+    products = []
     for spec in driver.prepared():
         with cublas.at_work(f"tuning of the {spec}"):
-            found.append(tuned(driver, cublas, spec))
-    chosen = {each.spec: each.chosen for each in found}
+            products.append(tuned(driver, cublas, spec))
+    chosen = {product.spec: product.chosen for product in products}
     table = replace(cublas.table, algorithms={**cublas.table.algorithms, **chosen})
     atomic_write(table.path, table.text.encode())
-    return table, found
+    return table, products
 
 
 def tuned(driver: CupyDriver, cublas: CublasLt, spec: GemmSpec) -> Tuned:
@@ -108,8 +108,14 @@ def tuned(driver: CupyDriver, cublas: CublasLt, spec: GemmSpec) -> Tuned:
     chosen = min(entrants, key=lambda each: spread(seconds[each]).median)
     if ratio(seconds[chosen], seconds[first]).median > 1 - NOISE:
         chosen = first
-    best = spread(seconds[chosen])
-    return Tuned(spec, len(products), len(products) - len(entrants), chosen, spread(seconds[first]), best)
+    return Tuned(
+        spec=spec,
+        proposals=len(products),
+        refused=len(products) - len(entrants),
+        chosen=chosen,
+        first=spread(seconds[first]),
+        best=spread(seconds[chosen]),
+    )
 
 
 class Captured(Repeated):

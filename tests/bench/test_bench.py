@@ -24,16 +24,16 @@ from gpubp.bench import advice as bench_advice
 from gpubp.bench import run as bench
 from gpubp.bench import steps as bench_steps
 from gpubp.bench.doctor import findings
-from gpubp.bench.report import Report, Row
-from gpubp.bench.steps import BareGemms, Network, Steps, displacements, error, sample, verified_rows
-from gpubp.bench.timing import interleaved, ratio, spread, turns
+from gpubp.bench.report import BackendRow, Report
+from gpubp.bench.steps import BareGemms, Steps, Workload, displacements, error, sample, verified_rows
+from gpubp.bench.timing import ratio, spread, turns
 from gpubp.cli.app import app
 from gpubp.errors import DeviceError
 from support import cuda_stubs
 from support.cuda_stubs import CublasLtStub, CupyStub, configured
 from support.machines import compiled_backend, host_driver
 
-NETWORK = Network((5, 7, 3), 4, 2)
+WORKLOAD = Workload((5, 7, 3), 4, 2)
 TINY = ["--layers", "5,7,3", "--batch-size", "4"]
 
 
@@ -61,13 +61,6 @@ def opened(faults: dict[str, Callable[[], Any]]) -> Callable[[str, str], Any]:
 # -- the measuring core -------------------------------------------------------------------------------------
 
 
-def test_functions_take_turns_and_the_first_rounds_do_not_count() -> None:
-    called: list[str] = []
-    seconds = interleaved({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3, warm_up=2)
-    assert "".join(called) == "ab" * 5
-    assert [len(values) for values in seconds.values()] == [3, 3]
-
-
 def test_turns_measure_each_function_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = count()
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
@@ -83,9 +76,9 @@ def test_ratios_are_formed_round_by_round() -> None:
 
 def test_a_network_counts_its_products() -> None:
     forward, bp4, bp2 = 5 * 7 + 7 * 3, 5 * 7 + 7 * 3, 7 * 3
-    assert NETWORK.flops_per_row == 2 * (forward + bp4 + bp2)
-    assert NETWORK.name == "5-7-3 b4"
-    assert Network((5, 7, 3), 4, 2, "tanh").name == "5-7-3 b4 tanh"
+    assert WORKLOAD.flops_per_row == 2 * (forward + bp4 + bp2)
+    assert WORKLOAD.name == "5-7-3 b4"
+    assert Workload((5, 7, 3), 4, 2, "tanh").name == "5-7-3 b4 tanh"
 
 
 class Counting(ReferenceBackend):
@@ -98,19 +91,19 @@ class Counting(ReferenceBackend):
         super().matmul(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
 
 
-@pytest.mark.parametrize("network", [NETWORK, Network((5, 3), 4, 2), Network((3, 4, 4, 1), 2, 3)])
-def test_the_floor_is_the_products_of_a_step(network: Network) -> None:
+@pytest.mark.parametrize("workload", [WORKLOAD, Workload((5, 3), 4, 2), Workload((3, 4, 4, 1), 2, 3)])
+def test_the_floor_is_the_products_of_a_step(workload: Workload) -> None:
     for make in (Steps, BareGemms):
         backend = Counting(np.float32)
-        repeated = make(network, backend)
+        repeated = make(workload, backend)
         backend.flops = 0
         repeated.run(5)
         repeated.wait()
-        assert backend.flops == 5 * network.batch_size * network.flops_per_row
+        assert backend.flops == 5 * workload.batch_size * workload.flops_per_row
 
 
 def test_steps_begin_again_after_the_last_batch() -> None:
-    once, by_parts = (Steps(Network((5, 7, 3), 4, 3), ReferenceBackend(np.float64)) for _ in range(2))
+    once, by_parts = (Steps(Workload((5, 7, 3), 4, 3), ReferenceBackend(np.float64)) for _ in range(2))
     once.run(7)
     for taken in (2, 1, 4):
         by_parts.run(taken)
@@ -120,29 +113,29 @@ def test_steps_begin_again_after_the_last_batch() -> None:
 
 
 def test_long_verifications_are_cut_to_some_rows() -> None:
-    assert verified_rows(NETWORK) == 4
-    assert verified_rows(Network((4096, 4096, 4096), 4096, 2)) < 1000
+    assert verified_rows(WORKLOAD) == 4
+    assert verified_rows(Workload((4096, 4096, 4096), 4096, 2)) < 1000
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_what_steps_add_is_compared_with_float64(optimizer: str, activation: str) -> None:
-    network = Network((5, 7, 3), 4, 2, activation)
-    expected = displacements(network, optimizer, rows=3)
-    steps = Steps(network, compiled_backend("float32"), optimizer)
+    workload = Workload((5, 7, 3), 4, 2, activation)
+    expected = displacements(workload, optimizer, rows=3)
+    steps = Steps(workload, compiled_backend("float32"), optimizer)
     steps.run(2, rows=3)
     tensors = steps.weights()
-    assert error(network, [sample(tensor) for tensor in tensors], expected) < 0.01
+    assert error(workload, [sample(tensor) for tensor in tensors], expected) < 0.01
     steps.run(1)
-    assert error(network, [sample(tensor) for tensor in steps.weights()], expected) > 0.1
+    assert error(workload, [sample(tensor) for tensor in steps.weights()], expected) > 0.1
 
 
 def test_figures_of_a_row() -> None:
-    row = Row("compiled", "float32", seconds=[2e-3, 4e-3, 3e-3], floor=[1e-3, 1e-3, 1.5e-3])
+    row = BackendRow("compiled", "float32", seconds=[2e-3, 4e-3, 3e-3], floor=[1e-3, 1e-3, 1.5e-3])
     assert row.measured
     assert row.of_floor == (0.5, 0.375, 0.5)
-    report = Report(NETWORK, "adam", {}, [row])
-    assert report.gflops(row) == pytest.approx(NETWORK.flops_per_row * 4 / 3e-3 / 1e9)
+    report = Report(WORKLOAD, "adam", {}, [row])
+    assert report.gflops(row) == pytest.approx(WORKLOAD.flops_per_row * 4 / 3e-3 / 1e9)
     row.reason = "wrong"
     assert not row.measured
 
@@ -151,9 +144,9 @@ def test_figures_of_a_row() -> None:
 
 
 class Wrong(ReferenceBackend):
-    def bias_activation(self, activation: Any, z: Any, b: Any, a: Any, *rest: Any) -> None:
-        super().bias_activation(activation, z, b, a, *rest)
-        a *= 1.5
+    def bias_activation(self, activation: Any, layer: Any, cache: Any, dropout: Any = None) -> None:
+        super().bias_activation(activation, layer, cache, dropout)
+        cache.a[...] *= 1.5
 
 
 def failing(error: Exception) -> Callable[[], Any]:
@@ -170,7 +163,7 @@ def test_a_backend_that_fails_or_is_wrong_says_so_and_the_others_stand(monkeypat
         "cuda-unfused": failing(RuntimeError("the driver\nis gone")),
     }
     monkeypatch.setattr(bench, "open_backend", opened(faults))
-    report = bench.bench(NETWORK)
+    report = bench.bench(WORKLOAD)
     assert [row.measured for row in report.rows] == [False, True, False, False]
     others = [row for row in report.rows if row.reason]
     reference = report.rows[1]
@@ -185,7 +178,7 @@ def test_a_backend_that_fails_or_is_wrong_says_so_and_the_others_stand(monkeypat
 
 def test_where_nothing_works_there_are_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "open_backend", opened({name: failing(DeviceError("gone")) for name in bench.DEVICES}))
-    report = bench.bench(NETWORK)
+    report = bench.bench(WORKLOAD)
     assert [row.reason for row in report.rows] == ["gone"] * 4
     assert report.advice == ["nothing could be measured; gpubp doctor says more"]
 
@@ -193,7 +186,7 @@ def test_where_nothing_works_there_are_reasons(monkeypatch: pytest.MonkeyPatch) 
 def test_a_network_that_diverges_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "open_backend", opened({"cuda": failing(DeviceError("gone"))}))
     monkeypatch.setattr(Steps, "diverged", lambda steps: True)
-    assert all("diverged" in row.reason or row.reason == "gone" for row in bench.bench(NETWORK).rows)
+    assert all("diverged" in row.reason or row.reason == "gone" for row in bench.bench(WORKLOAD).rows)
 
 
 class Crashing(ReferenceBackend):
@@ -230,7 +223,7 @@ def test_what_fails_while_it_is_timed_says_so_and_the_others_stand(
     steps = bench_steps.VERIFIED + 1 + 2 + rounds  # verified, tried, and timed twice to know how many make a turn
     faults = {"cuda": lambda: Crashing(steps * PRODUCTS, error), "cuda-unfused": failing(DeviceError("gone"))}
     monkeypatch.setattr(bench, "open_backend", opened(faults))
-    compiled, reference, crashed, _ = bench.bench(NETWORK).rows
+    compiled, reference, crashed, _ = bench.bench(WORKLOAD).rows
     assert crashed.reason == said
     assert [row.measured for row in (compiled, reference, crashed)] == [True, True, False]
     assert len(compiled.seconds) == len(reference.seconds) == 3
@@ -240,12 +233,12 @@ def test_bare_products_that_fail_take_the_rows_of_their_device_along(monkeypatch
     def fails(gemms: BareGemms, count: int) -> None:
         if isinstance(gemms.backend, Counting):
             raise MemoryError("no")
-        gemms.products(count, gemms.network.batch_size)
+        gemms.products(count, gemms.workload.batch_size)
 
     monkeypatch.setattr(BareGemms, "run", fails)
     on_gpu = dict.fromkeys(("cuda", "cuda-unfused"), lambda: Counting(np.float32))
     monkeypatch.setattr(bench, "open_backend", opened(on_gpu))
-    rows = bench.bench(NETWORK).rows
+    rows = bench.bench(WORKLOAD).rows
     assert [row.reason for row in rows] == ["", "", *["not enough memory (no)"] * 2]
     assert [row.measured for row in rows] == [True, True, False, False]
 
@@ -269,7 +262,7 @@ def test_with_a_gpu_the_advice_says_from_where_on_it_wins(monkeypatch: pytest.Mo
         monkeypatch.setattr(module, "get_backend", get_backend)
     monkeypatch.setattr(bench_advice, "WIDTHS", (2, 3))
     monkeypatch.setattr(bench_advice, "BATCH_SIZES", (2, 3))
-    report = bench.bench(NETWORK)
+    report = bench.bench(WORKLOAD)
     assert {row.backend for row in report.rows if row.measured} >= {"reference", "cuda"}
     width, batch = report.advice[-2:]
     assert width.startswith("at batch 4, with hidden layers of width")
@@ -288,7 +281,7 @@ def test_with_a_gpu_the_advice_says_from_where_on_it_wins(monkeypatch: pytest.Mo
 )
 def test_the_first_case_in_which_the_gpu_wins(wins: list[bool | None], said: str) -> None:
     left = iter(wins)
-    found = bench_advice._from(dict.fromkeys((1, 8, 32), NETWORK), lambda network: next(left), "batch")
+    found = bench_advice._from(dict.fromkeys((1, 8, 32), WORKLOAD), lambda workload: next(left), "batch")
     assert found == (f"batch {said}" if said else "")
 
 
@@ -416,7 +409,7 @@ def test_tuning_chooses_the_fastest_that_is_right(gpu: CublasLtStub, tmp_path: P
     assert f"table {backend.gemm_table} is used by all later runs; delete it to go back: {path}" in done.stdout
 
     gpu.used.clear()
-    Steps(NETWORK, backend).run(1)
+    Steps(WORKLOAD, backend).run(1)
     assert [used.config[0] for used in gpu.used] == [6] * PRODUCTS
     (found,) = (each.found for each in findings() if each.subject == "GEMM table")
     assert found == f"{backend.gemm_table}, made by gpubp bench --tune"

@@ -14,11 +14,11 @@ from support.package import REPOSITORY
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import cpu, report
 from benchmarks.__main__ import main
-from benchmarks.cases import Network, Task
+from benchmarks.cases import Task
 from benchmarks.peers import ON_A_CPU, Contender, UnavailableError
-from gpubp.bench.steps import TOLERANCE, displacements, error
+from gpubp.bench.steps import TOLERANCE, Workload, displacements, error
 
-NETWORK = Network((6, 8, 3), 5, 3)
+WORKLOAD = Workload((6, 8, 3), 5, 3)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -26,14 +26,14 @@ NETWORK = Network((6, 8, 3), 5, 3)
 @pytest.mark.filterwarnings("default")  # of other libraries
 def test_contenders_take_the_same_steps(name: str, activation: str) -> None:
     """But for those whose libraries take long to import: a dry run of the benchmarks runs them."""
-    network = Network((6, 8, 3), 5, 3, activation)
+    workload = Workload((6, 8, 3), 5, 3, activation)
     contender = Contender(name)
     try:
-        contender.prepare(Task(network, "float32", "cpu", dry_run=True))
+        contender.prepare(Task(workload, "float32", "cpu", dry_run=True))
     except UnavailableError as reason:
         pytest.skip(f"{name}: {reason}")
     weights = contender.weights_after(2)
-    assert not weights if "GEMMs" in name else error(network, weights, displacements(network)) <= TOLERANCE["float32"]
+    assert not weights if "GEMMs" in name else error(workload, weights, displacements(workload)) <= TOLERANCE["float32"]
     assert contender.seconds(4) > 0  # over the end of the data
 
 

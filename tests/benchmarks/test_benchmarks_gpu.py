@@ -17,7 +17,7 @@ from support.package import REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks.gpu import parity, sanitizer
-from benchmarks.parts import FILE, MixedError, Part, kept, load
+from benchmarks.parts import FILE, MixedError, Part, load, saving
 from benchmarks.peers import ON_A_GPU
 
 PARTS = ("parity", "kernels", "small", "large", "sanitizer")
@@ -115,10 +115,10 @@ def test_a_file_that_is_not_one_of_results_is_named(tmp_path: Path, content: str
 
 
 def test_a_part_that_breaks_off_keeps_what_it_found_and_the_other_parts(tmp_path: Path) -> None:
-    with kept(done := Part("parity", dry_run=True), tmp_path, {"device": "a"}):
+    with saving(done := Part("parity", dry_run=True), tmp_path, {"device": "a"}):
         done.computed("bits", "identical", "identical", True)
     broken = Part("kernels", dry_run=True)
-    with pytest.raises(KeyboardInterrupt), kept(broken, tmp_path, {"device": "b"}):
+    with pytest.raises(KeyboardInterrupt), saving(broken, tmp_path, {"device": "b"}):
         broken.timed("gather", ">= 85%", "90%", True)
         raise KeyboardInterrupt
     parts = load(tmp_path, dry_run=True)
@@ -126,7 +126,7 @@ def test_a_part_that_breaks_off_keeps_what_it_found_and_the_other_parts(tmp_path
     assert parts["parity"]["rows"][0]["met"] is True
     assert parts["kernels"]["broken off"].startswith("KeyboardInterrupt")
     assert parts["kernels"]["rows"][0]["met"] is None  # a time, in a dry run
-    with pytest.raises(OSError), kept(Part("large", dry_run=True), tmp_path, {}):
+    with pytest.raises(OSError), saving(Part("large", dry_run=True), tmp_path, {}):
         raise OSError
     assert set(load(tmp_path, dry_run=True)) == {"parity", "kernels"}
 
@@ -167,7 +167,7 @@ def test_bits_differ_where_a_weight_does() -> None:
     from support.machines import host_driver
 
     followed = [parity.Followed(parity.TINY[0], CudaBackend(host_driver(), "float32"), 3) for _ in range(3)]
-    followed[2].net.theta[0, 0] += 1e-6
+    followed[2].stack.theta[0, 0] += 1e-6
     a, b, c = (parity._bits(one) for one in followed)
     assert a == b != c
 

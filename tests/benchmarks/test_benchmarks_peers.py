@@ -15,14 +15,15 @@ from support.package import REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import contest
-from benchmarks.cases import LARGE, SMALL, Network, Task
+from benchmarks.cases import LARGE, SMALL, Task
 from benchmarks.contest import Contest, Times
 from benchmarks.parts import Part
 from benchmarks.peers import UnavailableError, require
 from benchmarks.remote import Remote, RemoteError
-from gpubp.bench.steps import displacements, first_weights
+from benchmarks.timing import interleaved
+from gpubp.bench.steps import Workload, displacements, first_weights
 
-NETWORK = Network((4, 6, 3), 5, 2)
+WORKLOAD = Workload((4, 6, 3), 5, 2)
 
 
 class Troubled:
@@ -92,9 +93,9 @@ class Scripted:
 
 @pytest.mark.parametrize(("factor", "timed"), [(1.0, True), (1.02, True), (1.1, False), (-1.0, False), (np.nan, False)])
 def test_nobody_is_timed_whose_steps_are_wrong(factor: float, timed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Task(NETWORK, "float32", "cpu", dry_run=True)
-    start = first_weights(NETWORK)
-    right = [s + d for s, d in zip(start, displacements(NETWORK), strict=True)]
+    task = Task(WORKLOAD, "float32", "cpu", dry_run=True)
+    start = first_weights(WORKLOAD)
+    right = [s + d for s, d in zip(start, displacements(WORKLOAD), strict=True)]
     monkeypatch.setattr(contest, "Remote", lambda *_, **__: Scripted(right, factor, start))
     part = Part("small", dry_run=True)
     with Contest(part, ["gpubp"]) as held:
@@ -104,15 +105,22 @@ def test_nobody_is_timed_whose_steps_are_wrong(factor: float, timed: bool, monke
     assert ("failed" in part.figures[0]) is not timed
 
 
+def test_functions_take_turns_and_the_first_rounds_do_not_count() -> None:
+    called: list[str] = []
+    seconds = interleaved({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3, warm_up=2)
+    assert "".join(called) == "ab" * 5
+    assert [len(values) for values in seconds.values()] == [3, 3]
+
+
 def test_ratios_are_of_rounds_in_which_all_took_part() -> None:
     seconds = {"a": np.array([1.0, 2.0, 4.0, 9.0]), "b": np.array([2.0, 6.0, 8.0])}
-    times = Times(NETWORK, "float32", seconds, {})
+    times = Times(WORKLOAD, "float32", seconds, {})
     assert times.compared(lambda a, b: b / a, "a", "b") == (2.0, 2.0, 2.5)
     assert times.microseconds("a") == 3e6
 
 
 def test_networks_are_those_of_the_table() -> None:
-    assert [network.name for network in (*SMALL, *LARGE)] == [
+    assert [workload.name for workload in (*SMALL, *LARGE)] == [
         "64-64-64-10 b32",
         "64-256-256-10 b128",
         "784-512-512-10 b128",

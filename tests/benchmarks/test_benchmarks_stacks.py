@@ -19,12 +19,12 @@ from benchmarks.cases import Task
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import stacks as gpu_stacks
 from benchmarks.parts import FILE, Part
-from benchmarks.stack_cases import StackContest, StackOf, references, worst
+from benchmarks.stack_cases import StackContest, StackWorkload, references, worst
 from benchmarks.stack_memory import memory_row
 from gpubp.backends import get_backend
 from gpubp.bench.steps import sample
 
-NETWORK = StackOf((4, 6, 3), 5, 2, models=3)
+WORKLOAD = StackWorkload((4, 6, 3), 5, 2, models=3)
 
 
 def parts_in(path: Path) -> dict[str, Any]:
@@ -109,13 +109,13 @@ def test_the_readme_of_results_names_the_parts() -> None:
 
 @pytest.mark.parametrize("wrong", [None, 3])
 def test_equality_finds_one_network_that_is_trained_otherwise(wrong: int | None, monkeypatch: Any) -> None:
-    own = stack_equality._own
+    setting_of = stack_equality._of_network
 
     def faulty(value: Any, k: int) -> Any:
         """One network alone has another's optimizer options."""
-        return own(value, 0 if k == wrong and isinstance(value, dict) else k)
+        return setting_of(value, 0 if k == wrong and isinstance(value, dict) else k)
 
-    monkeypatch.setattr(stack_equality, "_own", faulty)
+    monkeypatch.setattr(stack_equality, "_of_network", faulty)
     part = Part("equality", dry_run=True)
     stack_equality.bits(part)
     stack_equality.one_step(part, get_backend("cpu", "float64"))
@@ -124,24 +124,24 @@ def test_equality_finds_one_network_that_is_trained_otherwise(wrong: int | None,
 
 
 def test_members_of_a_stack_differ_and_are_its_slices() -> None:
-    X, y, orders = NETWORK.rows
-    for k, member in enumerate(NETWORK.members):
-        for (W, b), (stacked_W, stacked_b) in zip(member.weights, NETWORK.weights, strict=True):
+    X, y, orders = WORKLOAD.rows
+    for k, member in enumerate(WORKLOAD.members):
+        for (W, b), (stacked_W, stacked_b) in zip(member.weights, WORKLOAD.weights, strict=True):
             np.testing.assert_array_equal(stacked_W[k], W)
             np.testing.assert_array_equal(stacked_b[k], b)
         for mine, shared in zip(member.rows, (X, y, orders[k]), strict=True):
             np.testing.assert_array_equal(mine, shared)
-    assert len({W.tobytes() for W in NETWORK.weights[0][0]}) == len({order.tobytes() for order in orders}) == 3
-    assert NETWORK.name == "3 of 4-6-3 b5"
+    assert len({W.tobytes() for W in WORKLOAD.weights[0][0]}) == len({order.tobytes() for order in orders}) == 3
+    assert WORKLOAD.name == "3 of 4-6-3 b5"
 
 
 class Scripted:
     """A contender's process whose network 1 did only a part of its steps."""
 
     def __init__(self, share: float) -> None:
-        moved = references(NETWORK)
+        moved = references(WORKLOAD)
         self.weights = []
-        for k, member in enumerate(NETWORK.members):
+        for k, member in enumerate(WORKLOAD.members):
             first = [tensor for layer in member.weights for tensor in layer]
             factor = share if k == 1 else 1.0
             self.weights += [sample(s) + factor * d for s, d in zip(first, moved[k], strict=True)]
@@ -164,12 +164,12 @@ def test_nobody_is_timed_one_of_whose_networks_is_wrong(
     share: float, timed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted = Scripted(share)
-    found, who = worst(NETWORK, scripted.weights, references(NETWORK))
+    found, who = worst(WORKLOAD, scripted.weights, references(WORKLOAD))
     assert (found < 1e-6) is timed
     assert timed or who == 1
     monkeypatch.setattr(contest, "Remote", lambda *_, **__: scripted)
     with StackContest(Part("peers", dry_run=True), ["gpubp stack"]) as held:
-        times = held.measure(Task(NETWORK, "float32", "cpu", dry_run=True))
+        times = held.measure(Task(WORKLOAD, "float32", "cpu", dry_run=True))
     assert (list(times.seconds) == ["gpubp stack"]) is timed
     assert timed or "number 1 is off" in times.missing["gpubp stack"]
 
@@ -177,5 +177,5 @@ def test_nobody_is_timed_one_of_whose_networks_is_wrong(
 @pytest.mark.parametrize(("peak", "met"), [(103e6, True), (104e6, False)])
 def test_memory_beyond_what_is_planned_is_seen(peak: float, met: bool) -> None:
     part = Part("memory", dry_run=True)
-    memory_row(part, NETWORK, {"peak": peak, "stack": 2e6, "data": 1.5e6}, "peak")
+    memory_row(part, WORKLOAD, {"peak": peak, "stack": 2e6, "data": 1.5e6}, "peak")
     assert [row.met for row in part.rows] == [met]
