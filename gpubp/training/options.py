@@ -71,11 +71,6 @@ class Option:
             object.__setattr__(self, "command_default", self.default)
 
     @property
-    def flag(self) -> str:
-        """The name as the command line writes it, without the dashes in front: ``"batch-size"``."""
-        return self.name.replace("_", "-")
-
-    @property
     def optional_in_command(self) -> bool:
         """Whether None may stand for it on the command line."""
         return self.optional or self.command_default is None
