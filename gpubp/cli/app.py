@@ -13,10 +13,11 @@ from typer.core import TyperGroup
 
 from gpubp.activations import get_activation
 from gpubp.cli import options
-from gpubp.cli.parsing import optimizer_options, parse_layers, parse_precisions
+from gpubp.cli.parsing import parse_layers, parse_precisions
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
 from gpubp.errors import DivergenceError, GpubpError, UsageError
+from gpubp.optimizers import get_optimizer
 
 
 class Commands(TyperGroup):
@@ -90,13 +91,13 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
-    found = run_folder.score(net, X, y)
+    scores = run_folder.score(net, X, y)
     console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
     display.show_notes(console, source.notes)
     if as_json:
-        typer.echo(json.dumps({"rows": len(X), **found}))
+        typer.echo(json.dumps({"rows": len(X), **scores}))
     else:
-        display.show_metrics(console, {f"{source.name}, {len(X):,} rows": found})
+        display.show_metrics(console, {f"{source.name}, {len(X):,} rows": scores})
 
 
 app.command()(search)
@@ -137,7 +138,7 @@ def bench(
 
     network = workload(parse_layers(layers), batch_size, get_activation(activation).name)
     precisions = parse_precisions(precision)
-    optimizer_options(optimizer, None)
+    get_optimizer(optimizer)  # so that an unknown one is refused before anything is measured
     if tune and json_file is not None:
         raise UsageError("--json keeps figures, and --tune writes a table of its own; leave out one of them")
     if json_file is not None and not json_file.parent.is_dir():

@@ -69,16 +69,16 @@ def show_weights(console: Console, net: MLP) -> None:
     console.print(table)
 
 
-def describe_data(name: str, ready: PreparedData) -> str:
+def describe_data(name: str, prepared: PreparedData) -> str:
     """One line on what is learned from how many rows."""
     task = {
-        "classification": f"classification into {len(ready.classes or ())} classes",
-        "multilabel": f"classification with {ready.n_outputs} labels",
-        "regression": f"regression of {plural(ready.n_outputs, 'value')}",
-    }[ready.task]
-    parts = {"training": ready.train, "validation": ready.validation, "test": ready.test}
+        "classification": f"classification into {len(prepared.classes or ())} classes",
+        "multilabel": f"classification with {prepared.n_outputs} labels",
+        "regression": f"regression of {plural(prepared.n_outputs, 'value')}",
+    }[prepared.task]
+    parts = {"training": prepared.train, "validation": prepared.validation, "test": prepared.test}
     rows = ", ".join(f"{len(part[0]):,} {use}" for use, part in parts.items() if part is not None)
-    return f"{name}: {task} from {plural(ready.n_inputs, 'input')}; rows: {rows}"
+    return f"{name}: {task} from {plural(prepared.n_inputs, 'input')}; rows: {rows}"
 
 
 def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]:
@@ -135,8 +135,8 @@ def show_checks(console: Console, checks: Iterable[Check]) -> None:
 def show_bench(console: Console, report: Report) -> None:
     """What was measured on what, why the rest was not, and the advice."""
     about = Table.grid(padding=(0, 2))
-    for subject, found in report.machine.items():
-        about.add_row(subject, found)
+    for subject, description in report.machine.items():
+        about.add_row(subject, description)
     console.print(about)
     columns = (">ms per step", ">quartiles", ">samples/s", ">GFLOP/s", ">of bare GEMMs", ">memory")
     table = make_table("backend", "precision", *columns)
@@ -157,16 +157,16 @@ def show_bench(console: Console, report: Report) -> None:
         say(console, "interrupted: the figures are of the rounds until then", "yellow")
 
 
-def show_tuned(console: Console, table: GemmTable, found: Sequence[Tuned]) -> None:
+def show_tuned(console: Console, table: GemmTable, tuned: Sequence[Tuned]) -> None:
     """What was chosen for each product and what it brings, and where the choices are kept."""
     rows = make_table("product", ">tried", ">refused", ">first, us", ">chosen, us")
-    for each in found:
-        name = str(each.spec).removeprefix("product of 1 x ").removesuffix(", epilogue none")
-        us = (f"{1e6 * spread.median:.3g}" for spread in (each.first, each.best))
-        rows.add_row(name, str(each.proposals), str(each.refused), *us)
+    for product in tuned:
+        name = str(product.spec).removeprefix("product of 1 x ").removesuffix(", epilogue none")
+        us = (f"{1e6 * spread.median:.3g}" for spread in (product.first, product.best))
+        rows.add_row(name, str(product.proposals), str(product.refused), *us)
     console.print(rows)
-    faster = sum(each.best.median < each.first.median for each in found)
-    say(console, f"{faster} of {plural(len(found), 'product')} are faster by another algorithm than cuBLASLt's first")
+    faster = sum(product.best.median < product.first.median for product in tuned)
+    say(console, f"{faster} of {plural(len(tuned), 'product')} are faster by another algorithm than cuBLASLt's first")
     say(console, f"table {table.digest} is used by all later runs; delete it to go back: {table.path}")
 
 

@@ -1,99 +1,205 @@
-"""The arguments and options of the commands: types, help texts, and choices read off the registries."""
+"""The arguments and options of the commands: types, help texts, and choices read off the registries.
+
+Options on the network and its training are records: `train` and `search` take them all, a search's grid varies them,
+and `gpubp.cli.settings.Settings` holds a value of each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from typer import Argument, Option
+import typer
 
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import DEVICES
-from gpubp.cli.parsing import EPOCHS, FEWEST_STEPS
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
-from gpubp.optimizers import OPTIMIZERS
 from gpubp.precision import PRECISIONS
-from gpubp.schedules import SCHEDULES
+from gpubp.training.options import TRAINING_OPTIONS, Option
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+NETWORK_OPTIONS: dict[str, Option] = {
+    option.name: option
+    for option in (
+        Option(
+            name="hidden",
+            type=str,
+            default="128",
+            per_network=False,
+            help='Sizes of the hidden layers, such as 512,256; or "none".',
+            metavar="SIZES",
+        ),
+        Option(
+            name="activation",
+            type=str,
+            default="relu",
+            per_network=False,
+            help=f"Of all hidden layers; or one each, with commas: {', '.join(ACTIVATIONS)}.",
+            metavar="NAME",
+        ),
+        Option(
+            name="loss",
+            type=str,
+            default="auto",
+            per_network=False,
+            help=f"auto (by the target), or: {', '.join(LOSSES)}.",
+            metavar="NAME",
+            not_searched="values of different losses cannot be compared; search with each --loss by itself",
+        ),
+        Option(
+            name="output_activation",
+            type=str,
+            default="auto",
+            per_network=False,
+            help="auto (the loss's own), softmax, or any activation.",
+            metavar="NAME",
+        ),
+        Option(
+            name="init",
+            type=str,
+            default="auto",
+            per_network=False,
+            help=f"First weights: auto (by the activation), or: {', '.join(INITIALIZERS)}.",
+            metavar="NAME",
+        ),
+    )
+}
+PANELS = {"Network": NETWORK_OPTIONS, "Training": TRAINING_OPTIONS}
+OPTIONS = NETWORK_OPTIONS | TRAINING_OPTIONS
 
 
-def _argument(metavar: str, text: str) -> Any:
-    return Argument(metavar=metavar, help=text, show_default=False)
+def takes_options(before: str) -> Callable[[Command], Command]:
+    """Let a command take all OPTIONS as ``**values``; on the command line they come before its parameter `before`.
+
+    Parameters
+    ----------
+    before : str
+
+    Returns
+    -------
+    callable
+        A decorator. It changes nothing but the signature that typer reads.
+    """
+
+    def decorate(command: Command) -> Command:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            if parameter.name == before:
+                parameters += [_parameter(option, panel) for panel in PANELS for option in PANELS[panel].values()]
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                parameters.append(parameter)
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
 
 
-def _option(panel: str, text: str, metavar: str = "N", *declared: str, **settings: Any) -> Any:
-    return Option(*declared, help=text, rich_help_panel=panel, metavar=metavar, **settings)
+def _parameter(option: Option, panel: str) -> inspect.Parameter:
+    """An option as a parameter of a command."""
+    return inspect.Parameter(
+        option.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=_declaration(option, panel, option.command_default),
+        annotation=option.type | None if option.optional_in_command else option.type,
+    )
 
 
-def _named(panel: str, text: str, names: Iterable[str]) -> Any:
-    return _option(panel, f"{text}: {', '.join(names)}.", "NAME")
+def _declaration(option: Option, panel: str, default: Any = ...) -> Any:
+    """What typer is told of an option, but its type; the bounds of numbers that are not whole are left to `train`."""
+    return typer.Option(
+        default,
+        help=option.help,
+        metavar=option.metavar,
+        min=option.low if option.type is int else None,
+        rich_help_panel=panel,
+    )
 
+
+# -- what single commands declare ----------------------------------------------------------------------
 
 Source = Annotated[
     str,
-    _argument(
-        "DATA",
-        "A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz, .npy or "
-        ".h5 file; or a folder of MNIST-format IDX files.",
+    typer.Argument(
+        metavar="DATA",
+        help="A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz, "
+        ".npy or .h5 file; or a folder of MNIST-format IDX files.",
+        show_default=False,
     ),
 ]
-Rows = Annotated[str, _argument("DATA", "Data in the form of what the network was trained on.")]
-Model = Annotated[Path, _argument("MODEL_DIR", 'The folder that "gpubp train" wrote, or the model file in it.')]
+Rows = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="Data in the form of what the network was trained on.", show_default=False),
+]
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL_DIR",
+        help='The folder that "gpubp train" wrote, or the model file in it.',
+        show_default=False,
+    ),
+]
 
-Target = Annotated[str | None, _option("Data", "Column to predict (default: the last).", "COLUMN")]
+Target = Annotated[
+    str | None,
+    typer.Option(help="Column to predict (default: the last).", metavar="COLUMN", rich_help_panel="Data"),
+]
 Test = Annotated[
-    str | None, _option("Data", "Test rows (default: DATA's own test part, else 0.2 of it).", "FILE|FRACTION")
+    str | None,
+    typer.Option(
+        help="Test rows (default: DATA's own test part, else 0.2 of it).",
+        metavar="FILE|FRACTION",
+        rich_help_panel="Data",
+    ),
 ]
-Validation = Annotated[float | None, _option("Data", "Part of the training rows to watch, not train on.", "FRACTION")]
-
-Hidden = Annotated[str, _option("Network", 'Sizes of the hidden layers, such as 512,256; or "none".', "SIZES")]
-Activation = Annotated[str, _named("Network", "Of all hidden layers; or one each, with commas", ACTIVATIONS)]
-Loss = Annotated[str, _named("Network", "auto (by the target), or", LOSSES)]
-OutputActivation = Annotated[str, _option("Network", "auto (the loss's own), softmax, or any activation.", "NAME")]
-Init = Annotated[str, _named("Network", "First weights: auto (by the activation), or", INITIALIZERS)]
-
-Optimizer = Annotated[str, _named("Training", "Update rule", OPTIMIZERS)]
-LearningRate = Annotated[float, _option("Training", "Base learning rate.")]
-Schedule = Annotated[str, _named("Training", "Learning rate over time", SCHEDULES)]
-Momentum = Annotated[float | None, _option("Training", "For optimizers that have it (default: 0.9).")]
-L2 = Annotated[float, _option("Training", "Add L2 times the weights to their gradient.")]
-WeightDecay = Annotated[float | None, _option("Training", "Decoupled weight decay (default: 0; adamw 0.01).")]
-Dropout = Annotated[float, _option("Training", "Share of hidden units dropped at each step.")]
-LabelSmoothing = Annotated[float, _option("Training", "For losses on classes.")]
-MaxGradNorm = Annotated[float | None, _option("Training", "Scale longer gradients down to this norm.")]
-BatchSize = Annotated[int, _option("Training", "Rows of a step.", min=1)]
-Epochs = Annotated[
-    int | None,
-    _option("Training", f"Passes over the rows (default: {EPOCHS}; more if they make < {FEWEST_STEPS} steps).", min=1),
-]
-Patience = Annotated[
-    int | None, _option("Training", "Stop after so many epochs without a lower validation loss.", min=1)
-]
-UpdateTolerance = Annotated[
-    float | None, _option("Training", "Stop when no weight or bias moved more than this in an epoch.")
+Validation = Annotated[
+    float | None,
+    typer.Option(help="Part of the training rows to watch, not train on.", metavar="FRACTION", rich_help_panel="Data"),
 ]
 
-Seed = Annotated[int, _option("Run", "Of weights, splits, order of rows and dropout.", min=0, max=2**32 - 1)]
-Device = Annotated[str, _option("Run", f"One of {', '.join(DEVICES)}; cuda:1 is the second GPU.", "NAME")]
-Precision = Annotated[str, _option("Run", f"One of {', '.join(PRECISIONS)}; the last three need a GPU.", "NAME")]
-Out = Annotated[Path | None, _option("Run", "Folder for the results (default: runs/NAME-DATE).", "DIR")]
-Quiet = Annotated[bool, Option("--quiet", help="Print the result only.", rich_help_panel="Run")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Of weights, splits, order of rows and dropout.", metavar="N", min=0, max=2**32 - 1, rich_help_panel="Run"
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(help=f"One of {', '.join(DEVICES)}; cuda:1 is the second GPU.", metavar="NAME", rich_help_panel="Run"),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help=f"One of {', '.join(PRECISIONS)}; the last three need a GPU.", metavar="NAME", rich_help_panel="Run"
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the results (default: runs/NAME-DATE).", metavar="DIR", rich_help_panel="Run"),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.", rich_help_panel="Run")]
 
-Predictions = Annotated[Path, Option(help="The file to write.", metavar="FILE")]
-Json = Annotated[bool, Option("--json", help="Print one JSON object only.")]
+Predictions = Annotated[Path, typer.Option(help="The file to write.", metavar="FILE")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object only.")]
 
-Layers = Annotated[str, Option(help="Sizes of all layers: inputs, hidden ones, outputs.", metavar="SIZES")]
-LayersActivation = Annotated[str, Option("--activation", help="Of all hidden layers.", metavar="NAME")]
+Layers = Annotated[str, typer.Option(help="Sizes of all layers: inputs, hidden ones, outputs.", metavar="SIZES")]
+LayersActivation = Annotated[str, typer.Option("--activation", help="Of all hidden layers.", metavar="NAME")]
+BatchSize = Annotated[int, _declaration(TRAINING_OPTIONS["batch_size"], "Training")]
+Optimizer = Annotated[str, _declaration(TRAINING_OPTIONS["optimizer"], "Training")]
 Precisions = Annotated[
-    str, Option("--precision", help=f"One or more, with commas, of {', '.join(PRECISIONS)}.", metavar="NAMES")
+    str,
+    typer.Option("--precision", help=f"One or more, with commas, of {', '.join(PRECISIONS)}.", metavar="NAMES"),
 ]
 Tune = Annotated[
     bool,
-    Option(
+    typer.Option(
         "--tune",
         help="Instead, time cuBLASLt's algorithms for the matrix products of a step on this GPU, and keep the fastest "
         "in a table that every later run uses.",
     ),
 ]
-JsonFile = Annotated[Path | None, Option("--json", help="Also write the figures there.", metavar="FILE")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write the figures there.", metavar="FILE")]

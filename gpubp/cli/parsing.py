@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 
 from gpubp.errors import UsageError, suggest
-from gpubp.optimizers import OPTIMIZERS, get_optimizer
 from gpubp.precision import PRECISIONS
 
-EPOCHS = 20
-FEWEST_STEPS = 1000
 _SIZE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
 
 
@@ -85,28 +82,6 @@ def parse_test(text: str | None) -> float | str | None:
         return text
 
 
-def default_epochs(rows: int, batch_size: int) -> int:
-    """20 epochs, or on small data as many as make 1,000 steps.
-
-    With fewer, the default learning rate leaves a network half trained: 240 steps on digits give a test
-    accuracy of 0.95, 1,000 steps 0.98.
-    """
-    steps_per_epoch = -(-rows // max(1, batch_size))
-    return max(EPOCHS, -(-FEWEST_STEPS // steps_per_epoch))
-
-
-def optimizer_options(optimizer: str, momentum: float | None) -> dict[str, float]:
-    """The options that ``--momentum`` sets, checked.
-
-    Raises
-    ------
-    UsageError
-        If the optimizer is unknown or has no momentum, or the value does not fit.
-    """
-    rule = get_optimizer(optimizer)
-    options = {} if momentum is None else {"momentum": momentum}
-    if options and "momentum" not in rule.options:
-        able = " or ".join(name for name, make in OPTIMIZERS.items() if "momentum" in make().options)
-        raise UsageError(f'--momentum: optimizer "{rule.name}" has none; use --optimizer {able}')
-    rule.configured(options)
-    return options
+def dashed(name: str) -> str:
+    """The name of an option as the command line writes it: ``batch-size``."""
+    return name.replace("_", "-")

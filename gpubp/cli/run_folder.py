@@ -49,15 +49,15 @@ def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
         ``loss`` is in the units that the network was trained in; rmse, mae and r2 are in the target's own,
         averaged over targets where there are several. r2 is None for a single row.
     """
-    found = net.evaluate(X, y)
+    scores = net.evaluate(X, y)
     if net.loss.classification:
-        return {"loss": found["loss"], "accuracy": found["accuracy"]}
+        return {"loss": scores["loss"], "accuracy": scores["accuracy"]}
     assert net.preprocessing is not None
-    return {"loss": found["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
+    return {"loss": scores["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
 
 
 def regression_metrics(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
-    """``rmse``, ``mae`` and ``r2`` in the target's own units, of a network's outputs for encoded targets."""
+    """``rmse``, ``mae`` and ``r2`` in the units of the data, of a network's outputs for encoded targets."""
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     truth = np.column_stack(list(decode(preprocessing, y).values()))
@@ -69,11 +69,11 @@ def regression_metrics(preprocessing: dict[str, Any], y: Array, outputs: Array) 
     }
 
 
-def summarize(net: MLP, ready: PreparedData, history: History, config: dict[str, Any]) -> dict[str, Any]:
+def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[str, Any]) -> dict[str, Any]:
     """The contents of metrics.json; the network is evaluated on every part of the data as it is now."""
-    parts = dict(zip(PARTS, (ready.train, ready.validation, ready.test), strict=True))
+    parts = dict(zip(PARTS, (prepared.train, prepared.validation, prepared.test), strict=True))
     return {
-        "task": ready.task,
+        "task": prepared.task,
         **{name: score(net, *part) for name, part in parts.items() if part is not None},
         "epochs": history.epochs,
         "steps": history.steps,
@@ -170,7 +170,7 @@ def load_model(path: Path, device: str = "auto") -> MLP:
 
 
 def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
-    """The same for raw rows: a single network, and how rows are encoded for it.
+    """The single network in a run folder or model file, and how raw rows are encoded for it.
 
     Raises
     ------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,10 @@ from gpubp.schedules import ScheduleSpec, schedules_of
 from gpubp.stack import Stack
 from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
+from gpubp.training.options import TRAINING_OPTIONS
 from gpubp.training.slice_step import initial_state
-from gpubp.training.step import TrainingStep
-from gpubp.training.step_table import Planner
+from gpubp.training.step import EpochResult, TrainingStep
+from gpubp.training.step_table import Planner, StepTable
 
 Callback = Callable[[MLP, History], Any]
 
@@ -118,120 +119,147 @@ def train(
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
         weights are in `net`. In a stack the others go on; it is raised when none is left.
     """
-    stack = net.stack
+    stack, models = net.stack, net.models
     X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)
-    own_rows = checks.rows(rows, net.models, len(X))
-    validation = _validation(stack, validation_data, validation_rows, (X, y, weight))
-    weight = _with_class_weight(weight, class_weight, stack, y, own_rows)
-    total_weight = _total_weights(weight, net.models, len(X), own_rows)
-    if not total_weight.all():
-        who = f" of network {int(np.argmin(total_weight))}" if net.models > 1 else ""
-        raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
+    samples = Samples(X, y, weight, checks.rows(rows, models, len(X)))
+    validation = _validation_samples(stack, validation_data, validation_rows, samples)
+    samples = _with_class_weight(samples, class_weight, stack)
+    total_weight = _total_weights(samples, models)
     if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
         raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
-    lengths = checks.whole_per_network("epochs", epochs, net.models, 1)
+
+    def checked(name: str, value: Any) -> Any:
+        return TRAINING_OPTIONS[name].check(value, models)
+
+    epochs_by_network = checked("epochs", epochs)
     if patience is not None and validation is None:
         raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
-
-    def number(name: str, value: Any, low: float, high: float = np.inf, **bounds: bool) -> NDArray[np.float64]:
-        return checks.per_network(name, value, net.models, low, high, **bounds)
-
-    smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
-    if smoothing.any() and not net.loss.classification:
+    label_smoothing = checked("label_smoothing", label_smoothing)
+    if label_smoothing.any() and not net.loss.classification:
         raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
     rule = get_optimizer(optimizer)
-    options = {key: number(key, v, 0.0) for key, v in rule.configured(optimizer_options).items()}
-    tolerance = None if update_tolerance is None else number("update_tolerance", update_tolerance, 0.0)
-    decay = number("weight_decay", rule.weight_decay if weight_decay is None else weight_decay, 0.0)
-    penalty = number("l2", l2, 0.0)
-    norm = {"low_open": True, "high_open": False}  # infinity clips nothing
+    rule_options = {
+        name: checks.per_network(name, value, models, 0.0) for name, value in rule.configured(optimizer_options).items()
+    }
+    update_tolerance = checked("update_tolerance", update_tolerance)
     state = initial_state(
         stack,
         rule,
-        options,
-        largest_update=None if tolerance is None else np.zeros(net.models),
-        l2=penalty if penalty.any() else None,
-        weight_decay=decay if decay.any() else None,
-        max_grad_norm=None if max_grad_norm is None else number("max_grad_norm", max_grad_norm, 0.0, **norm),
+        rule_options,
+        weight_decay=_unless_zero(checked("weight_decay", rule.weight_decay if weight_decay is None else weight_decay)),
+        l2=_unless_zero(checked("l2", l2)),
+        max_grad_norm=checked("max_grad_norm", max_grad_norm),
+        largest_update=None if update_tolerance is None else np.zeros(models),
     )
-    seeds = checks.seeds(seed, net.models)
-    batch_size = min(checks.whole("batch_size", batch_size, 1), max(map(len, own_rows)) if own_rows else len(X))
+    seeds = checks.seeds(seed, models)
+    batch_size = min(checked("batch_size", batch_size), samples.most_rows)
     planner = Planner(
-        rows=own_rows or [np.arange(len(X))],
+        rows=samples.rows or [np.arange(len(X))],
         batch_size=batch_size,
-        epochs=lengths,
-        weight=weight,
-        learning_rate=number("learning_rate", learning_rate, 0.0, low_open=True),
-        schedules=schedules_of(schedule, net.models),
-        seeds=seeds if shuffle and (own_rows is not None or batch_size < len(X)) else None,
+        epochs=epochs_by_network,
+        weight=samples.weight,
+        learning_rate=checked("learning_rate", learning_rate),
+        schedules=schedules_of(schedule, models),
+        seeds=seeds if shuffle and (samples.rows is not None or batch_size < len(X)) else None,
     )
     step = TrainingStep(
         stack,
-        (X, y, weight),
+        (X, y, samples.weight),
         batch_size,
         state,
-        dropout=number("dropout", dropout, 0.0, 1.0),
-        label_smoothing=smoothing,
+        dropout=checked("dropout", dropout),
+        label_smoothing=label_smoothing,
         orders=planner.orders,
-        counts=None if own_rows is None else planner.counts,
+        counts=None if samples.rows is None else planner.counts,
     )
-    waits = None if patience is None else checks.whole_per_network("patience", patience, net.models, 1)
-    return _TrainingRun(net, step, planner, total_weight, validation, waits, tolerance, callbacks).run()
+    stopping = EarlyStopping(patience=checked("patience", patience), update_tolerance=update_tolerance)
+    return _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks).run()
 
 
 @dataclass(frozen=True)
-class Validation:
-    """What is evaluated after every epoch: X, y and weights (m,) or (K, m), or of each network its `rows` of them."""
+class Samples:
+    """What networks are trained or validated on, as `checks` makes it regular.
 
-    X: Any
-    y: Any
-    weight: Any
+    Attributes
+    ----------
+    X : (m, n_0) array
+    y : (m,) or (m, n_L) array
+    weight : (m,) or (K, m) float64, or None
+    rows : K arrays of int, or None
+        The rows that each network uses; None where each uses all m.
+    """
+
+    X: NDArray[Any]
+    y: NDArray[Any]
+    weight: NDArray[np.float64] | None
     rows: Sequence[NDArray[np.int64]] | None = None
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows the network with the most of them uses."""
+        return max(map(len, self.rows)) if self.rows else len(self.X)
 
-def _validation(
-    stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: tuple[Any, Any, Any]
-) -> Validation | None:
-    """Data for validation, checked before anything is trained."""
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """What ends the training of a network before its last epoch; None where nothing does.
+
+    Attributes
+    ----------
+    patience : (K,) int or None
+    update_tolerance : (K,) float64 or None
+    """
+
+    patience: NDArray[np.int64] | None
+    update_tolerance: NDArray[np.float64] | None
+
+
+def _validation_samples(
+    stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: Samples
+) -> Samples | None:
+    """What is evaluated after every epoch, checked before anything is trained."""
     if rows is not None:
         if data is not None:
             raise UsageError("validation_data and validation_rows are both given; give one of them")
-        return Validation(*training, checks.rows(rows, stack.models, len(training[0]), "validation_rows"))
+        return replace(training, rows=checks.rows(rows, stack.models, len(training.X), "validation_rows"))
     if data is None:
         return None
     if not isinstance(data, Sequence) or len(data) not in (2, 3):
         raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
     X, y, *weight = data
-    return Validation(*stack.checked(X, y, weight[0] if weight else None, "validation"))
+    return Samples(*stack.checked(X, y, weight[0] if weight else None, "validation"))
 
 
-def _with_class_weight(
-    weight: NDArray[np.float64] | None,
-    class_weight: Any,
-    stack: Stack,
-    y: NDArray[Any],
-    rows: Sequence[NDArray[np.int64]] | None,
-) -> NDArray[np.float64] | None:
-    """Sample weights times those of classes, which each network counts in its own rows."""
+def _with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samples:
+    """Samples whose weights are multiplied by those of classes, which each network counts in the rows it uses."""
     if class_weight is None:
-        return weight
-    by_class = np.zeros(len(y) if rows is None else (stack.models, len(y)))
-    for weights, own_rows in zip(np.atleast_2d(by_class), rows or [np.arange(len(y))], strict=True):
-        weights[own_rows] = checks.class_weights(class_weight, y[own_rows], stack.layer_sizes[-1], stack.loss)
-    return by_class if weight is None else weight * by_class
+        return samples
+    m, y = len(samples.X), samples.y
+    by_class = np.zeros(m if samples.rows is None else (stack.models, m))
+    for weights, rows in zip(np.atleast_2d(by_class), samples.rows or [np.arange(m)], strict=True):
+        weights[rows] = checks.class_weights(class_weight, y[rows], stack.layer_sizes[-1], stack.loss)
+    return replace(samples, weight=by_class if samples.weight is None else samples.weight * by_class)
 
 
-def _total_weights(
-    weight: NDArray[np.float64] | None, models: int, m: int, rows: Sequence[NDArray[np.int64]] | None
-) -> NDArray[np.float64]:
-    """What the rows of each network weigh, (K,): all m rows, or its own."""
-    ones = np.broadcast_to(1.0, (1, m)) if weight is None else np.atleast_2d(weight)
-    each = [ones[k if len(ones) > 1 else 0] for k in range(models)]
-    return np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(each)])
+def _total_weights(samples: Samples, models: int) -> NDArray[np.float64]:
+    """What the rows that each network uses weigh, (K,); refused where it is nothing."""
+    weight, rows = samples.weight, samples.rows
+    weights = np.broadcast_to(1.0, (1, len(samples.X))) if weight is None else np.atleast_2d(weight)
+    by_network = [weights[k if len(weights) > 1 else 0] for k in range(models)]
+    total = np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(by_network)])
+    if not total.all():
+        who = f" of network {int(np.argmin(total))}" if models > 1 else ""
+        raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
+    return total
+
+
+def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """(K,) numbers, or None where all are 0, so that the step leaves their term out."""
+    return numbers if numbers.any() else None
 
 
 class _TrainingRun:
-    """One call of `train`: what is watched from epoch to epoch."""
+    """One call of `train`, from epoch to epoch."""
 
     def __init__(
         self,
@@ -239,19 +267,18 @@ class _TrainingRun:
         step: TrainingStep,
         planner: Planner,
         total_weight: NDArray[np.float64],
-        validation: Validation | None,
-        patience: NDArray[np.int64] | None,
-        tolerance: NDArray[np.float64] | None,
+        validation: Samples | None,
+        stopping: EarlyStopping,
         callbacks: Sequence[Callback],
     ) -> None:
         self.net, self.stack, self.step = net, net.stack, step
         self.planner, self.total_weight, self.validation = planner, total_weight, validation
-        self.patience, self.tolerance, self.callbacks = patience, tolerance, callbacks
+        self.stopping, self.callbacks = stopping, callbacks
         self.history = History(net.loss.metric.name, net.models)
         self.stopped = self.history.stopped_by_network
         self.best_loss = np.full(net.models, np.inf)
         self.best_epoch = np.zeros(net.models, np.int64)
-        self.best_theta = self.stack.theta.copy() if patience is not None else None
+        self.best_theta = None if stopping.patience is None else self.stack.theta.copy()
         self.monitored = np.empty((0, net.models))
 
     def run(self) -> History:
@@ -260,7 +287,7 @@ class _TrainingRun:
         start = time.perf_counter()
         try:
             for epoch in range(int(self.planner.epochs.max())):
-                self._epoch(epoch, start)
+                self._train_epoch(epoch, start)
                 answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
                 if any(answer is True for answer in answers):
                     self.stopped[self.step.active()] = "callback"
@@ -277,25 +304,22 @@ class _TrainingRun:
         history.samples_per_second = rows / (time.perf_counter() - start)
         return history
 
-    def _epoch(self, epoch: int, start: float) -> None:
-        models, step, history = self.stack.models, self.step, self.history
-        before = step.active()
+    def _train_epoch(self, epoch: int, start: float) -> None:
+        """Take the steps of an epoch, write it into the history, and see which networks end with it."""
+        step, history = self.step, self.history
+        active = step.active()
         table = self.planner.table(epoch, self.monitored)
         result = step.run_epoch(table)
-        trains = before & ~result.diverged
+        trains = active & ~result.diverged
         history.steps += table.steps
         if result.overflows is not None:
             history.overflows_by_network = result.overflows
-        mean = result.totals.sum(axis=1) / self.total_weight[:, None]
-        mean[~trains] = np.nan
-        metric = np.array([self.stack.loss.metric.finish(v) for v in mean[:, 1]])
-        last_rate = table.learning_rate[np.arange(models), self.planner.steps_per_epoch - 1]
-        entries = {"loss": mean[:, 0], "metric": metric, "learning_rate": last_rate}
-        monitored = mean[:, 0]
+        curves = self._training_curves(table, result, trains)
+        monitored = curves["loss"]
         if self.validation is not None:
-            monitored, entries["validation_metric"] = self._validate(self.validation, trains)
-            entries["validation_loss"] = monitored
-        history.append(time.perf_counter() - start, **entries)
+            monitored, validation_metric = self._validate(self.validation, trains)
+            curves |= {"validation_loss": monitored, "validation_metric": validation_metric}
+        history.append(time.perf_counter() - start, **curves)
         self.monitored = np.vstack([self.monitored, monitored])
         if result.diverged.any():
             self.stopped[result.diverged] = "diverged"
@@ -303,28 +327,42 @@ class _TrainingRun:
                 raise divergence_error(step, result.diverged, history)
         self._stop_early(epoch, monitored, result.largest_update)
 
-    def _validate(self, data: Validation, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _training_curves(
+        self, table: StepTable, result: EpochResult, trains: NDArray[np.bool_]
+    ) -> dict[str, NDArray[np.float64]]:
+        """What an epoch adds to the curves of the networks, (K,) each, NaN for those that do not train."""
+        mean = result.totals.sum(axis=1) / self.total_weight[:, None]  # (K, 2): loss, and what makes the metric
+        mean[~trains] = np.nan
+        last_steps = self.planner.steps_per_epoch - 1
+        return {
+            "loss": mean[:, 0],
+            "metric": np.array([self.stack.loss.metric.finish(v) for v in mean[:, 1]]),
+            "learning_rate": table.learning_rate[np.arange(self.stack.models), last_steps],
+        }
+
+    def _validate(self, samples: Samples, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Loss and metric (K,) of the networks that train, NaN for the others."""
         members = self.step.members
-        rows = None if data.rows is None else [data.rows[k] for k in members.tolist()]
-        weight = data.weight if data.weight is None or data.weight.ndim == 1 else data.weight[members]
+        rows = None if samples.rows is None else [samples.rows[k] for k in members.tolist()]
+        weight = samples.weight if samples.weight is None or samples.weight.ndim == 1 else samples.weight[members]
         loss, metric = np.full((2, len(trains)), np.nan)
-        loss[members], metric[members] = self.step.live.evaluate(data.X, data.y, weight, rows)
+        loss[members], metric[members] = self.step.live.evaluate(samples.X, samples.y, weight, rows)
         return np.where(trains, loss, np.nan), np.where(trains, metric, np.nan)
 
     def _stop_early(
         self, epoch: int, monitored: NDArray[np.float64], largest_update: NDArray[np.float64] | None
     ) -> None:
         """Remember the best epoch of each network; stop those without patience left, or that hardly move."""
+        patience, tolerance = self.stopping.patience, self.stopping.update_tolerance
         active = self.step.active()
         if self.validation is not None:
             better = active & (monitored < self.best_loss)
             self.best_loss[better], self.best_epoch[better] = monitored[better], epoch
-            if self.best_theta is not None and self.patience is not None:
+            if self.best_theta is not None and patience is not None:
                 self.stack.backend.assign(self.best_theta, self.stack.theta, better)
-                self._stop(active & (epoch - self.best_epoch >= self.patience), "patience")
-        if self.tolerance is not None and largest_update is not None:
-            self._stop(self.step.active() & (largest_update <= self.tolerance), "update_tolerance")
+                self._stop(active & (epoch - self.best_epoch >= patience), "patience")
+        if tolerance is not None and largest_update is not None:
+            self._stop(self.step.active() & (largest_update <= tolerance), "update_tolerance")
 
     def _stop(self, networks: NDArray[np.bool_], why: str) -> None:
         self.stopped[networks] = why

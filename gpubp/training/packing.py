@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from gpubp.backends import Backend
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
+from gpubp.training.options import TRAINING_OPTIONS
 
 Item = TypeVar("Item")
 ORDER_BYTES = 3 * 8  # of a row: its place in the order that is drawn, in the epoch's table and on the device
@@ -16,10 +17,10 @@ ORDER_BYTES = 3 * 8  # of a row: its place in the order that is drawn, in the ep
 
 def groups(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
     """Items whose key is the same, in the order in which keys first appear."""
-    found: dict[Hashable, list[Item]] = {}
+    groups_by_key: dict[Hashable, list[Item]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return list(found.values())
+        groups_by_key.setdefault(key(item), []).append(item)
+    return list(groups_by_key.values())
 
 
 def portions(items: Sequence[Item], bytes_each: int, free: float, at_least: int = 1) -> list[list[Item]]:
@@ -34,28 +35,31 @@ def portions(items: Sequence[Item], bytes_each: int, free: float, at_least: int 
 
 
 def in_common(arguments: Mapping[str, Any]) -> Hashable:
-    """Those arguments of `gpubp.train` of which a stack has one: networks that differ in them are trained apart."""
-    return (
-        arguments["optimizer"],
-        arguments["batch_size"],
-        arguments["patience"] is None,
-        arguments["update_tolerance"] is None,
-    )
+    """What networks need to share to be trained in one stack, of their arguments of `gpubp.train`."""
+    shared: list[Any] = []
+    for option in TRAINING_OPTIONS.values():
+        if option.of_optimizer:
+            continue
+        value = arguments[option.name]
+        if not option.per_network:
+            shared.append(value)
+        elif option.optional and option.off is None:
+            shared.append(value is None)
+    return tuple(shared)
 
 
 def merged_arguments(arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The arguments of `gpubp.train` for a stack, from those of its networks, which agree in what is `in_common`."""
 
-    def merged(name: str, own: list[Any]) -> Any:
+    def merged(name: str, values: list[Any]) -> Any:
         if name == "optimizer_options":
-            return {key: [options[key] for options in own] for key in own[0]}
-        if all(value == own[0] for value in own):
-            return own[0]
-        if name == "max_grad_norm":
-            return [float("inf") if norm is None else norm for norm in own]
-        return own
+            return {key: [options[key] for options in values] for key in values[0]}
+        if all(value == values[0] for value in values):
+            return values[0]
+        off = TRAINING_OPTIONS[name].off
+        return [off if value is None else value for value in values]
 
-    return {name: merged(name, [one[name] for one in arguments]) for name in arguments[0]}
+    return {name: merged(name, [each[name] for each in arguments]) for name in arguments[0]}
 
 
 def bytes_of_one(stack: Stack, batch_size: int, optimizer: str | Optimizer, rows: int, keeps_best: bool) -> int:
@@ -73,8 +77,8 @@ def _system_memory() -> float:
     """Bytes that the operating system can give, infinite where it does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            found = dict(line.split(":", 1) for line in file)
-        return float(found["MemAvailable"].split()[0]) * 1024
+            amounts = dict(line.split(":", 1) for line in file)
+        return float(amounts["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         pass
     try:

@@ -23,7 +23,8 @@ import gpubp
 from gpubp.activations import ACTIVATIONS
 from gpubp.cli import display, run_folder
 from gpubp.cli.app import app
-from gpubp.cli.parsing import default_epochs, parse_hidden, parse_list, parse_test
+from gpubp.cli.parsing import parse_hidden, parse_list, parse_test
+from gpubp.cli.settings import default_epochs
 from gpubp.errors import UsageError
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES

@@ -17,22 +17,20 @@ from test_cli import check_failure, done, flowers, invoke, prices, read_csv, tre
 
 import gpubp
 from gpubp.cli import run_folder
+from gpubp.cli.options import OPTIONS
 from gpubp.cli.search import display as search_display
-from gpubp.cli.search import plan
+from gpubp.cli.search import trials
 from gpubp.cli.search.grid import parse_grid, shown
-from gpubp.cli.search.plan import Search
 from gpubp.cli.search.results import Results
+from gpubp.cli.search.trials import Search
 from gpubp.cli.settings import Settings
 from gpubp.data import encode, prepare, read
 from gpubp.data.folds import Fold, cut
 from gpubp.errors import UsageError
 from gpubp.training import packing
 
-SETTINGS = Settings(
-    hidden="4", activation="relu", loss="auto", output_activation="auto", init="auto", optimizer="adam",
-    learning_rate=1e-3, schedule="cosine", momentum=None, l2=0.0, weight_decay=None, dropout=0.0, label_smoothing=0.0,
-    max_grad_norm=None, batch_size=16, epochs=3, patience=None, update_tolerance=None,
-)  # fmt: skip
+DEFAULTS = Settings({name: option.command_default for name, option in OPTIONS.items()})
+SETTINGS = DEFAULTS.changed({"hidden": "4", "batch_size": 16, "epochs": 3})
 QUICK = ["--epochs", "3", "--hidden", "4", "--seeds", "1", "--device", "cpu-reference"]
 FILES = {*run_folder.FILES, "results.csv"}
 
@@ -98,9 +96,8 @@ def test_what_a_fold_is_validated_on_leaves_no_trace_in_its_training_rows(folder
             if values.dtype != object:
                 values[rows] = np.where(np.isnan(values[rows]), np.nan, 1e6)
         spoiled = replace(data, columns=fitted)
-        after = cut(
-            spoiled, loss=prepare(data).loss, test=0.0, folds=3, validation=0.2, seed=0, dtype=np.float64
-        )[0][number]  # fmt: skip
+        split = {"test": 0.0, "folds": 3, "validation": 0.2, "seed": 0, "dtype": np.float64}
+        after = cut(spoiled, loss=prepare(data).loss, **split)[0][number]
         np.testing.assert_array_equal(after.train % data.rows, fold.train % data.rows)
         np.testing.assert_array_equal(after.X[after.train], fold.X[fold.train])
         np.testing.assert_array_equal(after.y[after.train], fold.y[fold.train])
@@ -135,7 +132,7 @@ def test_images_are_held_once_for_all_folds(folder: Path, rng: np.random.Generat
 # -- training ------------------------------------------------------------------------------------------
 
 
-OWN_SETTINGS = [
+CHANGES = [
     {"learning_rate": 1e-2},
     {"learning_rate": 3e-2, "dropout": 0.3, "l2": 1e-3, "weight_decay": 0.1, "max_grad_norm": 0.5},
     {"schedule": "warmup(exponential, 0.2)", "epochs": 5, "beta1": 0.8},
@@ -152,23 +149,23 @@ OWN_SETTINGS = [
 def test_each_network_is_trained_as_by_itself(name: str, metric: str) -> None:
     """To the last bit, on the reference backend, for settings and folds of every kind."""
     ready, folds, seeds = prepare(read(name)), folds_of(name), (3, 8)
-    settings = [SETTINGS.having(own) for own in OWN_SETTINGS]
+    settings = [SETTINGS.changed(values) for values in CHANGES]
     found = run(settings, folds, ready.loss, ready.n_outputs, seeds)
     assert len(found.trials) == len(settings) * len(folds) * len(seeds)
     assert len(found.stacks) == 6  # by shape, first weights, optimizer, batch size, and what ends them
     for trial in found.trials:
-        own, fold = settings[trial.candidate], trial.fold
-        net = own.network(fold.X.shape[1], ready.n_outputs, ready.loss, trial.seed, "cpu-reference", "float64")
+        candidate, fold = settings[trial.candidate], trial.fold
+        net = candidate.network(fold.X.shape[1], ready.n_outputs, ready.loss, trial.seed, "cpu-reference", "float64")
         net.preprocessing = fold.preprocessing
         validation = fold.X[fold.validation], fold.y[fold.validation]
-        arguments = own.arguments()
+        arguments = candidate.train_arguments()
         history = gpubp.train(
             net, fold.X[fold.train], fold.y[fold.train], validation_data=validation, seed=trial.seed, **arguments
         )
         alone = run_folder.score(net, *validation)
         assert trial.state == "done"
         assert (trial.loss, trial.metric) == (alone["loss"], alone[metric])
-        assert trial.epochs == (history.epochs if own.patience is None else history.best_epoch + 1)
+        assert trial.epochs == (history.epochs if candidate["patience"] is None else history.best_epoch + 1)
 
 
 def test_a_search_in_many_stacks_finds_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +180,7 @@ def test_a_search_in_many_stacks_finds_the_same(folder: Path, monkeypatch: pytes
 def test_what_a_search_takes_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many networks in a stack as there is room for, of whole candidates first, by fold within."""
     folds = folds_of("iris")
-    candidates = [replace(SETTINGS, learning_rate=rate) for rate in (1e-3, 1e-2, 1e-1, 1.0)]
+    candidates = [SETTINGS.changed({"learning_rate": rate}) for rate in (1e-3, 1e-2, 1e-1, 1.0)]
     whole = Search(candidates, folds, (0,), 3, "cross_entropy", "cpu-reference", "float64")
     (stack,) = whole.stacks
     each = stack.bytes // len(stack.trials)
@@ -255,9 +252,13 @@ def test_results_hold_every_candidate_and_every_score(folder: Path) -> None:
     rows = read_csv("run/results.csv")
     assert [row["rank"] for row in rows] == [str(i + 1) for i in range(6)]
     assert {(r["learning-rate"], r["weight-decay"], r["optimizer"], r["beta2"]) for r in rows} == {
-        ("0.001", "none", "adam", "none"), ("0.001", "0.5", "adam", "none"), ("0.1", "none", "adam", "none"),
-        ("0.1", "0.5", "adam", "none"), ("0.001", "none", "adamw", "0.9"), ("0.001", "none", "adamw", "0.99"),
-    }  # fmt: skip
+        ("0.001", "none", "adam", "none"),
+        ("0.001", "0.5", "adam", "none"),
+        ("0.1", "none", "adam", "none"),
+        ("0.1", "0.5", "adam", "none"),
+        ("0.001", "none", "adamw", "0.9"),
+        ("0.001", "none", "adamw", "0.99"),
+    }
     for row in rows:
         assert (row["status"], row["after_epoch"]) == ("done", "3")
         for name in ("loss", "accuracy"):
@@ -400,9 +401,13 @@ def test_ctrl_c_keeps_what_is_done_and_the_best_of_it(folder: Path, interrupt: C
     rows = read_csv("run/results.csv")
     states = {(row["hidden"], row["epochs"]): (row["status"], row["after_epoch"]) for row in rows}
     assert states == {
-        ("2", "3"): ("done", "3"), ("2", "6"): ("done", "6"), ("3", "3"): ("done", "3"),
-        ("3", "6"): ("unfinished", "3"), ("4", "3"): ("not started", ""), ("4", "6"): ("not started", ""),
-    }  # fmt: skip
+        ("2", "3"): ("done", "3"),
+        ("2", "6"): ("done", "6"),
+        ("3", "3"): ("done", "3"),
+        ("3", "6"): ("unfinished", "3"),
+        ("4", "3"): ("not started", ""),
+        ("4", "6"): ("not started", ""),
+    }
     assert [row["status"] for row in rows] == ["done"] * 3 + ["unfinished"] + ["not started"] * 2
     assert rows[3]["accuracy_mean"] and not rows[4]["accuracy_mean"]
     assert {p.name for p in Path("run").iterdir()} == FILES
@@ -426,8 +431,8 @@ def test_ctrl_c_before_the_first_epoch_writes_nothing(folder: Path, monkeypatch:
     def pressed(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plan, "run_training", pressed)
-    monkeypatch.setattr(Search, "_rehearse", lambda self, trials: None)
+    monkeypatch.setattr(trials, "run_training", pressed)
+    monkeypatch.setattr(Search, "_try_one_step", lambda self, trials: None)
     before = tree(folder)
     result = invoke("search", "flowers.csv", "--grid", "dropout=0,0.2", *QUICK, "--out", "run")
     assert (result.exit_code, result.stderr) == (130, "Interrupted: nothing was written\n")
@@ -482,7 +487,7 @@ BAD = [
     ("--grid dropout=0 --target kin", ["kin", '"kind"']),
     ("--grid dropout=0 --out flowers.csv", ["flowers.csv", "--out"]),
     ("", ["--grid"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("options", "words"), BAD, ids=[case[0] for case in BAD])
@@ -497,18 +502,23 @@ def test_bad_options(folder: Path, options: str, words: list[str]) -> None:
 def test_a_grid_is_every_combination_once() -> None:
     grid = parse_grid(["learning-rate=1e-3,0.001,0.01; hidden=none, 8-4", "learning_rate=0.01;hidden=none"], SETTINGS)
     assert grid.names == ("learning_rate", "hidden")
-    assert [(one.learning_rate, one.hidden) for one in grid.candidates] == [
-        (0.001, "none"), (0.001, "8,4"), (0.01, "none"), (0.01, "8,4"),
-    ]  # fmt: skip
+    assert [(one["learning_rate"], one["hidden"]) for one in grid.candidates] == [
+        (0.001, "none"),
+        (0.001, "8,4"),
+        (0.01, "none"),
+        (0.01, "8,4"),
+    ]
     assert shown(grid.names, grid.candidates[1]) == {"learning-rate": "0.001", "hidden": "8-4"}
 
 
 def test_values_keep_their_arguments() -> None:
     grid = parse_grid(["activation=leaky_relu(-0.1)-tanh,elu(alpha=0.5);schedule=warmup(cosine,0.1),step"], SETTINGS)
-    assert [(one.activation, one.schedule) for one in grid.candidates] == [
-        ("leaky_relu(-0.1),tanh", "warmup(cosine,0.1)"), ("leaky_relu(-0.1),tanh", "step"),
-        ("elu(alpha=0.5)", "warmup(cosine,0.1)"), ("elu(alpha=0.5)", "step"),
-    ]  # fmt: skip
+    assert [(one["activation"], one["schedule"]) for one in grid.candidates] == [
+        ("leaky_relu(-0.1),tanh", "warmup(cosine,0.1)"),
+        ("leaky_relu(-0.1),tanh", "step"),
+        ("elu(alpha=0.5)", "warmup(cosine,0.1)"),
+        ("elu(alpha=0.5)", "step"),
+    ]
     assert shown(grid.names, grid.candidates[0])["activation"] == "leaky_relu(-0.1)-tanh"
 
 

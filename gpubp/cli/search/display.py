@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from gpubp.cli.display import PLAIN_LINES, figure, make_table, plural, say, size
-from gpubp.cli.search.plan import Search, TrialStack
 from gpubp.cli.search.results import CandidateResult, Results
+from gpubp.cli.search.trials import Search, TrialStack
 from gpubp.training.history import History
 
 LEADERS = 10  # in the live table
@@ -37,29 +37,29 @@ def show_plan(console: Console, search: Search) -> None:
     )
 
 
-def score_text(standing: CandidateResult, score: str, name: str) -> str:
+def score_text(candidate: CandidateResult, score: str, name: str) -> str:
     """``0.9711 ± 0.0032``, or as much of it as is known."""
-    mean, std = standing.mean(score), standing.std(score)
+    mean, std = candidate.mean(score), candidate.std(score)
     if math.isnan(mean):
         return "-"
     spread = f"{std:.4f}" if name == "accuracy" else f"{std:.2g}"
-    return figure(name, mean) + (f" ± {spread}" if len(standing.trials) > 1 else "")
+    return figure(name, mean) + (f" ± {spread}" if len(candidate.trials) > 1 else "")
 
 
-def summary(standing: CandidateResult, metric: str) -> str:
+def summary(candidate: CandidateResult, metric: str) -> str:
     """``learning-rate=0.001, hidden=64: accuracy 0.9711 ± 0.0032, loss 0.1021 ± 0.0041``"""
-    settings = ", ".join(f"{name}={value}" for name, value in standing.values.items())
-    scores = f"{metric} {score_text(standing, 'metric', metric)}, loss {score_text(standing, 'loss', 'loss')}"
+    settings = ", ".join(f"{name}={value}" for name, value in candidate.values.items())
+    scores = f"{metric} {score_text(candidate, 'metric', metric)}, loss {score_text(candidate, 'loss', 'loss')}"
     return f"{settings}: {scores}"
 
 
 def leaders(ranked: Sequence[CandidateResult], metric: str, limit: int) -> Table:
     """The first candidates as a table."""
     table = make_table(">", *ranked[0].values, f">{metric}", ">loss", ">after epoch", "")
-    for rank, standing in enumerate(ranked[:limit], start=1):
-        scores = (score_text(standing, "metric", metric), score_text(standing, "loss", "loss"))
-        state = "" if standing.done else standing.state
-        table.add_row(str(rank), *standing.values.values(), *scores, str(standing.epochs or "-"), state)
+    for rank, candidate in enumerate(ranked[:limit], start=1):
+        scores = (score_text(candidate, "metric", metric), score_text(candidate, "loss", "loss"))
+        state = "" if candidate.done else candidate.state
+        table.add_row(str(rank), *candidate.values.values(), *scores, str(candidate.epochs or "-"), state)
     return table
 
 
@@ -73,9 +73,9 @@ def show_results(console: Console, results: Results) -> None:
 
 
 def announce_winner(console: Console, best: CandidateResult, rows: int) -> None:
-    """That it is trained on all rows, and for how long."""
+    """Say that the winner is trained on all training rows, and for how long."""
     text = f"training it on all {rows:,} training rows"
-    if best.settings.patience is not None:
+    if best.settings["patience"] is not None:
         text += f" for {plural(best.epochs, 'epoch')}, the mean of what its networks took to their best"
     say(console, text, "bold")
 
@@ -93,7 +93,7 @@ class SearchProgress(AbstractContextManager["SearchProgress"]):
         self.console, self.results = console, results
         self.live = Live(console=console, auto_refresh=False) if console.is_terminal and not console.quiet else None
         self.drawn, self.lines = 0.0, 0
-        self.planned = [self._epochs(stack) * len(stack.trials) for stack in results.search.stacks]
+        self.planned = [self._most_epochs(stack) * len(stack.trials) for stack in results.search.stacks]
 
     def __enter__(self) -> SearchProgress:
         if self.live:
@@ -112,7 +112,7 @@ class SearchProgress(AbstractContextManager["SearchProgress"]):
         stacks, metric = self.results.search.stacks, self.results.metric
         number = stacks.index(stack)
         part = (sum(self.planned[:number]) + history.epochs * len(stack.trials)) / sum(self.planned)
-        text = f"{part:4.0%}  stack {number + 1}/{len(stacks)}, epoch {history.epochs}/{self._epochs(stack)}"
+        text = f"{part:4.0%}  stack {number + 1}/{len(stacks)}, epoch {history.epochs}/{self._most_epochs(stack)}"
         if self.live:
             if time.monotonic() - self.drawn > PAUSE:
                 self.live.update(Group(text, leaders(self.results.ranked(), metric, LEADERS)), refresh=True)
@@ -121,5 +121,6 @@ class SearchProgress(AbstractContextManager["SearchProgress"]):
             self.lines = int(part * PLAIN_LINES) + 1
             say(self.console, f"{text}  leading: {summary(self.results.ranked()[0], metric)}")
 
-    def _epochs(self, stack: TrialStack) -> int:
-        return max(self.results.search.candidates[trial.candidate].epochs or 0 for trial in stack.trials)
+    def _most_epochs(self, stack: TrialStack) -> int:
+        """How many epochs the network with the most of them has."""
+        return max(int(self.results.search.candidates[trial.candidate]["epochs"]) for trial in stack.trials)

@@ -6,19 +6,24 @@ import itertools
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from functools import partial
+from typing import Any, TypeAlias
 
-from gpubp.cli.parsing import parse_hidden, parse_list
+from gpubp.cli.options import OPTIONS
+from gpubp.cli.parsing import dashed, parse_hidden, parse_list
 from gpubp.cli.settings import Settings
 from gpubp.errors import UsageError, suggest
 from gpubp.optimizers import OPTIMIZERS
+from gpubp.training.options import Option
+
+Parser: TypeAlias = Callable[[str, str], Any]  # of the option's name, as it is written, and the text of a value
 
 LAYERED = ("hidden", "activation")  # lists, one entry per layer: with commas as options, with "-" in a grid
 BETWEEN_LAYERS = re.compile(r"-(?![^(]*\))")
 FORM = "write NAME=VALUE,VALUE;NAME=VALUE,VALUE"
-WHY_NOT = {
-    "loss": "values of different losses cannot be compared; search with each --loss by itself",
+NOT_SEARCHED = {
     "seed": "each candidate is trained with the same seeds; --seeds N makes N of them, from --seed on",
+    **{name: option.not_searched for name, option in OPTIONS.items() if option.not_searched},
 }
 
 
@@ -59,17 +64,18 @@ def parse_grid(
         For what cannot be read, is unknown, or cannot be searched.
     """
     grids = [_read(text, fixed, others) for text in texts]
-    found = [
-        settings.having(dict(zip(grid, values, strict=True)))
+    candidates = [
+        settings.changed(dict(zip(grid, values, strict=True)))
         for grid in grids
         for values in itertools.product(*grid.values())
     ]
-    return Grid(tuple(dict.fromkeys(name for grid in grids for name in grid)), list(dict.fromkeys(found)))
+    different = {tuple(candidate.as_dict().items()): candidate for candidate in candidates}
+    return Grid(tuple(dict.fromkeys(name for grid in grids for name in grid)), list(different.values()))
 
 
 def shown(names: Iterable[str], candidate: Settings) -> dict[str, str]:
     """What tells a candidate from others, as a grid writes it: ``{"learning-rate": "0.001"}``."""
-    return {_dashed(name): _shown(name, candidate.get(name)) for name in names}
+    return {dashed(name): _shown(name, candidate.get(name)) for name in names}
 
 
 def _shown(name: str, value: Any) -> str:
@@ -82,32 +88,40 @@ def _shown(name: str, value: Any) -> str:
 
 def _read(text: str, fixed: Container[str], others: Iterable[str]) -> dict[str, list[Any]]:
     """The values of each option of one grid."""
-    parsers, found = _parsers(), {}
+    parsers = _parsers()
+    grid: dict[str, list[Any]] = {}
     for part in text.split(";"):
-        given, equals, values = (piece.strip() for piece in part.partition("="))
-        name = given.replace("-", "_")
-        if not given or not equals:
+        written, equals, values = (piece.strip() for piece in part.partition("="))
+        name = written.replace("-", "_")
+        if not written or not equals:
             raise UsageError(f'--grid "{text}": "{part.strip()}" has no NAME=VALUES; {FORM}')
         if name not in parsers:
-            reason = WHY_NOT.get(name) or f"it is one for the whole search; use --{_dashed(name)}"
-            if name in (*WHY_NOT, *others):
-                raise UsageError(f"--grid: {given} cannot be searched: {reason}")
-            raise UsageError(f'--grid: unknown option "{given}"; {suggest(_dashed(name), map(_dashed, parsers))}')
-        if name in found:
-            raise UsageError(f"--grid: {given} is there twice; list all its values once")
+            reason = NOT_SEARCHED.get(name) or f"it is one for the whole search; use --{dashed(name)}"
+            if name in (*NOT_SEARCHED, *others):
+                raise UsageError(f"--grid: {written} cannot be searched: {reason}")
+            raise UsageError(f'--grid: unknown option "{written}"; {suggest(dashed(name), map(dashed, parsers))}')
+        if name in grid:
+            raise UsageError(f"--grid: {written} is there twice; list all its values once")
         if name in fixed:
-            raise UsageError(f"--grid: {given} is also given as --{given}; leave one of them out")
-        found[name] = [parsers[name](given, value) for value in parse_list(values)]
-    return found
+            raise UsageError(f"--grid: {written} is also given as --{written}; leave one of them out")
+        grid[name] = [parsers[name](written, value) for value in parse_list(values)]
+    return grid
 
 
-def _parsers() -> Mapping[str, Callable[[str, str], Any]]:
-    """How the values of each option that can be searched are read, by the types of `Settings`."""
-    by_type = {str: _text, int: _whole, float: _number, int | None: _or_none(_whole), float | None: _or_none(_number)}
-    types = get_type_hints(Settings)
-    found = {name: by_type[types[name]] for name in types if types[name] in by_type and name not in WHY_NOT}
+def _parsers() -> Mapping[str, Parser]:
+    """How the values of each option that can be searched are read."""
     of_optimizers = {name for make in OPTIMIZERS.values() for name in make().options}
-    return dict.fromkeys(sorted(of_optimizers), _number) | found | {"hidden": _hidden, "activation": _layers}
+    parsers: dict[str, Parser] = dict.fromkeys(sorted(of_optimizers), _number)
+    parsers |= {name: _parser(option) for name, option in OPTIONS.items() if not option.not_searched}
+    return parsers | {"hidden": _hidden, "activation": _layers}
+
+
+def _parser(option: Option) -> Parser:
+    """How one value of an option is read."""
+    parse: Parser = _text if option.type is str else _number
+    if option.type is int:
+        parse = partial(_whole, low=int(option.low))
+    return _or_none(parse) if option.optional_in_command else parse
 
 
 def _number(name: str, text: str) -> float:
@@ -117,13 +131,13 @@ def _number(name: str, text: str) -> float:
         raise UsageError(f'--grid: {name}: "{text}" is not a number') from None
 
 
-def _whole(name: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f'--grid: {name}: "{text}" is not a whole number of at least 1')
+def _whole(name: str, text: str, low: int) -> int:
+    if not text.isdecimal() or int(text) < low:
+        raise UsageError(f'--grid: {name}: "{text}" is not a whole number of at least {low}')
     return int(text)
 
 
-def _or_none(parse: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+def _or_none(parse: Parser) -> Parser:
     return lambda name, text: None if text.lower() == "none" else parse(name, text)
 
 
@@ -148,7 +162,3 @@ def _hidden(name: str, text: str) -> str:
             "candidates, such as hidden=none,64,128-64"
         ) from None
     return sizes
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")

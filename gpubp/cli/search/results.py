@@ -1,16 +1,16 @@
-"""What a search found: where each candidate stands, their order, and the table of them on disk."""
+"""What came of a search: the result of each candidate, their order, and the table of them on disk."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, pstdev
 
 from gpubp.cli.search.grid import shown
-from gpubp.cli.search.plan import DONE, NAN, UNFINISHED, WAITING, Search, Trial
+from gpubp.cli.search.trials import DONE, NAN, UNFINISHED, WAITING, Search, Trial
 from gpubp.cli.settings import Settings
 from gpubp.serialization import atomic_write
 
@@ -44,12 +44,12 @@ class CandidateResult:
 
     @property
     def done(self) -> bool:
-        """Whether all its networks are."""
+        """Whether all its networks are done."""
         return self.state == DONE
 
     @property
     def diverged(self) -> bool:
-        """Whether one of its networks has."""
+        """Whether one of its networks left the finite numbers."""
         return any(trial.diverged for trial in self.trials)
 
     @property
@@ -63,17 +63,17 @@ class CandidateResult:
 
         Patience has nothing to watch there: it takes as many epochs as these networks took to their best.
         """
-        if self.settings.patience is None:
+        if self.settings["patience"] is None:
             return self.settings
-        return replace(self.settings, patience=None, epochs=self.epochs)
+        return self.settings.changed({"patience": None, "epochs": self.epochs})
 
     def mean(self, score: str) -> float:
-        """Of ``"loss"`` or ``"metric"`` over its networks, as far as they are known; NaN where one diverged."""
+        """The mean ``"loss"`` or ``"metric"`` of its networks, as far as they are known; NaN where one diverged."""
         known = self._known(score)
         return fmean(known) if known else NAN
 
     def std(self, score: str) -> float:
-        """How they vary: the root of their mean squared distance from the mean."""
+        """The standard deviation of ``"loss"`` or ``"metric"`` over its networks, dividing by their number."""
         known = self._known(score)
         return pstdev(known) if known else NAN
 
@@ -108,38 +108,38 @@ class Results:
         Classifiers are ranked by their accuracy and then by their loss, others by their loss. Candidates that are
         done come before those that are not, and those that diverged come last.
         """
-        search, each = self.search, len(self.search.folds) * len(self.search.seeds)
-        found = [
-            CandidateResult(settings, shown(self.names, settings), search.trials[i * each : (i + 1) * each])
+        search, n = self.search, len(self.search.folds) * len(self.search.seeds)
+        candidates = [
+            CandidateResult(settings, shown(self.names, settings), search.trials[i * n : (i + 1) * n])
             for i, settings in enumerate(search.candidates)
         ]
-        return sorted(found, key=self._rank)
+        return sorted(candidates, key=self._rank)
 
-    def _rank(self, standing: CandidateResult) -> tuple[float, ...]:
+    def _rank(self, candidate: CandidateResult) -> tuple[float, ...]:
         order = (DONE, UNFINISHED, WAITING)
-        state = len(order) if standing.diverged else order.index(standing.state)
-        loss, metric = (math.inf if math.isnan(v := standing.mean(name)) else v for name in ("loss", "metric"))
+        state = len(order) if candidate.diverged else order.index(candidate.state)
+        loss, metric = (math.inf if math.isnan(v := candidate.mean(name)) else v for name in ("loss", "metric"))
         return (state, -metric, loss) if self.metric == "accuracy" else (state, loss)
 
     def to_csv(self) -> str:
         """A line per candidate: its settings, mean and standard deviation of its scores, those of each network."""
         ranked, scores = self.ranked(), {"loss": "loss", "metric": self.metric}
-        parts = [f"fold{trial.fold.number}{self._of_seed(trial)}" for trial in ranked[0].trials]
+        parts = [f"fold{trial.fold.number}{self._seed_suffix(trial)}" for trial in ranked[0].trials]
         means = [f"{name}_{kind}" for name in scores.values() for kind in ("mean", "std")]
         each = [f"{name}_{part}" for name in scores.values() for part in parts]
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(["rank", *ranked[0].values, "status", "after_epoch", *means, *each])
-        for rank, standing in enumerate(ranked, start=1):
-            found = [value for name in scores for value in (standing.mean(name), standing.std(name))]
-            found += [getattr(trial, name) for name in scores for trial in standing.trials]
-            written = ("" if math.isnan(value) else f"{value:.9g}" for value in found)
-            writer.writerow([rank, *standing.values.values(), standing.state, standing.epochs or "", *written])
+        for rank, candidate in enumerate(ranked, start=1):
+            numbers = [value for name in scores for value in (candidate.mean(name), candidate.std(name))]
+            numbers += [getattr(trial, name) for name in scores for trial in candidate.trials]
+            written = ("" if math.isnan(value) else f"{value:.9g}" for value in numbers)
+            writer.writerow([rank, *candidate.values.values(), candidate.state, candidate.epochs or "", *written])
         return out.getvalue()
 
     def save(self) -> None:
         """Write the table, whole or not at all."""
         atomic_write(self.path, self.to_csv().encode())
 
-    def _of_seed(self, trial: Trial) -> str:
+    def _seed_suffix(self, trial: Trial) -> str:
         return f"_seed{trial.seed}" if len(self.search.seeds) > 1 else ""

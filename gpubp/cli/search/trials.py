@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gpubp.backends import get_backend
 from gpubp.cli import run_folder
+from gpubp.cli.options import NETWORK_OPTIONS
 from gpubp.cli.settings import Settings
 from gpubp.data.folds import Fold
 from gpubp.errors import DivergenceError
@@ -27,7 +28,7 @@ WAITING, UNFINISHED, DONE = "not started", "unfinished", "done"
 
 @dataclass(eq=False)
 class Trial:
-    """One network of a search.
+    """One network of a search: a candidate on a fold, drawn from a seed.
 
     Attributes
     ----------
@@ -109,132 +110,142 @@ class Search:
             for fold in self.folds
             for seed in self.seeds
         ]
-        self.stacks = [stack for group in packing.groups(self.trials, self._kind) for stack in self._planned(group)]
+        groups = packing.groups(self.trials, self._shared_by_stack)
+        self.stacks = [stack for group in groups for stack in self._stacks_that_fit(group)]
 
     @property
     def data_bytes(self) -> int:
         """Bytes of what the networks are trained on."""
         return sum(array.nbytes for array in {id(array): array for f in self.folds for array in (f.X, f.y)}.values())
 
-    def train(self, stack: TrialStack, watch: Callable[[TrialStack, History], Any]) -> None:
-        """Train a stack; ``watch(stack, history)`` after every epoch. Its trials know then what came of them.
+    def train(self, stack: TrialStack, after_epoch: Callable[[TrialStack, History], Any]) -> None:
+        """Train a stack, and write into its trials what came of them; where it is interrupted, how far they came.
 
-        Interrupted, they know how far they came.
+        Parameters
+        ----------
+        stack : TrialStack
+        after_epoch : callable
+            ``after_epoch(stack, history)`` after every epoch.
         """
         trials = stack.trials
         net = self._network(trials)
-        fold, seen = trials[0].fold, History(net.loss.metric.name, net.models)
+        fold, last_history = trials[0].fold, History(net.loss.metric.name, net.models)
 
         def follow(net: MLP, history: History) -> None:
-            nonlocal seen
-            seen = history
-            self._note(stack, history)
-            watch(stack, history)
+            nonlocal last_history
+            last_history = history
+            self._record_progress(trials, history)
+            after_epoch(stack, history)
 
         try:
             run_training(
                 net,
                 fold.X,
                 fold.y,
-                **packing.merged_arguments([self.candidates[trial.candidate].arguments() for trial in trials]),
+                **packing.merged_arguments([self._settings(trial).train_arguments() for trial in trials]),
                 seed=[trial.seed for trial in trials],
                 rows=[trial.fold.train for trial in trials],
                 validation_rows=[trial.fold.validation for trial in trials],
                 callbacks=(follow,),
             )
         except DivergenceError as error:  # of all of them
-            seen = error.history
+            last_history = error.history
         except KeyboardInterrupt:
-            if seen.epochs:
-                self._conclude(trials, net, seen)
+            if last_history.epochs:
+                self._record_results(trials, net, last_history)
             raise
-        self._conclude(trials, net, seen)
+        self._record_results(trials, net, last_history)
 
-    # -- before ----------------------------------------------------------------------------------------
-
-    def _kind(self, trial: Trial) -> tuple[Any, ...]:
-        """What the networks of a stack have in common."""
-        settings = self.candidates[trial.candidate]
-        shape = settings.hidden, settings.activation, settings.output_activation, settings.init
-        return *shape, id(trial.fold.X), packing.in_common(settings.arguments())
-
-    def _planned(self, group: list[Trial]) -> list[TrialStack]:
-        """A group as stacks that fit. Candidates stay whole as far as they can, so that some are done early."""
-        first = self.candidates[group[0].candidate]
-        rows = max(len(trial.fold.train) for trial in group)
-        each = packing.bytes_of_one(
-            self._network(group[:1]).stack, first.batch_size, first.optimizer, rows, first.patience is not None
-        )
-        self._rehearse(list({trial.candidate: trial for trial in group}.values()))
-        free = packing.memory_for_stacks(get_backend(self.device, self.precision))
-        stacks = packing.portions(group, each, max(0.0, free - self.data_bytes))
-        by_rows = [sorted(stack, key=lambda trial: (len(trial.fold.train), trial.fold.number)) for stack in stacks]
-        return [TrialStack(stack, each * len(stack)) for stack in by_rows]
-
-    def _rehearse(self, trials: list[Trial]) -> None:
-        """Let stand-ins for these networks take a step: what training refuses is refused before any is trained."""
-        settings = [self.candidates[trial.candidate] for trial in trials]
-        X, y = np.zeros((2, 1)), trials[0].fold.y[:2]
-        net = MLP([1, self.n_outputs], loss=self.loss, device="cpu-reference", precision="float64", models=len(trials))
-        arguments = packing.merged_arguments([one.arguments() for one in settings]) | {"epochs": 1}
-        with suppress(DivergenceError):
-            run_training(net, X, y, validation_data=(X, y), **arguments)
+    def _settings(self, trial: Trial) -> Settings:
+        return self.candidates[trial.candidate]
 
     def _network(self, trials: Sequence[Trial]) -> MLP:
-        settings, fold = self.candidates[trials[0].candidate], trials[0].fold
+        settings, fold = self._settings(trials[0]), trials[0].fold
         seeds = [trial.seed for trial in trials]
         return settings.network(fold.X.shape[1], self.n_outputs, self.loss, seeds, self.device, self.precision)
 
+    # -- before ----------------------------------------------------------------------------------------
+
+    def _shared_by_stack(self, trial: Trial) -> tuple[Any, ...]:
+        """What the networks of a stack have in common."""
+        settings = self._settings(trial)
+        network = tuple(settings[name] for name in NETWORK_OPTIONS)
+        return *network, id(trial.fold.X), packing.in_common(settings.train_arguments())
+
+    def _stacks_that_fit(self, group: list[Trial]) -> list[TrialStack]:
+        """A group cut into stacks. Candidates stay whole as far as they can, so that some are done early."""
+        settings = self._settings(group[0])
+        bytes_each = packing.bytes_of_one(
+            self._network(group[:1]).stack,
+            settings["batch_size"],
+            settings["optimizer"],
+            rows=max(len(trial.fold.train) for trial in group),
+            keeps_best=settings["patience"] is not None,
+        )
+        self._try_one_step(list({trial.candidate: trial for trial in group}.values()))
+        free = packing.memory_for_stacks(get_backend(self.device, self.precision))
+        stacks = packing.portions(group, bytes_each, max(0.0, free - self.data_bytes))
+        by_rows = [sorted(stack, key=lambda trial: (len(trial.fold.train), trial.fold.number)) for stack in stacks]
+        return [TrialStack(stack, bytes_each * len(stack)) for stack in by_rows]
+
+    def _try_one_step(self, trials: list[Trial]) -> None:
+        """Let small networks with the settings of these take a step, so that what training refuses is refused now."""
+        X, y = np.zeros((2, 1)), trials[0].fold.y[:2]
+        net = MLP([1, self.n_outputs], loss=self.loss, device="cpu-reference", precision="float64", models=len(trials))
+        arguments = packing.merged_arguments([self._settings(trial).train_arguments() for trial in trials])
+        with suppress(DivergenceError):
+            run_training(net, X, y, validation_data=(X, y), **arguments | {"epochs": 1})
+
     # -- meanwhile and afterwards ----------------------------------------------------------------------
 
-    def _note(self, stack: TrialStack, history: History) -> None:
-        """Where the networks stand after an epoch."""
+    def _record_progress(self, trials: Sequence[Trial], history: History) -> None:
+        """Write down where the networks stand after an epoch."""
         loss, metric = (history.curve(name)[-1] for name in ("validation_loss", "validation_metric"))
-        for k in np.flatnonzero(~np.isnan(loss)):
-            trial = stack.trials[k]
+        for k in np.flatnonzero(~np.isnan(loss)).tolist():
+            trial = trials[k]
             trial.state, trial.epochs = UNFINISHED, history.epochs
             trial.loss, trial.metric = float(loss[k]), float(metric[k]) * _unit(trial.fold)
 
-    def _conclude(self, trials: list[Trial], net: MLP, history: History) -> None:
-        """What came of the networks, by the weights they have now."""
+    def _record_results(self, trials: Sequence[Trial], net: MLP, history: History) -> None:
+        """Write down what came of the networks, by the weights they have now."""
         fold = trials[0].fold
         loss, metric = net.stack.evaluate(fold.X, fold.y, None, [trial.fold.validation for trial in trials])
         if not net.loss.classification:
             metric = _rmse(net, trials, np.isfinite(loss))
-        stopped, best = history.stopped_by_network, history.best_epoch_by_network
-        trained = np.isfinite(history.curve("loss")).sum(axis=0)
+        epochs = np.isfinite(history.curve("loss")).sum(axis=0).tolist()
         for k, trial in enumerate(trials):
-            settings, epochs = self.candidates[trial.candidate], int(trained[k])
-            trial.loss, trial.metric, trial.epochs = NAN, NAN, epochs
-            if stopped[k] == "diverged":
-                rate = history.curve("learning_rate")[epochs, k]
-                trial.state = _how_it_diverged(len(trial.fold.train), settings.batch_size, epochs, rate)
-            elif not np.isfinite(loss[k]):
-                trial.state = f"diverged: validation loss {loss[k]:g} after epoch {epochs}"
-            else:
-                ended = stopped[k] in ("patience", "update_tolerance") or epochs == settings.epochs
-                trial.state = DONE if ended else UNFINISHED
-                trial.loss, trial.metric = float(loss[k]), float(metric[k])
-                if settings.patience is not None and best is not None:
-                    trial.epochs = int(best[k]) + 1
+            trial.state, trial.epochs = self._outcome(trial, k, history, epochs[k], loss[k])
+            trial.loss, trial.metric = (NAN, NAN) if trial.diverged else (float(loss[k]), float(metric[k]))
+
+    def _outcome(self, trial: Trial, k: int, history: History, epochs: int, loss: float) -> tuple[str, int]:
+        """The state of network k of a stack after so many epochs, and the epoch that its weights are from."""
+        settings = self._settings(trial)
+        stopped, best = history.stopped_by_network[k], history.best_epoch_by_network
+        if stopped == "diverged":
+            rate = history.curve("learning_rate")[epochs, k]
+            return _how_it_diverged(len(trial.fold.train), settings["batch_size"], epochs, rate), epochs
+        if not np.isfinite(loss):
+            return f"diverged: validation loss {loss:g} after epoch {epochs}", epochs
+        ended = stopped in ("patience", "update_tolerance") or epochs == settings["epochs"]
+        state = DONE if ended else UNFINISHED
+        return state, epochs if settings["patience"] is None or best is None else int(best[k]) + 1
 
 
-def _rmse(net: MLP, trials: Sequence[Trial], sound: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of each sound network, in the target's own units."""
-    found, first = np.full(len(trials), NAN), 0
+def _rmse(net: MLP, trials: Sequence[Trial], finite: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The rmse (K,) in the units of the target, NaN of networks that are not `finite`."""
+    rmse, first = np.full(len(trials), NAN), 0
     for fold, members in itertools.groupby(trials, lambda trial: trial.fold):
         last = first + len(list(members))
         outputs = net.stack.part(slice(first, last)).outputs(fold.X[fold.validation])
-        for k in first + np.flatnonzero(sound[first:last]):
-            found[k] = run_folder.regression_metrics(fold.preprocessing, fold.y[fold.validation], outputs[k - first])[
-                "rmse"
-            ]
+        truth = fold.y[fold.validation]
+        for k in first + np.flatnonzero(finite[first:last]):
+            rmse[k] = run_folder.regression_metrics(fold.preprocessing, truth, outputs[k - first])["rmse"]
         first = last
-    return found
+    return rmse
 
 
 def _unit(fold: Fold) -> float:
-    """What the network's own rmse is multiplied by for the target's units; NaN where targets differ in theirs."""
+    """What a network's rmse is multiplied by for the units of its target; NaN where targets differ in theirs."""
     scale = fold.preprocessing["target"].get("scale", [1.0])
     return float(scale[0]) if len(scale) == 1 else NAN
 
