@@ -45,6 +45,8 @@ PUBLIC_SIGNATURES = {
     "gpubp.estimators.classifier.MLPClassifier.__init__",
     "gpubp.estimators.regressor.MLPRegressor.__init__",
     "gpubp.estimators.search.search_cv.MLPSearchCV.__init__",
+    "gpubp.cli.train.train",
+    "gpubp.cli.search.command.search",
 }
 
 
@@ -184,13 +186,10 @@ def _functions(name: str) -> Iterator[tuple[str, ast.FunctionDef]]:
 @pytest.mark.parametrize("name", MODULES)
 def test_functions_are_short_and_take_few_parameters(name: str) -> None:
     for function, node in _functions(name):
-        if function in PUBLIC_SIGNATURES:
-            continue
-        first = node.body[0]
-        documented = ast.get_docstring(node) is not None
-        docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
-        lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        signature = 0 if function in PUBLIC_SIGNATURES else node.body[0].lineno - node.lineno
+        lines = signature + (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else signature
         assert lines <= LONGEST_FUNCTION, f"{function} has {lines} lines"
         parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
         count = len([parameter for parameter in parameters if parameter.arg not in ("self", "cls")])
-        assert count <= MOST_PARAMETERS, f"{function} takes {count} parameters"
+        assert count <= MOST_PARAMETERS or function in PUBLIC_SIGNATURES, f"{function} takes {count} parameters"

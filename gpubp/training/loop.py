@@ -243,10 +243,12 @@ def _with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Sam
 
 def _total_weights(samples: Samples, models: int) -> NDArray[np.float64]:
     """What the rows that each network uses weigh, (K,); refused where it is nothing."""
-    weight, rows = samples.weight, samples.rows
-    weights = np.broadcast_to(1.0, (1, len(samples.X))) if weight is None else np.atleast_2d(weight)
-    by_network = [weights[k if len(weights) > 1 else 0] for k in range(models)]
-    total = np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(by_network)])
+    weight, rows, m = samples.weight, samples.rows, len(samples.X)
+    if weight is None:
+        total = np.full(models, float(m)) if rows is None else np.array([float(len(r)) for r in rows])
+    else:
+        weights = np.broadcast_to(np.atleast_2d(weight), (models, m))
+        total = np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(weights)])
     if not total.all():
         who = f" of network {int(np.argmin(total))}" if models > 1 else ""
         raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
