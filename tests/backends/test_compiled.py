@@ -362,6 +362,7 @@ def run(tmp_path: Path, script: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.backends  # it compiles from an empty cache
 def test_processes_share_what_was_compiled_and_get_the_same_bits(tmp_path):
     """One that compiles, one that finds everything, and two workers of joblib."""
     first = run(tmp_path, f"{SCRIPT}\nprint(theta())")

@@ -12,13 +12,13 @@ from sklearn.model_selection import StratifiedKFold
 
 from gpubp import MLPClassifier, MLPRegressor
 from gpubp.estimators.stacked_fits import FitTask, StackedFits, fit_members
-from support.machines import BACKENDS
+from support.machines import BACKENDS, backend_parameter
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 CHECKED = ("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_")
 
 
-@pytest.fixture(params=["reference", "compiled", "cuda-host"])
+@pytest.fixture(params=[backend_parameter(f"{name}-float64", name) for name in ("reference", "compiled", "cuda-host")])
 def machine(request, monkeypatch):
     """What estimators with device "cpu" compute on."""
     backends = {precision: BACKENDS[f"{request.param}-{precision}"] for precision in ("float64", "float32")}
