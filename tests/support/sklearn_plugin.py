@@ -17,7 +17,7 @@ import sklearn.neural_network
 
 import gpubp.network
 from gpubp import estimators
-from gpubp.estimators.data import Data
+from gpubp.estimators.data import Subset
 from gpubp.estimators.solvers.lbfgs import Objective
 from support.machines import BACKENDS, GPU_BACKENDS
 
@@ -37,7 +37,7 @@ class MLPClassifier(_Counted, estimators.MLPClassifier):
         """Loss and gradient at weights and biases packed as scikit-learn packs them, for one-hot Y."""
         net = self._network()
         y = Y if Y.shape[1] == 1 else Y.argmax(axis=1)
-        objective = Objective(net, Data(X, y, sample_weight, np.arange(len(X))), self.alpha, label_smoothing=0.0)
+        objective = Objective(net, Subset(X, y, sample_weight, np.arange(len(X))), self.alpha, label_smoothing=0.0)
         arrays, start = [], 0
         theta = np.zeros(net.theta.shape)
         layers = net.layout.layers(theta)
