@@ -14,6 +14,7 @@ from gpubp.backends import Backend
 from gpubp.backends.cuda.probe import probe_device
 from support.machines import BACKENDS, GPU_BACKENDS, backend_parameters
 from support.package import SHARED_DATA
+from support.tiers import COLLECTED
 
 
 @pytest.fixture
@@ -27,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all-architectures", action="store_true", help="compile every kernel for every GPU; takes some minutes"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    config.stash[COLLECTED] = list(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -50,10 +51,15 @@ PUBLIC_SIGNATURES = {
 }
 
 
-def _imports(name: str, *, in_functions: bool = True) -> set[str]:
+def _imports(name: str, *, in_functions: bool = True) -> frozenset[str]:
     """Full names of the modules that module `name` imports, at once or when a function is called."""
-    tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
-    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    return _imports_in(name, MODULES[name], in_functions)
+
+
+@functools.cache
+def _imports_in(name: str, path: Path, in_functions: bool) -> frozenset[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = set()
     inside = set()
     if not in_functions:
@@ -67,7 +73,7 @@ def _imports(name: str, *, in_functions: bool = True) -> set[str]:
             source = ".".join([*above, *([node.module] if node.module else [])])
             # `from gpubp import losses` imports a module, `from gpubp.losses import Loss` a name in one.
             found |= {full if (full := f"{source}.{alias.name}") in MODULES else source for alias in node.names}
-    return found
+    return frozenset(found)
 
 
 def _head(name: str) -> str:

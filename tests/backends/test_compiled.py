@@ -23,7 +23,7 @@ from gpubp.backends.compiled.ufunc import matmul_loop
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.losses import LOSSES, Loss, get_loss
 from gpubp.optimizers import OPTIMIZERS, Optimizer, get_optimizer
-from support.machines import one_step
+from support.machines import by_tier, one_step
 
 pytestmark = pytest.mark.skipif(not numba_state().usable, reason=numba_state().found)
 
@@ -90,7 +90,9 @@ def test_elementary_functions_at_the_ends_of_the_numbers(name, dtype):
 # -- parity -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(
+    "activation", by_tier(ACTIVATIONS, ("relu", "gelu").__contains__)
+)  # with all losses, optimizers
 def test_every_activation_loss_and_optimizer_trains_as_in_the_reference(rng, activation):
     """Three steps with all that a step can have, the last of fewer rows."""
     X, weight = rng.standard_normal((11, 5)), rng.random(11) + 0.1
@@ -356,6 +358,7 @@ def run(tmp_path: Path, script: str, **environment: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.backends  # it compiles from an empty cache
 def test_processes_share_what_was_compiled_and_get_the_same_bits(tmp_path):
     """One that compiles, one that finds everything, and two workers of joblib."""
     first = run(tmp_path, f"{SCRIPT}\nprint(theta())")

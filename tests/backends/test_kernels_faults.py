@@ -17,6 +17,8 @@ from support import kernel_checks as checks
 from support.cuda_host import HostDriver, HostDriverError
 from support.machines import host_driver
 
+pytestmark = pytest.mark.backends  # what they check is run by default
+
 Check = Callable[[HostDriver], None]
 # A row short of full blocks, so that what is written out of bounds stays within the guard zones.
 SHAPE = {"storage": "float32", "rows": 31, "columns": 33, "networks": 5, "place": "whole"}

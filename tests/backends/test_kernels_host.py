@@ -5,7 +5,7 @@ The whole training step is in test_kernels_steps.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import combinations, product
 from math import prod
 from typing import Any
@@ -16,17 +16,15 @@ import pytest
 from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backends import Backend, Batch, Layer, LayerCache
 from gpubp.backends.cuda.backend import CudaBackend
-from gpubp.backends.cuda.driver import Source
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.losses import LOSSES, get_loss
 from gpubp.optimizers import OPTIMIZERS
 from support import kernel_checks as checks
-from support import kernel_variants as variants
 from support.cuda_host import HostDriver
 from support.kernel_parity import PLACES, ROUNDING, parameters_of, rounded
-from support.kernel_variants import ON_VALUES, OTHER_OUTPUTS, OUTPUTS, STORAGES, dtype, launched
-from support.machines import host, host_driver, one_step
+from support.kernel_variants import ON_VALUES, OTHER_OUTPUTS, OUTPUTS, STORAGES, launched_by
+from support.machines import KERNEL_PRECISION, by_tier, host, host_driver, one_step, precisions_of_kernels
 
 Case = dict[str, Any]
 SIZES = (1, 3, 31, 33, 257, 1000)
@@ -95,38 +93,25 @@ DELTAS += every(loss=("huber",), storage=STORAGES, targets=("hard",), weights=("
 BATCHES += every(source=tuple(C_TYPES), target=STORAGES, **{**PIECES, "place": ("whole", "shifted")})
 
 
-def each(cases: list[Case]) -> pytest.MarkDecorator:
-    """Run a test on every case."""
+def each(cases: list[Case], precision: str = "storage") -> pytest.MarkDecorator:
+    """Run a test on every case; by default, on those alone whose `precision` is `KERNEL_PRECISION`.
+
+    They hold every kernel, activation, loss and optimizer, since each meets each precision in some case.
+    """
 
     def name(case: Case) -> str:
         return "-".join(value if isinstance(value, str) else f"{axis}={value:d}" for axis, value in case.items())
 
-    return pytest.mark.parametrize("case", cases, ids=name)
-
-
-def _sources() -> Iterator[Source]:
-    """What the cases launch."""
-    for case in LAYERS:
-        yield from launched(case["storage"], variants.layer, case["activation"], case["dropout"])
-    for case in OUTPUT_LAYERS:
-        yield from launched(case["storage"], variants.output, case["activation"])
-    for case in DELTAS + DELTAS_OF_MANY + DELTAS_THROUGH:
-        named = case["loss"], case.get("output"), case["columns"], case["targets"] == "hard"
-        yield from launched(case["storage"], variants.loss, *named)
-    for case in UPDATES:
-        options = (case[option] for option in ("optimizer", "l2", "penalty", "tracked"))
-        yield from launched(case["storage"], variants.update, *options)
-    for case in BATCHES:
-        yield from launched("float32", variants.gather, dtype(case["source"]), dtype(case["target"]))
-    for storage in STORAGES:
-        yield from launched(storage, variants.sums)
+    return pytest.mark.parametrize("case", by_tier(cases, lambda case: case[precision] == KERNEL_PRECISION, name))
 
 
 @pytest.fixture(scope="module")
-def driver() -> HostDriver:
-    """The host driver, with the kernels of all cases compiled at once."""
+def driver(request: pytest.FixtureRequest) -> HostDriver:
+    """The host driver, with the kernels of all cases that run compiled at once."""
     driver = host_driver()
-    driver.prefetch({source.text: source for source in _sources()}.values())
+    tests = (item for item in request.session.items if item.path == request.path)
+    cases = (test.callspec.params["case"] for test in tests if "case" in test.fixturenames)
+    driver.prefetch({source.text: source for case in cases for source in launched_by(case)}.values())
     return driver
 
 
@@ -167,7 +152,7 @@ def test_ten_updates(driver, case):
     checks.check_update(driver, **case)
 
 
-@each(BATCHES)
+@each(BATCHES, precision="target")
 def test_a_batch(driver, case):
     checks.check_gather(driver, **case)
 
@@ -177,7 +162,7 @@ def test_a_batch(driver, case):
 SPECIAL = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 20.0, -20.0, 200.0, -200.0, 3e4, -3e4])
 
 
-@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("storage", precisions_of_kernels(STORAGES))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_layer_makes_of_extremes_what_the_reference_makes_of_them(driver, activation, storage):
     """And what is not finite there is not here: otherwise divergence would be found on one of them only."""

@@ -1,7 +1,7 @@
 """Every kernel that a GPU may be asked for, compiled to machine code; this needs no GPU.
 
-By default some variants of each kernel are compiled, one or more for each of three architectures;
-``--all-architectures`` compiles every variant for each of seven, as CI does.
+By default one variant of each kernel is compiled for one of three architectures, and under the mark "backends" many
+for all three; with ``--all-architectures`` these are every variant for each of seven, as CI has it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import groupby, product
+from dataclasses import dataclass, replace
+from itertools import cycle, groupby, product
 from typing import NamedTuple
 
 import numpy as np
@@ -22,13 +22,14 @@ from gpubp.backends.cuda.cupy_driver import COMPILER_OPTIONS
 from gpubp.backends.cuda.driver import Source
 from gpubp.backends.cuda.source import folder
 from support.kernel_variants import STORAGES, every_variant
+from support.machines import KERNEL_PRECISION, by_tier
 
 core = pytest.importorskip("cuda.core", reason="cuda-core is not installed; it comes with the extra test on Linux")
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
 pathfinder = pytest.importorskip("cuda.pathfinder")
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
-DEFAULT = (75, 90, 120)
+SOME = (75, 90, 120)
 TOGETHER = 32  # variants in one compilation, which has a price of its own
 OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
 # What ptxas says of itself; any other line of a log is a warning.
@@ -105,17 +106,21 @@ def units() -> list[Unit]:
     return found
 
 
-def jobs(everything: bool) -> Iterator[tuple[Unit, int]]:
+def jobs(extent: str) -> Iterator[tuple[Unit, int]]:
     """What to compile for which architecture."""
+    architectures = cycle(SOME)
     for _, group in groupby(units(), key=lambda unit: unit.kernel):
         of_kernel = list(group)
-        if everything:
+        if extent == "every variant":
             yield from product(of_kernel, ARCHITECTURES)
-        elif len(of_kernel) < len(DEFAULT):
-            yield from product(of_kernel, DEFAULT)
+        elif extent == "one variant":  # of layers, one with dropout, which computes in double
+            unit = next((unit for unit in of_kernel if unit.storage == KERNEL_PRECISION), of_kernel[0])
+            yield replace(unit, variants=unit.variants[-1:]), next(architectures)
+        elif len(of_kernel) < len(SOME):
+            yield from product(of_kernel, SOME)
         else:  # spread over types and formulas, which are in order
-            spread = np.linspace(0, len(of_kernel) - 1, len(DEFAULT)).astype(int)
-            yield from zip([of_kernel[i] for i in spread], DEFAULT, strict=True)
+            spread = np.linspace(0, len(of_kernel) - 1, len(SOME)).astype(int)
+            yield from zip([of_kernel[i] for i in spread], SOME, strict=True)
 
 
 def compiled_by_nvrtc(unit: Unit, architecture: int, headers: str) -> Compiled:
@@ -130,9 +135,9 @@ def compiled_by_nvrtc(unit: Unit, architecture: int, headers: str) -> Compiled:
     return Compiled(unit, architecture, log.getvalue(), ptx.decode())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=by_tier(("one variant", "many"), lambda extent: extent == "one variant"))
 def compiled(request: pytest.FixtureRequest) -> list[Compiled]:
-    """All variants."""
+    """Variants of every kernel."""
     headers = pathfinder.find_nvidia_header_directory("cudart")
     if headers is None:
         pytest.skip("CUDA's headers are not installed; pip install nvidia-cuda-runtime")
@@ -141,7 +146,8 @@ def compiled(request: pytest.FixtureRequest) -> list[Compiled]:
     except pathfinder.DynamicLibNotFoundError:
         pytest.skip("NVRTC is not installed; pip install nvidia-cuda-nvrtc")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        todo = jobs(request.config.getoption("--all-architectures"))
+        everything = request.param == "many" and request.config.getoption("--all-architectures")
+        todo = jobs("every variant" if everything else request.param)
         return list(pool.map(lambda job: compiled_by_nvrtc(*job, headers), todo))
 
 

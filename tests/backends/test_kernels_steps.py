@@ -21,7 +21,7 @@ from gpubp.optimizers import OPTIMIZERS
 from support.cuda_host import HostDriver
 from support.kernel_parity import one_each
 from support.kernel_variants import every_variant
-from support.machines import host, host_driver
+from support.machines import host, host_driver, precisions_of_kernels
 
 # How far a step may be from the same in float64, relative to the size of the array.
 PARITY = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 2e-2}
@@ -113,7 +113,7 @@ def trained(net: MLP, case: dict[str, Any], **options: Any) -> Any:
     return host(net.theta), np.array(history.loss)
 
 
-@each(STEPS + ROUNDED_STEPS)
+@each(STEPS + ROUNDED_STEPS, precision="precision")
 def test_ten_steps_are_those_of_the_reference(monkeypatch, case):
     monkeypatch.setattr("gpubp.backends.cuda.backend.FIRST_SCALE", 2.0**8)  # at which nothing overflows
     sizes, options = [33, 31, 64, 5], {"models": case["networks"], "seed": 3}
@@ -135,7 +135,7 @@ def test_ten_steps_are_those_of_the_reference(monkeypatch, case):
 # -- recorded steps ---------------------------------------------------------------------------------------
 
 LONG = 2 * UNROLLED + 5  # full batches of an epoch, for graphs of many steps and of one
-types = pytest.mark.parametrize("precision", ["float64", "float32", "float16"])
+types = pytest.mark.parametrize("precision", precisions_of_kernels(("float64", "float32", "float16")))
 
 
 def long_run(net: MLP, optimizer: str = "adam", **options: Any) -> Any:

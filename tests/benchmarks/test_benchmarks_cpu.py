@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from support.machines import by_tier
 from support.package import REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
@@ -21,7 +22,7 @@ from gpubp.bench.steps import TOLERANCE, Workload, displacements, error
 WORKLOAD = Workload((6, 8, 3), 5, 3)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("activation", by_tier(["relu", "gelu"], "relu".__eq__))
 @pytest.mark.parametrize("name", [name for name in ON_A_CPU if not name.startswith(("torch", "jax"))])
 @pytest.mark.filterwarnings("default")  # of other libraries
 def test_contenders_take_the_same_steps(name: str, activation: str) -> None:

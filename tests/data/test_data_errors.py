@@ -97,13 +97,18 @@ def npy_header(shape: str, descr: str = "<f8") -> bytes:
 
 def zipped(member: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", method) as archive:
+    with zipfile.ZipFile(stream, "w", method, compresslevel=1) as archive:
         archive.writestr("X.npy", member)
     return stream.getvalue()
 
 
 def bomb() -> bytes:
     return zipped(npy_header("(4096, 16384)") + bytes(2**29), zipfile.ZIP_DEFLATED)
+
+
+def gzip_bomb() -> bytes:
+    """Half a gigabyte of rows, in members that are compressed once."""
+    return gzip.compress(b"a,b\n") + 128 * gzip.compress(b"0,0\n" * 2**20, 1)
 
 
 X, Y = np.arange(40.0).reshape(10, 4), np.arange(10) % 2
@@ -145,7 +150,7 @@ ARRAYS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     "parquet_damaged": (".parquet", lambda: b"PAR1 and more PAR1", ("cannot be read as Parquet",)),
     "gzip_cut_off": (".csv.gz", lambda: gzip.compress(GOOD.encode() * 999)[:-40], ("gzip", "again")),
     "gzip_not": (".csv.gz", GOOD.encode, ("gzip", "again")),
-    "gzip_bomb": (".csv.gz", lambda: gzip.compress(b"a,b\n" + b"0,0\n" * 2**27, 1), ("hostile",)),
+    "gzip_bomb": (".csv.gz", gzip_bomb, ("hostile",)),
     "hdf5_not": (".h5", lambda: b"\x89HDF and nothing else", ("cannot be read as HDF5",)),
     "unknown_format": (".xlsx", lambda: b"", ('".xlsx"', ".parquet")),
 }

@@ -13,7 +13,7 @@ import pytest
 from gpubp.backends.cuda.backend import CudaBackend
 from support.cuda_host.arrays import DeviceArray
 from support.estimators import compute_on
-from support.machines import BACKENDS, GPU_BACKENDS, host_driver
+from support.machines import BACKENDS, GPU_BACKENDS, backend_parameter, host_driver
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def estimators_on(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return functools.partial(compute_on, monkeypatch=monkeypatch)
 
 
-@pytest.fixture(params=["reference", "compiled", "cuda-host"])
+@pytest.fixture(params=[backend_parameter(f"{name}-float64", name) for name in ("reference", "compiled", "cuda-host")])
 def machine(request: pytest.FixtureRequest, estimators_on: Callable[..., None]) -> str:
     """Estimators compute on each backend in turn."""
     {**BACKENDS, **GPU_BACKENDS}[f"{request.param}-float64"]()  # skips where it cannot be

@@ -451,6 +451,7 @@ def test_a_pickle_and_a_copy_predict_alike(iris):
 # -- among scikit-learn's ----------------------------------------------------------------------------------
 
 
+@pytest.mark.backends  # by default, scikit-learn checks the members: test_estimators_sklearn.py
 @pytest.mark.parametrize("make", [classifier, regressor])
 def test_check_estimator(make):
     estimator = make({"max_iter": 40, "learning_rate_init": 0.03}, n_estimators=2)

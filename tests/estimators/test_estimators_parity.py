@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import cycle, product
+
 import numpy as np
 import pytest
 from sklearn import neural_network
 
 import gpubp
+from support.machines import by_tier
 
 PAIRS = {
     "classifier": (gpubp.MLPClassifier, neural_network.MLPClassifier),
@@ -24,6 +27,8 @@ SOLVERS = {
     "adam": {"solver": "adam", "learning_rate_init": 0.01},
     "adam with a large epsilon": {"solver": "adam", "epsilon": 0.1, "beta_1": 0.8, "beta_2": 0.9},
 }
+TASKS = ("binary", "classes", "labels", "value", "values")
+FEW = set(zip(cycle(TASKS), SOLVERS, cycle((False, True))))  # of a hundred steps, by default: every solver and task
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -54,9 +59,7 @@ def assert_same(ours, theirs, tolerance=TOLERANCE):
     assert ours.out_activation_ == theirs.out_activation_ and ours.n_layers_ == theirs.n_layers_
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("task", ["binary", "classes", "labels", "value", "values"])
+@pytest.mark.parametrize("task, solver, weighted", by_tier(product(TASKS, SOLVERS, (False, True)), FEW.__contains__))
 def test_a_hundred_steps(machine, task, solver, weighted, rng):
     """Shuffled, with L2, with a short last batch: weights, losses and learning rates are scikit-learn's."""
     X, y = data(task, rng)
@@ -84,7 +87,7 @@ def test_activations_and_batches(activation, changed, rng):
     assert_same(ours.fit(X, y), theirs.fit(X, y))
 
 
-@pytest.mark.parametrize("task", ["binary", "classes", "labels", "value", "values"])
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 def test_early_stopping(task, weighted, rng):
     """The same rows are set aside, the same scores watched, the same weights returned to."""

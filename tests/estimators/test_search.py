@@ -36,6 +36,7 @@ from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV, UsageError
 from gpubp.estimators import stacked_fits
 from gpubp.estimators.search import halving
 from gpubp.estimators.search.halving import PlannedRung, plan_halving, total_epochs
+from support.machines import by_tier
 
 accuracy = get_scorer("accuracy")
 pytestmark = [
@@ -103,19 +104,19 @@ GRID = [
 ]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"cv": ShuffleSplit(3, test_size=0.37, random_state=0), "return_train_score": True},
-        {"scoring": ["accuracy", "neg_log_loss"], "refit": "neg_log_loss", "return_train_score": True},
-        {"scoring": ["accuracy", "neg_log_loss"], "refit": False},
-        {"scoring": "roc_auc_ovr", "refit": lambda results: 3},
-        {"scoring": lambda est, X, y: {"a": est.score(X, y), "rows": len(est.predict(X))}, "refit": "a"},
-        {"scoring": {"weights": lambda est, X, y: est.coefs_[0].sum()}, "refit": "weights"},
-        {"cv": [(np.arange(150) % 3 > 0, np.arange(150) % 3 == 0)]},
-    ],
-)
+OPTIONS = [
+    {},
+    {"cv": ShuffleSplit(3, test_size=0.37, random_state=0), "return_train_score": True},
+    {"scoring": ["accuracy", "neg_log_loss"], "refit": "neg_log_loss", "return_train_score": True},
+    {"scoring": ["accuracy", "neg_log_loss"], "refit": False},
+    {"scoring": "roc_auc_ovr", "refit": lambda results: 3},
+    {"scoring": lambda est, X, y: {"a": est.score(X, y), "rows": len(est.predict(X))}, "refit": "a"},
+    {"scoring": {"weights": lambda est, X, y: est.coefs_[0].sum()}, "refit": "weights"},
+    {"cv": [(np.arange(150) % 3 > 0, np.arange(150) % 3 == 0)]},
+]
+
+
+@pytest.mark.parametrize("options", by_tier(OPTIONS, OPTIONS[:3].__contains__))
 def test_a_grid(options, iris):
     options = {"cv": 2, **options}
     ours, theirs = MLPSearchCV(classifier(), GRID, **options), GridSearchCV(classifier(), GRID, **options)
@@ -515,6 +516,7 @@ def test_an_interrupt_leaves_the_rungs_that_are_whole(iris, monkeypatch):
 # -- as an estimator ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends  # by default, scikit-learn checks what is searched over: test_estimators_sklearn.py
 @pytest.mark.parametrize(
     ("est", "options"),
     [

@@ -12,7 +12,10 @@ from sklearn.preprocessing import StandardScaler
 from gpubp import MLPClassifier, MLPSearchCV
 
 distributed = pytest.importorskip("distributed")
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.backends,  # a cluster takes its time to start
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+]
 
 
 @pytest.fixture(scope="module")

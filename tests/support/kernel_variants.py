@@ -124,6 +124,22 @@ def sums(backend: CudaBackend) -> None:
         backend.cast(backend.empty((1, 1)), backend.empty((1, 1), backend.storage))
 
 
+def launched_by(case: dict[str, Any]) -> list[Source]:
+    """The kernels that a case of test_kernels_host.py launches."""
+    if "source" in case:
+        return launched("float32", gather, dtype(case["source"]), dtype(case["target"]))
+    if "optimizer" in case:
+        options = (case[option] for option in ("optimizer", "l2", "penalty", "tracked"))
+        return launched(case["storage"], update, *options)
+    if "loss" in case:
+        named = case["loss"], case.get("output"), case["columns"], case["targets"] == "hard"
+        return launched(case["storage"], loss, *named)
+    if "dropout" in case:
+        kernels = launched(case["storage"], layer, case["activation"], case["dropout"])
+        return kernels + launched(case["storage"], sums)
+    return launched(case["storage"], output, case["activation"])
+
+
 # -- all of them ------------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -50,11 +50,44 @@ GPU_BACKENDS: dict[str, Callable[[], Backend]] = {
     for device, precision in (("cuda", "float64"), ("cuda", "float32"), ("cuda-unfused", "float64"))
 }
 
+# Those that plain `pytest` runs on; tests on any other carry the mark "backends", which .ci/run asks for.
+DEFAULT_BACKENDS = ("reference-float64", "compiled-float64", "compiled-float32")
+KERNEL_PRECISION = "float32"  # in which plain `pytest` runs the kernels on the host
+
+
+def backend_parameter(name: str, value: Any = None) -> Any:
+    """A backend as a parameter of a test, with the marks that its tests carry; its value is the name by default."""
+    marks = [] if name in DEFAULT_BACKENDS else [pytest.mark.backends]
+    if name in GPU_BACKENDS:
+        marks.append(pytest.mark.gpu)
+    return pytest.param(name if value is None else value, marks=marks)
+
 
 def backend_parameters(fits: Callable[[str], bool] = bool) -> list[Any]:
     """The backends whose names fit, as parameters of a test."""
-    there = filter(fits, BACKENDS)
-    return [*there, *(pytest.param(name, marks=pytest.mark.gpu) for name in filter(fits, GPU_BACKENDS))]
+    return [backend_parameter(name) for name in filter(fits, (*BACKENDS, *GPU_BACKENDS))]
+
+
+def by_tier(
+    values: Iterable[Any], default: Callable[[Any], bool], ids: Callable[[Any], str] | None = None
+) -> list[Any]:
+    """Parameters of a test, of which those that are not for plain `pytest` carry the mark "backends".
+
+    A tuple holds the values of several names.
+    """
+    return [
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            id=ids and ids(value),
+            marks=[] if default(value) else [pytest.mark.backends],
+        )
+        for value in values
+    ]
+
+
+def precisions_of_kernels(precisions: Iterable[str]) -> list[Any]:
+    """Precisions as parameters of a test of kernels on the host, of which plain `pytest` runs one."""
+    return by_tier(precisions, lambda precision: precision == KERNEL_PRECISION)
 
 
 def _on_backends(fits: Callable[[str], bool]) -> pytest.MarkDecorator:
