@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,4 +129,4 @@ class SliceStep:
         for source, out in zip((data.X, data.y, data.weight), (X, y, weight), strict=True):
             if out is not None:
                 self.stack.backend.gather(source, self.state.epoch, out)
-        return replace(data, X=X, y=y, weight=weight)
+        return Batch(X, y, weight, data.smoothing)
