@@ -119,6 +119,18 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     feature_names_in_ : ndarray of str
         Where X has column names.
     out_activation_ : str
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.preprocessing import scale
+    >>> import gpubp
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = gpubp.MLPClassifier((16,), learning_rate_init=0.01, max_iter=1000, random_state=0, device="cpu")
+    >>> clf.fit(scale(X), y).score(scale(X), y) > 0.95
+    True
+    >>> clf.predict_proba(scale(X)).shape
+    (150, 3)
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

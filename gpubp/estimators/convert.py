@@ -30,6 +30,17 @@ def from_sklearn(mlp: Any, device: str = "auto") -> Any:
     mlp : sklearn.neural_network.MLPClassifier or MLPRegressor
     device : str
         Where ours computes.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.neural_network import MLPClassifier
+    >>> import gpubp
+    >>> X, y = load_iris(return_X_y=True)
+    >>> theirs = MLPClassifier((8,), solver="lbfgs", max_iter=500, random_state=0).fit(X, y)
+    >>> ours = gpubp.from_sklearn(theirs, device="cpu")
+    >>> bool((ours.predict(X) == theirs.predict(X)).all())
+    True
     """
     for ours, theirs in PAIRS:
         if isinstance(mlp, theirs):
@@ -46,6 +57,16 @@ def to_sklearn(mlp: MLPClassifier | MLPRegressor) -> Any:
     ------
     UsageError
         Where scikit-learn would predict something else: it has four activations, and no choice of the output's.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> import gpubp
+    >>> X, y = load_iris(return_X_y=True)
+    >>> ours = gpubp.MLPClassifier((8,), solver="lbfgs", max_iter=500, random_state=0, device="cpu").fit(X, y)
+    >>> theirs = gpubp.to_sklearn(ours)
+    >>> type(theirs).__module__.partition(".")[0], bool((theirs.predict(X) == ours.predict(X)).all())
+    ('sklearn', True)
     """
     for ours, theirs in PAIRS:
         if isinstance(mlp, ours):

@@ -108,6 +108,17 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     feature_names_in_ : ndarray of str
         Where X has column names.
     out_activation_ : str
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpubp
+    >>> X = np.linspace(-2, 2, 50)[:, None]
+    >>> reg = gpubp.MLPRegressor(
+    ...     hidden_layer_sizes=(16,), activation="tanh", solver="lbfgs", random_state=0, device="cpu"
+    ... )
+    >>> reg.fit(X, np.sin(X[:, 0])).score(X, np.sin(X[:, 0])) > 0.99
+    True
     """
 
     _y_numeric = True

@@ -118,6 +118,24 @@ def train(
     DivergenceError
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
         weights are in `net`. In a stack the others go on; it is raised when none is left.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpubp
+    >>> X = np.random.default_rng(0).uniform(-1, 1, (200, 2))
+    >>> y = (X[:, 0] * X[:, 1] > 0).astype(int)
+    >>> net = gpubp.MLP([2, 16, 2], seed=0, device="cpu")
+    >>> history = gpubp.train(net, X, y, learning_rate=0.05, schedule="cosine", batch_size=32, epochs=30)
+    >>> net.evaluate(X, y)["accuracy"] > 0.9
+    True
+
+    Two networks at once, each with a learning rate of its own:
+
+    >>> stack = gpubp.MLP([2, 16, 2], seed=0, models=2, device="cpu")
+    >>> history = gpubp.train(stack, X, y, learning_rate=[0.05, 0.001], batch_size=32, epochs=5)
+    >>> history.loss[-1].shape
+    (2,)
     """
     stack, models = net.stack, net.models
     X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)

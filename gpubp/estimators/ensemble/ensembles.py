@@ -57,6 +57,18 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where X has column names.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> import gpubp
+    >>> X, y = load_iris(return_X_y=True)
+    >>> ensemble = gpubp.MLPEnsembleClassifier(
+    ...     n_estimators=4, hidden_layer_sizes=(8,), early_stopping=True, random_state=0, device="cpu"
+    ... )
+    >>> mean, std = ensemble.fit(X, y).predict_proba(X, return_std=True)
+    >>> mean.shape, std.shape, len(ensemble.estimators_)
+    ((150, 3), (150, 3), 4)
     """
 
     _member_class = MLPClassifier
@@ -182,6 +194,18 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where X has column names.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import gpubp
+    >>> X = np.linspace(-2, 2, 50)[:, None]
+    >>> ensemble = gpubp.MLPEnsembleRegressor(
+    ...     n_estimators=4, hidden_layer_sizes=(8,), learning_rate_init=0.1, random_state=0, device="cpu"
+    ... )
+    >>> mean, std = ensemble.fit(X, np.sin(X[:, 0])).predict(X, return_std=True)
+    >>> mean.shape, bool((std >= 0).all())
+    ((50,), True)
     """
 
     _member_class = MLPRegressor

@@ -100,6 +100,16 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
     multimetric_ : bool
     classes_, n_features_in_, feature_names_in_
         Those of `best_estimator_`, where it has them.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> import gpubp
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = gpubp.MLPClassifier((8,), solver="adam", max_iter=200, early_stopping=True, random_state=0, device="cpu")
+    >>> search = gpubp.MLPSearchCV(clf, {"learning_rate_init": [1e-3, 1e-2]}, cv=3, progress=False).fit(X, y)
+    >>> search.best_params_["learning_rate_init"] in (1e-3, 1e-2), len(search.cv_results_["params"])
+    (True, 2)
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
