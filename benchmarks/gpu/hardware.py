@@ -13,7 +13,7 @@ from gpubp.bench.doctor import findings
 
 ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
 FOUND = ("gpubp", "Python", "numpy", "processor", "BLAS")  # of what gpubp doctor says
-LIBRARIES = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "jax")
+LIBRARIES = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "jax")
 
 
 def machine(dry_run: bool) -> dict[str, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-import warnings
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -42,10 +42,10 @@ def a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     probe_device.cache_clear()
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, **faults: Exception) -> CupyStub:
+def machine(monkeypatch: pytest.MonkeyPatch, lt: CublasLtStub | None = None, **faults: Exception) -> CupyStub:
     """One with a GPU, on which these calls fail."""
     cupy = CupyStub(faults)
-    cuda_stubs.install(monkeypatch, cupy, CublasLtStub())
+    cuda_stubs.install(monkeypatch, cupy, lt or CublasLtStub())
     return cupy
 
 
@@ -57,12 +57,13 @@ def check(state: CudaState, cause: str, remedy: str) -> None:
 
 
 def test_a_machine_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = machine(monkeypatch)
+    lt = CublasLtStub()
+    cupy = machine(monkeypatch, lt)
     state = probe_device()
     assert state == probe() == CudaState(True, "cupy-cuda13x 14.2.0, driver for CUDA 13.0, 1 device: GPU X")
     assert [name for name in ("launch of probe", "copy") if name in cupy.log] == ["launch of probe", "copy"]
     assert "cuda_fp16.h" in cupy.sources[0] and "cuda_bf16.h" in cupy.sources[0]
-    assert len(sys.modules["nvmath.bindings"].cublasLt.products) == 1
+    assert len(lt.products) == 1
     calls = len(cupy.log)
     assert probe_device() is state
     assert len(cupy.log) == calls  # looked at once
@@ -126,9 +127,10 @@ def test_6_a_device_with_too_high_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("error", [NO_NVRTC, NO_HEADERS, NO_CUBLAS])
 def test_7_a_part_of_the_toolkit_is_missing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    lt = CublasLtStub()
     if error is NO_CUBLAS:
-        machine(monkeypatch)
-        sys.modules["nvmath.bindings"].cublasLt.fault = error
+        lt.fault = error
+        machine(monkeypatch, lt)
     else:
         machine(monkeypatch, compile=error)
     assert probe().usable
@@ -159,15 +161,43 @@ def test_looking_never_raises(monkeypatch: pytest.MonkeyPatch, error: Exception)
     check(probe_device(), f"on device 0, {type(error).__name__}", "gpubp doctor")
 
 
-def test_a_cublas_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [NO_CUBLAS, OSError("libcublasLt.so.13: invalid ELF header"), RuntimeError()])
+def test_7_cublaslt_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    lt = CublasLtStub()
+    lt.fault = error
+    machine(monkeypatch, lt)
+    check(probe_device(), f"cuBLASLt cannot be loaded: {type(error).__name__}", r"'cupy-cuda13x\[ctk\]'")
+
+
+def test_7_cuda_pathfinder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
-    sys.modules["nvmath.bindings"].cublasLt.refusal = 13
-    check(probe_device(), "on device 0, cuBLASLtError: CUBLAS_STATUS_13", "gpubp doctor")
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+    check(probe_device(), "cuda-pathfinder, which comes with CuPy, cannot", "^pip install --upgrade cuda-pathfinder")
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", ModuleType("cuda.pathfinder"))  # one from before it loaded
+    probe_device.cache_clear()
+    check(probe_device(), "cuda-pathfinder, which comes with CuPy, cannot", "^pip install --upgrade cuda-pathfinder")
 
 
-def test_without_nvmath_a_device_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_stubs.install(monkeypatch, CupyStub(), None)
-    assert probe_device().usable
+def test_7_cublaslt_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    lt = CublasLtStub()
+    lt.version = 111103
+    machine(monkeypatch, lt)
+    check(probe_device(), "on device 0, cuBLASLt is too old .*111103", "^update it: pip install")
+
+
+def test_7_cublaslt_lacks_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    lt = CublasLtStub()
+    del lt.cublasLtMatmul
+    machine(monkeypatch, lt)
+    check(probe_device(), "cuBLASLt cannot be loaded: AttributeError", "pip install")
+
+
+@pytest.mark.parametrize("function", ["cublasLtCreate", "cublasLtMatmulDescCreate", "cublasLtMatmul"])
+def test_a_cublaslt_that_fails(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    lt = CublasLtStub()
+    lt.statuses[function] = 13
+    machine(monkeypatch, lt)
+    check(probe_device(), f"on device 0, CublasLtError: {function}: CUBLAS_STATUS_13", "gpubp doctor")
 
 
 @pytest.mark.gpu
@@ -175,9 +205,7 @@ def test_gpu_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # this machine as it is
     if not probe().usable:
         pytest.skip(f"no CUDA device: {probe().found}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "nvmath-python")
-        assert probe_device() == probe()
+    assert probe_device() == probe()
 
 
 def fails_to_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
