@@ -113,6 +113,9 @@ class Backend(Protocol):
     def assign(self, target: Array, values: Any, who: Any) -> None:
         """target[k] = values[k], or values if it is a number, for the networks of the host's (K,) bool `who`."""
 
+    def copy_networks(self, source: Array, taken: Any, target: Array, places: Any) -> None:
+        """target[places[i]] = source[taken[i]] for all i; host's (n,) int arrays, and buffers that do not overlap."""
+
     def finite(self, array: Array) -> Any:
         """Per network, on the host: (K,) bool, whether all its values are finite."""
 

@@ -14,7 +14,7 @@ import pytest
 from gpubp.backends.cuda import gemm
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.cupy_driver import CupyDriver
-from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec, OutOfDeviceMemoryError
+from gpubp.backends.cuda.driver import EPILOGUES, TYPES, GemmSpec, NoAlgorithmError, OutOfDeviceMemoryError
 from gpubp.backends.cuda.gemm_table import GemmTable, configuration, read_table
 from gpubp.backends.cuda.probe import probe
 from gpubp.backends.notices import say_once
@@ -198,7 +198,18 @@ def test_no_algorithm(cupy: CupyStub, lt: CublasLtStub, refusal: str | int) -> N
         assert part in str(caught.value)
     assert not any("MAX_WORKSPACE_BYTES" in descriptor for descriptor in lt.live.values())
     lt.refusal = ""
-    run(driver, product(spec))
+    with pytest.raises(DeviceError, match="no algorithm"):  # what was decided stays
+        run(driver, product(spec))
+    assert (len(lt.asked), driver.prepared()) == (1, [])
+    run(CupyDriver(), product(spec))
+
+
+def test_no_algorithm_with_the_epilogue(cupy: CupyStub, lt: CublasLtStub) -> None:
+    lt.no_epilogue, driver = True, CupyDriver()
+    with pytest.raises(NoAlgorithmError, match="epilogue bias: cuBLASLt has no algorithm"):
+        run(driver, product(spec_of(epilogue="bias")))
+    run(driver, product(spec_of()))
+    assert driver.prepared() == [spec_of()]
 
 
 def test_another_failure_of_the_choice_is_not_taken_for_a_refusal(cupy: CupyStub, lt: CublasLtStub) -> None:

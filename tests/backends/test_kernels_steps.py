@@ -147,7 +147,7 @@ def long_run(net: MLP, optimizer: str = "adam", **options: Any) -> Any:
 
 
 @types
-def test_recorded_steps_leave_the_bits_of_called_ones(mlp, monkeypatch, precision):
+def test_recorded_steps_leave_the_bits_of_called_ones(monkeypatch, precision):
     captured = []
     driver = host_driver()
     monkeypatch.setattr(driver, "capture", lambda run: captured.append(run) or HostDriver.capture(driver, run))
@@ -180,7 +180,7 @@ def test_a_network_in_a_stack_leaves_the_bits_that_it_leaves_alone(precision):
 
 
 @types
-def test_a_training_launches_known_variants_only(mlp, monkeypatch, precision):
+def test_a_training_launches_known_variants_only(monkeypatch, precision):
     """So that what NVRTC compiles in test_kernels_nvrtc.py is all that a GPU is asked to."""
     driver, launched = host_driver(), set()
     monkeypatch.setattr(driver, "kernel", lambda source: launched.add(source.text) or HostDriver.kernel(driver, source))

@@ -432,6 +432,15 @@ def test_tuning_keeps_what_is_as_fast_and_what_other_networks_had_tuned(gpu: Cub
     assert sorted(chosen) == [1] * 5 + [2] * 5
 
 
+def test_tuning_leaves_out_what_has_no_algorithm(gpu: CublasLtStub, tmp_path: Path) -> None:
+    gpu.no_epilogue = True
+    done = invoke(*TINY, "--tune")
+    assert done.exit_code == 0, done.output
+    (path,) = tables(tmp_path)
+    products = json.loads(path.read_text())["products"]
+    assert [product["spec"]["epilogue"] for product in products] == ["none"] * PRODUCTS
+
+
 def test_the_table_stands_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReferenceBackend, "gemm_table", "0123456789abcdef")
     done = CliRunner().invoke(app, ["train", "iris", "--epochs", "1", "--out", str(tmp_path / "run")])

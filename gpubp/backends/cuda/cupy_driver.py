@@ -66,7 +66,7 @@ class CupyDriver:
         self._device = cupy.cuda.Device(device)
         self.name = f"CUDA device {device}"
         self._kernels: dict[str, Kernel] = {}
-        self._gemms: dict[GemmSpec, Gemm] = {}
+        self._gemms: dict[GemmSpec, LtGemm] = {}
         with self._at_work("start"):
             properties = cupy.cuda.runtime.getDeviceProperties(device)
             self.name = properties["name"].decode()
@@ -112,8 +112,8 @@ class CupyDriver:
         return self._gemms[spec]
 
     def prepared(self) -> list[GemmSpec]:
-        """The products that were asked for so far."""
-        return list(self._gemms)
+        """The products that have run so far."""
+        return [spec for spec, gemm in self._gemms.items() if gemm.usable]
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         with self._at_work("capture of a step"):

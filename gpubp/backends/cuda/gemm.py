@@ -110,6 +110,11 @@ class LtGemm:
         self._b = self._layout(spec.in_type, _stored(spec.k, spec.n, spec.transpose_b), spec.b_stride)
         self._out = self._layout(spec.out_type, (spec.m, spec.n), spec.out_stride)
 
+    @property
+    def usable(self) -> bool:
+        """Whether there is an algorithm for the operands that it was called with, or for some of them."""
+        return any(algorithm is not None for algorithm in self._algorithms.values())
+
     def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
         context = self._context
         with context.at_work(self._name):
@@ -153,13 +158,21 @@ class LtGemm:
         alignments = self._alignments(a, b, out, bias)
         if alignments not in self._algorithms:
             self._algorithms[alignments] = self._choose(alignments, bias)
-        return self._algorithms[alignments]
+        algorithm = self._algorithms[alignments]
+        if algorithm is None:
+            raise NoAlgorithmError(
+                f"{self._name}: cuBLASLt has no algorithm for this on {self._context.device}; use another precision, "
+                "or update the nvidia-cublas package"
+            )
+        return algorithm
 
     def _choose(self, alignments: tuple[int, ...], bias: int) -> Any:
-        if self._wanted is None:
-            return self._propose(1, alignments, bias)[0]
-        proposals, library = self._propose(PROPOSALS, alignments, bias), self._context.library
-        return next((each for each in proposals if configuration(library, each) == self._wanted), proposals[0])
+        """An algorithm; None where there is none."""
+        proposals = self._propose(1 if self._wanted is None else PROPOSALS, alignments, bias)
+        for proposed in proposals if self._wanted is not None else ():
+            if configuration(self._context.library, proposed) == self._wanted:
+                return proposed
+        return proposals[0] if proposals else None
 
     def _alignments(self, a: int, b: int, out: int, bias: int) -> tuple[int, ...]:
         spec = self._spec
@@ -177,7 +190,7 @@ class LtGemm:
         return addresses & -addresses
 
     def _propose(self, most: int, alignments: tuple[int, ...], bias: int) -> list[Any]:
-        """cuBLASLt's algorithms for operands aligned so, the best by its estimate first; one at least."""
+        """cuBLASLt's algorithms for operands aligned so, the best by its estimate first."""
         context, library, spec = self._context, self._context.library, self._spec
         a, b, out, _ = alignments
         if bias:  # of which it looks at the address
@@ -199,13 +212,7 @@ class LtGemm:
             ):
                 library.set_preference(preference, attribute, value)
             layouts = (self._b, self._a, self._out, self._out)
-            proposals = library.propose(context.handle, self._operation, layouts, preference, most)
-        if not proposals:
-            raise NoAlgorithmError(
-                f"{self._name}: cuBLASLt has no algorithm for this on {context.device}; use another precision, "
-                "or update the nvidia-cublas package"
-            )
-        return proposals
+            return library.propose(context.handle, self._operation, layouts, preference, most)
 
 
 def _stored(rows: int, columns: int, transpose: bool) -> tuple[int, int]:
