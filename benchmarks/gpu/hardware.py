@@ -20,7 +20,7 @@ def machine(dry_run: bool) -> dict[str, str]:
     """One line per subject."""
     found = {finding.subject: finding.found for finding in findings() if finding.subject in FOUND}
     versions = {name: number for name in LIBRARIES if (number := version(name))}
-    device = host_driver().name if dry_run else _smi() or probe().found
+    device = host_driver().name if dry_run else _smi() or probe().summary
     return {"device": device, "system": platform.platform(), **found, **versions}
 
 

@@ -437,7 +437,7 @@ def test_a_mistake_in_a_call_is_not_taken_for_a_fault(cupy: CupyStub) -> None:
 def device() -> CupyDriver:
     state = probe()
     if not state.usable:
-        pytest.skip(f"no CUDA device: {state.found}")
+        pytest.skip(f"no CUDA device: {state.summary}")
     return CupyDriver()
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gpubp.backends import get_backend
 from gpubp.backends.cuda import probe as probing
+from gpubp.backends.cuda.faults import INSTALL
 from gpubp.backends.cuda.probe import CudaState, probe, probe_device
+from gpubp.bench import doctor
+from gpubp.errors import DeviceError
 from support import cuda_stubs
 from support.cuda_stubs import (
     CompileException,
@@ -51,9 +56,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, lt: CublasLtStub | None = None, **f
 
 def check(state: CudaState, cause: str, remedy: str) -> None:
     assert not state.usable
-    assert re.search(cause, state.found), state.found
+    assert re.search(cause, state.summary), state.summary
     assert re.search(remedy, state.remedy), state.remedy
-    assert "\n" not in state.found + state.remedy
+    assert "\n" not in state.summary + state.remedy
 
 
 def test_a_machine_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +77,50 @@ def test_a_machine_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_1_cupy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "_installed_wheels", lambda: [])
     fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"))
-    check(probe_device(), "^not installed$", "^pip install 'cupy-cuda13x")
+    monkeypatch.setattr(probing, "_installed_driver", lambda: None)
+    check(probe_device(), "^CuPy is not installed$", r"^pip install 'gpubp\[cuda13\]'")
     assert not probe_device().installed
+    assert probe_device().reason == "no GPU: CuPy is not installed"
+
+
+@pytest.mark.parametrize(
+    ("driver", "named", "remedy"),
+    [
+        (13000, " for CUDA 13.0", "pip install 'gpubp[cuda13]'"),
+        (12080, " for CUDA 12.8", "pip install 'gpubp[cuda12]'"),
+        (11080, " for CUDA 11.8", f"update the driver to CUDA 12 or 13, then {INSTALL}"),
+        (0, "", INSTALL),
+    ],
+)
+def test_1_there_is_a_driver_without_cupy(
+    monkeypatch: pytest.MonkeyPatch, driver: int, named: str, remedy: str
+) -> None:
+    monkeypatch.setattr(probing, "_installed_wheels", lambda: [])
+    monkeypatch.setattr(probing, "_installed_driver", lambda: driver)
+    fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"))
+    said = f"an NVIDIA driver{named} is here, CuPy is not"
+    state = probe_device()
+    assert (state.summary, state.remedy, state.installed) == (said, remedy, False)
+    assert get_backend("auto").reason.startswith(f"{said}: {remedy}")
+    with pytest.raises(DeviceError, match=re.escape(f'device "cuda": {said}; {remedy}')):
+        get_backend("gpu")
+    assert (doctor._cupy().found, doctor._cupy().warning) == (said, remedy)
+
+
+def test_1_how_a_driver_is_found_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_version(pointer: Any) -> int:
+        pointer._obj.value = 12080
+        return 0
+
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    loaded: dict[str, Any] = {"library": SimpleNamespace(cuDriverGetVersion=get_version)}
+    fake = SimpleNamespace(c_int=ctypes.c_int, byref=ctypes.byref, CDLL=lambda name: loaded["library"])
+    monkeypatch.setattr(probing, "ctypes", fake)
+    assert probing._installed_driver() == 12080
+    loaded["library"] = SimpleNamespace()  # which is no driver
+    assert probing._installed_driver() is None
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    assert probing._installed_driver() == 0
 
 
 @pytest.mark.parametrize(
@@ -135,7 +182,7 @@ def test_7_a_part_of_the_toolkit_is_missing(monkeypatch: pytest.MonkeyPatch, err
         machine(monkeypatch, compile=error)
     assert probe().usable
     cause = "the CUDA headers are missing" if error is NO_HEADERS else "a library of the CUDA toolkit is missing"
-    check(probe_device(), f"on device 0, {cause}.*(libnvrtc|cuda_fp16|libcublasLt)", r"'cupy-cuda13x\[ctk\]'")
+    check(probe_device(), f"on device 0, {cause}.*(libnvrtc|cuda_fp16|libcublasLt)", r"'gpubp\[cuda13\]'")
 
 
 @pytest.mark.parametrize(("call", "error"), [("Stream", BUSY), ("Device", BUSY), ("allocation", FULL)])
@@ -166,7 +213,7 @@ def test_7_cublaslt_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, error: Exc
     lt = CublasLtStub()
     lt.fault = error
     machine(monkeypatch, lt)
-    check(probe_device(), f"cuBLASLt cannot be loaded: {type(error).__name__}", r"'cupy-cuda13x\[ctk\]'")
+    check(probe_device(), f"cuBLASLt cannot be loaded: {type(error).__name__}", r"'gpubp\[cuda13\]'")
 
 
 def test_7_cuda_pathfinder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +251,7 @@ def test_a_cublaslt_that_fails(monkeypatch: pytest.MonkeyPatch, function: str) -
 def test_gpu_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # this machine as it is
     if not probe().usable:
-        pytest.skip(f"no CUDA device: {probe().found}")
+        pytest.skip(f"no CUDA device: {probe().summary}")
     assert probe_device() == probe()
 
 

@@ -449,7 +449,7 @@ def test_the_table_stands_in_the_metrics(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_tuning_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = probing.CudaState(False, "not installed", "pip install cupy", installed=False)
+    state = probing.CudaState(False, "CuPy is not installed", "pip install cupy", installed=False)
     monkeypatch.setattr(cuda, "probe_device", lambda index: state)
     done = invoke(*TINY, "--tune")
     assert done.exit_code == 2

@@ -7,7 +7,7 @@ import re
 
 from gpubp.backends.cuda.cublaslt import CublasLtError
 
-INSTALL = "pip install 'cupy-cuda13x[ctk]' (or 'cupy-cuda12x[ctk]' for drivers before CUDA 13)"
+INSTALL = "pip install 'gpubp[cuda13]' (or 'gpubp[cuda12]' for drivers before CUDA 13)"
 UPDATE = "update the NVIDIA driver, or install the CuPy wheel for the CUDA version that nvidia-smi shows"
 OTHERS = "end other programs on the device (nvidia-smi lists them)"
 INSTALL_DRIVER = "install the NVIDIA driver, if there is a GPU"
