@@ -31,7 +31,7 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
         # Not by tempfile, whose files are for their owner alone: the kernel applies the umask here, race-free.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:

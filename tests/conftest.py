@@ -39,8 +39,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is None or (state := probe_device()).usable:
         return
     if item.config.getoption("--require-gpu"):
-        pytest.fail(f"--require-gpu: CuPy is {state.found}; {state.remedy}")
-    pytest.skip(f"no GPU to run on: CuPy is {state.found}")
+        pytest.fail(f"--require-gpu: {state.summary}; {state.remedy}")
+    pytest.skip(f"no GPU to run on: {state.summary}")
 
 
 @pytest.fixture(params=backend_parameters())

@@ -33,7 +33,7 @@ REGISTRIES = ROOMS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}
 UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pandas"}
-UNLOADED |= {"cupy", "cupyx", "cuda", "nvmath", "ml_dtypes"}
+UNLOADED |= {"cupy", "cupyx", "cuda", "ml_dtypes"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_CALLS = ("allow_pickle=True", "joblib.load")
 LONGEST = 500  # lines of a file

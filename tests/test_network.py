@@ -211,7 +211,7 @@ def test_inputs_in_any_order_of_memory_give_the_same_answer(mlp):
         ({"seed": [1, 2]}, "seed names 2 seeds for 1 networks"),
         ({"seed": [1.5]}, "seed[0]=1.5 does not fit"),
         ({"models": 0}, "models=0 does not fit"),
-        ({"device": "gpu"}, 'unknown device "gpu"; did you mean "cpu"?'),
+        ({"device": "cdua"}, 'unknown device "cdua"; did you mean "cuda"?'),
         ({"precision": "float8"}, 'unknown precision "float8"; did you mean'),
         ({"output_activation": "sigmoid"}, 'implies output activation "softmax"; "sigmoid" cannot replace it'),
         ({"output_activation": "sigmoyd"}, 'did you mean "sigmoid"?'),
@@ -223,11 +223,11 @@ def test_constructor_arguments_that_cannot_be_meant(arguments, message):
     assert message in str(caught.value)
 
 
-NO_CUPY = CudaState(False, "not installed", "pip install cupy", installed=False)
+NO_CUPY = CudaState(False, "CuPy is not installed", "pip install cupy", installed=False)
 NO_DRIVER = CudaState(False, "cupy 14.0, but no NVIDIA driver", "install the NVIDIA driver")
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda-unfused"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "cuda-unfused", "gpu", "gpu:1"])
 @pytest.mark.parametrize(
     "state, message",
     [
@@ -239,7 +239,7 @@ def test_a_gpu_that_cannot_work_is_refused_with_cause_and_remedy(monkeypatch, de
     monkeypatch.setattr("gpubp.backends.cuda.probe_device", lambda index: state)
     with pytest.raises(DeviceError) as caught:
         MLP([3, 2], device=device)
-    assert str(caught.value) == f'device "{device}": {message}'
+    assert str(caught.value) == f'device "{device.replace("gpu", "cuda")}": {message}'
 
 
 @pytest.mark.parametrize("state, cause", [(NO_CUPY, "CuPy is not installed"), (NO_DRIVER, "no NVIDIA driver")])

@@ -13,13 +13,13 @@ from gpubp.backends.cuda.probe import probe
 
 ASKED = "name,driver_version,memory.total,power.limit,clocks.max.sm,clocks.max.memory"
 SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS")  # of what gpubp doctor says
-LIBRARIES = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "jax")
+LIBRARIES = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cublas", "nvidia-cuda-nvrtc", "torch", "jax")
 
 
 def machine(dry_run: bool) -> dict[str, str]:
     """One line per subject."""
     versions = {name: number for name in LIBRARIES if (number := version(name))}
-    device = host_driver().name if dry_run else _smi() or probe().found
+    device = host_driver().name if dry_run else _smi() or probe().summary
     return {"device": device, "system": platform.platform(), **described(SUBJECTS), **versions}
 
 

@@ -11,7 +11,7 @@ from benchmarks.devices import open_backend
 from gpubp.backends import Backend
 from gpubp.bench.steps import BareGemms
 
-VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "numba", "numpy")
+VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cublas", "numba", "numpy")
 COPIED = 256 << 20  # bytes: several times what caches hold
 
 

@@ -6,7 +6,7 @@ from benchmarks.cases import Task
 from benchmarks.devices import open_backend
 from gpubp.bench.steps import Steps
 
-VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvmath-python", "nvidia-cublas", "numba", "numpy")
+VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cublas", "numba", "numpy")
 
 
 def prepare(task: Task, device: str) -> Steps:

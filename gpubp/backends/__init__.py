@@ -113,6 +113,9 @@ class Backend(Protocol):
     def assign(self, target: Array, values: Any, who: Any) -> None:
         """target[k] = values[k], or values if it is a number, for the networks of the host's (K,) bool `who`."""
 
+    def copy_networks(self, source: Array, taken: Any, target: Array, places: Any) -> None:
+        """target[places[i]] = source[taken[i]] for all i; host's (n,) int arrays, and buffers that do not overlap."""
+
     def finite(self, array: Array) -> Any:
         """Per network, on the host: (K,) bool, whether all its values are finite."""
 
@@ -131,7 +134,7 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
     device : {"auto", "cpu", "cpu-reference", "cuda", "cuda:1", "cuda-unfused", ...} or Backend
         "auto" is a GPU where one works: it is made to run a kernel and a matrix product first. "cpu" compiles its
         loops where Numba is installed. "cpu-reference" and "cuda-unfused" run the reference formulas, for
-        comparison. A backend is returned as it is, with the precision that it has.
+        comparison. "gpu" is "cuda". A backend is returned as it is, with the precision that it has.
     precision : {"float32", "float64", "tf32", "bfloat16", "float16"}
         The last three on a GPU only.
 
@@ -146,7 +149,7 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
 
     if not isinstance(device, str):
         return device
-    kind, index = _parse(device)
+    device, kind, index = _parse(device)
     _check(precision)
     if kind in _CPU:
         return on_the_cpu(kind, precision, "asked for")
@@ -156,15 +159,15 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
     if state.usable:
         return open_backend(device, kind, index, precision)
     if kind == "auto":
-        return on_the_cpu(kind, precision, f"no GPU: CuPy is {state.found}" if not state.installed else state.found)
-    raise DeviceError(f'device "{device}": {"" if state.installed else "CuPy is "}{state.found}; {state.remedy}')
+        return on_the_cpu(kind, precision, state.reason)
+    raise DeviceError(f'device "{device}": {state.summary}; {state.remedy}')
 
 
 def loadable_precision(device: str | Backend, precision: str) -> str:
     """`precision`, or where `device` means the CPU and that lacks it, the type that parameters are kept in."""
     if not isinstance(device, str):
         return device.precision
-    kind, index = _parse(device)
+    _, kind, index = _parse(device)
     _check(precision)
     if kind not in _CPU and precision not in CPU_PRECISIONS:
         from gpubp.backends.cuda import probe_device
@@ -174,12 +177,13 @@ def loadable_precision(device: str | Backend, precision: str) -> str:
     return PRECISIONS[precision].parameters
 
 
-def _parse(device: str) -> tuple[str, int]:
-    """One of DEVICES, and the index of a GPU."""
+def _parse(device: str) -> tuple[str, str, int]:
+    """A device's name, with "cuda" for "gpu"; which of DEVICES that is, and the index of a GPU."""
     kind, colon, index = device.partition(":")
+    kind = "cuda" if kind == "gpu" else kind
     if kind not in DEVICES or (colon and not (kind.startswith("cuda") and index.isdecimal())):
         raise UsageError(f'unknown device "{device}"; {suggest(device, DEVICES)}')
-    return kind, int(index or 0)
+    return kind + colon + index, kind, int(index or 0)
 
 
 def _check(precision: str) -> None:

@@ -24,5 +24,5 @@ def on_the_cpu(device: str, precision: str, reason: str) -> Backend:
         )
     numba = numba_state()
     if device == "cpu-reference" or not numba.usable:
-        return ReferenceBackend(np.dtype(precision), reason if numba.usable else f"{reason}; {numba.found}")
-    return CompiledBackend(np.dtype(precision), f"{reason}; {numba.found}")
+        return ReferenceBackend(np.dtype(precision), reason if numba.usable else f"{reason}; {numba.summary}")
+    return CompiledBackend(np.dtype(precision), f"{reason}; {numba.summary}")

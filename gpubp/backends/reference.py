@@ -49,6 +49,7 @@ class ReferenceBackend:
     name = "reference"
     device = "cpu"
     gemm_table: str | None = None
+    block = BLOCK  # elements of a temporary
 
     def __init__(self, dtype: Any, reason: str = "asked for") -> None:
         self.dtype = np.dtype(dtype)
@@ -95,8 +96,15 @@ class ReferenceBackend:
         out[...] = source
 
     def assign(self, target: Array, values: Any, who: Any) -> None:
-        for k in np.flatnonzero(who).tolist():
-            target[k] = values[k] if hasattr(values, "shape") else values
+        if hasattr(values, "shape"):
+            networks = np.flatnonzero(who)
+            self.copy_networks(values, networks, target, networks)
+        else:
+            target[who] = values
+
+    def copy_networks(self, source: Array, taken: Any, target: Array, places: Any) -> None:
+        for place, k in zip(places.tolist(), taken.tolist(), strict=True):  # faster than an index, and takes no copy
+            target[place] = source[k]
 
     def finite(self, array: Array) -> Any:
         return self.to_host(self.xp.isfinite(self._squared_norm(array.reshape(len(array), -1))))
@@ -116,7 +124,7 @@ class ReferenceBackend:
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
         z, a = cache.z, cache.a
-        for rows in _row_blocks(z):
+        for rows in _row_blocks(z, self.block):
             block = z[:, rows]
             block += layer.b
             result = activation.f(self.xp, block)
@@ -140,7 +148,7 @@ class ReferenceBackend:
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
         z_or_a = cache.derivative_input(activation)
-        for rows in _row_blocks(cache.delta):
+        for rows in _row_blocks(cache.delta, self.block):
             delta, x = cache.delta[:, rows], z_or_a[:, rows]
             if dropout is not None and cache.mask is not None:
                 scale = self._survivor_scale(dropout)
@@ -157,7 +165,7 @@ class ReferenceBackend:
         factor = normalizer if batch.weight is None else batch.weight * normalizer
         factor = xp.broadcast_to(factor, (networks, n_rows)).astype(self.dtype)[..., None]
         smoothing = self._cast(batch.smoothing)[..., None]
-        for rows in _row_blocks(cache.a):
+        for rows in _row_blocks(cache.a, self.block):
             logits, y = cache.a[:, rows], batch.y[:, rows]
             value, delta = loss.formula(xp, logits, y, smoothing)
             per_row[:, rows, 0] = value.sum(axis=-1) if value.ndim == logits.ndim else value
@@ -170,7 +178,7 @@ class ReferenceBackend:
         grad_b[...] = cache.delta.sum(axis=-2, keepdims=True)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
-        for rows in _row_blocks(logits):
+        for rows in _row_blocks(logits, self.block):
             logits[:, rows] = activation.f(self.xp, logits[:, rows])
 
     # -- the update -----------------------------------------------------------------------------------
@@ -183,7 +191,7 @@ class ReferenceBackend:
         weights = slice(0, state.n_weights)
         if state.l2 is not None:
             l2 = self._cast(state.l2 * epoch.normalizer[:, index] if state.l2_by_batch else state.l2)
-            for part in _column_blocks(theta[:, weights]):
+            for part in _column_blocks(theta[:, weights], self.block):
                 grad[:, part] += l2 * theta[:, part]
         square = self._squared_norm(grad)
         sound = xp.isfinite(square) & xp.isfinite(totals[:, 0])
@@ -204,7 +212,7 @@ class ReferenceBackend:
         decay = None if state.weight_decay is None else self._cast(learning_rate * state.weight_decay)
         everyone = bool(state.active.all())
         who = state.active[:, None]
-        for part in _column_blocks(theta):
+        for part in _column_blocks(theta, self.block):
             g = grad[:, part] if clip is None else grad[:, part] * clip
             slots = tuple(slot[:, part] for slot in state.slots)
             update, new_slots = state.rule.step(xp, g, slots, scalars)
@@ -257,17 +265,17 @@ class ReferenceBackend:
         return square
 
 
-def _row_blocks(array: Array) -> Iterator[slice]:
-    """Slices of the row axis of (K, rows, n) with about BLOCK elements each."""
+def _row_blocks(array: Array, block: int) -> Iterator[slice]:
+    """Slices of the row axis of (K, rows, n) with about `block` elements each."""
     networks, rows, columns = array.shape
-    height = max(1, BLOCK // (networks * columns))
+    height = max(1, block // (networks * columns))
     for start in range(0, rows, height):
         yield slice(start, min(start + height, rows))
 
 
-def _column_blocks(array: Array) -> Iterator[slice]:
-    """Slices of the last axis of (K, P) with about BLOCK elements each."""
-    return _parts(array.shape[1], max(1, BLOCK // array.shape[0]))
+def _column_blocks(array: Array, block: int) -> Iterator[slice]:
+    """Slices of the last axis of (K, P) with about `block` elements each."""
+    return _parts(array.shape[1], max(1, block // array.shape[0]))
 
 
 def _parts(length: int, width: int = BLOCK) -> Iterator[slice]:

@@ -156,9 +156,9 @@ def _version(name: str) -> str | None:
 
 def _cupy() -> Finding:
     state = probe()
-    if not state.installed:
-        return Finding("CuPy", f"{state.found} (optional: {state.remedy} to train on an NVIDIA GPU)")
-    return Finding("CuPy", state.found, state.remedy)
+    if state.installed or state.without_cupy:
+        return Finding("CuPy", state.summary, state.remedy)
+    return Finding("CuPy", f"not installed (optional: {state.remedy} to train on an NVIDIA GPU)")
 
 
 def _gemm_table(table: str | None) -> Iterator[Finding]:

@@ -17,7 +17,6 @@ from gpubp.backends.cuda.gemm import CublasLt, LtGemm
 from gpubp.backends.cuda.gemm_table import Algorithm, GemmTable
 from gpubp.bench.steps import Repeated, Steps, Workload, rounds
 from gpubp.bench.timing import Spread, ratio, spread
-from gpubp.errors import DeviceError
 from gpubp.serialization import atomic_write
 
 LAUNCHES = 20  # of a product in one graph, so that it is the product that is timed
@@ -57,7 +56,7 @@ def tune(workload: Workload, precisions: Sequence[str] = ("float32",)) -> tuple[
     Raises
     ------
     DeviceError
-        Where no GPU works here, or not in these precisions, or nvmath-python is missing: why, and the remedy.
+        Where no GPU works here, or not in these precisions: why, and the remedy.
     UsageError
         Where the table cannot be written.
     """
@@ -65,11 +64,6 @@ def tune(workload: Workload, precisions: Sequence[str] = ("float32",)) -> tuple[
         get_backend("cuda", precision)  # or why not
     driver = CupyDriver()  # a new one has prepared no products yet
     cublas = driver.cublas
-    if cublas is None:
-        raise DeviceError(
-            "--tune: nvmath-python is not installed, and without it cuBLASLt's algorithms cannot be chosen; "
-            "pip install nvmath-python"
-        )
     for precision in precisions:
         steps = Steps(workload, CudaBackend(driver, precision))
         steps.seconds(1)

@@ -59,7 +59,10 @@ def _first_not_finite(step: SliceStep, k: int, loss_is_finite: bool) -> tuple[in
     for l in range(layers - 1, -1, -1):
         if not (finite(step.grads[l].W) and finite(step.grads[l].b)):
             return l + 1, "the gradient overflowed"
-    if backend.finite(step.workspace.grad)[k]:  # the weights it was left with are those from before
+    grad = np.asarray(backend.to_host(step.workspace.grad[k]), np.float64)
+    with np.errstate(over="ignore"):
+        norm_is_finite = np.isfinite(grad @ grad)
+    if norm_is_finite:  # the weights it was left with are those from before
         return None, "an update overflowed"
     steepest = max(range(layers), key=lambda l: np.abs(backend.to_host(step.grads[l].W[k])).max())
     return steepest + 1, "the norm of the gradient overflowed"

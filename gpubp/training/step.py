@@ -189,8 +189,8 @@ class TrainingStep:
         if len(self.members) == self.stack.models:
             self.live.theta[...] = self.stack.theta
         else:
-            for place, k in enumerate(self.members.tolist()):
-                self.live.theta[place] = self.stack.theta[k]
+            places = np.arange(len(self.members))
+            self.stack.backend.copy_networks(self.stack.theta, self.members, self.live.theta, places)
         self.live.refresh()
         self.seek(at)
         for array, values in (
@@ -282,8 +282,8 @@ class TrainingStep:
         if finite.all() and len(self.members) == self.stack.models:
             self.stack.theta[...] = self.live.theta
             return
-        for place in np.flatnonzero(finite).tolist():
-            self.stack.theta[int(self.members[place])] = self.live.theta[place]
+        places = np.flatnonzero(finite)
+        self.stack.backend.copy_networks(self.live.theta, places, self.stack.theta, self.members[places])
 
 
 def _memory_for_data(stack: Stack, batch_size: int, optimizer: Optimizer) -> float:

@@ -25,7 +25,7 @@ from gpubp.losses import LOSSES, Loss, get_loss
 from gpubp.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from support.machines import by_tier, one_step
 
-pytestmark = pytest.mark.skipif(not numba_state().usable, reason=numba_state().found)
+pytestmark = pytest.mark.skipif(not numba_state().usable, reason=numba_state().summary)
 
 FUNCTIONS = {  # where each is asked for its value; the bounds in which it is computed lie in between
     "exp": ((-110, 88), (-745, 709)),

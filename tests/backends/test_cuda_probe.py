@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import sys
-import warnings
 from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gpubp.backends import get_backend
 from gpubp.backends.cuda import probe as probing
+from gpubp.backends.cuda.faults import INSTALL
 from gpubp.backends.cuda.probe import CudaState, probe, probe_device
+from gpubp.bench import doctor
+from gpubp.errors import DeviceError
 from support import cuda_stubs
 from support.cuda_stubs import (
     CompileException,
@@ -42,27 +47,28 @@ def a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     probe_device.cache_clear()
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, **faults: Exception) -> CupyStub:
+def machine(monkeypatch: pytest.MonkeyPatch, lt: CublasLtStub | None = None, **faults: Exception) -> CupyStub:
     """One with a GPU, on which these calls fail."""
     cupy = CupyStub(faults)
-    cuda_stubs.install(monkeypatch, cupy, CublasLtStub())
+    cuda_stubs.install(monkeypatch, cupy, lt or CublasLtStub())
     return cupy
 
 
 def check(state: CudaState, cause: str, remedy: str) -> None:
     assert not state.usable
-    assert re.search(cause, state.found), state.found
+    assert re.search(cause, state.summary), state.summary
     assert re.search(remedy, state.remedy), state.remedy
-    assert "\n" not in state.found + state.remedy
+    assert "\n" not in state.summary + state.remedy
 
 
 def test_a_machine_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    cupy = machine(monkeypatch)
+    lt = CublasLtStub()
+    cupy = machine(monkeypatch, lt)
     state = probe_device()
     assert state == probe() == CudaState(True, "cupy-cuda13x 14.2.0, driver for CUDA 13.0, 1 device: GPU X")
     assert [name for name in ("launch of probe", "copy") if name in cupy.log] == ["launch of probe", "copy"]
     assert "cuda_fp16.h" in cupy.sources[0] and "cuda_bf16.h" in cupy.sources[0]
-    assert len(sys.modules["nvmath.bindings"].cublasLt.products) == 1
+    assert len(lt.products) == 1
     calls = len(cupy.log)
     assert probe_device() is state
     assert len(cupy.log) == calls  # looked at once
@@ -71,8 +77,50 @@ def test_a_machine_that_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_1_cupy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "_installed_wheels", lambda: [])
     fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"))
-    check(probe_device(), "^not installed$", "^pip install 'cupy-cuda13x")
+    monkeypatch.setattr(probing, "_installed_driver", lambda: None)
+    check(probe_device(), "^CuPy is not installed$", r"^pip install 'gpubp\[cuda13\]'")
     assert not probe_device().installed
+    assert probe_device().reason == "no GPU: CuPy is not installed"
+
+
+@pytest.mark.parametrize(
+    ("driver", "named", "remedy"),
+    [
+        (13000, " for CUDA 13.0", "pip install 'gpubp[cuda13]'"),
+        (12080, " for CUDA 12.8", "pip install 'gpubp[cuda12]'"),
+        (11080, " for CUDA 11.8", f"update the driver to CUDA 12 or 13, then {INSTALL}"),
+        (0, "", INSTALL),
+    ],
+)
+def test_1_there_is_a_driver_without_cupy(
+    monkeypatch: pytest.MonkeyPatch, driver: int, named: str, remedy: str
+) -> None:
+    monkeypatch.setattr(probing, "_installed_wheels", lambda: [])
+    monkeypatch.setattr(probing, "_installed_driver", lambda: driver)
+    fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"))
+    said = f"an NVIDIA driver{named} is here, CuPy is not"
+    state = probe_device()
+    assert (state.summary, state.remedy, state.installed) == (said, remedy, False)
+    assert get_backend("auto").reason.startswith(f"{said}: {remedy}")
+    with pytest.raises(DeviceError, match=re.escape(f'device "cuda": {said}; {remedy}')):
+        get_backend("gpu")
+    assert (doctor._cupy().found, doctor._cupy().warning) == (said, remedy)
+
+
+def test_1_how_a_driver_is_found_without_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_version(pointer: Any) -> int:
+        pointer._obj.value = 12080
+        return 0
+
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    loaded: dict[str, Any] = {"library": SimpleNamespace(cuDriverGetVersion=get_version)}
+    fake = SimpleNamespace(c_int=ctypes.c_int, byref=ctypes.byref, CDLL=lambda name: loaded["library"])
+    monkeypatch.setattr(probing, "ctypes", fake)
+    assert probing._installed_driver() == 12080
+    loaded["library"] = SimpleNamespace()  # which is no driver
+    assert probing._installed_driver() is None
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    assert probing._installed_driver() == 0
 
 
 @pytest.mark.parametrize(
@@ -126,14 +174,15 @@ def test_6_a_device_with_too_high_a_number(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("error", [NO_NVRTC, NO_HEADERS, NO_CUBLAS])
 def test_7_a_part_of_the_toolkit_is_missing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    lt = CublasLtStub()
     if error is NO_CUBLAS:
-        machine(monkeypatch)
-        sys.modules["nvmath.bindings"].cublasLt.fault = error
+        lt.fault = error
+        machine(monkeypatch, lt)
     else:
         machine(monkeypatch, compile=error)
     assert probe().usable
     cause = "the CUDA headers are missing" if error is NO_HEADERS else "a library of the CUDA toolkit is missing"
-    check(probe_device(), f"on device 0, {cause}.*(libnvrtc|cuda_fp16|libcublasLt)", r"'cupy-cuda13x\[ctk\]'")
+    check(probe_device(), f"on device 0, {cause}.*(libnvrtc|cuda_fp16|libcublasLt)", r"'gpubp\[cuda13\]'")
 
 
 @pytest.mark.parametrize(("call", "error"), [("Stream", BUSY), ("Device", BUSY), ("allocation", FULL)])
@@ -159,25 +208,51 @@ def test_looking_never_raises(monkeypatch: pytest.MonkeyPatch, error: Exception)
     check(probe_device(), f"on device 0, {type(error).__name__}", "gpubp doctor")
 
 
-def test_a_cublas_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [NO_CUBLAS, OSError("libcublasLt.so.13: invalid ELF header"), RuntimeError()])
+def test_7_cublaslt_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    lt = CublasLtStub()
+    lt.fault = error
+    machine(monkeypatch, lt)
+    check(probe_device(), f"cuBLASLt cannot be loaded: {type(error).__name__}", r"'gpubp\[cuda13\]'")
+
+
+def test_7_cuda_pathfinder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
-    sys.modules["nvmath.bindings"].cublasLt.refusal = 13
-    check(probe_device(), "on device 0, cuBLASLtError: CUBLAS_STATUS_13", "gpubp doctor")
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
+    check(probe_device(), "cuda-pathfinder, which comes with CuPy, cannot", "^pip install --upgrade cuda-pathfinder")
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", ModuleType("cuda.pathfinder"))  # one from before it loaded
+    probe_device.cache_clear()
+    check(probe_device(), "cuda-pathfinder, which comes with CuPy, cannot", "^pip install --upgrade cuda-pathfinder")
 
 
-def test_without_nvmath_a_device_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_stubs.install(monkeypatch, CupyStub(), None)
-    assert probe_device().usable
+def test_7_cublaslt_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    lt = CublasLtStub()
+    lt.version = 111103
+    machine(monkeypatch, lt)
+    check(probe_device(), "on device 0, cuBLASLt is too old .*111103", "^update it: pip install")
+
+
+def test_7_cublaslt_lacks_a_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    lt = CublasLtStub()
+    del lt.cublasLtMatmul
+    machine(monkeypatch, lt)
+    check(probe_device(), "cuBLASLt cannot be loaded: AttributeError", "pip install")
+
+
+@pytest.mark.parametrize("function", ["cublasLtCreate", "cublasLtMatmulDescCreate", "cublasLtMatmul"])
+def test_a_cublaslt_that_fails(monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    lt = CublasLtStub()
+    lt.statuses[function] = 13
+    machine(monkeypatch, lt)
+    check(probe_device(), f"on device 0, CublasLtError: {function}: CUBLAS_STATUS_13", "gpubp doctor")
 
 
 @pytest.mark.gpu
 def test_gpu_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # this machine as it is
     if not probe().usable:
-        pytest.skip(f"no CUDA device: {probe().found}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "nvmath-python")
-        assert probe_device() == probe()
+        pytest.skip(f"no CUDA device: {probe().summary}")
+    assert probe_device() == probe()
 
 
 def fails_to_import(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count, islice
@@ -426,6 +425,15 @@ def test_tuning_keeps_what_is_as_fast_and_what_other_networks_had_tuned(gpu: Cub
     assert sorted(chosen) == [1] * 5 + [2] * 5
 
 
+def test_tuning_leaves_out_what_has_no_algorithm(gpu: CublasLtStub, tmp_path: Path) -> None:
+    gpu.no_epilogue = True
+    done = invoke(*TINY, "--tune")
+    assert done.exit_code == 0, done.output
+    (path,) = tables(tmp_path)
+    products = json.loads(path.read_text())["products"]
+    assert [product["spec"]["epilogue"] for product in products] == ["none"] * PRODUCTS
+
+
 def test_the_table_stands_in_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReferenceBackend, "gemm_table", "0123456789abcdef")
     done = CliRunner().invoke(app, ["train", "iris", "--epochs", "1", "--out", str(tmp_path / "run")])
@@ -434,19 +442,8 @@ def test_the_table_stands_in_the_metrics(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_tuning_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = probing.CudaState(False, "not installed", "pip install cupy", installed=False)
+    state = probing.CudaState(False, "CuPy is not installed", "pip install cupy", installed=False)
     monkeypatch.setattr(cuda, "probe_device", lambda index: state)
     done = invoke(*TINY, "--tune")
     assert done.exit_code == 2
     assert 'device "cuda": CuPy is not installed; pip install cupy' in done.stderr
-
-
-def test_tuning_needs_nvmath(
-    gpu: CublasLtStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setitem(sys.modules, "nvmath", None)
-    monkeypatch.delitem(sys.modules, "nvmath.bindings")
-    done = invoke(*TINY, "--tune")
-    assert done.exit_code == 2
-    assert "pip install nvmath-python" in done.stderr
-    assert not tables(tmp_path)

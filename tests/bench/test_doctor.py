@@ -161,9 +161,11 @@ def fails_to_import(monkeypatch: pytest.MonkeyPatch, error: Exception, wheels: l
 
 def test_cupy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"), [])
+    monkeypatch.setattr(probing, "_installed_driver", lambda: None)
     state = probe()
-    assert (state.usable, state.installed, state.found) == (False, False, "not installed")
+    assert (state.usable, state.installed, state.summary) == (False, False, "CuPy is not installed")
     assert state.remedy.startswith("pip install")
+    assert doctor._cupy().found.startswith("not installed (optional: pip install")
     assert doctor._cupy().warning == ""  # nothing is wrong with a machine without a GPU
 
 
@@ -172,7 +174,7 @@ def test_cupy_is_listed_but_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     fails_to_import(monkeypatch, ModuleNotFoundError("No module named 'cupy'", name="cupy"), ["cupy-cuda12x 14.2.0"])
     state = probe()
     assert not state.usable
-    assert "cupy-cuda12x 14.2.0" in state.found
+    assert "cupy-cuda12x 14.2.0" in state.summary
     assert "pip uninstall cupy-cuda12x" in state.remedy
 
 
@@ -188,8 +190,8 @@ def test_cupy_is_broken(monkeypatch: pytest.MonkeyPatch, error: Exception) -> No
     fails_to_import(monkeypatch, error, ["cupy-cuda13x 14.2.0"])
     state = probe()
     assert not state.usable
-    assert "cannot be imported: " + type(error).__name__ in state.found
-    assert "\n" not in state.found
+    assert "cannot be imported: " + type(error).__name__ in state.summary
+    assert "\n" not in state.summary
     assert state.remedy
     result = run_doctor()
     assert result.exit_code == 0
@@ -200,7 +202,7 @@ def test_two_wheels_of_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cupy(monkeypatch, ("cupy-cuda12x", "cupy-cuda13x"), driverGetVersion=13000, getDeviceCount=1)
     state = probe()
     assert not state.usable
-    assert "overwrite each other" in state.found
+    assert "overwrite each other" in state.summary
     assert "pip uninstall cupy-cuda12x cupy-cuda13x" in state.remedy
 
 
@@ -208,7 +210,7 @@ def test_cupy_without_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cupy(monkeypatch, driverGetVersion=0, getDeviceCount=RuntimeError("driver version is insufficient"))
     state = probe()
     assert not state.usable
-    assert "no NVIDIA driver" in state.found
+    assert "no NVIDIA driver" in state.summary
 
 
 @pytest.mark.parametrize("visible", [None, ""])
@@ -220,7 +222,7 @@ def test_cupy_without_a_device(monkeypatch: pytest.MonkeyPatch, visible: str | N
     fake_cupy(monkeypatch, driverGetVersion=13000, getDeviceCount=error)
     state = probe()
     assert not state.usable
-    assert "cudaErrorNoDevice" in state.found
+    assert "cudaErrorNoDevice" in state.summary
     assert ("CUDA_VISIBLE_DEVICES" in state.remedy) == (visible is not None)
 
 
@@ -228,7 +230,7 @@ def test_cupy_with_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_cupy(monkeypatch, driverGetVersion=12080, getDeviceCount=2, getDeviceProperties={"name": b"GPU X"})
     state = probe()
     assert state.usable
-    assert state.found == "cupy-cuda13x 14.2.0, driver for CUDA 12.8, 2 devices: GPU X, GPU X"
+    assert state.summary == "cupy-cuda13x 14.2.0, driver for CUDA 12.8, 2 devices: GPU X, GPU X"
 
 
 def test_the_wheels_here_can_be_listed() -> None:

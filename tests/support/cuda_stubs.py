@@ -1,4 +1,4 @@
-"""Stand-ins for CuPy and for nvmath's cuBLASLt bindings. They compute on the host, and keep what they were asked.
+"""Stand-ins for CuPy and for libcublasLt. They compute on the host, and keep what they were asked.
 
 The one for cuBLASLt takes nothing on trust: it finds matrices through pointers, in column-major order, from the
 descriptors alone, and refuses operands that are not aligned as was promised when it chose an algorithm.
@@ -7,16 +7,28 @@ descriptors alone, and refuses operands that are not aligned as was promised whe
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gpubp.backends.cuda import cublaslt, cupy_driver
+from gpubp.backends.cuda.cublaslt import (
+    DATA_TYPES,
+    EPILOGUES,
+    AlgorithmAttribute,
+    Attribute,
+    HeuristicResult,
+    LayoutAttribute,
+    OperationAttribute,
+    PreferenceAttribute,
+)
+from gpubp.backends.cuda.driver import dtype_of
 from gpubp.backends.cuda.gemm_table import ATTRIBUTES
 
 # -- CuPy ----------------------------------------------------------------------------------------------
@@ -35,7 +47,7 @@ class CompileException(Exception):  # noqa: N818, as CuPy calls it
 
 
 class DynamicLibNotFoundError(RuntimeError):
-    """What nvmath raises where a library of the toolkit is not there."""
+    """What cuda-pathfinder raises where a library of the toolkit is not there."""
 
 
 DynamicLibNotFoundError.__module__ = "cuda.pathfinder._dynamic_libs.load_dl_common"
@@ -46,9 +58,6 @@ CompileException.__module__ = "cupy.cuda.compiler"
 
 class Pointer(SimpleNamespace):
     """CuPy's MemoryPointer."""
-
-    def __add__(self, offset: int) -> Pointer:
-        return Pointer(ptr=self.ptr + offset)
 
 
 class Array(np.ndarray[Any, Any]):
@@ -169,17 +178,9 @@ class CupyStub(ModuleType):
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             runtime=runtime,
         )
-        self.compute_type, self.compute_types = 99, []
-        self._core = ModuleType("cupy._core")
-        self._core._routines_linalg = SimpleNamespace(  # type: ignore[attr-defined]
-            COMPUTE_TYPE_DEFAULT=1,
-            COMPUTE_TYPE_TF32=7,
-            get_compute_type=lambda dtype: self.compute_type,
-            set_compute_type=lambda dtype, value: setattr(self, "compute_type", value),
-        )
         self.empty = self.zeros = self.in_stream("allocation", zeros)
         self.array, self.asnumpy = self.in_stream("copy", array), self.in_stream("copy", np.array)
-        self.ndarray, self.maximum = at_pointer, np.maximum
+        self.maximum = np.maximum
         self.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 1 << 20)
 
     def call(self, name: str) -> None:
@@ -201,14 +202,6 @@ class CupyStub(ModuleType):
             return function(*arguments, **named)
 
         return called
-
-    def matmul(self, a: Any, b: Any, out: Any) -> None:
-        assert Device.current and Stream.current[-1] is self.stream
-        self.call("matmul")
-        assert a.dtype == b.dtype == out.dtype  # CuPy would round to the inputs' type on its way to another
-        self.compute_types.append(self.compute_type)
-        wide = np.float64 if a.dtype == np.float64 else np.float32
-        out[...] = (a.astype(wide) @ b.astype(wide)).astype(a.dtype)
 
     def RawModule(self, code: str, options: tuple[str, ...], backend: str) -> Any:  # noqa: N802
         assert Device.current and backend == "nvrtc" and "-std=c++17" in options
@@ -234,53 +227,6 @@ def _probe(grid: Any, block: Any, args: Any) -> None:
 # -- cuBLASLt ------------------------------------------------------------------------------------------
 
 
-class cuBLASLtError(Exception):  # noqa: N801, N818, as nvmath calls it
-    """What nvmath raises where cuBLASLt returns a status."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(f"CUBLAS_STATUS_{status}")
-        self.status = status
-
-
-cuBLASLtError.__module__ = "nvmath.bindings.cublasLt"
-
-BITS = {0: np.dtype(np.float32), 1: np.dtype(np.float64), 2: np.dtype(np.float16)}  # cudaDataType_t, and 14 below
-ENUMS: dict[str, dict[str, int]] = {
-    "MatmulDescAttribute": {"TRANSA": 3, "TRANSB": 4, "EPILOGUE": 7, "BIAS_POINTER": 8, "BIAS_BATCH_STRIDE": 10},
-    "MatrixLayoutAttribute": {"BATCH_COUNT": 5, "STRIDED_BATCH_OFFSET": 6},
-    "MatmulPreferenceAttribute": {
-        "MAX_WORKSPACE_BYTES": 1,
-        "REDUCTION_SCHEME_MASK": 3,
-        "MIN_ALIGNMENT_A_BYTES": 5,
-        "MIN_ALIGNMENT_B_BYTES": 6,
-        "MIN_ALIGNMENT_C_BYTES": 7,
-        "MIN_ALIGNMENT_D_BYTES": 8,
-    },
-    "MatmulAlgoConfigAttribute": {name: value for value, name in enumerate(ATTRIBUTES)},
-    "ReductionScheme": {"NONE": 0, "INPLACE": 1, "COMPUTE_TYPE": 2, "OUTPUT_TYPE": 4},
-    "Epilogue": {"DEFAULT": 1, "BIAS": 4, "RELU_BIAS": 6},
-}
-DTYPES: dict[str, dict[str, Any]] = {
-    "get_matmul_desc_attribute_dtype": {
-        "TRANSA": np.int32,
-        "TRANSB": np.int32,
-        "EPILOGUE": np.uint32,
-        "BIAS_POINTER": np.int64,
-        "BIAS_BATCH_STRIDE": np.int64,
-    },
-    "get_matrix_layout_attribute_dtype": {"BATCH_COUNT": np.int32, "STRIDED_BATCH_OFFSET": np.int64},
-    "get_matmul_preference_attribute_dtype": {
-        "MAX_WORKSPACE_BYTES": np.uint64,
-        **dict.fromkeys(list(ENUMS["MatmulPreferenceAttribute"])[1:], np.uint32),
-    },
-    "get_matmul_algo_config_attribute_dtype": {
-        **dict.fromkeys(ATTRIBUTES, np.uint32),
-        **dict.fromkeys(("ID", "SPLITK_NUM"), np.int32),
-        **dict.fromkeys(("INNER_SHAPE_ID", "CLUSTER_SHAPE_ID"), np.uint16),
-    },
-}
-
-
 @dataclass
 class LtAlgorithm:
     """One that the stand-in proposes: its configuration, the seconds of a product by it, and what is wrong with it.
@@ -299,22 +245,33 @@ def configured(*config: int, **named: float) -> LtAlgorithm:
     return LtAlgorithm((*config, *(0,) * (len(ATTRIBUTES) - len(config))), **named)
 
 
-class CublasLtStub(ModuleType):
-    """``nvmath.bindings.cublasLt``; `live` holds the descriptors that exist, `asked` what algorithms were asked for.
+class Function:
+    """A function of a library as `ctypes` has it: arguments become those C types or are refused."""
+
+    argtypes: tuple[Any, ...] = ()
+    restype: Any = None
+
+    def __init__(self, implementation: Callable[..., Any]) -> None:
+        self._implementation = implementation
+
+    def __call__(self, *arguments: Any) -> Any:
+        assert len(arguments) == len(self.argtypes) and self.restype is not None
+        for argument, ctype in zip(arguments, self.argtypes, strict=True):
+            assert isinstance(argument, int) and (ctype(argument).value or 0) == argument  # it fits
+        return self._implementation(*arguments)
+
+
+class CublasLtStub:
+    """libcublasLt; `live` holds the descriptors that exist, `asked` what algorithms were asked for.
 
     `algorithms` are those that it proposes, `used` those that products ran by, `clock` the seconds that they took.
-    `refusal` is what it does instead of finding an algorithm: "none" or a status; `fault` is raised on creation.
+    `refusal` is what it does instead of finding an algorithm: "none" or a status; `fault` is raised where the library
+    is looked for. Functions named in `statuses` return that. `no_epilogue`: it has no algorithm with one.
     """
 
     cupy: CupyStub
 
-    matmul_heuristic_result_dtype = np.dtype(
-        [("algo", [("data_", "<u8", (8,))]), ("workspace_size", "<u8"), ("state", "<i4"), ("rest", "<i4", (5,))]
-    )
-    cuBLASLtError = cuBLASLtError  # noqa: N815
-
     def __init__(self) -> None:
-        super().__init__("nvmath.bindings.cublasLt")
         self.live: dict[int, dict[str, Any]] = {}
         self.asked: list[dict[str, int]] = []
         self.products: list[dict[str, Any]] = []
@@ -322,79 +279,94 @@ class CublasLtStub(ModuleType):
         self.used: list[LtAlgorithm] = []
         self.clock = 0.0
         self.refusal: str | int = ""
+        self.no_epilogue = False
         self.fault: Exception | None = None
+        self.statuses: dict[str, int] = {}
+        self.version = 130100
         self._next = 100
-        for name, members in ENUMS.items():
-            setattr(self, name, IntEnum(name, members))
-        owners = ("MatmulDescAttribute", "MatrixLayoutAttribute", "MatmulPreferenceAttribute")
-        for (name, dtypes), owner in zip(DTYPES.items(), (*owners, "MatmulAlgoConfigAttribute"), strict=True):
-            by_value = {ENUMS[owner][member]: dtype for member, dtype in dtypes.items()}
-            setattr(self, name, by_value.__getitem__)
-        for kind, owner in zip(("matmul_desc", "matrix_layout", "matmul_preference"), owners, strict=True):
-            setattr(self, f"{kind}_destroy", self.live.pop)
-            setattr(self, f"{kind}_set_attribute", self._setter(owner))
+        implementations = {
+            "Create": self._create,
+            "MatmulDescCreate": self._create_operation,
+            "MatrixLayoutCreate": self._create_layout,
+            "MatmulPreferenceCreate": self._create_preference,
+            "MatmulAlgoGetHeuristic": self._propose,
+            "MatmulAlgoConfigGetAttribute": self._algorithm_attribute,
+            "Matmul": self._matmul,
+        }
+        for kind, attributes in (
+            ("MatmulDesc", OperationAttribute),
+            ("MatrixLayout", LayoutAttribute),
+            ("MatmulPreference", PreferenceAttribute),
+        ):
+            implementations[f"{kind}Destroy"] = self._destroy
+            implementations[f"{kind}SetAttribute"] = self._setter(attributes)
+        self.cublasLtGetVersion = Function(lambda: self.version)
+        self.cublasLtGetStatusName = Function(lambda status: f"CUBLAS_STATUS_{status}".encode())
+        for name, implementation in implementations.items():
+            setattr(self, f"cublasLt{name}", Function(self._with_status(f"cublasLt{name}", implementation)))
 
-    def get_version(self) -> int:
-        return 130100
+    def _with_status(self, name: str, implementation: Callable[..., int | None]) -> Callable[..., int]:
+        return lambda *arguments: self.statuses.get(name) or implementation(*arguments) or 0
 
-    def create(self) -> int:
+    def _create(self, handle: int) -> None:
         assert Device.current
-        if self.fault is not None:
-            raise self.fault
-        return 5
+        _memory(handle, 1, np.uint64)[0] = 5
 
-    def matmul_desc_create(self, compute: int, scale: int) -> int:
-        return self._add(compute=compute, scale=scale, TRANSA=0, TRANSB=0, EPILOGUE=1, BIAS_POINTER=0)
+    def _create_operation(self, created: int, compute: int, scale: int) -> None:
+        self._add(created, compute=compute, scale=scale, TRANSA=0, TRANSB=0, EPILOGUE=1, BIAS_POINTER=0)
 
-    def matrix_layout_create(self, data_type: int, rows: int, columns: int, ld: int) -> int:
+    def _create_layout(self, created: int, data_type: int, rows: int, columns: int, ld: int) -> None:
         assert rows > 0 and columns > 0 and ld >= rows
-        return self._add(dtype=_numpy_type(data_type), rows=rows, columns=columns, ld=ld)
+        self._add(created, dtype=_numpy_type(data_type), rows=rows, columns=columns, ld=ld)
 
-    def matmul_preference_create(self) -> int:
-        return self._add(MAX_WORKSPACE_BYTES=0, REDUCTION_SCHEME_MASK=7)
+    def _create_preference(self, created: int) -> None:
+        self._add(created, MAX_WORKSPACE_BYTES=0, REDUCTION_SCHEME_MASK=7)
 
-    def _add(self, **descriptor: Any) -> int:
+    def _add(self, created: int, **descriptor: Any) -> None:
         self._next += 1
         self.live[self._next] = descriptor
-        return self._next
+        _memory(created, 1, np.uint64)[0] = self._next
 
-    def _setter(self, owner: str) -> Callable[[int, int, int, int], None]:
-        names = {value: name for name, value in ENUMS[owner].items()}
-        dtypes = next(dtypes for dtypes in DTYPES.values() if set(dtypes) == set(names.values()))
+    def _destroy(self, descriptor: int) -> None:
+        del self.live[descriptor]
 
-        def put(descriptor: int, attribute: int, pointer: int, size: int) -> None:
-            dtype = np.dtype(dtypes[names[attribute]])
-            assert size == dtype.itemsize
-            self.live[descriptor][names[attribute]] = int(_memory(pointer, 1, dtype)[0])
+    def _setter(self, attributes: type[Attribute]) -> Callable[[int, int, int, int], None]:
+        by_number = {attribute.number: attribute for attribute in attributes}
+
+        def put(descriptor: int, number: int, pointer: int, size: int) -> None:
+            attribute = by_number[number]
+            assert size == ctypes.sizeof(attribute.ctype)
+            self.live[descriptor][attribute.name] = attribute.ctype.from_address(pointer).value or 0
 
         return put
 
-    def matmul_algo_get_heuristic(
+    def _propose(
         self, handle: int, operation: int, a: int, b: int, c: int, d: int, preference: int, count: int,
-        results: int, found: int,
-    ) -> None:  # fmt: skip
+        results: int, returned: int,
+    ) -> int | None:  # fmt: skip
         assert (handle, c) == (5, d)
         asked = {**self.live[preference], "BIAS_POINTER": self.live[operation]["BIAS_POINTER"], "count": count}
         self.asked.append(asked)
         if isinstance(self.refusal, int):
-            raise cuBLASLtError(self.refusal)
+            return self.refusal
+        refused = self.refusal == "none" or (self.no_epilogue and self.live[operation]["EPILOGUE"] != 1)
         scheme = ATTRIBUTES.index("REDUCTION_SCHEME")
         allowed = [
             index
             for index, each in enumerate(self.algorithms)
-            if not each.config[scheme] & ~asked["REDUCTION_SCHEME_MASK"] and self.refusal != "none"
+            if not each.config[scheme] & ~asked["REDUCTION_SCHEME_MASK"] and not refused
         ][:count]
-        _memory(found, 1, np.int32)[0] = len(allowed)
-        proposed = _memory(results, count, self.matmul_heuristic_result_dtype)["algo"]["data_"]
+        _memory(returned, 1, np.int32)[0] = len(allowed)
+        proposed = (HeuristicResult * count).from_address(results)
         for place, index in enumerate(allowed):
-            proposed[place, :2] = len(self.asked), index
+            proposed[place].algo[:2] = len(self.asked), index
+        return None
 
-    def matmul_algo_config_get_attribute(
-        self, algorithm: int, attribute: int, pointer: int, size: int, written: int
-    ) -> None:
-        dtype = np.dtype(DTYPES["get_matmul_algo_config_attribute_dtype"][ATTRIBUTES[attribute]])
-        assert size == dtype.itemsize and written
-        _memory(pointer, 1, dtype)[0] = self.algorithms[self._opaque(algorithm)[1]].config[attribute]
+    def _algorithm_attribute(self, algorithm: int, number: int, pointer: int, size: int, written: int) -> None:
+        (attribute,) = (each for each in AlgorithmAttribute if each.number == number)
+        assert size == ctypes.sizeof(attribute.ctype) and written
+        index = ATTRIBUTES.index(attribute.name)
+        attribute.ctype.from_address(pointer).value = self.algorithms[self._opaque(algorithm)[1]].config[index]
 
     @staticmethod
     def _opaque(algorithm: int) -> tuple[int, int]:
@@ -402,7 +374,7 @@ class CublasLtStub(ModuleType):
         asked, index = _memory(algorithm, 8, np.uint64)[:2].tolist()
         return asked, index
 
-    def matmul(
+    def _matmul(
         self, handle: int, operation: int, alpha: int, a: int, a_layout: int, b: int, b_layout: int, beta: int, c: int,
         c_layout: int, d: int, d_layout: int, algorithm: int, workspace: int, workspace_size: int, stream: int,
     ) -> None:  # fmt: skip
@@ -422,13 +394,13 @@ class CublasLtStub(ModuleType):
             left, right = operands["A"].astype(scale), operands["B"].astype(scale)
             result = (left.mT if what["TRANSA"] else left) @ (right.mT if what["TRANSB"] else right)
             assert len(left) == len(right) == len(result) and result.shape == operands["D"].shape
-            if what["EPILOGUE"] != ENUMS["Epilogue"]["DEFAULT"]:
+            if what["EPILOGUE"] != EPILOGUES["none"]:
                 bias = {"dtype": operands["D"].dtype, "rows": result.shape[1], "columns": 1, "ld": result.shape[1]}
                 bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
                 biases = self._column_major(what["BIAS_POINTER"], bias)
                 assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
                 result = result + biases.astype(scale)
-            if what["EPILOGUE"] == ENUMS["Epilogue"]["RELU_BIAS"]:
+            if what["EPILOGUE"] == EPILOGUES["relu_bias"]:
                 result = np.maximum(result, 0)
             if chosen.factor:
                 operands["D"][...] = result * chosen.factor
@@ -450,11 +422,8 @@ class CublasLtStub(ModuleType):
 
 
 def _numpy_type(data_type: int) -> np.dtype[Any]:
-    if data_type == 14:
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return BITS[data_type]
+    (name,) = (name for name, number in DATA_TYPES.items() if number == data_type)
+    return dtype_of(name)
 
 
 def _memory(pointer: int, count: int, dtype: Any) -> Any:
@@ -465,16 +434,18 @@ def _alignment(pointer: int) -> int:
     return (pointer | 256) & -(pointer | 256)
 
 
-def install(monkeypatch: pytest.MonkeyPatch, cupy: CupyStub, lt: CublasLtStub | None) -> None:
-    """Have ``import cupy`` and ``from nvmath.bindings import cublasLt`` find these; None: nvmath is not there."""
+def install(monkeypatch: pytest.MonkeyPatch, cupy: CupyStub, lt: CublasLtStub) -> None:
+    """Have ``import cupy`` and `load_cublaslt` find these."""
+
+    def load_nvidia_dynamic_lib(name: str) -> Any:
+        assert name == "cublasLt"
+        if lt.fault is not None:
+            raise lt.fault
+        return SimpleNamespace(abs_path="/lib/libcublasLt.so.13")
+
+    pathfinder: Any = ModuleType("cuda.pathfinder")
+    pathfinder.load_nvidia_dynamic_lib, lt.cupy = load_nvidia_dynamic_lib, cupy
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cupy._core", cupy._core)
-    for name in ("nvmath.bindings", "nvmath.bindings.cublasLt"):  # the real ones, where they are installed
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    if lt is None:
-        monkeypatch.setitem(sys.modules, "nvmath", None)
-        return
-    nvmath, bindings = ModuleType("nvmath"), ModuleType("nvmath.bindings")
-    bindings.cublasLt, lt.cupy = lt, cupy  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "nvmath", nvmath)
-    monkeypatch.setitem(sys.modules, "nvmath.bindings", bindings)
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
+    monkeypatch.setattr(cublaslt, "CDLL", lambda path: lt)
+    monkeypatch.setattr(cupy_driver, "load_cublaslt", functools.cache(cublaslt.load_cublaslt.__wrapped__))

@@ -31,7 +31,6 @@ class Recorder:
     name = "a list of kernels"
     compute_capability = (9, 0)
     multiprocessors = 1
-    supports_capture = False
     gemm_table = None
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ def compiled_backend(precision: str) -> CompiledBackend:
     """The CPU's compiled backend, where Numba is installed."""
     state = numba_state()
     if not state.usable:
-        pytest.skip(state.found)
+        pytest.skip(state.summary)
     return CompiledBackend(precision, small=0)  # tests are small, and what they test are the loops
 
 

@@ -23,10 +23,10 @@ from gpubp.backends.user_cache import user_cache
 
 
 class NumbaState(NamedTuple):
-    """Whether loops can be compiled, and why not; `found` is one line."""
+    """Whether loops can be compiled, and why not; `summary` is one line."""
 
     usable: bool
-    found: str
+    summary: str
 
 
 @cache

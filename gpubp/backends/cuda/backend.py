@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from math import prod
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity, relu
 from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
-from gpubp.backends.cuda.driver import Driver
+from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride
@@ -20,6 +21,7 @@ from gpubp.errors import UsageError
 from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
 
 THREADS = 256  # of every block, as kernels/common.cuh has it
+MOST_BLOCKS = 65535  # along a grid's y and z, of which one counts networks
 LINE = 128  # bytes of a row in a block's tile of columns
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
 NULL = np.uint64(0)
@@ -39,6 +41,8 @@ class CudaBackend(UnfusedBackend):
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
         super().__init__(driver, precision, device, reason)
         self.scratch: dict[tuple[Any, ...], Array] = {}
+        # By name, identity of records and defines; with the records, so that no other gets the identity of one.
+        self._kernels: dict[tuple[Any, ...], tuple[Kernel, dict[str, Any]]] = {}
         self.fused = True  # until a record without scalar expressions is met
 
     # -- memory ---------------------------------------------------------------------------------------
@@ -69,10 +73,10 @@ class CudaBackend(UnfusedBackend):
         epilogue = EPILOGUES.get(activation.scalar_f)
         if epilogue is not None and z is cache.a and cache.mask is None and b.dtype == z.dtype:
             spec = self._product(a_prev, layer.W, z, False, False, epilogue, stride(b))
-            self.driver.gemm(spec)(a_prev, layer.W, z, b)
-        else:
-            self.matmul(a_prev, layer.W, out=z)
-            self.bias_activation(activation, layer, cache, dropout)
+            with suppress(NoAlgorithmError):  # there may be one without the epilogue
+                return self.driver.gemm(spec)(a_prev, layer.W, z, b)
+        self.matmul(a_prev, layer.W, out=z)
+        self.bias_activation(activation, layer, cache, dropout)
 
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
@@ -82,7 +86,7 @@ class CudaBackend(UnfusedBackend):
             return super().bias_activation(activation, layer, cache, dropout)
         z, b, a = cache.z, layer.b, cache.a
         networks, rows, n = z.shape
-        height = 32 if rows * n < 1 << 20 else 128  # rows of a block
+        height = max(32 if rows * n < 1 << 20 else 128, -(-rows // MOST_BLOCKS))  # rows of a block
         grid = (self._tiles(n), -(-rows // height), networks)
         shape = (np.int32(rows), np.int32(n), np.int32(height))
         args: tuple[Any, ...] = (z, b, a, *shape, _stride(z), _stride(b), _stride(a))
@@ -181,10 +185,26 @@ class CudaBackend(UnfusedBackend):
 
     # -- pieces ---------------------------------------------------------------------------------------
 
-    def _launch(self, name: str, grid: tuple[int, int, int], args: tuple[Any, ...], **records: Any) -> None:
-        """Launch a kernel; None among its arguments is a null pointer. `records` are `kernel_source`'s."""
-        source = kernel_source(name, self.storage.name, **records)
-        self.driver.kernel(source)(grid, THREADS, tuple(NULL if arg is None else arg for arg in args))
+    def _launch(
+        self,
+        name: str,
+        grid: tuple[int, int, int],
+        args: tuple[Any, ...],
+        defines: dict[str, Any] | None = None,
+        **records: Any,
+    ) -> None:
+        """Launch a kernel, of `kernel_source`'s `defines` and `records`; None as an argument is a null pointer."""
+        if max(grid[1:]) > MOST_BLOCKS:
+            raise UsageError(
+                f'device "{self.device}" takes at most {MOST_BLOCKS:,} networks in one stack, and this one has '
+                f"{max(grid[1:]):,}; train them in several stacks"
+            )
+        key = (name, *((kind, id(record)) for kind, record in records.items()), *(defines or {}).items())
+        if key not in self._kernels:
+            source = kernel_source(name, self.storage.name, **records, defines=defines)
+            self._kernels[key] = self.driver.kernel(source), records
+        kernel, _ = self._kernels[key]
+        kernel(grid, THREADS, tuple(NULL if arg is None else arg for arg in args))
 
     def _unfuse(self, name: str) -> None:
         """Note that a record without scalar expressions was met: nothing is captured from now on."""

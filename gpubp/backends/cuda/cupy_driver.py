@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array, Namespace
+from gpubp.backends.cuda.cublaslt import load_cublaslt
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
 from gpubp.backends.cuda.faults import explain, is_fault
-from gpubp.backends.cuda.gemm import CublasLt, EagerGemm, LtGemm, handle_of, workspace_size
+from gpubp.backends.cuda.gemm import CublasLt, LtGemm, handle_of, workspace_size
 from gpubp.backends.cuda.gemm_table import read_table
-from gpubp.backends.notices import say_once
 from gpubp.errors import DeviceError
 
 COMPILER_OPTIONS = ("-std=c++17",)  # CuPy adds the device's architecture, and -ftz=true: float32 has no subnormals
-NO_NVMATH = (
-    "nvmath-python is not installed: matrix products go through CuPy, one by one, and steps are not replayed as "
-    "graphs, which is several times slower for small networks; pip install nvmath-python"
-)
 
 
 class CupyNamespace:
@@ -52,8 +48,8 @@ class CupyDriver:
 
     Attributes
     ----------
-    cublas : CublasLt or None
-        What products go through; None where nvmath-python is not installed.
+    cublas : CublasLt
+        What products go through.
 
     Raises
     ------
@@ -70,7 +66,7 @@ class CupyDriver:
         self._device = cupy.cuda.Device(device)
         self.name = f"CUDA device {device}"
         self._kernels: dict[str, Kernel] = {}
-        self._gemms: dict[GemmSpec, Gemm] = {}
+        self._gemms: dict[GemmSpec, LtGemm] = {}
         with self._at_work("start"):
             properties = cupy.cuda.runtime.getDeviceProperties(device)
             self.name = properties["name"].decode()
@@ -78,8 +74,7 @@ class CupyDriver:
             self.multiprocessors: int = properties["multiProcessorCount"]
             self._stream = cupy.cuda.Stream(non_blocking=False)
             self.cublas = self._start_cublas()
-        self.supports_capture = self.cublas is not None
-        self.gemm_table = None if self.cublas is None else self.cublas.table.digest
+        self.gemm_table = self.cublas.table.digest
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         with self._allocating(shape, dtype):
@@ -113,20 +108,14 @@ class CupyDriver:
     def gemm(self, spec: GemmSpec) -> Gemm:
         if spec not in self._gemms:
             with self._at_work(str(spec)):
-                self._gemms[spec] = (
-                    EagerGemm(self._cupy, spec, self._in_stream)
-                    if self.cublas is None
-                    else LtGemm(self.cublas, spec, self.cublas.table.algorithms.get(spec))
-                )
+                self._gemms[spec] = LtGemm(self.cublas, spec, self.cublas.table.algorithms.get(spec))
         return self._gemms[spec]
 
     def prepared(self) -> list[GemmSpec]:
-        """The products that were asked for so far."""
-        return list(self._gemms)
+        """The products that have run so far."""
+        return [spec for spec, gemm in self._gemms.items() if gemm.usable]
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        if not self.supports_capture:
-            return run
         with self._at_work("capture of a step"):
             # In the relaxed mode, since the garbage collector may return memory at any moment.
             self._stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
@@ -155,18 +144,12 @@ class CupyDriver:
 
     # -- pieces ---------------------------------------------------------------------------------------
 
-    def _start_cublas(self) -> CublasLt | None:
-        try:
-            from nvmath.bindings import cublasLt
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] != "nvmath":
-                raise
-            say_once(NO_NVMATH)
-            return None
+    def _start_cublas(self) -> CublasLt:
+        library = load_cublaslt()
         workspace = self.empty((workspace_size(self.compute_capability),), np.uint8)
-        handle = handle_of(cublasLt, self._index)
-        table = read_table(self.name, self.multiprocessors, cublasLt.get_version())
-        return CublasLt(cublasLt, handle, workspace, self._stream.ptr, self.name, self._at_work, table)
+        handle = handle_of(library, self._index)
+        table = read_table(self.name, self.multiprocessors, library.version)
+        return CublasLt(library, handle, workspace, self._stream.ptr, self.name, self._at_work, table)
 
     def _launcher(self, name: str, function: Any) -> Kernel:
         doing = f'kernel "{name}"'

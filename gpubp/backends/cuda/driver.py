@@ -74,7 +74,8 @@ class Gemm(Protocol):
         """out = op(a) op(b), then the epilogue, for every network, launched on the driver's stream.
 
         Of the arrays only the pointer of their first element counts; shapes and strides are the spec's. The
-        bias is given where the epilogue has one.
+        bias is given where the epilogue has one. Where there is no algorithm for it, NoAlgorithmError is raised and
+        nothing launched, each time that operands lie like that.
         """
 
 
@@ -143,6 +144,10 @@ class OutOfDeviceMemoryError(DeviceError):
         self.free = free
 
 
+class NoAlgorithmError(DeviceError):
+    """The library of matrix products has no algorithm for a product of operands that lie as they do."""
+
+
 class Driver(Protocol):
     """A device, and how to run something on it. All work goes to one stream, in order."""
 
@@ -150,7 +155,6 @@ class Driver(Protocol):
     name: str  # the product's
     compute_capability: tuple[int, int]
     multiprocessors: int
-    supports_capture: bool
     gemm_table: str | None  # the hash of the user's table by which `gemm` chooses algorithms, where there is one
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -175,7 +179,7 @@ class Driver(Protocol):
         """The prepared product; the same spec is prepared once."""
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """What `run` launches, as something to call again and again: a graph, or `run` itself.
+        """What `run` launches, as something to call again and again.
 
         Call it once before, outside a capture: kernels are compiled and algorithms chosen then. Inside, it calls
         kernels and products and nothing else; allocation, copies and array arithmetic are errors there.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-INSTALL = "pip install 'cupy-cuda13x[ctk]' nvmath-python (or 'cupy-cuda12x[ctk]' for drivers before CUDA 13)"
+from gpubp.backends.cuda.cublaslt import CublasLtError
+
+INSTALL = "pip install 'gpubp[cuda13]' (or 'gpubp[cuda12]' for drivers before CUDA 13)"
 UPDATE = "update the NVIDIA driver, or install the CuPy wheel for the CUDA version that nvidia-smi shows"
 OTHERS = "end other programs on the device (nvidia-smi lists them)"
 INSTALL_DRIVER = "install the NVIDIA driver, if there is a GPU"
@@ -46,12 +48,27 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
         INSTALL,
     ),
     (
+        r"cuBLASLt \d+ is too old|undefined symbol: cublasLt|function 'cublasLt\w+' not found",
+        "cuBLASLt is too old",
+        f"update it: {INSTALL}",
+    ),
+    (
+        r"cuda-pathfinder",
+        "a part of CuPy is missing or broken",
+        f"pip install --upgrade cuda-pathfinder, or {INSTALL}",
+    ),
+    (
         r"DynamicLibNotFound|Failure finding|cannot open shared object|[Ff]ailed to load.*lib",
         "a library of the CUDA toolkit is missing",
         INSTALL,
     ),
     (
-        r"NoKernelImage|NO_BINARY_FOR_GPU|invalid value for --gpu-architecture",
+        r"cuBLASLt cannot be loaded",
+        "a library of the CUDA toolkit is broken",
+        INSTALL,
+    ),
+    (
+        r"NoKernelImage|NO_BINARY_FOR_GPU|CUBLAS_STATUS_ARCH_MISMATCH|invalid value for --gpu-architecture",
         "this CUDA toolkit does not know the device's architecture",
         f"{INSTALL}, in the version that supports the device",
     ),
@@ -81,12 +98,13 @@ UNKNOWN = "see whether gpubp doctor finds anything, and report it"
 
 # Where the classes of such errors are defined. What Python itself raises is a mistake in a program, unless a
 # library could not be loaded or a file not be opened.
-LIBRARIES = {"cupy", "cupy_backends", "nvmath", "cuda"}
+LIBRARIES = {"cupy", "cupy_backends", "cuda"}
 
 
 def is_fault(error: BaseException) -> bool:
     """Whether an error speaks of the machine rather than of a mistake in gpubp."""
-    return type(error).__module__.partition(".")[0] in LIBRARIES or isinstance(error, ImportError | OSError)
+    library = type(error).__module__.partition(".")[0] in LIBRARIES
+    return library or isinstance(error, CublasLtError | ImportError | OSError)
 
 
 def explain(error: BaseException) -> tuple[str, str]:

@@ -14,9 +14,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
-from gpubp._typing import Array
+from gpubp.backends.cuda.cublaslt import AlgorithmAttribute, CublasLtLibrary
 from gpubp.backends.cuda.driver import GemmSpec
 from gpubp.backends.cuda.faults import one_line
 from gpubp.backends.notices import say_once
@@ -24,19 +22,8 @@ from gpubp.backends.user_cache import user_cache
 
 FORMAT = 1
 
-# cublasLtMatmulAlgoConfigAttributes_t, all of them; an `Algorithm` is their values in this order.
-ATTRIBUTES = (
-    "ID",
-    "TILE_ID",
-    "SPLITK_NUM",
-    "REDUCTION_SCHEME",
-    "CTA_SWIZZLING",
-    "CUSTOM_OPTION",
-    "STAGES_ID",
-    "INNER_SHAPE_ID",
-    "CLUSTER_SHAPE_ID",
-)
-Algorithm: TypeAlias = tuple[int, ...]
+ATTRIBUTES = tuple(attribute.name for attribute in AlgorithmAttribute)
+Algorithm: TypeAlias = tuple[int, ...]  # the values of all attributes, in their order
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +58,9 @@ class GemmTable:
         return hashlib.sha256(self.text.encode()).hexdigest()[:16] if self.algorithms else None
 
 
-def configuration(bindings: Any, algorithm: Array) -> Algorithm:
-    """What cuBLASLt, through ``nvmath.bindings.cublasLt``, says of an algorithm: the same in every process."""
-    written, values = np.zeros(1, np.uint64), []
-    for name in ATTRIBUTES:
-        attribute = int(bindings.MatmulAlgoConfigAttribute[name])
-        value = np.zeros(1, bindings.get_matmul_algo_config_attribute_dtype(attribute))
-        bindings.matmul_algo_config_get_attribute(
-            algorithm.ctypes.data, attribute, value.ctypes.data, value.nbytes, written.ctypes.data
-        )
-        values.append(int(value[0]))
-    return tuple(values)
+def configuration(library: CublasLtLibrary, algorithm: Any) -> Algorithm:
+    """What cuBLASLt says of an algorithm: the same in every process."""
+    return tuple(library.algorithm_attribute(algorithm, attribute) for attribute in AlgorithmAttribute)
 
 
 def read_table(device: str, multiprocessors: int, cublaslt: int) -> GemmTable:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
+import os
 import re
+import shutil
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -24,18 +27,28 @@ class CudaState:
     ----------
     usable : bool
         Whether what was looked at works.
-    found : str
+    summary : str
         One line: versions and devices, or what stands in the way.
     remedy : str
         What to install or set, in one line; empty where nothing is to be done.
     installed : bool
         Whether CuPy is there at all; it need not be.
+    without_cupy : bool
+        Whether there is an NVIDIA driver, and no CuPy to use it.
     """
 
     usable: bool
-    found: str
+    summary: str
     remedy: str = ""
     installed: bool = True
+    without_cupy: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why the CPU is used, where it is not usable and need not be: one line."""
+        if self.without_cupy:
+            return f"{self.summary}: {self.remedy}"
+        return self.summary if self.installed else f"no GPU: {self.summary}"
 
 
 def probe() -> CudaState:
@@ -77,9 +90,11 @@ def probe_device(device: int = 0) -> CudaState:
         right = _computes(CupyDriver(device))
     except Exception as error:
         cause, remedy = explain(error.__cause__ or error)  # a DeviceError holds what CUDA or CuPy said
-        return CudaState(False, f"{state.found}; on device {device}, {cause}", remedy)
+        return CudaState(False, f"{state.summary}; on device {device}, {cause}", remedy)
     if not right:
-        return CudaState(False, f"{state.found}; device {device} computes wrong numbers", "see what nvidia-smi -q says")
+        return CudaState(
+            False, f"{state.summary}; device {device} computes wrong numbers", "see what nvidia-smi -q says"
+        )
     return state
 
 
@@ -116,9 +131,36 @@ def _installed_wheels() -> list[str]:
     return sorted(found)
 
 
+def _installed_driver() -> int | None:
+    """The CUDA version of the NVIDIA driver, found without CuPy: 13000 for 13.0, 0 if unknown; None if none is here."""
+    try:
+        version = ctypes.c_int()
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+        return version.value
+    except (OSError, AttributeError):
+        return 0 if shutil.which("nvidia-smi") else None
+
+
+def _not_installed() -> CudaState:
+    driver = _installed_driver()
+    if driver is None:
+        return CudaState(False, "CuPy is not installed", INSTALL, installed=False)
+    remedy = INSTALL
+    if driver:
+        remedy = f"pip install 'gpubp[{'cuda13' if driver >= 13000 else 'cuda12'}]'"
+        remedy = remedy if driver >= 12000 else f"update the driver to CUDA 12 or 13, then {INSTALL}"
+    summary = f"an NVIDIA driver{f' for {_cuda(driver)}' if driver else ''} is here, CuPy is not"
+    return CudaState(False, summary, remedy, installed=False, without_cupy=True)
+
+
+def _cuda(version: int) -> str:
+    """13000 is CUDA 13.0."""
+    return f"CUDA {version // 1000}.{version % 1000 // 10}"
+
+
 def _import_failed(error: Exception, wheels: list[str]) -> CudaState:
     if not wheels and isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-        return CudaState(False, "not installed", INSTALL, installed=False)
+        return _not_installed()
     listed = f" ({', '.join(wheels)})" if wheels else ""
     remedy = _reinstall(wheels) if wheels else INSTALL
     return CudaState(False, f"CuPy{listed} cannot be imported: {one_line(error)}", remedy)
@@ -129,7 +171,7 @@ def _look_at_devices(runtime: Any, named: str) -> CudaState:
     driver = runtime.driverGetVersion()
     if driver == 0:
         return CudaState(False, f"{named}, but {NO_DRIVER}", INSTALL_DRIVER)
-    named = f"{named}, driver for CUDA {driver // 1000}.{driver % 1000 // 10}"
+    named = f"{named}, driver for {_cuda(driver)}"
     try:
         count = runtime.getDeviceCount()
         names = [runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from gpubp.backends.cuda.driver import Driver, GemmSpec, dtype_of
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.precision import PRECISIONS
+
+MOVED = 1 << 22  # elements that are copied at once from one stack to another, by way of a temporary
+LINE = 128  # values; every tensor in θ is a multiple of this
 
 
 class UnfusedBackend(ReferenceBackend):
@@ -30,6 +35,7 @@ class UnfusedBackend(ReferenceBackend):
     """
 
     name = "cuda-unfused"
+    block = sys.maxsize  # a device has room for whole temporaries, and a launch for each block would cost more
 
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
         types = PRECISIONS[precision]
@@ -60,6 +66,24 @@ class UnfusedBackend(ReferenceBackend):
     def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
         rows = self._rows(epoch, out.shape[1])
         out[...] = source[0][rows] if len(source) == 1 else self.xp.take_along_axis(source, rows, axis=1)
+
+    def assign(self, target: Array, values: Any, who: Any) -> None:
+        mask = np.reshape(who, (-1, *(1 for _ in target.shape[1:])))
+        self.xp.copyto(target, values, where=self.from_host(mask))
+
+    def copy_networks(self, source: Array, taken: Any, target: Array, places: Any) -> None:
+        at_once = max(1, MOVED // source[0].size)
+        for start in range(0, len(taken), at_once):
+            some = slice(start, start + at_once)
+            target[self.from_host(places[some])] = source[self.from_host(taken[some])]
+
+    def finite(self, array: Array) -> Any:
+        # The largest and the smallest of many values are finite where all of them are, and take no copy of the array.
+        # Lines first: a device reduces many short ones better than a few long ones.
+        lines = array.reshape(len(array), -1, gcd(array[0].size, LINE))
+        xp = self.xp
+        largest, smallest = xp.max(xp.max(lines, axis=2), axis=1), xp.min(xp.min(lines, axis=2), axis=1)
+        return self.to_host(xp.isfinite(largest) & xp.isfinite(smallest))
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         self.driver.gemm(self._product(a, b, out, transpose_a, transpose_b))(a, b, out)
@@ -97,7 +121,7 @@ class UnfusedBackend(ReferenceBackend):
         )
 
     def _squared_norm(self, array: Array) -> Array:
-        return self.xp.square(array.astype(self.accumulator)).sum(axis=1)
+        return self.xp.square(array, dtype=self.accumulator).sum(axis=1)
 
 
 def stride(array: Array) -> int:

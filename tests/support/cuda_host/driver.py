@@ -29,7 +29,6 @@ class HostDriver:
 
     name = "the host in place of a device"
     compute_capability = (9, 0)
-    supports_capture = True
     gemm_table: str | None = None
 
     def __init__(self, folder: Path, seed: int = 0, multiprocessors: int = 4) -> None:
