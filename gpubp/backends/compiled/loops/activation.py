@@ -80,7 +80,7 @@ def hadamard_derivative(arguments, k, step):
 
 
 def hadamard_dropout(arguments, k, step):
-    """The same through the mask; a z_or_a is mask * f(z) / (1 - rate)."""
+    """`hadamard_derivative` through the mask; where z_or_a is a, it is mask * f(z) / (1 - rate)."""
     g = integers(arguments, LENGTH)
     rows, n = g[ROWS], g[COLUMNS]
     grad, z_or_a = matrix(part(g, GRAD, k), rows, n), matrix(part(g, KEPT, k), rows, n)
