@@ -501,6 +501,7 @@ def test_a_process_trains_and_fails_like_a_program(folder: Path) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.backends  # a process, and not the only one that is tested
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a process otherwise")
 def test_ctrl_c_leaves_one_line_and_no_files(folder: Path) -> None:
     before = tree(folder)

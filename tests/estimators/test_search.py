@@ -514,7 +514,7 @@ def test_an_interrupt_leaves_the_rungs_that_are_whole(iris, monkeypatch):
 # -- as an estimator ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.backends  # by default, scikit-learn checks what is searched over: test_estimators_sklearn.py
+@pytest.mark.backends  # as are scikit-learn's checks of what is searched over
 @pytest.mark.parametrize(
     ("est", "options"),
     [
