@@ -163,7 +163,7 @@ def test_weights_are_routed(iris):
             same_search(MLPSearchCV(est, grid, **options), GridSearchCV(est, grid, **options), X, y, sample_weight=w)
 
 
-@pytest.mark.parametrize("kind", ["frame", "list", "sparse", "column"])
+@pytest.mark.parametrize("kind", by_tier(["frame", "list", "sparse", "column"], "frame".__eq__))
 def test_kinds_of_input(kind, iris):
     X, y = iris
     if kind == "frame":
