@@ -35,6 +35,7 @@ def parts_in(path: Path) -> dict[str, Any]:
 # -- dry runs -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends
 def test_a_dry_run_on_the_cpu_judges_what_it_computes_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ def _measure(part: str, data: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.backends
 def test_gradients_are_within_their_bound() -> None:
     assert "ok   complex-step gradient error" in _measure("gradients", REPOSITORY)
 

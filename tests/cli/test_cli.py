@@ -489,6 +489,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
 
 
+@pytest.mark.backends  # by default, README.md's commands are processes: test_docs.py
 def test_a_process_trains_and_fails_like_a_program(folder: Path) -> None:
     command = [*RUN, "train", "flowers.csv", *QUICK, "--out", "run"]
     good = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60, check=False)
@@ -502,6 +503,7 @@ def test_a_process_trains_and_fails_like_a_program(folder: Path) -> None:
     assert not Path("runs").exists()
 
 
+@pytest.mark.backends
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C reaches a process otherwise")
 def test_ctrl_c_leaves_one_line_and_no_files(folder: Path) -> None:
     before = tree(folder)

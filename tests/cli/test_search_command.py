@@ -28,6 +28,7 @@ from gpubp.data import encode, prepare, read
 from gpubp.data.folds import Fold, cut
 from gpubp.errors import UsageError
 from gpubp.training import packing
+from support.machines import by_tier
 
 DEFAULTS = Settings({name: option.command_default for name, option in OPTIONS.items()})
 SETTINGS = DEFAULTS.changed({"hidden": "4", "batch_size": 16, "epochs": 3})
@@ -145,7 +146,9 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "metric"), [("iris", "accuracy"), ("diabetes", "rmse")])
+@pytest.mark.parametrize(
+    ("name", "metric"), by_tier([("iris", "accuracy"), ("diabetes", "rmse")], lambda case: case[0] == "iris")
+)
 def test_each_network_is_trained_as_by_itself(name: str, metric: str) -> None:
     """To the last bit, on the reference backend, for settings and folds of every kind."""
     ready, folds, seeds = prepare(read(name)), folds_of(name), (3, 8)

@@ -451,7 +451,7 @@ def test_a_pickle_and_a_copy_predict_alike(iris):
 # -- among scikit-learn's ----------------------------------------------------------------------------------
 
 
-@pytest.mark.backends  # by default, scikit-learn checks the members: test_estimators_sklearn.py
+@pytest.mark.backends  # as are scikit-learn's checks of the members
 @pytest.mark.parametrize("make", [classifier, regressor])
 def test_check_estimator(make):
     estimator = make({"max_iter": 40, "learning_rate_init": 0.03}, n_estimators=2)
@@ -491,6 +491,7 @@ def test_pipelines_and_searches(iris):
 # -- a GPU -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.backends  # by default, members' arrays: test_estimators_arrays.py
 def test_arrays_on_the_gpu_stay_there(gpu, iris):
     X, y = iris
     there = gpu.to_device(X)

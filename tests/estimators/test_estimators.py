@@ -402,6 +402,7 @@ def test_clones_keep_lists_and_records():
     assert clone(clf).activation[0] == "relu" and clone(clf).activation[1].name == "relu"
 
 
+@pytest.mark.backends  # processes of its own
 def test_a_pickle_opens_without_the_network_of_its_device(iris, tmp_path):
     """What was trained on a GPU is NumPy's when it is kept, so a process without CuPy reads it."""
     clf = classifier(device="auto").fit(*iris)

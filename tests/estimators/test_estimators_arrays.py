@@ -33,6 +33,7 @@ for name in sys.argv[1:]:
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
+@pytest.mark.backends  # it imports scikit-learn anew
 @pytest.mark.skipif(VERSION < (1, 9), reason="scikit-learn's helpers for this are those of 1.9")
 def test_arrays_of_the_standard():
     """In a process of its own: SciPy looks at SCIPY_ARRAY_API when it is imported."""

@@ -48,21 +48,19 @@ def own_tests(*options, **environment):
     return subprocess.run([*command, *suite], capture_output=True, text=True, env=environment, timeout=900)
 
 
-MACHINES = {
-    "reference": pytest.mark.thorough,
-    "compiled": pytest.mark.backends,
-    "cuda-host": pytest.mark.slow,
-    "cuda": pytest.mark.gpu,
-}
-CHECKED = [  # by default, the classifier on the compiled backend
-    pytest.param(estimator, machine, marks=[] if (kind, machine) == ("classifier", "compiled") else mark)
-    for machine, mark in MACHINES.items()
-    for kind, estimator in (("classifier", MLPClassifier()), ("regressor", MLPRegressor()))
-]
+ON_MACHINES = pytest.mark.parametrize(
+    "machine",
+    [
+        pytest.param("reference", marks=pytest.mark.thorough),
+        pytest.param("compiled", marks=pytest.mark.backends),
+        pytest.param("cuda-host", marks=pytest.mark.slow),
+        pytest.param("cuda", marks=pytest.mark.gpu),
+    ],
+)
 
 
 @pytest.mark.skipif(VERSION != (1, 9), reason="the 1.9 tests are of 1.9's behaviour")
-@pytest.mark.parametrize("machine", [pytest.param(machine, marks=mark) for machine, mark in MACHINES.items()])
+@ON_MACHINES
 def test_its_own_tests_pass(machine):
     {**BACKENDS, **GPU_BACKENDS}[f"{machine}-float64"]()  # skips where it cannot be
     done = own_tests("-p", "support.sklearn_plugin", "--backend", machine)
@@ -80,7 +78,8 @@ def test_a_run_that_intercepts_nothing_fails():
     assert "gpubp: 0 fits intercepted" in done.stdout
 
 
-@pytest.mark.parametrize("estimator, machine", CHECKED, ids=str)
+@pytest.mark.parametrize("estimator", [MLPClassifier(), MLPRegressor()], ids=repr)
+@ON_MACHINES
 def test_check_estimator(estimator, machine, estimators_on):
     """Dense, sparse, float32, float64: whatever it tries. What it skips is not about us."""
     {**BACKENDS, **GPU_BACKENDS}[f"{machine}-float64"]()  # skips where it cannot be

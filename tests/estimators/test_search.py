@@ -163,7 +163,7 @@ def test_weights_are_routed(iris):
             same_search(MLPSearchCV(est, grid, **options), GridSearchCV(est, grid, **options), X, y, sample_weight=w)
 
 
-@pytest.mark.parametrize("kind", ["frame", "list", "sparse", "column"])
+@pytest.mark.parametrize("kind", by_tier(["frame", "list", "sparse", "column"], "frame".__eq__))
 def test_kinds_of_input(kind, iris):
     X, y = iris
     if kind == "frame":
@@ -516,7 +516,7 @@ def test_an_interrupt_leaves_the_rungs_that_are_whole(iris, monkeypatch):
 # -- as an estimator ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.backends  # by default, scikit-learn checks what is searched over: test_estimators_sklearn.py
+@pytest.mark.backends  # as are scikit-learn's checks of what is searched over
 @pytest.mark.parametrize(
     ("est", "options"),
     [

@@ -11,7 +11,6 @@ from sklearn.preprocessing import StandardScaler
 
 from gpubp import MLPClassifier, MLPSearchCV
 
-distributed = pytest.importorskip("distributed")
 pytestmark = [
     pytest.mark.backends,  # a cluster takes its time to start
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -21,6 +20,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def client():
     """Two worker processes on this machine."""
+    distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with distributed.Client(cluster) as client:
             yield client
@@ -28,6 +28,8 @@ def client():
 
 @pytest.mark.parametrize("halving", [False, True])
 def test_results_do_not_depend_on_the_workers(client, halving):
+    from distributed import get_task_stream
+
     X, y = (a[:600] for a in load_digits(return_X_y=True))
     grid = {
         "mlpclassifier__hidden_layer_sizes": [(8,), (6, 6)],
@@ -37,7 +39,7 @@ def test_results_do_not_depend_on_the_workers(client, halving):
     net = make_pipeline(StandardScaler(), MLPClassifier(max_iter=4, random_state=0, device="cpu"))
     search = MLPSearchCV(net, grid, cv=3, scoring="neg_log_loss", halving=halving)
     here = search.fit(X, y).cv_results_
-    with distributed.get_task_stream(client) as stream, joblib.parallel_config(backend="dask"):
+    with get_task_stream(client) as stream, joblib.parallel_config(backend="dask"):
         spread = search.fit(X, y).cv_results_
     assert len(stream.data) >= 2  # a stack for each shape
     assert list(spread) == list(here) and spread["params"] == here["params"]

@@ -272,6 +272,7 @@ def test_the_seed_decides_the_bits(mlp):
     assert trained(4) == trained(4) != trained(5)
 
 
+@pytest.mark.backends  # several processes
 def test_fresh_processes_find_the_same_bits():
     program = (
         "import hashlib, numpy as np, gpubp\n"
