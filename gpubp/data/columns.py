@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data.cells import Cells, PlainNumbers, TypedCells
-from gpubp.data.infer import infer
+from gpubp.data.infer import header_is_a_row, infer
 from gpubp.data.missing import declared_numbers, is_missing
 from gpubp.data.schema import ColumnSchema, Kind, Schema, TableOptions
 from gpubp.data.source import RawData, printable
@@ -35,6 +35,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         Takes what the user should be told.
     schema : Schema, optional
         What the columns are; if it is not given, it is inferred from the cells once it is needed.
+    header : str, optional
+        Names the line of a file that the names come from, for a message.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Columns(Mapping[str, NDArray[Any]]):
         where: Callable[[int, str], str],
         say: Callable[[str], None],
         schema: Schema | None = None,
+        header: str | None = None,
     ) -> None:
         self.cells, self.options, self.where, self.say = cells, options, where, say
+        self.header = header
         self._trained = schema
         self._plain: dict[str, PlainNumbers] = {}
         self._read: dict[str, NDArray[Any]] = {}
@@ -62,6 +66,12 @@ class Columns(Mapping[str, NDArray[Any]]):
         if self._trained is not None:
             return self._trained
         schema, self._plain = infer(self.cells, self.options, self.where, self.say)
+        if self.header is not None and header_is_a_row(self.cells, schema):
+            first = ",".join(self.cells.names)
+            raise DataError(
+                f'{self.header}: "{printable(first)}" looks like data; the first line must name the columns; if it is '
+                "a row, --no-header"
+            )
         return schema
 
     @property

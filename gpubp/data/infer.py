@@ -79,6 +79,23 @@ def infer(cells: Cells, options: TableOptions, where: Where, say: Say) -> tuple[
     return Schema(ordered, options, problems), plain
 
 
+def header_is_a_row(cells: Cells, schema: Schema) -> bool:
+    """Whether the names of the columns look like the cells below: numbers above numbers, known texts above texts."""
+    names: dict[str, list[str]] = {"number": [], "category": []}
+    for name, column in schema.columns.items():
+        if column.kind in names and column.why != "empty":
+            names[column.kind].append(name)
+    numbers = names["number"]
+    recurs = [name in cells.texts(name) for name in names["category"]]
+    if not all(split_number(name) or PLAIN_NUMBER.fullmatch(name) for name in numbers):
+        return False
+    if all(recurs) or not numbers:
+        return all(recurs) and bool(recurs)
+    # Years and other numbers that count up may well name columns.
+    years = [float(name) for name in numbers if name.isdecimal()]
+    return len(years) < len(numbers) or years != sorted(set(years))
+
+
 class _Facts:
     """The cells of a column, sorted by what they can be.
 

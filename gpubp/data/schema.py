@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from gpubp.data.number_style import NumberStyle
 from gpubp.errors import UsageError, suggest
 
-Kind = Literal["number", "category", "date", "ignored"]
+Kind = Literal["number", "category", "ignored"]
 DIGITS = "0123456789"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

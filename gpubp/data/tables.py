@@ -31,7 +31,8 @@ def read_csv(path: Path, options: TableOptions, schema: Schema | None = None) ->
     text = read_csv_text(path, options, data.say)
     cells, lines = read_cells(text, options.header)
     data.place = lambda row: f"line {lines[row]}"
-    return _with_columns(data, cells, options, schema)
+    header = f"{path.name}, line {text.skipped + 1}" if options.header else None
+    return _with_columns(data, cells, options, schema, header)
 
 
 def read_parquet(path: Path, options: TableOptions, schema: Schema | None = None) -> RawData:
@@ -105,10 +106,12 @@ def with_options(data: RawData, options: TableOptions, schema: Schema | None) ->
     return _with_columns(data, cells, options, schema)
 
 
-def _with_columns(data: RawData, cells: Cells, options: TableOptions, schema: Schema | None) -> RawData:
+def _with_columns(
+    data: RawData, cells: Cells, options: TableOptions, schema: Schema | None, header: str | None = None
+) -> RawData:
     if schema is None:
         options.check_columns(data.name, cells.names)
-    data.columns = Columns(cells, options, data.where, data.say, schema)
+    data.columns = Columns(cells, options, data.where, data.say, schema, header)
     return data
 
 

@@ -313,3 +313,119 @@ def test_options_that_name_nothing_are_refused(options: dict[str, Any], fragment
     with pytest.raises(UsageError) as caught:
         read(write("t.csv", a=[1, 2], y=[3, 4]), **options)
     assert fragment in str(caught.value)
+
+
+def left_out(path: Path, **options: Any) -> list[str]:
+    """Columns that a network trained on this file does not use."""
+    columns = prepare(read(path, **options), test=0).preprocessing["schema"]["columns"]
+    return [name for name, column in columns.items() if column["kind"] == "ignored"]
+
+
+Y = [i % 3 * 1.5 for i in range(60)]
+SOME = [i * 7 % 11 for i in range(60)]
+
+
+def test_the_user_says_what_columns_are(write: Write) -> None:
+    path = write("t.csv", zip=[1000 + i % 5 for i in range(60)], age=["-999", "30", "40"] * 20, name=SOME, y=Y)
+    options = {"ignore": ["name"], "kinds": {"zip": "category"}, "missing": ["-999"]}
+    preprocessing = preprocessing_of(path, **options)
+    assert [c["name"] for c in preprocessing["features"]["categories"]] == ["zip"]
+    numbers = preprocessing["features"]["numbers"]
+    assert (numbers["names"], numbers["fill"], numbers["indicators"]) == (["age"], [35], [0])
+    rows = read(write("rows.csv", zip=["1003"], age=["-999.0"]), trained=preprocessing)
+    np.testing.assert_array_equal(encode(preprocessing, rows)[0], [[0, 1, 0, 0, 0, 1, 0]])
+    assert read(write("rows.csv", zip=["1003"], age=["4"])).columns["zip"].dtype == float  # of a table of its own
+
+
+def test_kinds_that_cells_contradict_are_refused(write: Write) -> None:
+    path = write("t.csv", a=["1", "x", "2"] * 20, y=Y)
+    with pytest.raises(DataError, match=r't.csv, line 3, column "a": "x" is not a number .* --missing x'):
+        prepare(read(path, kinds={"a": "number"}))
+    np.testing.assert_array_equal(read(path, kinds={"a": "number"}, missing=["x"]).columns["a"][:3], [1, np.nan, 2])
+
+
+@pytest.mark.parametrize("value", ["2023", "red"])
+def test_a_constant_column_is_left_out_aloud(value: str, write: Write) -> None:
+    path = write("t.csv", year=[value] * 60, x=SOME, y=Y)
+    assert left_out(path) == ["year"]
+    assert any(
+        'column "year": ' in note and "in all training rows, not used" in note for note in prepare(read(path)).notes
+    )
+    later = read(write("later.csv", year=["2030"] * 60, x=SOME, y=Y))
+    np.testing.assert_array_equal(encode(preprocessing_of(path), later)[0], prepare(read(path), test=0).train[0])
+
+
+def test_one_number_or_none_is_two_categories(write: Write) -> None:
+    preprocessing = preprocessing_of(write("t.csv", x=["5", "", "5.0"] * 20, y=Y))
+    rows = read(write("rows.csv", x=["5", "", "7e9"], extra=["1", "2", "3"]))
+    np.testing.assert_array_equal(encode(preprocessing, rows)[0], [[1, 0], [0, 1], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("id", list(range(60))),
+        ("id", list(range(1, 61))),
+        ("passenger", [1000 + 3 * i for i in range(60)]),
+        ("Unnamed: 0", [i * 7 % 61 for i in range(60)]),
+        ("__index_level_0__", [i * 7 % 61 for i in range(60)]),
+        ("", list(range(60))),
+    ],
+)
+def test_counters_of_rows_are_left_out_aloud(name: str, cells: list[int], write: Write) -> None:
+    path = write("t.csv", **{name: cells}, x=SOME, y=Y)
+    shown = name or "Unnamed: 0"
+    assert left_out(path) == [shown]
+    assert any(f'column "{shown}": counts the rows, not used' in note for note in prepare(read(path)).notes)
+    assert left_out(path, kinds={shown: "number"}) == []
+    last = write("t.csv", x=SOME, y=Y, **{name or "Unnamed: 0": cells})
+    assert prepare(read(last)).preprocessing["target"]["name"] == "y"
+
+
+def test_numbers_that_do_not_count_rows_stay(write: Write) -> None:
+    columns = {
+        "falling": list(range(60, 0, -1)),
+        "halves": [i / 2 for i in range(60)],
+        "twice": [i // 2 for i in range(60)],
+    }
+    assert left_out(write("t.csv", **columns, y=Y)) == []
+    assert left_out(write("only.csv", x=range(60), y=Y)) == []  # else nothing would be left
+
+
+HEADERS: dict[str, tuple[str, bool]] = {
+    "flowers": ("5.1,3.5,setosa\n4.9,3.0,setosa\n6.0,2.5,virginica\n", True),
+    "only texts": ("a,b\nb,b\na,c\na,b\n", True),
+    "numbers and a new name": ("5.1,3.5,Ann\n4.9,3.0,Bob\n6.0,2.5,Cal\n", True),
+    "money": ("$5,setosa\n$4,setosa\n$3,virginica\n", True),
+    "names": ("x,y\n1,a\n2,b\n", False),
+    "years": ("country,2019,2020\nFrance,1.5,2\nSpain,2.5,3\n", False),
+    "a number among names": ("1,name\n5,a\n6,b\n", False),
+    "texts and names": ("colour,kind\nred,a\nblue,b\n", False),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_a_first_row_is_not_taken_for_names_without_asking(case: str, write: Write) -> None:
+    text, is_row = HEADERS[case]
+    path = write("t.csv", text)
+    if is_row:
+        with pytest.raises(DataError, match="t.csv, line 1: .* looks like data; .* --no-header"):
+            list(read(path).columns.items())
+        data = read(path, header=False)
+        width = text.partition("\n")[0].count(",") + 1
+        assert list(data.columns) == [str(i) for i in range(1, width + 1)] and data.rows == 3 + (case == "only texts")
+        assert data.place(0) == "line 1"
+    else:
+        assert [len(values) for values in read(path).columns.values()]
+
+
+@pytest.mark.parametrize("start", ["sep=;\n", "# made by hand\n", "Sales of 2024\n", "# one\r\n# two\r\n"])
+def test_lines_before_the_header_are_skipped_and_lines_counted(start: str, write: Write) -> None:
+    data = read(write("t.csv", start + "a;b;c\n" + "1;2;x\n3;4;y\n" * 9))
+    assert list(data.columns) == ["a", "b", "c"]
+    skipped = start.count("\n")
+    assert data.place(0) == f"line {skipped + 2}"
+    assert len(data.notes) == (0 if start.startswith("sep") else skipped)
+    broken = write("t.csv", start + "a;b;c\n" + "1;2;x\n3;4;y\n" * 9 + "1;2\n")
+    with pytest.raises(DataError, match=f"line {skipped + 20}: 2 cells where"):
+        read(broken)
