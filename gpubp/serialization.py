@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gpubp.errors import DataError, UsageError
 
-FORMAT = 1  # of model files; a reader refuses newer ones
+FORMAT = 2  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables
 
 
 def atomic_write(path: str | Path, data: bytes) -> None:

@@ -41,6 +41,7 @@ HIGHEST, WIDEST = 16, 20  # storeys of rooms; Python files at the top level of t
 LONGEST_FUNCTION, MOST_PARAMETERS = 60, 8  # lines without the docstring; without self
 # What users call with keywords, whose many parameters are theirs to choose from.
 PUBLIC_SIGNATURES = {
+    "gpubp.data.readers.read",
     "gpubp.network.MLP.__init__",
     "gpubp.training.loop.train",
     "gpubp.estimators.classifier.MLPClassifier.__init__",

@@ -70,7 +70,7 @@ def predict(model: options.Model, data: options.Rows, out: options.Predictions =
     from gpubp.cli import display, run_folder
 
     net, preprocessing = run_folder.load_predictor(model)
-    source = run_folder.unseen_part(reading.read(data))
+    source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
     X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
     columns = reading.decode(preprocessing, net.forward(X))
     run_folder.write_predictions(out, columns)
@@ -86,7 +86,7 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
     from gpubp.cli import display, run_folder
 
     net, preprocessing = run_folder.load_predictor(model)
-    source = run_folder.unseen_part(reading.read(data))
+    source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
     X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"

@@ -15,6 +15,7 @@ import typer
 
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import DEVICES
+from gpubp.data.schema import KINDS
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
 from gpubp.precision import PRECISIONS
@@ -159,6 +160,37 @@ Test = Annotated[
 Validation = Annotated[
     float | None,
     typer.Option(help="Part of the training rows to watch, not train on.", metavar="FRACTION", rich_help_panel="Data"),
+]
+
+
+def _table_option(*names: str, help: str, metavar: str | None = None) -> Any:
+    """Declare an option on how a table is read."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel="Data")
+
+
+Ignore = Annotated[str | None, _table_option(help="Columns to leave out, with commas.", metavar="COLUMNS")]
+Kind = Annotated[
+    str | None,
+    _table_option(
+        help=f"What columns are, such as zip=category,age=number; one of {', '.join(KINDS)}.", metavar="COLUMN=KIND,…"
+    ),
+]
+Missing = Annotated[
+    str | None,
+    _table_option(help="Texts that mean that a value is missing, such as -999,unknown.", metavar="TEXTS"),
+]
+Decimal = Annotated[
+    str | None, _table_option(help="What stands before decimals, where that is open.", metavar=". or ,")
+]
+Delimiter = Annotated[
+    str | None, _table_option(help='Separates the cells of a CSV file (detected by default); "tab".', metavar="CHAR")
+]
+Encoding = Annotated[
+    str | None, _table_option(help="Of a CSV file (detected by default), such as latin-1.", metavar="NAME")
+]
+NoHeader = Annotated[
+    bool,
+    _table_option("--no-header", help='The first line of a CSV file is a row; columns are called "1", "2", ….'),
 ]
 
 Seed = Annotated[

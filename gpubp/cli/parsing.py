@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from gpubp.errors import UsageError, suggest
 from gpubp.precision import PRECISIONS
@@ -80,6 +83,41 @@ def parse_test(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `gpubp.data.read` that the options of a command say how a table is read by.
+
+    Parameters
+    ----------
+    values : mapping
+        The command's parameters by name; a column's name that has a comma stands in quotes.
+
+    Raises
+    ------
+    UsageError
+        If ``--kind`` does not name columns and kinds.
+    """
+    kinds = {}
+    for part in _parse_texts(values["kind"]):
+        column, equals, kind = part.rpartition("=")
+        if not equals:
+            raise UsageError(f'--kind "{part}": not COLUMN=KIND; write, for example, zip=category,age=number')
+        kinds[column] = kind
+    return {
+        "ignore": _parse_texts(values["ignore"]),
+        "kinds": kinds,
+        "missing": _parse_texts(values["missing"]),
+        "decimal": values["decimal"],
+        "delimiter": "\t" if values["delimiter"] in ("tab", r"\t") else values["delimiter"],
+        "encoding": values["encoding"],
+        "header": not values["no_header"],
+    }
+
+
+def _parse_texts(text: str | None) -> list[str]:
+    """The parts of a list with commas; a part that has a comma itself stands in quotes."""
+    return next(csv.reader([text], skipinitialspace=True)) if text else []
 
 
 def dashed(name: str) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from gpubp.backends import get_backend
 from gpubp.cli import options
-from gpubp.cli.parsing import parse_test
+from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import UsageError
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
@@ -29,6 +29,13 @@ def train(
     data: options.Source,
     target: options.Target = None,
     test: options.Test = None,
+    ignore: options.Ignore = None,
+    kind: options.Kind = None,
+    missing: options.Missing = None,
+    decimal: options.Decimal = None,
+    delimiter: options.Delimiter = None,
+    encoding: options.Encoding = None,
+    no_header: options.NoHeader = False,
     validation: options.Validation = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -52,7 +59,7 @@ def train(
 
     run_folder.check_writable(out or Path("runs"))
     console = display.make_console(quiet=quiet)
-    source = reading.read(data, target)
+    source = reading.read(data, target, **parse_table_options(ctx.params))
     prepared = reading.prepare(
         source,
         loss=settings["loss"],

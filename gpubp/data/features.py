@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpubp.data.source import RawData, printable
+from gpubp.data.cells import number_as_text
+from gpubp.data.number_style import PLAIN_NUMBER
+from gpubp.data.selection import choose_columns
+from gpubp.data.source import RawData, option, printable
 from gpubp.errors import DataError
 
 RowIndices = NDArray[np.int64]
@@ -21,8 +24,8 @@ Encoding = dict[str, Any]  # what was fitted, of all columns or of one; plain JS
 ALL_ROWS = slice(None)
 
 NUMBERS_PER_BLOCK = 2**18  # numbers encoded at a time, in float64
-MOST_CATEGORIES = 1000
 # Beyond it the variance would leave float64; itself float64, so that smaller types are compared in that.
+MISSING, UNSEEN = -1, -2  # codes of cells that hold no known category
 LARGEST_MAGNITUDE = np.float64(1e100)
 KINDS = {
     "table": "a table with named columns",
@@ -40,25 +43,25 @@ def fit(data: RawData, rows: RowSelection) -> Encoding:
         ``kind`` of the data. ``numbers``: the names of these columns (None for arrays), how many they are (width),
         mean, scale and fill (what replaces a missing value) of each, and the indices of those with an indicator;
         pixels share one mean and one scale. ``categories``: for each column its name, its values, and whether it
-        has an indicator.
+        has an indicator. ``left_out``, for tables: why each column that is not used is not.
     """
-    names: list[str] = []
-    categories: list[Encoding] = []
-    for name, values in data.columns.items():
-        if name == data.target:
-            continue
-        if values.dtype == object:
-            categories += _fit_categories(data, name, values[rows])
-        elif np.isnan(values[rows]).all():
-            data.say(f'column "{name}": no value in the training rows, not used')
+    if data.kind != "table":
+        return {"kind": data.kind, "numbers": _fit_numbers(data, None, rows), "categories": []}
+    names, left_out = choose_columns(data, rows)
+    numbers, categories = [], []
+    for name in names:
+        values = data.columns[name][rows]
+        # One number or nothing: another number, unknown in training, must not be scaled by what never varied.
+        if values.dtype == object or np.fmin.reduce(values) == np.fmax.reduce(values):
+            categories.append(_fit_categories(name, _as_texts(values)))
         else:
-            names.append(name)
-    if data.kind == "table" and not names and not categories:
-        raise DataError(
-            f"{data.name}: no column is left to learn from beside the target; known columns: {', '.join(data.columns)}"
-        )
-    numbers = _fit_numbers(data, names if data.kind == "table" else None, rows)
-    return {"kind": data.kind, "numbers": numbers, "categories": categories}
+            numbers.append(name)
+    return {
+        "kind": data.kind,
+        "numbers": _fit_numbers(data, numbers, rows),
+        "categories": categories,
+        "left_out": left_out,
+    }
 
 
 def width(encoding: Encoding) -> int:
@@ -87,10 +90,7 @@ def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtyp
 
 def as_text(value: Any) -> str:
     """Write a cell as a category: 1.0 is "1", because a file whose codes are all whole was read as numbers."""
-    if isinstance(value, str):
-        return value
-    number = float(value)
-    return str(int(number)) if number.is_integer() else repr(number)
+    return value if isinstance(value, str) else number_as_text(value)
 
 
 def _fit_numbers(data: RawData, names: list[str] | None, rows: RowSelection) -> Encoding:
@@ -174,38 +174,43 @@ def _column_as_numbers(data: RawData, name: str) -> NDArray[Any]:
     return numbers if values.dtype == object else values
 
 
-def _fit_categories(data: RawData, name: str, values: NDArray[Any]) -> list[Encoding]:
-    """Fit the encoding of one column of texts, in a list; the list is empty if the texts are too many to be categories.
-
-    Names and identifiers say who a row is, and nothing about other rows.
-    """
+def _fit_categories(name: str, values: NDArray[Any]) -> Encoding:
+    """Fit the encoding of one column of texts."""
     known = sorted({value for value in values if value is not None})
-    if len(known) > MOST_CATEGORIES or len(known) > max(len(values) / 2, 20):
-        data.say(f'column "{name}": {len(known)} different texts in {len(values)} training rows, not used')
-        return []
-    indicator = any(value is None for value in values)
-    return [{"name": name, "values": known, "indicator": indicator}]
+    return {"name": name, "values": known, "indicator": any(value is None for value in values)}
+
+
+def _as_texts(values: NDArray[Any]) -> NDArray[Any]:
+    """Take a column as texts, with None where a value is missing."""
+    if values.dtype == object:
+        return values
+    return np.array([None if np.isnan(value) else as_text(value) for value in values], dtype=object)
 
 
 def _apply_categories(column: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
     """Write a 1 into each row of the one-hot block `out`; rows of a category unknown in training stay zero."""
     position = {value: i for i, value in enumerate(column["values"])}
-    cells = data.columns[column["name"]]
-    if cells.dtype != object:
-        cells = np.array([None if np.isnan(value) else as_text(value) for value in cells], dtype=object)
-    unseen = []
-    for i, value in enumerate(cells[rows]):
-        if value is None:
-            out[i, len(position) :] = 1
-        elif value in position:
-            out[i, position[value]] = 1
-        else:
-            unseen.append(value)
-    if unseen:
+    cells = _as_texts(data.columns[column["name"]][rows])
+    codes = {value: _category_code(value, position) for value in set(cells)}
+    code = np.array([codes[value] for value in cells], dtype=np.int64)
+    known = np.flatnonzero(code >= 0)
+    out[known, code[known]] = 1
+    out[code == MISSING, len(position) :] = 1
+    unseen = cells[code == UNSEEN]
+    if len(unseen):
         data.say(
             f'column "{column["name"]}": {len(unseen)} cells of {data.name} hold categories that did not '
             f'occur in training ("{printable(unseen[0])}"), encoded as none of the known ones'
         )
+
+
+def _category_code(value: str | None, position: dict[str, int]) -> int:
+    """Find the number of a category; 1.0 is the category "1", as programs write whole numbers with a point."""
+    if value is None:
+        return MISSING
+    if value not in position and PLAIN_NUMBER.fullmatch(value) and not value.startswith("0"):
+        value = as_text(float(value))
+    return position.get(value, UNSEEN)
 
 
 def _check_columns(encoding: Encoding, data: RawData) -> None:
@@ -236,7 +241,8 @@ def _raise_for_extreme_value(
     """Raise for the first of the bad values; `values` and `bad` are (rows, width)."""
     i, j = (int(k) for k in np.argwhere(bad)[0])
     column = names[j] if names is not None else str(j + 1)
+    remedy = "" if names is None else f" by {option('--ignore', column)}"
     raise DataError(
         f"{data.where(int(rows[i]), column)}: {values[i, j]} is infinite or too large to standardize; "
-        "correct it, or leave it out"
+        f"correct it, or leave the column out{remedy}"
     )

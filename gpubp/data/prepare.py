@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data import features, targets
-from gpubp.data.readers import read
+from gpubp.data.columns import read_as, schema_of, schema_of_format_1
+from gpubp.data.readers import read, read_with, saved_schema
+from gpubp.data.selection import is_counter
 from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
@@ -99,7 +101,7 @@ def prepare(
     targets.raw_values(test_data)  # raises where the test rows have no target
     train_rows, validation_rows = split_rows(data, rows, validation or 0.0, strata, seed, "validation")
     targets.standardize(target, data, chosen_loss, train_rows)
-    preprocessing = {"features": features.fit(data, train_rows), "target": target}
+    preprocessing = _fit_features(data, train_rows) | {"target": target}
 
     def encoded(source: RawData, rows: features.RowIndices) -> Part | None:
         if not len(rows):
@@ -154,10 +156,11 @@ def encode(
     data = replace(data, target=preprocessing["target"]["name"])  # shares its notes with the caller's
     encoding = preprocessing["features"]
     if data.kind == "table" == encoding["kind"]:
-        used = {data.target, *encoding["numbers"]["names"], *(column["name"] for column in encoding["categories"])}
+        schema = saved_schema(preprocessing) or schema_of_format_1(encoding, preprocessing["target"])
         for name in data.columns:
-            if name not in used:
+            if name not in schema.columns:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
+        data = read_as(data, schema)
     return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
 
 
@@ -180,6 +183,14 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
     return targets.decode(preprocessing["target"], np.asarray(outputs))
 
 
+def _fit_features(data: RawData, rows: features.RowIndices) -> dict[str, Any]:
+    """Fit the encoding of the columns; for a table, with what they were read as."""
+    encoding = features.fit(data, rows)
+    if data.kind != "table":
+        return {"features": encoding}
+    return {"features": encoding, "schema": schema_of(data).with_left_out(encoding["left_out"]).to_json()}
+
+
 def _encode_rows(
     preprocessing: dict[str, Any], data: RawData, rows: features.RowSelection, dtype: Any, with_target: bool = True
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -189,12 +200,31 @@ def _encode_rows(
 
 
 def with_default_target(data: RawData) -> RawData:
-    """Make the last column of a table without a target its target, with a note; return other data as they are."""
-    if data.kind != "table" or data.target is not None:
+    """Make the last column of a table without a target its target, with a note; return other data as they are.
+
+    Columns that are left out or number the rows are no default.
+
+    Raises
+    ------
+    DataError
+        If the target's cells are neither numbers nor categories throughout.
+    """
+    if data.kind != "table":
         return data
-    last = list(data.columns)[-1]
-    data.say(f'target: last column, "{last}"; for another, --target')
-    return replace(data, target=last)
+    schema = schema_of(data)
+    if data.target is None:
+        names = [name for name, column in schema.columns.items() if column.kind != "ignored"]
+        last = next((name for name in reversed(names) if not is_counter(name, data.columns[name])), names[-1])
+        what = "last column" if last == list(data.columns)[-1] else "last column that is used"
+        data.say(f'target: {what}, "{last}"; for another, --target')
+        data = replace(data, target=last)
+    assert data.target is not None
+    column = schema.columns.get(data.target)
+    if column is not None and column.kind == "ignored":
+        raise UsageError(f'{data.name}: the target "{data.target}" is ignored by {column.why}; choose another --target')
+    if data.target in schema.problems:
+        raise DataError(schema.problems[data.target])
+    return data
 
 
 def split_test(
@@ -213,7 +243,7 @@ def split_test(
     rows = np.arange(data.rows)
     part = data.test_part
     if isinstance(test, str | Path):
-        test_data = replace(read(test), target=data.target)
+        test_data = _read_test_file(data, test)
         data.say(f"test: the {test_data.rows} rows of {test_data.name}")
         return rows, np.arange(test_data.rows), test_data
     if test is None and part is not None:
@@ -221,6 +251,14 @@ def split_test(
         return rows, np.arange(part.rows), part
     rows, test_rows = split_rows(data, rows, TEST_FRACTION if test is None else test, strata, seed, "test")
     return rows, test_rows, data
+
+
+def _read_test_file(data: RawData, path: str | Path) -> RawData:
+    """Read another file as `data` was read."""
+    if data.kind != "table":
+        return read(path)
+    schema = schema_of(data)
+    return read_as(read_with(path, data.target, schema.options, schema), schema)
 
 
 def split_rows(

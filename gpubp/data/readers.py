@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gpubp.data import arrays, hdf5, idx, tables
 from gpubp.data.builtin import BUILTIN
+from gpubp.data.schema import Kind, Schema, TableOptions
 from gpubp.data.source import RawData
+from gpubp.data.tables import with_options
 from gpubp.errors import DataError, UsageError, suggest
 
-READERS: dict[str, Callable[[Path], RawData]] = {
+TABLES: dict[str, Callable[[Path, TableOptions, Schema | None], RawData]] = {
     ".csv": tables.read_csv,
+    ".tsv": tables.read_csv,
     ".csv.gz": tables.read_csv,
+    ".tsv.gz": tables.read_csv,
     ".parquet": tables.read_parquet,
+}
+READERS: dict[str, Callable[[Path], RawData]] = {
     ".npz": arrays.read_npz,
     ".npy": arrays.read_npy,
     ".h5": hdf5.read_hdf5,
@@ -21,18 +28,47 @@ READERS: dict[str, Callable[[Path], RawData]] = {
 }
 
 
-def read(source: str | Path, target: str | None = None) -> RawData:
+def read(
+    source: Any,
+    target: str | None = None,
+    *,
+    ignore: Sequence[str] = (),
+    kinds: Mapping[str, Kind] | None = None,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool = True,
+    trained: Mapping[str, Any] | None = None,
+) -> RawData:
     """Read a data set as it stands, nothing encoded yet.
+
+    What the columns of a table are is inferred once they are asked for, as `prepare` does; all other options tell
+    what cannot be inferred, or is inferred wrongly.
 
     Parameters
     ----------
-    source : str or Path
-        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz
+    source : str, Path or pandas.DataFrame
+        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz
         (arrays X, y, optionally X_test, y_test), .npy (a table without names: its columns are "1", "2", …) or
         .h5/.hdf5 file (the names of .npz, or train_set_x, train_set_y, test_set_x, test_set_y); a folder of
-        MNIST-format IDX files, or of one .h5 file for training and one for testing.
+        MNIST-format IDX files, or of one .h5 file for training and one for testing; a data frame.
     target : str, optional
         The column to be predicted, for tables; `prepare` takes the last one where none is given.
+    ignore : sequence of str
+        Columns of a table that are left out.
+    kinds : mapping of str to {"number", "category", "ignored"}
+        What single columns are.
+    missing : sequence of str
+        Texts that mean that a value is missing, such as "-999".
+    decimal : {".", ","}, optional
+        What stands before decimals, where the numbers of a column leave it open.
+    delimiter, encoding : str, optional
+        Of a CSV file; both are detected.
+    header : bool
+        Whether the first line of a CSV file names the columns.
+    trained : mapping, optional
+        The preprocessing of a trained network, whose options are taken instead of these.
 
     Returns
     -------
@@ -42,16 +78,38 @@ def read(source: str | Path, target: str | None = None) -> RawData:
     ------
     DataError
         If there is no such data set, or it cannot be read without guessing; the message names the file, the
-        line, the column, the text and the remedy.
+        line, the column, the text and the remedy. For cells it is raised once the columns are asked for.
     UsageError
-        If a target is named for data without named columns.
+        If a target or an option on columns is given for data without named columns, or names none of them.
     """
-    if str(source) in BUILTIN:
-        data = BUILTIN[str(source)]()
+    schema = saved_schema(trained)
+    options = (
+        schema.options
+        if schema
+        else TableOptions(
+            ignore=tuple(ignore),
+            kinds=dict(kinds or {}),
+            missing=tuple(missing),
+            decimal=decimal,
+            delimiter=delimiter,
+            encoding=encoding,
+            header=header,
+        )
+    )
+    options.check()
+    return read_with(source, target, options, schema)
+
+
+def read_with(source: Any, target: str | None, options: TableOptions, schema: Schema | None) -> RawData:
+    """Read a data set with these options, and as this schema of another table says, where there is one."""
+    if tables.is_frame(source):
+        data = tables.read_frame(source, options, schema)
+    elif str(source) in BUILTIN:
+        data = with_options(BUILTIN[str(source)](), options, schema)
     else:
         path = Path(source)
         try:
-            data = _read_path(path)
+            data = _read_path(path, options, schema)
         except OSError as error:
             raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
     if target is not None:
@@ -59,19 +117,29 @@ def read(source: str | Path, target: str | None = None) -> RawData:
     return data
 
 
-def _read_path(path: Path) -> RawData:
+def saved_schema(preprocessing: Mapping[str, Any] | None) -> Schema | None:
+    """The schema that was kept with a network; None in files of format 1, and for arrays and images."""
+    saved = preprocessing.get("schema") if preprocessing is not None else None
+    return None if saved is None else Schema.from_json(saved)
+
+
+def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawData:
     if path.is_dir():
-        return hdf5.read_folder(path) if any(path.glob("*.h5")) else idx.read_folder(path)
-    ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
+        folder = hdf5.read_folder(path) if any(path.glob("*.h5")) else idx.read_folder(path)
+        return with_options(folder, options, schema)
+    endings = (*TABLES, *READERS)
+    ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
     if not path.exists():
         hint = suggest(str(path), BUILTIN) if ending is None else "check the path"
         raise DataError(f'there is no file, folder or built-in data set "{path}"; {hint}')
     if ending is None:
         raise DataError(
-            f'{path.name}: cannot tell the format from "{path.suffix}"; known: {", ".join(READERS)}, '
+            f'{path.name}: cannot tell the format from "{path.suffix}"; known: {", ".join(endings)}, '
             "or a folder of IDX files"
         )
-    return READERS[ending](path)
+    if ending in TABLES:
+        return TABLES[ending](path, options, schema)
+    return with_options(READERS[ending](path), options, schema)
 
 
 def _set_target(data: RawData, target: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -35,8 +36,9 @@ class RawData:
     one_unit : bool
         Whether all columns of X measure the same thing (pixels), so that they share one mean and one scale:
         standardizing each would blow up the nearly constant ones.
-    columns : dict of str to ndarray
-        Tables only, in file order: float64 with NaN, or object (str) with None, where a value is missing.
+    columns : mapping of str to ndarray
+        Tables only, in file order: float64 with NaN, or object (str) with None, where a value is missing. Those of a
+        file are `gpubp.data.columns.Columns`: what they are is inferred when the first of them is asked for.
     target : str or None
         The target's column, where it is known.
     notes : list of str
@@ -52,7 +54,7 @@ class RawData:
     X_test: NDArray[Any] | None = None
     y_test: NDArray[Any] | None = None
     one_unit: bool = False
-    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+    columns: Mapping[Any, NDArray[Any]] = field(default_factory=dict)
     target: str | None = None
     notes: list[str] = field(default_factory=list)
     place: Callable[[int], str] = lambda row: f"row {row + 1}"
@@ -60,7 +62,10 @@ class RawData:
     @property
     def rows(self) -> int:
         """Number of rows, without those of the test part that the data set may come with."""
-        return len(self.X) if self.X is not None else len(next(iter(self.columns.values())))
+        if self.X is not None:
+            return len(self.X)
+        rows = getattr(self.columns, "rows", None)  # of columns that are not read yet
+        return len(next(iter(self.columns.values()))) if rows is None else int(rows)
 
     @property
     def test_part(self) -> RawData | None:
@@ -102,6 +107,11 @@ def check_size(name: str, declared: int, stored: int) -> None:
             f"{name}: {stored:,} bytes on disk declare {declared:,} bytes of data, more than {LARGEST_RATIO} "
             "times as much; the file is damaged or hostile; if it is neither, save it uncompressed"
         )
+
+
+def option(name: str, value: str) -> str:
+    """Write an option as it is to be typed: ``--missing '<1.0'``."""
+    return f"{name} {shlex.quote(value)}"
 
 
 def printable(text: str) -> str:

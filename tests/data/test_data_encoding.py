@@ -34,10 +34,10 @@ def test_table_is_encoded_as_the_definition_says() -> None:
     ready = prepare(data, test=0, dtype=np.float64)
     mean, scale = 8 / 3, np.std([1, 2, 5])
     x = (np.array([1, 2, 2, 5]) - mean) / scale  # the median, 2, for the missing one
-    expected = np.column_stack([x, [0] * 4, [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 0]])
+    expected = np.column_stack([x, [0, 0, 1, 0], [0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 0]])
     np.testing.assert_allclose(ready.train[0], expected, rtol=1e-15, atol=1e-15)
     np.testing.assert_allclose(ready.train[1], (np.array([[0.5], [1.5], [2.5], [3.5]]) - 2) / np.sqrt(1.25))
-    assert (ready.n_inputs, ready.n_outputs, ready.task) == (6, 1, "regression")
+    assert (ready.n_inputs, ready.n_outputs, ready.task) == (5, 1, "regression")
 
 
 @pytest.mark.parametrize("source", ["digits", "iris", "diabetes", "breast_cancer"])

@@ -9,7 +9,7 @@ import typer
 
 from gpubp.backends import get_backend
 from gpubp.cli import options
-from gpubp.cli.parsing import parse_test
+from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.cli.search.grid import Grid, parse_grid
 from gpubp.cli.settings import Settings
 from gpubp.cli.train import choose_epochs, config_of, fit, save
@@ -74,6 +74,13 @@ def search(
     seeds: Seeds = 3,
     target: options.Target = None,
     test: options.Test = None,
+    ignore: options.Ignore = None,
+    kind: options.Kind = None,
+    missing: options.Missing = None,
+    decimal: options.Decimal = None,
+    delimiter: options.Delimiter = None,
+    encoding: options.Encoding = None,
+    no_header: options.NoHeader = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -100,7 +107,7 @@ def search(
 
     run_folder.check_writable(out or Path("runs"))
     console = display.make_console(quiet=quiet)
-    source = reading.read(data, target)
+    source = reading.read(data, target, **parse_table_options(ctx.params))
     rows = {"test": parse_test(test), "seed": seed, "dtype": backend.dtype}
     prepared = reading.prepare(source, loss=values["loss"], **rows)
     parts, notes = cut(source, loss=prepared.loss, folds=number, validation=fraction, **rows)

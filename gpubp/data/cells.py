@@ -1,0 +1,213 @@
+"""The cells of a table as its file has them: texts in one buffer, or numbers that are numbers in the file too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+CELLS_PER_BLOCK = 2**16  # read as numbers at a time; what that needs stays in the cache
+WIDEST = 24  # bytes; a longer cell is no plain decimal number of 15 digits
+MOST_DIGITS = 15  # beyond it, digits / 10^k would not be the float64 nearest to the text
+POWERS_OF_TEN = 10.0 ** np.arange(MOST_DIGITS + 1)
+
+
+@dataclass(frozen=True)
+class PlainNumbers:
+    """A column read as plain decimal numbers such as 12, -0.5 or 007.
+
+    Attributes
+    ----------
+    values : (rows,) float64
+        NaN where the cell is something else.
+    odd : (n,) int
+        The rows of these cells.
+    zero_padded : bool
+        Whether a cell begins with a zero that a number would not have: 007.
+    """
+
+    values: NDArray[np.float64]
+    odd: NDArray[np.intp]
+    zero_padded: bool
+
+
+class Cells(Protocol):
+    """What a reader hands over: `rows` cells in each of the columns `names`."""
+
+    names: list[str]
+    rows: int
+
+    def plain_numbers(self, names: Sequence[str]) -> Iterator[PlainNumbers]:
+        """Read these columns as plain numbers, one after the other."""
+        ...
+
+    def texts(self, name: str, rows: NDArray[np.intp] | None = None) -> list[str]:
+        """Take cells of a column as texts, without the spaces around them; an empty cell is ""."""
+        ...
+
+
+class TextCells:
+    """Texts in one buffer.
+
+    Parameters
+    ----------
+    names : list of str
+    buffer : bytes
+        UTF-8.
+    starts, ends : (rows, columns) int
+        Where in the buffer each cell begins, and where the byte behind it stands.
+    delimiter : str, optional
+        What separated the cells in the file.
+    """
+
+    def __init__(
+        self,
+        names: list[str],
+        buffer: bytes,
+        starts: NDArray[Any],
+        ends: NDArray[Any],
+        delimiter: str | None = None,
+    ) -> None:
+        self.names, self.rows, self.delimiter = names, len(starts), delimiter
+        self.buffer, self.starts, self.ends = buffer, starts, ends
+        self._bytes = np.frombuffer(buffer + bytes(WIDEST), np.uint8)
+        self._positions = {name: j for j, name in enumerate(names)}
+        self._trim()
+
+    def plain_numbers(self, names: Sequence[str]) -> Iterator[PlainNumbers]:
+        """Read these columns as plain numbers, one after the other."""
+        columns = max(1, CELLS_PER_BLOCK // max(1, self.rows))
+        positions = [self._positions[name] for name in names]
+        for first in range(0, len(positions), columns):
+            block = positions[first : first + columns]
+            starts, ends = self.starts[:, block].T.ravel(), self.ends[:, block].T.ravel()
+            values, plain, padded = _parse_decimals(self._bytes, starts, ends - starts)
+            for j in range(len(block)):
+                cells = slice(j * self.rows, (j + 1) * self.rows)
+                yield PlainNumbers(values[cells], np.flatnonzero(~plain[cells]), bool(padded[cells].any()))
+
+    def texts(self, name: str, rows: NDArray[np.intp] | None = None) -> list[str]:
+        """Take cells of a column as texts, without the spaces around them; an empty cell is ""."""
+        j = self._positions[name]
+        starts, ends = self.starts[:, j], self.ends[:, j]
+        if rows is not None:
+            starts, ends = starts[rows], ends[rows]
+        buffer = self.buffer
+        raw = [buffer[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        decoded = {cell: cell.decode("utf-8", "surrogatepass").strip() for cell in set(raw)}  # equal cells share a text
+        return [decoded[cell] for cell in raw]
+
+    def _trim(self) -> None:
+        """Move starts and ends past the spaces and tabs around the cells."""
+        bytes_ = self._bytes
+        while (space := _is_blank(bytes_[self.starts]) & (self.starts < self.ends)).any():
+            self.starts = self.starts + space
+        while (space := _is_blank(bytes_[self.ends - 1]) & (self.starts < self.ends)).any():
+            self.ends = self.ends - space
+
+
+@dataclass
+class TypedCells:
+    """Columns of a file that knows their types (Parquet, a data frame).
+
+    Attributes
+    ----------
+    names : list of str
+    numbers : dict of str to (rows,) float64
+        The columns of numbers, NaN where a value is missing.
+    others : dict of str to TextCells
+        A table of one column for each of the others.
+    """
+
+    names: list[str]
+    rows: int
+    numbers: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    others: dict[str, TextCells] = field(default_factory=dict)
+
+    def plain_numbers(self, names: Sequence[str]) -> Iterator[PlainNumbers]:
+        """Read these columns as plain numbers, one after the other."""
+        for name in names:
+            if name in self.numbers:
+                yield PlainNumbers(self.numbers[name], np.flatnonzero(np.isnan(self.numbers[name])), False)
+            else:
+                yield from self.others[name].plain_numbers([name])
+
+    def texts(self, name: str, rows: NDArray[np.intp] | None = None) -> list[str]:
+        """Take cells of a column as texts, without the spaces around them; an empty cell is ""."""
+        if name in self.others:
+            return self.others[name].texts(name, rows)
+        values = self.numbers[name] if rows is None else self.numbers[name][rows]
+        return ["" if np.isnan(value) else number_as_text(value) for value in values]
+
+
+def text_column(name: str, texts: Sequence[str]) -> TextCells:
+    """Make a table of one column of these texts."""
+    return TextCells([name], *join_texts(texts, 1))
+
+
+def join_texts(texts: Sequence[str], columns: int) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64]]:
+    """Put texts, row after row of so many columns, into one buffer with their starts and ends (rows, columns)."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    return b"".join(encoded), starts.reshape(-1, columns), ends.reshape(-1, columns)
+
+
+def number_as_text(value: float) -> str:
+    """Write a number as a category: 1.0 is "1"."""
+    number = float(value)
+    return str(int(number)) if number.is_integer() else repr(number)
+
+
+def _is_blank(characters: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    blank: NDArray[np.bool_] = (characters == ord(" ")) | (characters == ord("\t"))
+    return blank
+
+
+def _parse_decimals(
+    buffer: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Read cells as decimal numbers of at most 15 digits, all cells at once, character by character.
+
+    Digits and a power of ten that float64 holds exactly are divided once, so that each value is the float64 nearest
+    to its text, as Python's ``float`` has it.
+
+    Returns
+    -------
+    values : (n,) float64
+        NaN where the cell is no such number.
+    plain : (n,) bool
+        Whether it is one.
+    padded : (n,) bool
+        Whether it is a whole number that begins with a superfluous zero.
+    """
+    n = len(starts)
+    first = buffer[starts]
+    negative = first == ord("-")
+    signed = negative | (first == ord("+"))
+    mantissa = np.zeros(n, np.int64)
+    digits, decimals = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
+    has_point = np.zeros(n, bool)
+    wrong = (lengths == 0) | (lengths > WIDEST)
+    for k in range(min(int(lengths.max(initial=0)), WIDEST)):
+        inside = lengths > k
+        character = buffer[starts + k]
+        digit = character - np.uint8(ord("0"))  # wraps around: whatever is no digit is above 9
+        is_digit = (digit < 10) & inside
+        is_point = (character == ord(".")) & inside
+        np.multiply(mantissa, 10, out=mantissa, where=is_digit)
+        np.add(mantissa, digit, out=mantissa, where=is_digit)
+        digits += is_digit
+        decimals += is_digit & has_point
+        fits = is_digit | (is_point & ~has_point)
+        wrong |= inside & ~(fits | signed if k == 0 else fits)
+        has_point |= is_point
+    plain = ~wrong & (digits > 0) & (digits <= MOST_DIGITS)
+    values = mantissa / POWERS_OF_TEN[np.minimum(decimals, MOST_DIGITS)]
+    np.negative(values, out=values, where=negative)
+    values[~plain] = np.nan
+    padded = plain & ~has_point & (digits > 1) & (first == ord("0"))
+    return values, plain, padded

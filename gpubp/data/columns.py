@@ -1,0 +1,182 @@
+"""The columns of a table, each read from its cells as the schema says, when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.data.cells import Cells, PlainNumbers, TypedCells
+from gpubp.data.infer import header_is_a_row, infer
+from gpubp.data.missing import declared_numbers, is_missing
+from gpubp.data.schema import ColumnSchema, Kind, Schema, TableOptions
+from gpubp.data.source import RawData, printable
+from gpubp.errors import DataError
+
+BOOLEANS = {"true": "true", "false": "false", "1": "true", "0": "false"}
+BOOLEAN_NUMBERS = {"true": 1.0, "false": 0.0}
+NOT_AS_TRAINED = "is not a number; the network was trained on numbers in this column"
+
+
+class Columns(Mapping[str, NDArray[Any]]):
+    """A table's columns by name: float64 with NaN, or object (str) with None, where a value is missing.
+
+    Parameters
+    ----------
+    cells : Cells
+    options : TableOptions
+    where : callable
+        ``where(row, column)`` names a cell for a message.
+    say : callable
+        Takes what the user should be told.
+    schema : Schema, optional
+        What the columns are; if it is not given, it is inferred from the cells once it is needed.
+    header : str, optional
+        Names the line of a file that the names come from, for a message.
+    """
+
+    def __init__(
+        self,
+        cells: Cells,
+        options: TableOptions,
+        where: Callable[[int, str], str],
+        say: Callable[[str], None],
+        schema: Schema | None = None,
+        header: str | None = None,
+    ) -> None:
+        self.cells, self.options, self.where, self.say = cells, options, where, say
+        self.header = header
+        self._trained = schema
+        self._plain: dict[str, PlainNumbers] = {}
+        self._read: dict[str, NDArray[Any]] = {}
+
+    @cached_property
+    def schema(self) -> Schema:
+        """What the columns are.
+
+        Raises
+        ------
+        DataError
+            If it cannot be told from the cells; the message says which option decides.
+        """
+        if self._trained is not None:
+            return self._trained
+        schema, self._plain = infer(self.cells, self.options, self.where, self.say)
+        if self.header is not None and header_is_a_row(self.cells, schema):
+            first = ",".join(self.cells.names)
+            raise DataError(
+                f'{self.header}: "{printable(first)}" looks like data; the first line must name the columns; if it is '
+                "a row, --no-header"
+            )
+        return schema
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.cells.rows
+
+    def read_as(self, schema: Schema) -> Columns:
+        """Return the same cells, to be read as another table's schema says."""
+        return Columns(self.cells, schema.options, self.where, self.say, schema)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._read:
+            if name not in self.cells.names:
+                raise KeyError(name)
+            column = self.schema.columns[name]
+            read = self._categories if column.kind == "category" else self._numbers
+            self._read[name] = read(name, column)
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.cells.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.cells.names)
+
+    def __len__(self) -> int:
+        return len(self.cells.names)
+
+    def _numbers(self, name: str, column: ColumnSchema) -> NDArray[np.float64]:
+        """Read a column of numbers; raise for the first cell that is none."""
+        plain = self._plain_numbers(name)
+        typed = isinstance(self.cells, TypedCells) and name in self.cells.numbers
+        # Where "1.234" is no decimal number, what was read as such has to be read again.
+        rows = plain.odd if column.style.is_plain or typed else np.arange(self.rows)
+        texts = self.cells.texts(name, rows) if len(rows) else []
+        values = plain.values.copy()
+        numbers = {text: self._number(text, column) for text in set(texts)}
+        if None in numbers.values():
+            row, text = next((row, text) for row, text in zip(rows, texts, strict=True) if numbers[text] is None)
+            raise DataError(f'{self.where(int(row), name)}: "{printable(text)}" {NOT_AS_TRAINED}')
+        values[rows] = [numbers[text] for text in texts]
+        if declared := declared_numbers(self.options.missing):
+            values[np.isin(values, declared)] = np.nan
+        return values
+
+    def _number(self, text: str, column: ColumnSchema) -> float | None:
+        if is_missing(text, self.options.missing, among_numbers=True):
+            return float("nan")
+        number = column.style.parse(text)
+        return BOOLEAN_NUMBERS.get(text.lower()) if number is None else number
+
+    def _plain_numbers(self, name: str) -> PlainNumbers:
+        """Take a column of numbers out of the pass over all of them."""
+        if name not in self._plain:
+            schema = self.schema  # which may fill the dictionary
+            names = [n for n in self.cells.names if n in schema.columns and schema.columns[n].kind != "category"]
+            names = names if name in names else [name]
+            self._plain |= dict(zip(names, self.cells.plain_numbers(names), strict=True))
+        return self._plain[name]
+
+    def _categories(self, name: str, column: ColumnSchema) -> NDArray[Any]:
+        """Read a column of texts."""
+        texts = self.cells.texts(name)
+        categories: dict[str, str | None] = {}
+        for text in set(texts):
+            category = BOOLEANS.get(text.lower(), text) if column.boolean else text
+            lacks_value = text not in column.categories and is_missing(text, self.options.missing)
+            categories[text] = None if lacks_value else category
+        values = np.empty(len(texts), dtype=object)
+        values[:] = [categories[text] for text in texts]
+        return values
+
+
+def schema_of(data: RawData) -> Schema:
+    """Tell what the columns of a table are; of arrays in memory, the type tells.
+
+    Raises
+    ------
+    DataError
+        If it cannot be told from the cells of a file.
+    """
+    if isinstance(data.columns, Columns):
+        return data.columns.schema
+    return Schema({name: _typed_column(values) for name, values in data.columns.items()})
+
+
+def read_as(data: RawData, schema: Schema) -> RawData:
+    """Return a table whose cells are read as this schema of another one says; arrays in memory stay as they are."""
+    return replace(data, columns=data.columns.read_as(schema)) if isinstance(data.columns, Columns) else data
+
+
+def schema_of_format_1(encoding: Mapping[str, Any], target: Mapping[str, Any]) -> Schema:
+    """Make the schema that a network saved without one was trained by."""
+    columns = {name: ColumnSchema("number", "format 1") for name in encoding["numbers"]["names"] or ()}
+    for column in encoding["categories"]:
+        known = tuple(value for value in column["values"] if is_missing(value))
+        columns[column["name"]] = ColumnSchema("category", "format 1", categories=known)
+    classes = target.get("classes", ())
+    if target["name"] is not None:
+        kind: Kind = "category" if any(isinstance(value, str) for value in classes) else "number"
+        known = tuple(value for value in classes if isinstance(value, str) and is_missing(value))
+        columns[target["name"]] = ColumnSchema(kind, "format 1", categories=known)
+    return Schema(columns)
+
+
+def _typed_column(values: NDArray[Any]) -> ColumnSchema:
+    return ColumnSchema("category" if values.dtype == object else "number", "its type")

@@ -1,0 +1,364 @@
+"""What the columns of a table are, inferred from its cells: numbers in which style, categories, or neither surely.
+
+What is inferred and might surprise is said. Where cells contradict each other, it is an error if they are few, and
+else said, with what the user can do about it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from gpubp.data.cells import Cells, PlainNumbers, TextCells, number_as_text
+from gpubp.data.missing import PLAINEST, declared_numbers, is_missing
+from gpubp.data.number_style import PLAIN_NUMBER, NumberStyle, possible_styles, split_number
+from gpubp.data.schema import ColumnSchema, Schema, TableOptions
+from gpubp.data.source import option, printable
+from gpubp.errors import DataError
+
+# Cells that contradict all others are mistakes if they are at most this fraction of the cells, or at most so many;
+# where they are more, all cells are categories.
+FEW_TEXTS_FRACTION = 0.05
+FEW_TEXTS = 3
+MOST_NUMBERED_CODES = 20  # so many different numbers among texts may be codes, more are measurements
+LONGEST_LIST = 3  # texts that a message shows
+FIRST_ROWS = 1000  # that tell quickly what most columns are not
+GROUPED_BY_POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+", re.ASCII)
+BOOLEAN_TEXTS = frozenset({"true", "false"})
+
+Where = Callable[[int, str], str]
+Say = Callable[[str], None]
+
+
+def infer(cells: Cells, options: TableOptions, where: Where, say: Say) -> tuple[Schema, dict[str, PlainNumbers]]:
+    """Tell what the columns of a table are.
+
+    Parameters
+    ----------
+    cells : Cells
+    options : TableOptions
+    where : callable
+        ``where(row, column)`` names a cell for a message.
+    say : callable
+        Takes what the user should be told.
+
+    Returns
+    -------
+    schema : Schema
+    plain : dict of str to PlainNumbers
+        The pass over the cells that the schema came from, for whoever reads the columns next.
+
+    Raises
+    ------
+    DataError
+        If a few cells of a column contradict the others, or a column can be read in two ways.
+    """
+    read = [name for name in cells.names if name not in options.ignore]
+    plain = dict(zip(read, cells.plain_numbers(read), strict=True))
+    columns = {name: ColumnSchema("ignored", "--ignore") for name in options.ignore}
+    problems: dict[str, str] = {}
+    undecided: dict[str, list[NumberStyle]] = {}
+    decimals: set[str] = set() if options.decimal is None else {options.decimal}
+    for name in read:
+        facts = _Facts(name, cells, plain[name], options)
+        styles = _number_styles(facts)
+        if len({style.decimal for style in styles}) > 1:
+            undecided[name] = styles
+            continue
+        columns[name] = _decide(facts, styles[0] if styles else None, where, say, problems)
+        if columns[name].kind == "number" and (decimal := _decimal_mark(facts, columns[name].style)):
+            decimals.add(decimal)
+    for name, styles in undecided.items():
+        facts = _Facts(name, cells, plain[name], options)
+        columns[name] = _decide(facts, _choose_style(facts, styles, decimals, where), where, say, problems)
+    ordered = {name: columns[name] for name in cells.names}
+    return Schema(ordered, options, problems), plain
+
+
+def header_is_a_row(cells: Cells, schema: Schema) -> bool:
+    """Whether the names of the columns look like the cells below: numbers above numbers, known texts above texts."""
+    names: dict[str, list[str]] = {"number": [], "category": []}
+    for name, column in schema.columns.items():
+        if column.kind in names and column.why != "empty":
+            names[column.kind].append(name)
+    numbers = names["number"]
+    recurs = [name in cells.texts(name) for name in names["category"]]
+    if not all(split_number(name) or PLAIN_NUMBER.fullmatch(name) for name in numbers):
+        return False
+    if all(recurs) or not numbers:
+        return all(recurs) and bool(recurs)
+    # Years and other numbers that count up may well name columns.
+    years = [float(name) for name in numbers if name.isdecimal()]
+    return len(years) < len(numbers) or years != sorted(set(years))
+
+
+class _Facts:
+    """The cells of a column, sorted by what they can be.
+
+    Attributes
+    ----------
+    n_plain : int
+        Cells that are plain numbers.
+    texts : dict of str to int
+        How often each other text occurs that is no sign of a missing value.
+    markers : dict of str to int
+        How often texts occur that are signs of a missing value among numbers only.
+    missing : tuple of str
+        Signs of missing values that occur anywhere.
+    """
+
+    def __init__(self, name: str, cells: Cells, plain: PlainNumbers, options: TableOptions) -> None:
+        self.name, self.cells, self.plain, self.options = name, cells, plain, options
+        self.texts: dict[str, int] = {}
+        self.markers: dict[str, int] = {}
+        missing = []
+        odd = cells.texts(name, plain.odd) if len(plain.odd) else []
+        for text, count in Counter(odd).items():
+            if is_missing(text, options.missing):
+                missing.append(text)
+            elif is_missing(text, among_numbers=True):
+                self.markers[text] = count
+            else:
+                self.texts[text] = count
+        self.missing = tuple(sorted(text for text in missing if text))
+        self.n_plain = cells.rows - len(odd)
+        if declared := declared_numbers(options.missing):
+            self.n_plain -= int(np.isin(plain.values, declared).sum())
+
+    @property
+    def all_plain(self) -> bool:
+        """Whether every cell that is filled is a plain number, 15 digits or more."""
+        return all(PLAIN_NUMBER.fullmatch(text) for text in self.texts)
+
+    def all_texts(self) -> Counter[str]:
+        """Count the texts of all cells that have a value, plain numbers too."""
+        counts = Counter(self.cells.texts(self.name))
+        unwanted = [text for text in counts if text in self.markers or is_missing(text, self.options.missing)]
+        for text in unwanted:
+            del counts[text]
+        return counts
+
+    def place(self, text: str, where: Where) -> str:
+        """Name the first cell that holds this text."""
+        return where(self.cells.texts(self.name).index(text), self.name)
+
+
+def _number_styles(facts: _Facts) -> list[NumberStyle]:
+    """Find how the cells of a column can be read as numbers, all of them; nothing if they cannot."""
+    asked = facts.options.kinds.get(facts.name)
+    if asked not in (None, "number") or not (facts.n_plain or facts.texts):
+        return []
+    if facts.all_plain:
+        if asked is None and facts.plain.zero_padded:
+            return []
+        return _plain_styles(facts)
+    if _is_boolean(facts) or (asked is None and not any(map(split_number, facts.texts))):
+        return []
+    return _preferred(facts, possible_styles(facts.all_texts()))
+
+
+def _plain_styles(facts: _Facts) -> list[NumberStyle]:
+    """Find the styles of plain numbers; where "1.234" may be thousands, that is another."""
+    if facts.options.decimal == "," and not facts.texts and (styles := possible_styles(facts.all_texts())):
+        return _preferred(facts, styles)
+    return [NumberStyle()]
+
+
+def _preferred(facts: _Facts, styles: list[NumberStyle]) -> list[NumberStyle]:
+    """Keep the styles with the decimal sign that the user gave, where there are such."""
+    return [style for style in styles if style.decimal == facts.options.decimal] or styles
+
+
+def _choose_style(facts: _Facts, styles: list[NumberStyle], decimals: set[str], where: Where) -> NumberStyle:
+    """Choose by the other columns, or by the currency or the delimiter, what a comma or point means."""
+    by_decimal = {style.decimal: style for style in styles}
+    if len(decimals) == 1:
+        return by_decimal[next(iter(decimals))]
+    if not any("," in text for text in facts.texts):
+        return by_decimal["."]  # "1.234" alone is a decimal number
+    if not (isinstance(facts.cells, TextCells) and facts.cells.delimiter == ";"):
+        return by_decimal["."]
+    text = next(text for text in facts.texts if "," in text)
+    raise DataError(
+        f'{facts.place(text, where)}: "{printable(text)}" may have decimals or thousands behind the comma, and no '
+        "other number tells; say --decimal , or --decimal ."
+    )
+
+
+def _decimal_mark(facts: _Facts, style: NumberStyle) -> str | None:
+    """Tell which decimal sign a column of numbers shows, None if it has no decimals."""
+    if style.decimal == "," or style.thousands == ",":
+        return "," if style.decimal == "," else "."
+    if style.thousands == ".":
+        return ","
+    values = facts.plain.values
+    return "." if len(values) and (values[:FIRST_ROWS] % 1 > 0).any() else None
+
+
+def _decide(facts: _Facts, style: NumberStyle | None, where: Where, say: Say, problems: dict[str, str]) -> ColumnSchema:
+    """Tell what a column is, given how it can be read as numbers, if it can."""
+    asked = facts.options.kinds.get(facts.name)
+    if asked is not None:
+        return _decide_as_asked(facts, asked, style, where)
+    if style is not None:
+        _say_how_numbers_are_written(facts, style, say)
+        return _numbers(facts, style, "every cell with a value is a number")
+    if not facts.texts:
+        return _decide_without_texts(facts, say)
+    if _is_boolean(facts):
+        return ColumnSchema("category", "true and false", boolean=True, missing=facts.missing)
+    return _decide_among_texts(facts, where, say, problems)
+
+
+def _decide_without_texts(facts: _Facts, say: Say) -> ColumnSchema:
+    """Tell what a column is that holds codes such as 007, or nothing."""
+    if not facts.n_plain:
+        if facts.markers:
+            return ColumnSchema("category", "texts", missing=facts.missing)
+        return _numbers(facts, NumberStyle(), "empty")
+    texts = facts.all_texts()
+    code = next(text for text in texts if text.startswith("0") and len(text) > 1)
+    say(
+        f'column "{facts.name}": begins with zero in cells such as "{printable(code)}", read as categories; '
+        f"for numbers, {option('--kind', f'{facts.name}=number')}"
+    )
+    return ColumnSchema("category", "codes that begin with zero", missing=facts.missing)
+
+
+def _decide_as_asked(facts: _Facts, asked: str, style: NumberStyle | None, where: Where) -> ColumnSchema:
+    why = "--kind"
+    if asked == "ignored":
+        return ColumnSchema("ignored", why)
+    if asked == "category":
+        return ColumnSchema("category", why, boolean=_is_boolean(facts), missing=facts.missing)
+    if style is None and facts.texts and not _is_boolean(facts):
+        text = _first_contradiction(facts)
+        raise DataError(
+            f'{facts.place(text, where)}: "{printable(text)}" is not a number written as the others, and '
+            f"{option('--kind', f'{facts.name}=number')} needs one; correct it, or where the value is missing, "
+            f"{_missing(text)}"
+        )
+    return _numbers(facts, style or NumberStyle(), why)
+
+
+def _decide_among_texts(facts: _Facts, where: Where, say: Say, problems: dict[str, str]) -> ColumnSchema:
+    """Tell what a column is in which not all cells are numbers, or not all written alike."""
+    texts = facts.all_texts()
+    numbers = {text: count for text, count in texts.items() if split_number(text) is not None}
+    n_numbers = sum(numbers.values())
+    n_texts = sum(texts.values()) - n_numbers
+    categories = ColumnSchema("category", "texts", missing=facts.missing)
+    if not numbers or n_numbers < n_texts:
+        _say_mixed(facts, texts, say)
+        return categories
+    contradicting = {text: texts[text] for text in texts if text not in numbers} or _minority(numbers)
+    n_contradicting = sum(contradicting.values())
+    first = next(iter(contradicting))
+    if n_contradicting <= max(FEW_TEXTS_FRACTION * texts.total(), FEW_TEXTS) and n_contradicting < texts.total() / 2:
+        raise DataError(f'{facts.place(first, where)}: "{printable(first)}" {_fault(facts.name, first, numbers)}')
+    if len(numbers) <= MOST_NUMBERED_CODES:
+        _say_mixed(facts, texts, say)
+        return categories
+    problem = (
+        f"{facts.place(first, where)}: {n_contradicting} of {texts.total()} cells are not numbers as the others are "
+        f"({_some(contradicting)}); {_remedy(facts.name, first)}"
+    )
+    problems[facts.name] = problem
+    say(f'column "{facts.name}", read as categories: {problem}')
+    return replace(categories, why="numbers and texts")
+
+
+def _say_mixed(facts: _Facts, texts: Counter[str], say: Say) -> None:
+    """Say that a column of categories holds numbers too, if it does."""
+    numbers = sum(count for text, count in texts.items() if PLAIN_NUMBER.fullmatch(text))
+    if numbers:
+        say(f'column "{facts.name}": {numbers} numbers and {texts.total() - numbers} texts, read as categories')
+
+
+def _minority(numbers: dict[str, int]) -> dict[str, int]:
+    """Find the numbers that are not written as most are, where each alone could be one."""
+    groups: dict[tuple[str, str], dict[str, int]] = {}
+    for text, count in numbers.items():
+        style = (possible_styles([text]) or [NumberStyle()])[0]
+        groups.setdefault((style.decimal, style.unit), {})[text] = count
+    most = max(groups.values(), key=lambda group: sum(group.values()))
+    others = {text: count for group in groups.values() if group is not most for text, count in group.items()}
+    return others or dict([next(iter(numbers.items()))])
+
+
+def _first_contradiction(facts: _Facts) -> str:
+    """Find a text that is no number, or not written as most."""
+    texts = facts.all_texts()
+    return next((text for text in texts if split_number(text) is None), None) or next(iter(_minority(texts)))
+
+
+def _fault(name: str, text: str, numbers: dict[str, int]) -> str:
+    if split_number(text) is not None:
+        usual = next(other for other in numbers if other != text)
+        return f'is not written as the other numbers are, such as "{printable(usual)}"; write all alike'
+    return f"is not a number; correct it; where the value is missing, write {PLAINEST}, or say {_missing(text)}"
+
+
+def _remedy(name: str, text: str) -> str:
+    return (
+        f"where the value is missing, {_missing(text)}; where they are categories, "
+        f"{option('--kind', f'{name}=category')}; to leave the column out, {option('--ignore', name)}; else write all "
+        "cells alike"
+    )
+
+
+def _missing(text: str) -> str:
+    return option("--missing", printable(text))
+
+
+def _some(texts: Iterable[str]) -> str:
+    quoted = [f'"{printable(text)}"' for text in texts]
+    return ", ".join(quoted[:LONGEST_LIST]) + (", …" if len(quoted) > LONGEST_LIST else "")
+
+
+def _is_boolean(facts: _Facts) -> bool:
+    """Whether the filled cells are true and false, 1 and 0 among them."""
+    if not facts.texts or not {text.lower() for text in facts.texts} <= BOOLEAN_TEXTS:
+        return False
+    numbers = facts.plain.values
+    return bool(np.isin(numbers[~np.isnan(numbers)], (0, 1)).all())
+
+
+def _numbers(facts: _Facts, style: NumberStyle, why: str) -> ColumnSchema:
+    return ColumnSchema("number", why, style, missing=(*facts.missing, *sorted(facts.markers)))
+
+
+def _say_how_numbers_are_written(facts: _Facts, style: NumberStyle, say: Say) -> None:
+    """Say what was taken off or understood, with an example, and what was taken for missing."""
+    if style != NumberStyle():
+        texts = facts.texts or facts.all_texts()
+        text = max(texts, key=len)
+        number = style.parse(text)
+        assert number is not None
+        say(
+            f'column "{facts.name}": numbers, {style.describe()}: "{printable(text)}" is {number_as_text(number)}; '
+            f"for categories, {option('--kind', f'{facts.name}=category')}"
+        )
+    elif example := _possible_thousands(facts):
+        say(
+            f'column "{facts.name}": each "." stands before three digits ("{example}") and is read as a decimal point; '
+            f"if it stands between thousands, {option('--decimal', ',')}"
+        )
+    if facts.markers:
+        count = sum(facts.markers.values())
+        say(f'column "{facts.name}": {count} cells ({_some(facts.markers)}) among numbers, read as missing')
+
+
+def _possible_thousands(facts: _Facts) -> str | None:
+    """Return a text of a column of plain numbers in which each point could stand between thousands."""
+    values = facts.plain.values[:FIRST_ROWS]
+    shown = values[~np.isnan(values)]
+    # As thousands, 0.123 would not begin with zero, nor 1.25 have two digits behind the point.
+    if facts.options.decimal == "." or not (shown % 1 > 0).any() or (np.abs(shown) < 1).any():
+        return None
+    texts = [text for text in facts.cells.texts(facts.name) if "." in text]
+    return texts[0] if texts and all(map(GROUPED_BY_POINTS.fullmatch, texts)) else None
