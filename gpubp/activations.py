@@ -305,6 +305,8 @@ def exponential() -> Activation:
 
 SOFTMAX = Softmax()
 
+_OTHER_NAMES = {"swish": "silu"}  # by which users look for an entry of the table
+
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {
     "identity": identity,
     "sigmoid": sigmoid,
@@ -324,7 +326,8 @@ ACTIVATIONS: dict[str, Callable[..., Activation]] = {
 
 def get_activation(spec: str | Activation) -> Activation:
     """The activation that `spec`, a name such as ``"relu"`` or ``"leaky_relu(0.2)"``, or a record, means."""
-    return resolve("activation", ACTIVATIONS, spec, Activation)
+    named = _OTHER_NAMES.get(spec, spec) if isinstance(spec, str) else spec
+    return resolve("activation", ACTIVATIONS, named, Activation)
 
 
 def get_output_activation(spec: str | Activation | Softmax) -> Activation | Softmax:

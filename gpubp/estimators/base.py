@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -20,14 +20,16 @@ from gpubp.errors import UsageError
 from gpubp.estimators import arrays, numerics
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
 from gpubp.estimators.data import Subset, network_inputs
+from gpubp.estimators.messages import SKLEARN_MODULE, invalid_names, warn
 from gpubp.estimators.sklearn_private import Interval, Options, StrOptions, check_sample_weight, fit_context
 from gpubp.estimators.solvers import lbfgs
 from gpubp.estimators.solvers.stack_trainer import StackTrainer
-from gpubp.estimators.solvers.stochastic import StochasticFit, StochasticSolver
+from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD, StochasticFit, StochasticSolver
 from gpubp.estimators.weights import WeightsMixin
-from gpubp.losses import Loss
+from gpubp.initializers import Initializer, get_initializer
+from gpubp.losses import Loss, get_loss
 from gpubp.precision import PRECISIONS
-from gpubp.schedules import Schedule
+from gpubp.schedules import Schedule, get_schedule
 from gpubp.stack import Stack
 
 STOCHASTIC_SOLVERS = ("sgd", "adam", "adamw")
@@ -60,6 +62,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         "tol": [Interval(Real, 0, None, closed="left")],
         "verbose": ["verbose"],
         "warm_start": ["boolean"],
+        "keep_moments": ["boolean"],
         "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
@@ -70,6 +73,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "loss": [str, Loss],
+        "init": [str, Initializer, list, tuple],
         "device": [str],
         "precision": [StrOptions(set(PRECISIONS)), None],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -177,10 +181,19 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
             self.__dict__.pop(name, None)
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
+        dtype = np.dtype(PRECISIONS[self._precision_for(dtype)].parameters)
+        layers = [self._init_coef(fan_in, fan_out, dtype) for fan_in, fan_out in pairwise(sizes)]
+        if isinstance(self.init, list | tuple):
+            layers = _given_layers(self.init, sizes)
+        self.coefs_ = [np.array(W, dtype) for W, _ in layers]
+        self.intercepts_ = [np.array(b, dtype) for _, b in layers]
+
+    def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The first weights (fan_in, fan_out) and biases (fan_out,) of a layer; a subclass may have others."""
         activation = self.activation if isinstance(self.activation, str) else "per layer"
-        self.coefs_, self.intercepts_ = numerics.draw_parameters(
-            self._random_state, sizes, activation, np.dtype(PRECISIONS[self._precision_for(dtype)].parameters)
-        )
+        init = "auto" if isinstance(self.init, list | tuple) else self.init
+        W, b = numerics.draw_layer(self._random_state, fan_in, fan_out, activation, init)
+        return W.astype(dtype, copy=False), b.astype(dtype, copy=False)
 
     def _precision_for(self, dtype: Any) -> str:
         """The parameter `precision`, or where it is None what fits X."""
@@ -194,7 +207,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         try:
             StackTrainer(stack, [fit]).run()
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warn("Training interrupted by user.", module=SKLEARN_MODULE)
         if fit.error is not None:
             raise fit.error
         callbacks.end_fit()
@@ -204,26 +217,45 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
     ) -> StochasticFit:
         """This estimator's side of a training, which begins or goes on."""
         if not hasattr(self, "loss_curve_"):
-            self._initialize_curves()
+            self.loss_curve_: list[float] = []
+            self._begin_monitoring()
+        elif self.early_stopping == (self.validation_scores_ is None):  # another thing is monitored than before
+            self._begin_monitoring()
         if self.early_stopping and validation is None:
             strata = self._strata(train.targets)
             train, validation = train.split(self.validation_fraction, self._random_state, strata)
         solver = getattr(self, "_optimizer", None)
-        if solver is None:
-            solver = self._optimizer = StochasticSolver(self.learning_rate_init)
-        elif not incremental:
-            solver.learning_rate = self.learning_rate_init
+        if solver is None or not incremental:
+            solver = self._optimizer = StochasticSolver(self, solver, self.keep_moments)
         if self.dropout and not hasattr(self, "_dropout_seed"):
             self._dropout_seed = int(self._random_state.randint(np.iinfo(np.int32).max))
         return StochasticFit(self, solver, train, validation, callbacks, incremental)
 
-    def _initialize_curves(self) -> None:
-        """Begin the curves, and the count of epochs without an improvement."""
-        self.loss_curve_: list[float] = []
+    def _begin_monitoring(self) -> None:
+        """Begin the count of epochs without an improvement of the loss, or of the validation score."""
         self._no_improvement_count = 0
         self.best_loss_ = None if self.early_stopping else np.inf
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
         self.best_validation_score_ = -np.inf if self.early_stopping else None
+
+    # -- parameters ------------------------------------------------------------------------------------
+
+    def _validate_params(self) -> None:
+        """Refuse parameters that cannot be meant, unknown names among them."""
+        super()._validate_params()
+        with invalid_names():
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Refuse names that no registry knows."""
+        for activation in self.activation if isinstance(self.activation, (list, tuple)) else [self.activation]:
+            numerics.activation_record(activation)
+        if self.loss not in ("auto", "squared_error"):
+            get_loss(self.loss)
+        if not (isinstance(self.learning_rate, str) and self.learning_rate in SCHEDULES_OF_SGD):
+            get_schedule(self.learning_rate)
+        if isinstance(self.init, str) and self.init != "auto":
+            get_initializer(self.init, "auto")
 
     # -- data ------------------------------------------------------------------------------------------
 
@@ -290,7 +322,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         """a^L of X (m, n_L), on the host or on the GPU where X is; `method` is what the user called."""
         check_is_fitted(self)
         X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self._stays_on_gpu(X))
-        stack = self._network()
+        stack = self._network_for(X)
         return stack.outputs(network_inputs(X, stack.backend.precision), on_device=arrays.is_on_gpu(X))[0]
 
     def __sklearn_tags__(self) -> Any:
@@ -298,6 +330,20 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         tags.input_tags.sparse = True
         tags.array_api_support = True
         return tags
+
+
+def _given_layers(init: Sequence[Any], sizes: Sequence[int]) -> list[tuple[Any, Any]]:
+    """The parameter `init` that holds arrays, as (W, b) of each layer."""
+    shapes = [(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)]
+    try:
+        coefs, intercepts = init
+        layers = [(np.asarray(W), np.asarray(b)) for W, b in zip(coefs, intercepts, strict=True)]
+    except (TypeError, ValueError):
+        raise UsageError("init does not fit; give (coefs, intercepts), two lists with an array per layer") from None
+    if [W.shape for W, _ in layers] != shapes or [b.shape for _, b in layers] != [(n,) for _, n in shapes]:
+        given = [(W.shape, b.shape) for W, b in layers]
+        raise UsageError(f"init holds arrays of shapes {given}, but the layers are of shapes {shapes}")
+    return layers
 
 
 def hidden_sizes(sizes: Any) -> list[int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, TypedDict
 
@@ -20,6 +21,24 @@ class FitArguments(TypedDict):
     X: Any
     y: Any
     metadata: dict[str, Any] | None
+
+
+def callbacks_go_on(est: Any) -> bool:
+    """Whether a meta-estimator's callbacks go on to the estimators that it fits."""
+    callbacks = getattr(est, "_skl_callbacks", [])
+    if not callbacks:
+        return False
+    from sklearn.callback import AutoPropagatedCallback
+
+    return any(isinstance(callback, AutoPropagatedCallback) for callback in callbacks)
+
+
+@contextmanager
+def fitted_within(context: Any, est: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """While this lasts, an estimator is fitted in a context of another, whose callbacks go on to it."""
+    with context.propagate_callback_context(est):
+        context.call_on_fit_task_begin(**arguments)
+        yield
 
 
 def fit_arguments(X: Any, y: Any, sample_weight: Any) -> FitArguments:
@@ -56,11 +75,28 @@ class FitCallbacks:
             self.fit_context = est._init_callback_context(max_subtasks=iterations)
             self.fit_context.call_on_fit_task_begin(**self.arguments)
 
-    def begin_iteration(self) -> None:
-        """An iteration begins."""
+    def begin_iteration(self, task_name: str = "iteration", subtasks: int = 0) -> None:
+        """An iteration begins, or another part of the fit; it has so many parts of its own."""
         if self.fit_context is not None:
-            self.iteration_context = self.fit_context.subcontext(task_name="iteration")
+            more = {"max_subtasks": subtasks, "sequential_subtasks": False} if subtasks else {}
+            self.iteration_context = self.fit_context.subcontext(task_name=task_name, **more)
             self.iteration_context.call_on_fit_task_begin(**self.arguments)
+
+    @contextmanager
+    def fitting(self, est: Any, task_name: str) -> Iterator[None]:
+        """A part of the fit, in which another estimator is fitted, with the callbacks that go on to it."""
+        if self.fit_context is None:
+            yield
+            return
+        context = self.fit_context.subcontext(task_name=task_name)
+        with fitted_within(context, est, self.arguments):
+            yield
+        self._end(context)
+
+    def subtask(self, task_name: str, number: int) -> Any:
+        """The context of a part of the iteration; None where there are no callbacks."""
+        context = self.iteration_context
+        return None if context is None else context.subcontext(task_name=task_name, task_id=number)
 
     def end_iteration(self) -> bool:
         """An iteration has ended; whether a callback wants it to be the last."""

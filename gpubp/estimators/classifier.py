@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
+from sklearn import get_config
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
@@ -17,11 +18,20 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from gpubp.errors import UsageError
-from gpubp.estimators.arrays import as_numpy, destination_of, is_numeric, is_on_gpu, namespace_of, to_host
+from gpubp.estimators.arrays import (
+    Destination,
+    as_numpy,
+    destination_of,
+    is_numeric,
+    is_on_gpu,
+    namespace_of,
+    to_host,
+)
 from gpubp.estimators.base import BaseMLP, is_stochastic
 from gpubp.estimators.data import Subset
 from gpubp.estimators.sklearn_private import Interval, StrOptions, check_partial_fit_first_call, fit_context
 from gpubp.losses import Loss, get_loss
+from gpubp.stack import Stack
 
 
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
@@ -62,7 +72,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     verbose : bool
         Print the loss of every epoch.
     warm_start : bool
-        Go on from the weights of the last fit, and from the solver's moments.
+        Go on from the weights of the last fit, with a new solver.
+    keep_moments : bool
+        With `warm_start`, the new solver takes over the moments of the last one too (Adam's averages, the velocity of
+        ``"sgd"``), so that training in two calls is training in one.
     momentum : float
         For solver ``"sgd"``.
     nesterovs_momentum : bool
@@ -95,10 +108,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         The share of a label's probability that is spread over all classes.
     max_grad_norm : float or None
         A longer gradient is scaled down to this norm.
+    init : str, Initializer, or (coefs, intercepts)
+        How the first weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``, …
+        are gpubp's; or two lists with the arrays of each layer.
 
     Attributes
     ----------
-    classes_ : ndarray of shape (n_classes,)
+    classes_ : array of shape (n_classes,)
+        In NumPy; with scikit-learn's ``array_api_dispatch``, numbers are in X's library.
     loss_ : float
         The loss of the last epoch.
     best_loss_ : float or None
@@ -173,6 +190,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         max_grad_norm: float | None = None,
+        keep_moments: bool = False,
+        init: Any = "auto",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -205,6 +224,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
         self.max_grad_norm = max_grad_norm
+        self.keep_moments = keep_moments
+        self.init = init
 
     # -- fitting ---------------------------------------------------------------------------------------
 
@@ -243,14 +264,18 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            The predicted classes.
+            The predicted classes. Of several labels a row a sparse matrix, where y was sparse.
         """
         index, destination = self._class_indices(self._forward(X, "predict")), destination_of(X)
         if self._target_type == "multilabel-indicator":
-            return destination.send(index)
-        if is_on_gpu(index) and is_numeric(self.classes_):
-            return destination.xp.asarray(self.classes_)[index]
-        return destination.send(self.classes_[as_numpy(index)])
+            return (
+                self._label_binarizer.inverse_transform(as_numpy(index))
+                if self._sparse_labels
+                else destination.send(index)
+            )
+        if is_on_gpu(index) and is_numeric(self._host_classes):
+            return destination.xp.asarray(self._host_classes)[index]
+        return destination.send(self._host_classes[as_numpy(index)])
 
     def _probabilities(self, X: Any, method: str) -> Any:
         """Probabilities of the classes (m, n_classes), in the memory where they were computed."""
@@ -320,14 +345,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self.classes_ = self._label_binarizer.classes_
             return y
         classes = unique_labels(y)
-        if self.warm_start and not incremental and set(classes) != set(self.classes_):
+        if self.warm_start and not incremental and set(classes) != set(self._host_classes):
             raise ValueError(
                 "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
-                f"Previously got {self.classes_}, `y` has {classes}"
+                f"Previously got {self._host_classes}, `y` has {classes}"
             )
-        if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+        if len(np.setdiff1d(classes, self._host_classes, assume_unique=True)):
             raise ValueError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self._host_classes}. 'y' has {classes}."
             )
         return y
 
@@ -344,6 +369,22 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return by_class if weight is None else weight * by_class
 
     @property
+    def _host_classes(self) -> NDArray[Any]:
+        """`classes_`, which may be an array of another library, in NumPy."""
+        return as_numpy(self.classes_)
+
+    @property
+    def _sparse_labels(self) -> bool:
+        """Whether the labels were a sparse matrix when the estimator was fitted."""
+        return bool(getattr(self._label_binarizer, "sparse_input_", False))
+
+    def _take_weights_from(self, stack: Stack, destination: Destination) -> None:
+        """As for any estimator; under ``array_api_dispatch`` also the classes go where X came from."""
+        super()._take_weights_from(stack, destination)
+        goes = get_config()["array_api_dispatch"] and is_numeric(self._host_classes)
+        self.classes_ = destination.send(self._host_classes) if goes else self._host_classes
+
+    @property
     def _target_type(self) -> str:
         """ "binary", "multiclass" or "multilabel-indicator"."""
         kind: str = self._label_binarizer.y_type_
@@ -353,7 +394,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         loss = self._named_loss()
         if self._target_type == "binary":
             return 2 if loss is not None and loss.integer_targets else 1
-        return len(self.classes_)
+        return len(self._host_classes)
 
     def _named_loss(self) -> Loss | None:
         """The loss that the user named; None for the one that fits the labels."""
@@ -378,23 +419,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return loss
 
     def _encoding_key(self) -> Hashable:
-        return self._target_type, tuple(self.classes_.tolist()), str(self.loss)
+        return self._target_type, tuple(self._host_classes.tolist()), str(self.loss)
 
     def _encode_any(self, y: Any) -> NDArray[Any]:
         if self._target_type != "multilabel-indicator":
-            y = np.where(np.isin(y, self.classes_), y, self.classes_[0])
+            y = np.where(np.isin(y, self._host_classes), y, self._host_classes[0])
         return self._encode(y)
 
     def _encode(self, y: Any) -> NDArray[Any]:
         if self._target_type == "multilabel-indicator":
             return np.asarray(y.toarray() if issparse(y) else y, np.bool_)
-        index: NDArray[np.int64] = np.searchsorted(self.classes_, y)
+        index: NDArray[np.int64] = np.searchsorted(self._host_classes, y)
         loss = self._named_loss()
         if self._target_type == "multiclass" if loss is None else loss.integer_targets:
             return index
         if self._target_type == "binary":
             return index[:, None]
-        return np.eye(len(self.classes_))[index]
+        return np.eye(len(self._host_classes))[index]
 
     def _strata(self, targets: NDArray[Any]) -> Any:
         return (targets[:, 0] == 1).astype(str) if targets.ndim == 2 and targets.shape[1] == 1 else None

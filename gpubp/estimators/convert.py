@@ -10,6 +10,7 @@ from sklearn import neural_network
 from gpubp.errors import UsageError
 from gpubp.estimators.arrays import as_numpy
 from gpubp.estimators.classifier import MLPClassifier
+from gpubp.estimators.messages import warn
 from gpubp.estimators.regressor import MLPRegressor
 from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD
 
@@ -23,7 +24,8 @@ _OUTPUTS = {"binary": "logistic", "multiclass": "softmax", "multilabel-indicator
 def from_sklearn(mlp: Any, device: str = "auto") -> Any:
     """Ours, with the parameters, weights and curves of a scikit-learn MLPClassifier or MLPRegressor.
 
-    Solvers start anew where it is trained on: their moments stay behind.
+    Solvers start anew where it is trained on: their moments stay behind. So do the parameters that a subclass has
+    beside scikit-learn's, with a warning.
 
     Parameters
     ----------
@@ -44,7 +46,12 @@ def from_sklearn(mlp: Any, device: str = "auto") -> Any:
     """
     for ours, theirs in PAIRS:
         if isinstance(mlp, theirs):
-            return _copy_fitted(ours(**mlp.get_params(deep=False), device=device), mlp)
+            parameters = mlp.get_params(deep=False)
+            known = {name: value for name, value in parameters.items() if name in theirs._get_param_names()}
+            if left_out := sorted(parameters.keys() - known.keys()):
+                names = ", ".join(left_out)
+                warn(f"{names} of {type(mlp).__name__} are left out: {ours.__name__} has no such parameters")
+            return _copy_fitted(ours(**known, device=device), mlp)
     raise UsageError(f"{mlp!r} is neither an MLPClassifier nor an MLPRegressor of scikit-learn")
 
 

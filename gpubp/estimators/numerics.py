@@ -5,16 +5,15 @@ Only what differs stands here; L2 that is divided by a batch's weight is `Optimi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, get_activation
+from gpubp.initializers import Initializer, get_initializer
 from gpubp.losses import Loss, half_squared_error, poisson
 from gpubp.optimizers import Optimizer, Scalars
 from gpubp.optimizers import adam as standard_adam
@@ -33,19 +32,20 @@ def sklearn_name(activation: str) -> str:
     return {gpubp: sklearn for sklearn, gpubp in ACTIVATION_NAMES.items()}.get(activation, activation)
 
 
-def draw_parameters(
-    rng: np.random.RandomState, layer_sizes: Sequence[int], activation: str, dtype: Any
-) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-    """Weights and biases of a new network: layer by layer W, then b, uniform within √(6 / (fan_in + fan_out)).
+def draw_layer(
+    rng: np.random.RandomState, fan_in: int, fan_out: int, activation: str, init: str | Initializer
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weights (fan_in, fan_out) and biases (fan_out,) of a new layer.
 
-    √(2 / …) for the logistic function. After Glorot and Bengio, 2010.
+    For ``"auto"`` both are uniform within √(6 / (fan_in + fan_out)), √(2 / …) for the logistic function, after Glorot
+    and Bengio, 2010; else an initializer draws them from a seed that `rng` gives.
     """
-    weights, biases = [], []
-    for fan_in, fan_out in zip(layer_sizes, layer_sizes[1:], strict=False):
-        bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / (fan_in + fan_out))
-        weights.append(rng.uniform(-bound, bound, (fan_in, fan_out)).astype(dtype, copy=False))
-        biases.append(rng.uniform(-bound, bound, fan_out).astype(dtype, copy=False))
-    return weights, biases
+    if init != "auto":
+        initializer, seed = get_initializer(init, "auto"), int(rng.randint(np.iinfo(np.int32).max))
+        generator = np.random.default_rng(seed)
+        return initializer.weights(generator, fan_in, fan_out), initializer.biases(generator, fan_out)
+    bound = np.sqrt((2.0 if activation == "logistic" else 6.0) / (fan_in + fan_out))
+    return rng.uniform(-bound, bound, (fan_in, fan_out)), rng.uniform(-bound, bound, fan_out)
 
 
 # -- optimizers --------------------------------------------------------------------------------------------

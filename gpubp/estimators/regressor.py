@@ -60,7 +60,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     verbose : bool
         Print the loss of every epoch.
     warm_start : bool
-        Go on from the weights of the last fit, and from the solver's moments.
+        Go on from the weights of the last fit, with a new solver.
+    keep_moments : bool
+        With `warm_start`, the new solver takes over the moments of the last one too (Adam's averages, the velocity of
+        ``"sgd"``), so that training in two calls is training in one.
     momentum : float
         For solver ``"sgd"``.
     nesterovs_momentum : bool
@@ -85,6 +88,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Decoupled: W loses learning rate · weight_decay · W at each step. 0 means 0.01 for ``"adamw"``.
     max_grad_norm : float or None
         A longer gradient is scaled down to this norm.
+    init : str, Initializer, or (coefs, intercepts)
+        How the first weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``, …
+        are gpubp's; or two lists with the arrays of each layer.
 
     Attributes
     ----------
@@ -155,6 +161,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         dropout: float = 0.0,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
+        keep_moments: bool = False,
+        init: Any = "auto",
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -185,6 +193,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.dropout = dropout
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
+        self.keep_moments = keep_moments
+        self.init = init
 
     @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]

@@ -42,6 +42,9 @@ from sklearn.utils._array_api import get_namespace_and_device
 # the bounds of parameters: numbers in an interval, some values, real numbers that are not integers, some strings
 from sklearn.utils._param_validation import Interval, Options, RealNotInt, StrOptions
 
+# the error about a parameter whose value does not fit
+from sklearn.utils._param_validation import InvalidParameterError as InvalidParameterError
+
 # whether this call of `partial_fit` is the first, whose `classes` become `classes_`
 from sklearn.utils.multiclass import _check_partial_fit_first_call as check_partial_fit_first_call
 
@@ -66,6 +69,7 @@ from sklearn.utils.validation import _num_samples as num_samples
 __all__ = [
     "BaseSearchCV",
     "Interval",
+    "InvalidParameterError",
     "MultimetricScorer",
     "Options",
     "RealNotInt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +12,17 @@ import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
 
+from gpubp.backends.notices import say_once
 from gpubp.estimators.arrays import take
-from gpubp.estimators.base import STOCHASTIC_SOLVERS
+from gpubp.estimators.base import STOCHASTIC_SOLVERS, BaseMLP
 from gpubp.estimators.shared_data import SharedData
 from gpubp.estimators.solvers.stack_trainer import StackTrainer
 from gpubp.estimators.solvers.stochastic import StochasticFit
 from gpubp.stack import Stack
 from gpubp.training.packing import bytes_of_one, groups, memory_for_stacks, portions
 
-_RESULTS = ("ended", "error", "best_theta", "last_theta", "order", "solver")  # of a StochasticFit, from a worker
+# of a StochasticFit, from a worker
+_RESULTS = ("ended", "error", "first_theta", "best_theta", "last_theta", "order", "solver")
 Progress = Callable[[int], None]
 
 
@@ -35,6 +38,8 @@ class FitTask:
         Tasks that share a data set hold the same objects; it is checked and held once.
     rows : (n,) int array or None
         The rows to train on; None for all.
+    within : context manager or None
+        Entered while it is fitted, which is done by itself then.
     done : bool
         Whether it is fitted, or cannot be.
     error : Exception or None
@@ -48,6 +53,7 @@ class FitTask:
     y: Any
     rows: NDArray[np.int64] | None = None
     sample_weight: Any = None
+    within: AbstractContextManager[None] | None = None
     done: bool = False
     error: Exception | None = None
     seconds: float = 0.0
@@ -93,17 +99,21 @@ class StackedFits:
         progress: Progress | None = None,
     ) -> None:
         self.n_jobs, self.verbose, self.progress = n_jobs, verbose, progress
-        self.one_by_one = [task for task in tasks if not _stackable(task.est)]
+        self.one_by_one = [task for task in tasks if not _stackable(task)]
         self.fits: list[TaskFit] = []
-        data_sets: dict[Hashable, SharedData] = {}
+        data_sets: dict[Hashable, SharedData | Exception] = {}
         for task in tasks:
-            if not _stackable(task.est):
+            if not _stackable(task):
+                continue
+            key = (id(task.X), id(task.y), type(task.est), task.est.device)
+            if key not in data_sets:
+                data_sets[key] = _checked_once(task)
+            data = data_sets[key]
+            if isinstance(data, Exception):
+                task.fail(data)
                 continue
             try:
-                key = (id(task.X), id(task.y), type(task.est), task.est.device)
-                if key not in data_sets:
-                    data_sets[key] = SharedData(task.est, task.X, task.y)
-                self.fits.append((task, data_sets[key].begin_fit(task.est, task.rows, task.sample_weight)))
+                self.fits.append((task, data.begin_fit(task.est, task.rows, task.sample_weight)))
             except Exception as error:
                 task.fail(error)
 
@@ -171,6 +181,14 @@ class StackedFits:
         return parallel(delayed(_train_stack)(fits, until, None) for fits in of_each)
 
 
+def _checked_once(task: FitTask) -> SharedData | Exception:
+    """The data that tasks share, or why none of them can be fitted on these."""
+    try:
+        return SharedData(task.est, task.X, task.y)
+    except Exception as error:
+        return error
+
+
 def _train_stack(
     fits: Sequence[StochasticFit], until: float, progress: Progress | None
 ) -> tuple[Sequence[StochasticFit], float]:
@@ -208,16 +226,32 @@ def _stack_key(fit: StochasticFit) -> Hashable:
     return *network, fit.rule.name, batch_size, *machine
 
 
-def _stackable(est: Any) -> bool:
+def _stackable(task: FitTask) -> bool:
     """Whether a stack can train it: by a stochastic solver, with nobody who wants to be called back."""
+    est = task.est
+    if task.within is not None or has_its_own_fit(est):
+        return False
     return est.solver in STOCHASTIC_SOLVERS and not hasattr(est, "_skl_callbacks") and not hasattr(est, "coefs_")
+
+
+def has_its_own_fit(est: Any) -> bool:
+    """Whether a subclass fits in a way of its own, of which a stack knows nothing."""
+    own = any(getattr(type(est), name) is not getattr(BaseMLP, name) for name in ("fit", "_fit", "_fit_stochastic"))
+    if own:
+        say_once(f"{type(est).__name__} has a fit of its own: its networks are fitted one by one, by that")
+    return own
 
 
 def _fit_by_itself(task: FitTask) -> None:
     start = time.perf_counter()
-    arguments = (task.X, task.y, task.sample_weight)
+    arguments = {"X": task.X, "y": task.y}
+    if task.sample_weight is not None:  # which the fit of a subclass need not take
+        arguments["sample_weight"] = task.sample_weight
     try:
-        task.est.fit(*(arguments if task.rows is None else (take(array, task.rows) for array in arguments)))
+        if task.rows is not None:
+            arguments = {name: take(array, task.rows) for name, array in arguments.items()}
+        with task.within or nullcontext():
+            task.est.fit(arguments.pop("X"), arguments.pop("y"), **arguments)
     except Exception as error:
         task.error = error
     task.done, task.seconds = True, time.perf_counter() - start

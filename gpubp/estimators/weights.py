@@ -12,9 +12,11 @@ from gpubp.estimators import numerics
 from gpubp.estimators.arrays import Destination, as_numpy, is_on_gpu
 from gpubp.losses import Loss
 from gpubp.network import MLP
+from gpubp.precision import PRECISIONS
 from gpubp.stack import Stack
 
-_NOT_PICKLED = ("_stack", "_stack_key", "_weight_views")  # what a copy or a pickle makes anew
+# what a copy or a pickle makes anew
+_NOT_PICKLED = ("_stack", "_stack_key", "_weight_views", "_wide_stack", "_wide_stack_key")
 
 
 class WeightsMixin(ABC):
@@ -46,23 +48,47 @@ class WeightsMixin(ABC):
         return self.coefs_[0]
 
     @property
+    def _own_precision(self) -> str:
+        """The parameter `precision`, or where it is None that of the weights."""
+        return self.precision or ("float32" if self.coefs_[0].dtype == np.float32 else "float64")
+
+    @property
     def _network_key(self) -> tuple[Any, ...]:
         """What the network depends on besides the weights."""
         activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
-        return (self.device, self.precision, activation, self.loss, self._layer_sizes)
+        return (self.device, self._own_precision, activation, self.loss, self._layer_sizes)
 
     def _network(self) -> Stack:
         """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
         weights = (*self.coefs_, *self.intercepts_)
         if self.__dict__.get("_stack_key") != self._network_key:
-            self._stack = self._new_network(self._layer_sizes)
+            self._stack = self._new_network(self._own_precision)
             self._stack_key, self._weight_views = self._network_key, ()
         stack = self._stack
         if len(self._weight_views) != len(weights) or not all(map(is_, self._weight_views, weights)):
             self._write_weights_to(stack)
         return stack
 
-    def _new_network(self, sizes: list[int]) -> Stack:
+    def _network_for(self, X: Any) -> Stack:
+        """The network that predicts for checked X: in float64 where X is, as arrays of two dtypes are multiplied.
+
+        Where the user named a precision, in that.
+        """
+        stack = self._network()
+        if not self._is_wider(X):
+            return stack
+        if self.__dict__.get("_wide_stack_key") != self._network_key:
+            self._wide_stack, self._wide_stack_key = self._new_network("float64"), self._network_key
+        self._write_weights_to(self._wide_stack)
+        return self._wide_stack
+
+    def _is_wider(self, X: Any) -> bool:
+        """Whether X and the weights have a wider type together than the weights have, and no precision was named."""
+        weights = np.dtype(PRECISIONS[self._own_precision].parameters)
+        return self.precision is None and np.result_type(X.dtype, weights) != weights
+
+    def _new_network(self, precision: str) -> Stack:
+        sizes = self._layer_sizes
         per_layer = isinstance(self.activation, (list, tuple))
         names = self.activation if per_layer else [self.activation] * (len(sizes) - 2)
         network = MLP(
@@ -71,7 +97,7 @@ class WeightsMixin(ABC):
             self._loss_record(sizes[-1]),
             init="zeros",
             device=self.device,
-            precision=self.precision or ("float32" if self.coefs_[0].dtype == np.float32 else "float64"),
+            precision=precision,
         )
         return network.stack
 
@@ -121,4 +147,6 @@ class WeightsMixin(ABC):
             state.pop(name, None)
         for name in {"coefs_", "intercepts_"} & state.keys():
             state[name] = [as_numpy(array) for array in state[name]]
+        if "classes_" in state:
+            state["classes_"] = as_numpy(state["classes_"])
         return state

@@ -567,7 +567,8 @@ def test_callbacks_of_the_search(iris):
 
     seen = Seen()
     MLPSearchCV(classifier(), {"alpha": [0.1, 1.0]}, cv=2).set_callbacks(seen).fit(*iris)
-    assert seen.tasks == ["iteration", "iteration", "fit", "teardown"]
+    on_splits = ["candidate-split-evaluation"] * 4
+    assert seen.tasks == [*on_splits, "search", "refit-with-best-params", "fit", "teardown"]  # as of a GridSearchCV
 
 
 # -- what it says ------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from inspect import Parameter, signature
@@ -25,6 +24,7 @@ from gpubp.estimators.arrays import namespace_of
 from gpubp.estimators.data import network_inputs
 from gpubp.estimators.ensemble import file as ensemble_file
 from gpubp.estimators.ensemble.network import EnsembleNetwork
+from gpubp.estimators.messages import SKLEARN_MODULE, warn
 from gpubp.estimators.sklearn_private import Interval, RealNotInt, check_sample_weight, fit_context, num_samples
 from gpubp.estimators.stacked_fits import FitTask, fit_together
 from gpubp.stack import Stack
@@ -38,6 +38,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
     """Networks of one shape that differ in their random numbers; they predict together, in one pass."""
 
     _member_class: ClassVar[Any]  # the class of the members
+    _averaged_method: ClassVar[str]  # the method of theirs whose results are averaged
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -62,6 +63,10 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         verbose: Any = 0,
         **network: Any,
     ) -> None:
+        if isinstance(estimator, Integral | list | tuple | np.ndarray):  # as the network's own first parameter
+            if "hidden_layer_sizes" in network:
+                raise UsageError(f"hidden_layer_sizes are given twice: {estimator} and {network['hidden_layer_sizes']}")
+            network, estimator = {"hidden_layer_sizes": estimator, **network}, None
         if network and estimator is not None:
             raise UsageError(f"give {', '.join(network)} to the estimator, or leave it out")
         self.estimator = self._member_class(**network) if network else estimator
@@ -159,17 +164,16 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         except KeyboardInterrupt:
             if not _with_weights(tasks):
                 raise
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            warn("Training interrupted by user.", module=SKLEARN_MODULE)
         fitted = _with_weights(tasks)
         errors = [(k, task.error) for k, task in enumerate(tasks) if task.error is not None]
         if not fitted:
             raise errors[0][1]
         if errors:
-            warnings.warn(
+            warn(
                 f"{len(errors)} of {len(tasks)} members could not be trained and are left out; "
                 f"member {errors[0][0]}: {errors[0][1]}",
                 FitFailedWarning,
-                stacklevel=3,
             )
         return fitted
 
@@ -188,10 +192,9 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
         mean = arrays.as_numpy(self._reduce_over_members(X, mean_where_left_out)[0])
         has_mean: NDArray[np.bool_] = np.any(left_out, axis=0)
         if not has_mean.all():
-            warnings.warn(
+            warn(
                 f"{(~has_mean).sum()} of {len(has_mean)} rows were drawn by every member: their out-of-bag predictions "
-                f"are NaN, and oob_score_ is without them. Use more than {len(left_out)} members",
-                stacklevel=3,
+                f"are NaN, and oob_score_ is without them. Use more than {len(left_out)} members"
             )
         self._set_oob_score_and_attributes(mean, y if issparse(y) else arrays.as_numpy(y), has_mean)
 
@@ -200,22 +203,39 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
     def _averaged(self, X: Any, method: str, std: bool = False) -> list[Any]:
         """The members' mean for X, and with `std` their standard deviation, (m, n) each, in the memory where X is."""
         check_is_fitted(self)
+        reduce = _mean_and_std if std else _mean
+        if self._members_predict_by_themselves():
+            predictions = [arrays.as_numpy(getattr(est, self._averaged_method)(X)) for est in self.estimators_]
+            values = np.stack([a.reshape(len(a), -1) for a in predictions])
+            return list(reduce(values, slice(0, values.shape[1])))
         X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self.estimators_[0]._stays_on_gpu(X))
-        return self._reduce_over_members(X, _mean_and_std if std else _mean)
+        return self._reduce_over_members(X, reduce)
+
+    def _members_predict_by_themselves(self) -> bool:
+        """Whether some member is of a subclass that predicts in a way of its own, of which a stack knows nothing."""
+        names = {"_forward", "_class_probabilities", self._averaged_method} & set(dir(self._member_class))
+        return any(
+            getattr(type(est), name) is not getattr(self._member_class, name)
+            for est in self.estimators_
+            for name in names
+        )
 
     def _reduce_over_members(self, X: Any, reduce: Reduce) -> list[Any]:
         """``reduce(values (K, some rows, n), those rows)`` for all rows of checked X, put together."""
         parts: list[tuple[Array, ...]] = []
-        stack, on_gpu = self._network(), arrays.is_on_gpu(X)
+        stack, on_gpu = self._members_network().network_for(X, self.estimators_), arrays.is_on_gpu(X)
         X = network_inputs(X, stack.backend.precision)
         stack.each_output(X, lambda rows, a: parts.append(reduce(self._member_predictions(a), rows)), on_device=on_gpu)
         return [namespace_of(blocks[0]).concatenate(blocks) for blocks in zip(*parts, strict=True)]
 
     def _network(self) -> Stack:
         """The members as one stack."""
+        return self._members_network().network(self.estimators_)
+
+    def _members_network(self) -> EnsembleNetwork:
         if not hasattr(self, "_ensemble_network"):
             self._ensemble_network = EnsembleNetwork()
-        return self._ensemble_network.network(self.estimators_)
+        return self._ensemble_network
 
     @property
     def _first_weights(self) -> Any:

@@ -24,8 +24,9 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
 
     Parameters
     ----------
-    estimator : MLPClassifier or None
-        What the members are, but for their `random_state`; None means ``MLPClassifier()``.
+    estimator : MLPClassifier, int, sequence of int, or None
+        What the members are, but for their `random_state`; None means ``MLPClassifier()``. Numbers are their
+        `hidden_layer_sizes`.
     n_estimators : int
         How many.
     bootstrap : bool
@@ -71,7 +72,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
     ((150, 3), (150, 3), 4)
     """
 
-    _member_class = MLPClassifier
+    _member_class, _averaged_method = MLPClassifier, "predict_proba"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLPEnsemble._parameter_constraints,
         "estimator": [MLPClassifier, None],
@@ -141,7 +142,9 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         """The class of each row, or the 0/1 matrix of its labels."""
         first = self.estimators_[0]
         index = first._class_indices(mean)
-        return index if first._target_type == "multilabel-indicator" else self.classes_[index]
+        if first._target_type != "multilabel-indicator":
+            return first._host_classes[index]
+        return first._label_binarizer.inverse_transform(index) if first._sparse_labels else index
 
     def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:
         self.oob_decision_function_, self.oob_score_ = mean, float("nan")
@@ -162,8 +165,9 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
 
     Parameters
     ----------
-    estimator : MLPRegressor or None
-        What the members are, but for their `random_state`; None means ``MLPRegressor()``.
+    estimator : MLPRegressor, int, sequence of int, or None
+        What the members are, but for their `random_state`; None means ``MLPRegressor()``. Numbers are their
+        `hidden_layer_sizes`.
     n_estimators : int
         How many.
     bootstrap : bool
@@ -208,7 +212,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
     ((50,), True)
     """
 
-    _member_class = MLPRegressor
+    _member_class, _averaged_method = MLPRegressor, "predict"
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseMLPEnsemble._parameter_constraints,
         "estimator": [MLPRegressor, None],

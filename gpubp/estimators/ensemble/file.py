@@ -82,7 +82,7 @@ def _is_json_able(value: Any) -> bool:
 
 
 def _classes(path: str | Path, first: Any) -> dict[str, Any]:
-    values, dtype = first.classes_.tolist(), first.classes_.dtype
+    values, dtype = first._host_classes.tolist(), first._host_classes.dtype
     if dtype.kind not in "biufUO" or not _is_json_able(values):
         raise UsageError(f"{path}: classes of type {dtype} ({values[0]!r}, …) cannot be saved; use text or numbers")
     return {"values": values, "dtype": dtype.str, "labels": first._target_type == "multilabel-indicator"}

@@ -17,10 +17,25 @@ class EnsembleNetwork:
     """
 
     _stack: Stack
+    _wide_stack: Stack
 
     def __init__(self) -> None:
         self._stack_key: Any = None
+        self._wide_stack_key: Any = None
         self._weight_views: list[Any] = []
+
+    def network_for(self, X: Any, members: Sequence[Any]) -> Stack:
+        """The stack that predicts for checked X: in float64 where a member by itself would."""
+        stack = self.network(members)
+        if not members[0]._is_wider(X):
+            return stack
+        if self._wide_stack_key != self._stack_key:
+            one = members[0]._new_network("float64")
+            self._wide_stack = one.like(one.backend.zeros((len(members), one.layout.size)), one.backend)
+            self._wide_stack_key = self._stack_key
+        for k, est in enumerate(members):
+            est._write_weights_to(self._wide_stack.part(slice(k, k + 1)))
+        return self._wide_stack
 
     def network(self, members: Sequence[Any]) -> Stack:
         """The members as one stack."""

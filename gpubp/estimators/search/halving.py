@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from gpubp.errors import UsageError
 from gpubp.estimators.search.candidates import Candidate, CandidateFit
 from gpubp.estimators.search.scoring import Outcome, count_interrupted
-from gpubp.estimators.stacked_fits import StackedFits
+from gpubp.estimators.stacked_fits import StackedFits, has_its_own_fit
 
 
 class PlannedRung(NamedTuple):
@@ -46,6 +46,10 @@ def plan_halving(candidates: Sequence[Candidate], factor: float, min_epochs: int
     """
     if any(candidate.network.solver == "lbfgs" for candidate in candidates):
         raise UsageError('halving lets networks train on, which solver="lbfgs" cannot; use another, or halving=False')
+    if own := [candidate.network for candidate in candidates if has_its_own_fit(candidate.network)]:
+        raise UsageError(
+            f"halving lets networks train on, which the fit of {type(own[0]).__name__} cannot; use halving=False"
+        )
     [(count, last)] = plan_one_rung(candidates)
     if min_epochs is not None and min_epochs > last:
         raise UsageError(f"min_epochs={min_epochs} is more than max_iter={last}, the epochs of a whole training")

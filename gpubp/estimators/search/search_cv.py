@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -16,7 +14,9 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.utils import indexable
 
 from gpubp.errors import UsageError
-from gpubp.estimators.callbacks import FitCallbacks, fit_arguments
+from gpubp.estimators.arrays import take
+from gpubp.estimators.callbacks import FitCallbacks, callbacks_go_on, fit_arguments, fitted_within
+from gpubp.estimators.messages import warn
 from gpubp.estimators.search.candidates import CandidateFit, Split, candidate_fits, make_candidate, with_parameters
 from gpubp.estimators.search.halving import PlannedRung, Rung, plan_halving, plan_one_rung, total_epochs, train_rungs
 from gpubp.estimators.search.progress import ProgressBar
@@ -181,13 +181,14 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         X, y = indexable(X, y)
         params = check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)
-        callbacks = FitCallbacks(self, fit_arguments(X, y, params.get("sample_weight")), 2, _no_attributes)
-        callbacks.begin_iteration()
+        parts = 1 + (self.refit is not False)
+        callbacks = FitCallbacks(self, fit_arguments(X, y, params.get("sample_weight")), parts, _no_attributes)
         candidate_parameters = self._candidate_parameters()
         candidates = [make_candidate(self.estimator, parameters) for parameters in candidate_parameters]
         splits = self._splits(X, y, routed.splitter.split)
         if not (candidates and splits):
             raise UsageError("No fits were performed. Was the CV iterator empty? Were there no candidates?")
+        callbacks.begin_iteration("search", subtasks=len(candidates) * len(splits))
         plan = plan_halving(candidates, self.factor, self.min_epochs) if self.halving else plan_one_rung(candidates)
         self._print_plan(plan)
         scoring = Scoring(
@@ -198,22 +199,22 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
             error_score=self.error_score,
             train=self.return_train_score,
         )
-        rungs = self._train(plan, candidate_fits(candidates, splits, X, y, routed.estimator.fit), scoring)
+        fits = candidate_fits(candidates, splits, X, y, routed.estimator.fit)
+        end_evaluations = self._begin_evaluations(fits, callbacks, X, y, params.get("sample_weight"))
+        rungs = self._train(plan, fits, scoring)
+        end_evaluations()
+        _raise_what_all_failed_by(fits)
         outcomes = fill_in_metrics([outcome for rung in rungs for outcome in rung.outcomes])
         self.cv_results_ = self._cv_results(candidate_parameters, rungs, outcomes)
         if unfinished := count_interrupted(outcomes):
             if not any_complete(outcomes, self.n_splits_):
                 raise KeyboardInterrupt
-            warnings.warn(
-                f"interrupted: {unfinished} of {len(candidates) * len(splits)} networks are not finished", stacklevel=2
-            )
+            warn(f"interrupted: {unfinished} of {len(candidates) * len(splits)} networks are not finished")
         self._set_best(metric, outcomes[0]["test_scores"])
         self.scorer_ = scorer._scorers if isinstance(scorer, MultimetricScorer) else scorer
         callbacks.end_iteration()
         if self.refit:
-            callbacks.begin_iteration()
             self._refit(X, y, routed.estimator.fit, callbacks)
-            callbacks.end_iteration()
         callbacks.end_fit()
         return self
 
@@ -252,6 +253,34 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         with ProgressBar(self.progress, total_epochs(plan) * self.n_splits_) as bar:
             stacked_fits = StackedFits(tasks, self.n_jobs, self.verbose, bar.advance)
             return train_rungs(plan, fits, stacked_fits, scoring.outcomes, self._mean_scores)
+
+    def _begin_evaluations(
+        self, fits: Sequence[CandidateFit], callbacks: FitCallbacks, X: Any, y: Any, sample_weight: Any
+    ) -> Callable[[], None]:
+        """Tell callbacks that every candidate begins on every split; what is returned tells them that all have ended.
+
+        Where callbacks go on to the networks, these are trained one by one.
+        """
+        if callbacks.iteration_context is None:
+            return lambda: None
+        go_on_to_networks = callbacks_go_on(self)
+        by_split = {
+            split: fit_arguments(*(take(array, split.train) for array in (X, y, sample_weight)))
+            for split in {fit.split for fit in fits}
+        }
+        contexts = [callbacks.subtask("candidate-split-evaluation", number) for number in range(len(fits))]
+        for fit, context in zip(fits, contexts, strict=True):
+            arguments = {"estimator": self, **by_split[fit.split]}
+            if go_on_to_networks:
+                fit.task.within = fitted_within(context, fit.task.est, arguments)
+            else:
+                context.call_on_fit_task_begin(**arguments)
+
+        def end() -> None:
+            for fit, context in zip(fits, contexts, strict=True):
+                context.call_on_fit_task_end(estimator=self, **by_split[fit.split])
+
+        return end
 
     # -- what came of it -------------------------------------------------------------------------------
 
@@ -305,8 +334,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         """Fit the best candidate on all rows."""
         self.best_estimator_ = best = with_parameters(self.estimator, self.best_params_)
         start = time.time()
-        context = callbacks.iteration_context
-        with nullcontext() if context is None else context.propagate_callback_context(best):
+        with callbacks.fitting(best, "refit-with-best-params"):
             best.fit(X, y, **params)
         self.refit_time_ = time.time() - start
         if hasattr(best, "feature_names_in_"):
@@ -315,6 +343,13 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
 
 def _no_attributes() -> Any:
     """What a search could predict with before its end: nothing."""
+
+
+def _raise_what_all_failed_by(fits: Sequence[CandidateFit]) -> None:
+    """Raise the one error by which no network could be fitted: data that no estimator takes."""
+    errors = {id(fit.task.error) for fit in fits}
+    if len(errors) == 1 and fits[0].task.error is not None:
+        raise fits[0].task.error
 
 
 def _indices(rows: Any) -> NDArray[np.intp]:

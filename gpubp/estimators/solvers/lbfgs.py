@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gpubp.errors import UsageError
 from gpubp.estimators import numerics
 from gpubp.estimators.callbacks import FitCallbacks
 from gpubp.estimators.data import Subset
+from gpubp.estimators.messages import SKLEARN_MODULE, warn
 from gpubp.estimators.sklearn_private import check_optimize_result
 from gpubp.estimators.solvers.stochastic import NON_FINITE
 from gpubp.stack import Stack
@@ -116,6 +118,10 @@ def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, callba
     if not (np.isfinite(result.fun) and np.isfinite(result.x).all()):
         raise ValueError(NON_FINITE)
     objective.set_parameters(result.x)
-    est.n_iter_ = check_optimize_result("lbfgs", result, est.max_iter)
+    with warnings.catch_warnings(record=True) as convergence_warnings:  # which would name a line of this file
+        warnings.simplefilter("always")
+        est.n_iter_ = check_optimize_result("lbfgs", result, est.max_iter)
+    for warning in convergence_warnings:
+        warn(str(warning.message), warning.category, SKLEARN_MODULE)
     est.loss_ = float(result.fun)
     callbacks.end_fit()

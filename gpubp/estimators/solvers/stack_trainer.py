@@ -41,6 +41,8 @@ class StackTrainer:
         for k, fit in enumerate(fits):
             if fit.last_theta is not None:
                 stack.theta[k] = fit.last_theta
+            if fit.est.early_stopping and fit.first_theta is None:
+                fit.first_theta = stack.theta[k].copy()
         stack.seeds = tuple(getattr(fit.est, "_dropout_seed", 0) for fit in fits)
         every_row = len(fits) == 1 and fits[0].m == len(self.X)
         self.step = TrainingStep(
@@ -105,21 +107,37 @@ class StackTrainer:
         data = fits[0].validation
         if data is not None and data.from_user:  # a network by itself
             loss, _ = self.stack.evaluate(data.X, data.y, data.weight)
-            outputs = self._outputs(data.X, [data.rows]) if fits[0].est.early_stopping else nothing
-            return [float(loss[0])], outputs
+            if not fits[0].est.early_stopping:
+                return [float(loss[0])], nothing
+            if result.diverged[0]:
+                return [float(loss[0])], [self._first_outputs(0)]
+            return [float(loss[0])], self._outputs(self.stack, data.X, [data.rows])
         rows = [_NO_ROWS] * len(fits)
         for k in training:
             validation = fits[k].validation
             if validation is not None and not result.diverged[k]:
                 rows[k] = validation.rows + self.offsets[k]
-        return nothing, self._outputs(self.X, rows) if any(map(len, rows)) else nothing
+        outputs = self._outputs(self.stack, self.X, rows) if any(map(len, rows)) else list(nothing)
+        for k in training:
+            if result.diverged[k] and fits[k].validation is not None:
+                outputs[k] = self._first_outputs(k)
+        return nothing, outputs
 
-    def _outputs(self, X: Any, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[Any]]:
+    def _first_outputs(self, k: int) -> NDArray[Any]:
+        """a^L (n, n_L) of network k, as it was before the first step, for its rows of validation."""
+        validation: Any = self.fits[k].validation
+        first = self.stack.like(self.fits[k].first_theta[None], self.stack.backend)
+        rows = validation.rows if validation.from_user else validation.rows + self.offsets[k]
+        outputs: NDArray[Any] = self._outputs(first, validation.X if validation.from_user else self.X, [rows])[0]
+        return outputs
+
+    @staticmethod
+    def _outputs(stack: Stack, X: Any, rows: Sequence[NDArray[np.int64]]) -> list[Any]:
         """a^L (n, n_L) of each network for its own rows of X, which may be none, on the host."""
-        outputs: list[NDArray[Any]] = []
+        outputs: list[Any] = []
         for networks, _ in neighbours(np.array([len(of_network) for of_network in rows])):
-            stack, their_rows = self.stack.part(networks), np.stack(rows[networks])
-            outputs.extend(stack.outputs(X, stack.backend.from_host(their_rows) if is_on_gpu(X) else their_rows))
+            part, their_rows = stack.part(networks), np.stack(rows[networks])
+            outputs.extend(part.outputs(X, part.backend.from_host(their_rows) if is_on_gpu(X) else their_rows))
         return outputs
 
     def _divergence(self, k: int) -> DivergenceError:
@@ -140,9 +158,10 @@ class StackTrainer:
         """With early stopping, give networks their best weights; those that may go on keep the last ones too."""
         theta = self.stack.theta
         for k, fit in enumerate(self.fits):
-            if fit.best_theta is not None:
+            best_theta = fit.weights_to_keep()
+            if best_theta is not None:
                 fit.last_theta = None if fit.ended else theta[k].copy()
-                theta[k] = fit.best_theta
+                theta[k] = best_theta
 
 
 def _per_network(fits: Sequence[StochasticFit], parameter: str) -> NDArray[np.float64]:
@@ -166,7 +185,7 @@ def _optimizer_state(stack: Stack, fits: Sequence[StochasticFit]) -> OptimizerSt
         max_grad_norm=np.array([np.inf if norm is None else norm for norm in norms]) if any(norms) else None,
     )
     for k, fit in enumerate(fits):
-        if fit.solver.matches(fit.rule, stack):
+        if fit.solver.has_moments_of(stack):
             updates, slots = fit.solver.moments_on(stack.backend)
             state.updates[k : k + 1] = updates
             for slot, of_network in zip(state.slots, slots, strict=True):

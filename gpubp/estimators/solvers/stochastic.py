@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from gpubp.errors import DivergenceError
 from gpubp.estimators import numerics
 from gpubp.estimators.callbacks import FitCallbacks
 from gpubp.estimators.data import Subset
-from gpubp.optimizers import Optimizer, adamw
+from gpubp.estimators.messages import SKLEARN_MODULE, warn
+from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import Progress, Schedule, get_schedule
 from gpubp.stack import Stack
 
@@ -24,13 +24,28 @@ NON_FINITE = (
 )
 SCHEDULES_OF_SGD = ("constant", "invscaling", "adaptive")
 SMALLEST_RATE = 1e-6  # an adaptive learning rate ends the training here
+# a rule's option -> the estimator's parameter
+_OPTION_PARAMETERS = {"momentum": "momentum", "beta1": "beta_1", "beta2": "beta_2", "eps": "epsilon"}
 
 
 class StochasticSolver:
-    """What a solver remembers from one call of fit or partial_fit to the next.
+    """A solver with the settings that it was made with, and what it remembers from one call to the next.
+
+    Each `fit` makes one from the estimator's parameters; `partial_fit` goes on with it as it is, whatever the
+    parameters are by then, as scikit-learn's does.
+
+    Parameters
+    ----------
+    est : BaseMLP
+    previous : StochasticSolver or None
+        The solver that has trained these weights so far: steps are counted on from its.
+    keep_moments : bool
+        Whether to take over its moments too, where it has the same rule.
 
     Attributes
     ----------
+    name, nesterov, options, learning_rate_init, learning_rate_rule, power_t
+        The parameters that it was made from; `options` are those of `rule`.
     learning_rate : float
         The rate of the next epoch, before a schedule's factor.
     steps : int
@@ -42,18 +57,34 @@ class StochasticSolver:
         Where `updates` and `slots` lie; None means on the host.
     """
 
-    def __init__(self, learning_rate: float) -> None:
-        self.learning_rate = learning_rate
-        self.steps = 0
+    def __init__(self, est: Any, previous: StochasticSolver | None = None, keep_moments: bool = False) -> None:
+        self.name, self.nesterov = est.solver, bool(est.nesterovs_momentum)
+        chosen = {name: getattr(est, parameter) for name, parameter in _OPTION_PARAMETERS.items()}
+        self.options = {name: chosen.get(name, default) for name, default in self.rule.options.items()}
+        self.learning_rate = self.learning_rate_init = est.learning_rate_init
+        self.learning_rate_rule, self.power_t = est.learning_rate if self.name == "sgd" else "constant", est.power_t
+        self.steps: int = 0 if previous is None else previous.steps
         self.updates: Array = None
         self.slots: tuple[Array, ...] = ()
         self.backend: Backend | None = None
+        if keep_moments and previous is not None and previous.rule.name == self.rule.name:
+            self.updates, self.slots, self.backend = previous.updates, previous.slots, previous.backend
 
-    def matches(self, rule: Optimizer, stack: Stack) -> bool:
-        """Whether the moments are those of such a rule and network."""
-        return len(self.slots) == len(rule.slots) and all(
-            slot.shape[1:] == stack.theta.shape[1:] for slot in self.slots
-        )
+    @property
+    def rule(self) -> Optimizer:
+        """The update rule."""
+        if self.name == "sgd":
+            return numerics.nesterov() if self.nesterov else numerics.momentum()
+        return numerics.adam() if self.name == "adam" else get_optimizer(self.name)
+
+    def has_moments_of(self, stack: Stack) -> bool:
+        """Whether it has moments, of such a network."""
+        return self.updates is not None and all(slot.shape[1:] == stack.theta.shape[1:] for slot in self.slots)
+
+    def end_epoch(self, samples: int) -> None:
+        """Set the rate of the next epoch, after so many samples in all."""
+        if self.learning_rate_rule == "invscaling":
+            self.learning_rate = self.learning_rate_init / (samples + 1) ** self.power_t
 
     def moments_on(self, backend: Backend) -> tuple[Array, tuple[Array, ...]]:
         """`updates` and `slots` on the network's device."""
@@ -69,15 +100,6 @@ class StochasticSolver:
     def _moments_on_host(self) -> list[Any]:
         arrays = [self.updates, *self.slots]
         return arrays if self.backend is None else [self.backend.to_host(array) for array in arrays]
-
-
-def rule_and_options(est: Any) -> tuple[Optimizer, dict[str, float]]:
-    """The update rule that the estimator's parameters name, and its options."""
-    if est.solver == "sgd":
-        rule = numerics.nesterov() if est.nesterovs_momentum else numerics.momentum()
-        return rule, {"momentum": est.momentum}
-    rule = numerics.adam() if est.solver == "adam" else adamw()
-    return rule, {"beta1": est.beta_1, "beta2": est.beta_2, "eps": est.epsilon}
 
 
 class StochasticFit:
@@ -105,8 +127,9 @@ class StochasticFit:
     ended : bool
     error : Exception or None
         Why it could not go on.
-    best_theta, last_theta : (P,) array or None
-        The weights of the best validation score, with early stopping, and those to go on from.
+    first_theta, best_theta, last_theta : (P,) array or None
+        With early stopping, the weights before the first step, those of the best validation score, and those to go on
+        from.
     """
 
     def __init__(
@@ -120,7 +143,7 @@ class StochasticFit:
     ) -> None:
         self.est, self.solver, self.train, self.validation = est, solver, train, validation
         self.callbacks, self.incremental = callbacks, incremental
-        self.rule, self.options = rule_and_options(est)
+        self.rule, self.options = solver.rule, solver.options
         self.weight_decay = est.weight_decay or self.rule.weight_decay
         from_user = validation is not None and validation.from_user
         self.monitored_curve = est.validation_loss_curve_ if from_user else est.loss_curve_
@@ -133,6 +156,7 @@ class StochasticFit:
         self.epochs = 1 if incremental else est.max_iter
         self.ended = False
         self.error: Exception | None = None
+        self.first_theta: Array = None
         self.best_theta: Array = None
         self.last_theta: Array = None
         est.n_iter_ = 0
@@ -169,7 +193,7 @@ class StochasticFit:
         validation_loss : float or None
             The loss on data that the user gave for validation.
         outputs : (n, n_L) array or None
-            a^L of the rows of validation, with early stopping.
+            a^L of the rows of validation, with early stopping; after an error, by the weights before the first step.
         theta : (P,) array
             The parameters, to be copied where they are the best.
         """
@@ -187,23 +211,22 @@ class StochasticFit:
             self._score_validation(None if error else outputs)
         if error is not None:
             self.ended = True
-            self._report_divergence(error)
+            self._report_divergence(error, outputs)
             if self.error is not None:
                 return
         else:
             self._count_no_improvement(theta)
-            if est.solver == "sgd" and est.learning_rate == "invscaling":
-                self.solver.learning_rate = est.learning_rate_init / (est.t_ + 1) ** est.power_t
+            self.solver.end_epoch(est.t_)
             self.ended = est._no_improvement_count > est.n_iter_no_change and self._stop_or_lower_rate()
         self.ended = self.callbacks.end_iteration() or self.ended  # callbacks hear of the last one too
         if not self.ended and est.n_iter_ == self.epochs:
             self.ended = True
             if not self.incremental:
-                warnings.warn(
+                warn(
                     f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization "
                     f"hasn't converged yet.",
                     ConvergenceWarning,
-                    stacklevel=2,
+                    SKLEARN_MODULE,
                 )
 
     def _loss(self, totals: NDArray[np.float64], normalizer: NDArray[np.float64]) -> float:
@@ -214,10 +237,15 @@ class StochasticFit:
 
     def _score_validation(self, outputs: NDArray[Any] | None) -> None:
         est = self.est
-        score = float("nan") if outputs is None else float(est._validation_score(outputs, self.validation))
+        score = float("nan") if outputs is None else self._score(outputs)
         est.validation_scores_.append(score)
         if est.verbose:
             print(f"Validation score: {score:f}")
+
+    def _score(self, outputs: NDArray[Any]) -> float:
+        """The score of outputs for the rows of validation; NaN where they are not finite."""
+        finite = bool(np.isfinite(outputs).all())
+        return float(self.est._validation_score(outputs, self.validation)) if finite else float("nan")
 
     def _count_no_improvement(self, theta: Array) -> None:
         """Count the epochs without an improvement: of the validation score with early stopping, else of the loss."""
@@ -233,6 +261,16 @@ class StochasticFit:
             est.best_loss_ = min(est.best_loss_, est.loss_)
         est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
 
+    def weights_to_keep(self) -> Array:
+        """With early stopping, the weights (P,) of the best score, or the first ones where no score was a number.
+
+        None for those after the last epoch, which stay too where a warm start has scored no better than fits before.
+        """
+        scores = self.est.validation_scores_ if self.est.early_stopping else None
+        if self.best_theta is None and scores and not np.isfinite(scores[-self.est.n_iter_ :]).any():
+            return self.first_theta
+        return self.best_theta
+
     def _stop_or_lower_rate(self) -> bool:
         """Whether no improvement for so long ends the training; an adaptive learning rate is lowered first."""
         est, solver = self.est, self.solver
@@ -240,7 +278,7 @@ class StochasticFit:
         message = (
             f"{monitored} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
         )
-        adaptive = est.solver == "sgd" and est.learning_rate == "adaptive"
+        adaptive = solver.learning_rate_rule == "adaptive"
         stops = not adaptive or solver.learning_rate <= SMALLEST_RATE
         if stops:
             message += " Learning rate too small. Stopping." if adaptive else " Stopping."
@@ -252,11 +290,19 @@ class StochasticFit:
             print(message)
         return stops
 
-    def _report_divergence(self, divergence: DivergenceError) -> None:
-        """An error; with early stopping only a warning, since there are best weights to return to."""
-        if self.est.early_stopping:
-            message = f"{divergence} The weights of the best validation score are kept."
-            warnings.warn(message, ConvergenceWarning, stacklevel=2)
+    def _report_divergence(self, divergence: DivergenceError, first_outputs: NDArray[Any] | None) -> None:
+        """An error; with early stopping only a warning, since there are weights to return to.
+
+        Those of the best score that is a finite number; the first ones, where none is or it is less than theirs.
+        """
+        est = self.est
+        if est.early_stopping and first_outputs is not None:
+            kept, score = "weights of the best validation score", self._score(first_outputs)
+            if self.best_theta is None or not est.best_validation_score_ > score:
+                kept, self.best_theta = "first weights, which no epoch made better,", self.first_theta
+                est.best_validation_score_ = score
+            said = str(divergence).replace("The last finite weights are kept", f"The {kept} are kept")
+            warn(said, ConvergenceWarning, SKLEARN_MODULE)
             return
         self.error = ValueError(f"{NON_FINITE} {divergence}")
         self.error.__cause__ = divergence
@@ -266,8 +312,8 @@ def _batch_size(batch_size: Any, m: int) -> int:
     if batch_size == "auto":
         return min(200, m)
     if batch_size > m:
-        warnings.warn(
-            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
+        warn(
+            "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", module=SKLEARN_MODULE
         )
     return min(int(batch_size), m)
 

@@ -1,0 +1,51 @@
+"""What estimators say where scikit-learn says it too: its warnings, by its module, and its errors, by its class."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gpubp.errors import UsageError
+from gpubp.estimators.sklearn_private import InvalidParameterError
+
+SKLEARN_MODULE = "sklearn.neural_network._multilayer_perceptron"
+_PASSED_OVER = {"gpubp", "sklearn", "joblib", "contextlib"}  # packages whose frames are not the caller's
+
+
+class InvalidNameError(UsageError, InvalidParameterError):  # type: ignore[misc]
+    """A parameter's value that no registry knows: gpubp's error and scikit-learn's in one."""
+
+
+@contextmanager
+def invalid_names() -> Iterator[None]:
+    """Raise what gpubp refuses as an error that scikit-learn's users catch too."""
+    try:
+        yield
+    except UsageError as error:
+        raise InvalidNameError(*error.args) from error
+
+
+def warn(message: str, category: type[Warning] = UserWarning, module: str | None = None) -> None:
+    """Warn at the line that called gpubp or scikit-learn.
+
+    Parameters
+    ----------
+    message : str
+    category : type
+    module : str or None
+        The module that filters go by; None means the caller's. Warnings that scikit-learn's estimators give too have
+        `SKLEARN_MODULE`, so that ``filterwarnings("ignore", module="sklearn")`` silences both.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _PASSED_OVER:
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message,
+        category,
+        filename=frame.f_code.co_filename,
+        lineno=frame.f_lineno,
+        module=module or str(frame.f_globals.get("__name__")),
+        registry=frame.f_globals.setdefault("__warningregistry__", {}),
+    )
