@@ -227,11 +227,9 @@ def _run_shell(content: str) -> None:
 
 
 def _with_tiers(documents: list[Path]) -> list[Any]:
-    """The README's commands are run by default, those of other documents, which take as long, by `-m thorough`."""
+    """Documents with commands, each of which is a process of some seconds, are for `-m thorough`."""
     return [
-        pytest.param(document, marks=pytest.mark.thorough)
-        if document != README and commands(document.read_text(encoding="utf-8"))
-        else document
+        pytest.param(document, marks=pytest.mark.thorough if commands(document.read_text(encoding="utf-8")) else ())
         for document in documents
     ]
 
