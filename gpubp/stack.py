@@ -19,6 +19,7 @@ from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity
 from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache
 from gpubp.backprop import Network, forward, gradients
+from gpubp.errors import UsageError
 from gpubp.initializers import get_initializer
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss
@@ -269,8 +270,8 @@ class Stack:
                 grad.W[...] += scale * layer.W
         return loss, grads
 
-    def each_batch(self, X: Array, then: Callable[[slice, LayerCache], None], rows: Array | None = None) -> None:
-        """Run the forward pass without dropout, and ``then(those rows, the output layer's cache)``.
+    def each_batch(self, X: Array, then: Callable[[slice, list[LayerCache]], None], rows: Array | None = None) -> None:
+        """Run the forward pass without dropout, and ``then(those rows, the caches of all layers)``.
 
         Over all of X, or each network over its own rows of it, (K, m) int.
         """
@@ -286,24 +287,48 @@ class Stack:
             fitting = caches if count == height else [cache.first(count) for cache in caches]
             with backend.computing():
                 forward(backend, self.network, backend.from_host(batch, backend.storage), fitting)
-                then(some, fitting[-1])
+                then(some, fitting)
 
     def each_output(
         self, X: Array, then: Callable[[slice, Array], None], rows: Array | None = None, *, on_device: bool = False
     ) -> None:
         """``then(those rows, aᴸ (K, some rows, n_L))``, on the host or on the device, in the networks' dtype."""
-        backend = self.backend
 
-        def collect(some: slice, output: LayerCache) -> None:
-            backend.output(self.output_activation, output.a)
-            if on_device:
-                a = backend.empty(output.a.shape)
-                backend.cast(output.a, a)
-            else:
-                a = np.asarray(backend.to_host(output.a), backend.dtype)
-            then(some, a)
+        def collect(some: slice, caches: list[LayerCache]) -> None:
+            self.backend.output(self.output_activation, caches[-1].a)
+            then(some, self._in_own_dtype(caches[-1].a, on_device))
 
         self.each_batch(X, collect, rows)
+
+    def layer_values(self, X: Array, layer: int, *, on_device: bool = False) -> Array:
+        """aˡ (K, m, n_l) of checked rows for a hidden layer, of which 0 is the first; for the last layer its logits."""
+        shape = (self.models, X.shape[0], self.layer_sizes[1:][layer])
+        out = self.backend.empty(shape) if on_device else np.empty(shape, self.backend.dtype)
+
+        def collect(some: slice, caches: list[LayerCache]) -> None:
+            out[:, some] = self._in_own_dtype(caches[layer].a, on_device)
+
+        if X.shape[0]:
+            self.each_batch(X, collect)
+        return out
+
+    def hidden(self, layer: int) -> int:
+        """The number of a hidden layer, 0 for the first, from one that may count from the end."""
+        layers = range(len(self.activations))
+        try:
+            return layers[layer]
+        except (IndexError, TypeError):
+            have = f"hidden layers 0 to {len(layers) - 1}" if layers else "no hidden layer"
+            raise UsageError(f"layer={layer!r} does not fit; the network has {have}") from None
+
+    def _in_own_dtype(self, values: Array, on_device: bool) -> Array:
+        """Values of a cache in the networks' dtype, in new memory on the device or on the host."""
+        backend = self.backend
+        if not on_device:
+            return np.asarray(backend.to_host(values), backend.dtype)
+        copied = backend.empty(values.shape)
+        backend.cast(values, copied)
+        return copied
 
     def outputs(self, X: Array, rows: Array | None = None, *, on_device: bool = False) -> Array:
         """aᴸ (K, m, n_L) of checked rows: of all of X, or of each network's own rows (K, m) of it."""
@@ -355,10 +380,10 @@ class Stack:
         if weight is not None and rows is not None:
             weight = np.take_along_axis(weight, rows, axis=1) if len(weight) > 1 else weight[0][rows]
 
-        def add(some: slice, output: LayerCache) -> None:
+        def add(some: slice, caches: list[LayerCache]) -> None:
             w = None if weight is None else backend.from_host(weight[:, some])
             target = backend.from_host(targets[some][None] if rows is None else targets[rows[:, some]])
-            backend.loss_delta(self.loss, output, Batch(None, target, w, unsmoothed), epoch, grad_b)
+            backend.loss_delta(self.loss, caches[-1], Batch(None, target, w, unsmoothed), epoch, grad_b)
             total[...] += backend.to_host(epoch.totals)[:, 0]
 
         self.each_batch(X, add, rows)

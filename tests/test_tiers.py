@@ -18,7 +18,7 @@ from support.package import REPOSITORY
 from support.tiers import COLLECTED
 from test_gradients import CASES
 
-MARKED = ("backends", "thorough", "slow")  # each a tier; the default one has none of these marks
+MARKED = ("backends", "thorough", "slow", "clients")  # each a tier; the default one has none of these marks
 PYTEST = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
 IN_16_BITS = {"cast"}  # kernels of no other precision
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from gpubp import checks
 from gpubp.activations import Activation
@@ -20,6 +20,7 @@ from gpubp.errors import UsageError
 from gpubp.estimators import arrays, numerics
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
 from gpubp.estimators.data import Subset, network_inputs
+from gpubp.estimators.layers import LayersMixin
 from gpubp.estimators.messages import SKLEARN_MODULE, invalid_names, warn
 from gpubp.estimators.sklearn_private import Interval, Options, StrOptions, check_sample_weight, fit_context
 from gpubp.estimators.solvers import lbfgs
@@ -44,7 +45,7 @@ def is_stochastic(est: Any) -> bool:
     return True
 
 
-class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """A multilayer perceptron with scikit-learn's interface."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -154,7 +155,7 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         sizes = [X.shape[1], *hidden, self.n_outputs_]
         self._random_state = check_random_state(self.random_state)
         if anew:
-            self._initialize(sizes, X.dtype)
+            self._initialize(y, sizes, X.dtype)
         elif self._layer_sizes != sizes:
             raise UsageError(
                 f"the weights are of layers {self._layer_sizes}, but the parameters and data ask for {sizes}; "
@@ -174,13 +175,15 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
             self._take_weights_from(stack, destination)
         return self
 
-    def _initialize(self, sizes: Sequence[int], dtype: Any) -> None:
-        """Draw new weights, and forget what earlier fits left."""
+    def _initialize(self, y: Any, layer_units: Sequence[int], dtype: Any) -> None:
+        """Draw new weights for layers of these sizes, and forget what earlier fits left; y are the targets."""
+        sizes = list(layer_units)
         self._forget_network()
         for name in ("_optimizer", "_dropout_seed", "loss_curve_", "validation_loss_curve_"):
             self.__dict__.pop(name, None)
         self.n_iter_ = self.t_ = 0
-        self.n_layers_ = len(sizes)
+        self.n_layers_, self.n_outputs_ = len(sizes), sizes[-1]
+        self.out_activation_ = numerics.sklearn_name(self._loss_record(sizes[-1]).output_activation.name)
         dtype = np.dtype(PRECISIONS[self._precision_for(dtype)].parameters)
         layers = [self._init_coef(fan_in, fan_out, dtype) for fan_in, fan_out in pairwise(sizes)]
         if isinstance(self.init, list | tuple):
@@ -219,7 +222,9 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         if not hasattr(self, "loss_curve_"):
             self.loss_curve_: list[float] = []
             self._begin_monitoring()
-        elif self.early_stopping == (self.validation_scores_ is None):  # another thing is monitored than before
+        elif self.early_stopping == (
+            getattr(self, "validation_scores_", None) is None
+        ):  # another thing is monitored than before
             self._begin_monitoring()
         if self.early_stopping and validation is None:
             strata = self._strata(train.targets)
@@ -315,15 +320,6 @@ class BaseMLP(WeightsMixin, CallbackSupportMixin, BaseEstimator, ABC):  # type: 
         """Checked data as the network takes them."""
         inputs, targets = network_inputs(X, stack.backend.precision), self._encode(y)
         return Subset(X=inputs, y=targets, weight=weight, rows=np.arange(X.shape[0]), from_user=from_user)
-
-    # -- predicting ------------------------------------------------------------------------------------
-
-    def _forward(self, X: Any, method: str) -> Any:
-        """a^L of X (m, n_L), on the host or on the GPU where X is; `method` is what the user called."""
-        check_is_fitted(self)
-        X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self._stays_on_gpu(X))
-        stack = self._network_for(X)
-        return stack.outputs(network_inputs(X, stack.backend.precision), on_device=arrays.is_on_gpu(X))[0]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

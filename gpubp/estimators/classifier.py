@@ -318,6 +318,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         y_prob = self._probabilities(X, "predict_log_proba")
         return destination_of(X).send(namespace_of(y_prob).log(y_prob))
 
+    def decision_function(self, X: Any) -> Any:
+        """The logits, of which the probabilities are made.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        z : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            For two classes one number a row, positive for ``classes_[1]``.
+        """
+        z = self._logits(*self._checked_for(X, "decision_function"))
+        if self._target_type == "binary":
+            z = z[:, 0] if z.shape[1] == 1 else z[:, 1] - z[:, 0]
+        return destination_of(X).send(z)
+
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy on X and true labels y; with several labels a row, of whole rows.
 

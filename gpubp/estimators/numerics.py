@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp._typing import Array, Namespace
-from gpubp.activations import Activation, get_activation
+from gpubp.activations import Activation, Softmax, get_activation, get_output_activation
 from gpubp.initializers import Initializer, get_initializer
 from gpubp.losses import Loss, half_squared_error, poisson
 from gpubp.optimizers import Optimizer, Scalars
@@ -25,6 +25,11 @@ ACTIVATION_NAMES = {"logistic": "sigmoid", "exp": "exponential"}
 def activation_record(spec: str | Activation) -> Activation:
     """The record that scikit-learn's name, gpubp's name or a record means."""
     return get_activation(ACTIVATION_NAMES.get(spec, spec) if isinstance(spec, str) else spec)
+
+
+def output_activation_record(name: str) -> Activation | Softmax:
+    """The record that scikit-learn's or gpubp's name of an output activation means."""
+    return get_output_activation(ACTIVATION_NAMES.get(name, name))
 
 
 def sklearn_name(activation: str) -> str:

@@ -46,7 +46,7 @@ class SharedData:
         weight = self._weight_of(est, y, rows, sample_weight)
         est.n_outputs_ = est._n_outputs(y)
         est._random_state = check_random_state(est.random_state)
-        est._initialize([self.X.shape[1], *hidden_sizes(est.hidden_layer_sizes), est.n_outputs_], self.X.dtype)
+        est._initialize(y, [self.X.shape[1], *hidden_sizes(est.hidden_layer_sizes), est.n_outputs_], self.X.dtype)
         precision, encoding = est._precision_for(self.X.dtype), est._encoding_key()
         if precision not in self._network_inputs:
             self._network_inputs[precision] = network_inputs(self.X, precision)

@@ -85,7 +85,6 @@ def test_check_estimator(estimator, machine, estimators_on):
     {**BACKENDS, **GPU_BACKENDS}[f"{machine}-float64"]()  # skips where it cannot be
     estimators_on(machine)
     allowed = {"check_array_api_input", "check_array_api_mixed_inputs", "check_array_api_same_namespace"}
-    allowed |= {"check_classifiers_multilabel_output_format_decision_function"}  # there is no decision_function
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(estimator, on_skip=None, on_fail=None)

@@ -3,21 +3,18 @@
     pytest -p support.sklearn_plugin --pyargs sklearn.neural_network.tests.test_mlp [--backend cuda-host]
 
 It rebinds the two names before the tests are collected and reports how many fits it intercepted: a run
-that intercepted none has tested scikit-learn, and fails. What the tests ask of scikit-learn's private
-interface beyond what gpubp's estimators have of their own is here and nowhere else.
+that intercepted none has tested scikit-learn, and fails. It only counts: what the tests ask of scikit-learn's
+private interface, gpubp's estimators have.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import sklearn.neural_network
 
 from gpubp import estimators
-from gpubp.estimators.data import Subset
-from gpubp.estimators.solvers.lbfgs import Objective
 from support.estimators import compute_on
 
 intercepted = {"fits": 0}
@@ -30,23 +27,7 @@ class _Counted:
 
 
 class MLPClassifier(_Counted, estimators.MLPClassifier):
-    """gpubp's, with the private method that ``test_gradient`` calls."""
-
-    def _loss_grad_lbfgs(self, packed: Any, X: Any, Y: Any, sample_weight: Any, *buffers: Any) -> Any:
-        """Loss and gradient at weights and biases packed as scikit-learn packs them, for one-hot Y."""
-        stack = self._network()
-        y = Y if Y.shape[1] == 1 else Y.argmax(axis=1)
-        train = Subset(X=X, y=y, weight=sample_weight, rows=np.arange(len(X)))
-        objective = Objective(stack, train, self.alpha, label_smoothing=0.0)
-        start, theta = 0, np.zeros(stack.theta.shape)
-        layers = stack.layout.layers(theta)
-        for view in [*(layer.W for layer in layers), *(layer.b for layer in layers)]:
-            view[...] = packed[start : start + view.size].reshape(view.shape)
-            start += view.size
-        loss, gradient = objective(theta[0])
-        layers = stack.layout.layers(gradient[None])
-        arrays = [*(layer.W for layer in layers), *(layer.b for layer in layers)]
-        return loss, np.hstack([array.ravel() for array in arrays])
+    """gpubp's."""
 
 
 class MLPRegressor(_Counted, estimators.MLPRegressor):

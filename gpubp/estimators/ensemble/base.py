@@ -24,6 +24,7 @@ from gpubp.estimators.arrays import namespace_of
 from gpubp.estimators.data import network_inputs
 from gpubp.estimators.ensemble import file as ensemble_file
 from gpubp.estimators.ensemble.network import EnsembleNetwork
+from gpubp.estimators.layers import HiddenFeaturesMixin
 from gpubp.estimators.messages import SKLEARN_MODULE, warn
 from gpubp.estimators.sklearn_private import Interval, RealNotInt, check_sample_weight, fit_context, num_samples
 from gpubp.estimators.stacked_fits import FitTask, fit_together
@@ -34,7 +35,7 @@ Reduce = Callable[[Array, slice], tuple[Array, ...]]
 _SEEDS = np.iinfo(np.int32).max
 
 
-class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Networks of one shape that differ in their random numbers; they predict together, in one pass."""
 
     _member_class: ClassVar[Any]  # the class of the members
@@ -210,6 +211,32 @@ class BaseMLPEnsemble(MetaEstimatorMixin, BaseEstimator, ABC):  # type: ignore[m
             return list(reduce(values, slice(0, values.shape[1])))
         X = arrays.check_rows_to_predict(self, X, method, stays_on_gpu=self.estimators_[0]._stays_on_gpu(X))
         return self._reduce_over_members(X, reduce)
+
+    def transform(self, X: Any, layer: int = -1) -> Any:
+        """The activations of a hidden layer of every member, side by side.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        layer : int
+            Which hidden layer: 0 is the first, -1 the last.
+
+        Returns
+        -------
+        a : ndarray of shape (n_samples, n_members · n_neurons)
+            The neurons of the first member, then those of the second, …
+        """
+        check_is_fitted(self)
+        rows = arrays.check_rows_to_predict(self, X, "transform", self.estimators_[0]._stays_on_gpu(X))
+        stack = self._members_network().network_for(rows, self.estimators_)
+        inputs = network_inputs(rows, stack.backend.precision)
+        a = stack.layer_values(inputs, stack.hidden(layer), on_device=arrays.is_on_gpu(rows))
+        return arrays.destination_of(X).send(a.swapaxes(0, 1).reshape(a.shape[1], -1))
+
+    @property
+    def _n_features_out(self) -> int:
+        """The width of the last hidden layers of all members together."""
+        return sum(est._n_features_out for est in self.estimators_)
 
     def _members_predict_by_themselves(self) -> bool:
         """Whether some member is of a subclass that predicts in a way of its own, of which a stack knows nothing."""

@@ -135,6 +135,26 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         (mean,) = self._averaged(X, "predict_log_proba")
         return destination_of(X).send(namespace_of(mean).log(mean))
 
+    def decision_function(self, X: Any) -> Any:
+        """The logits of the mean probabilities: their logarithms, or the logarithms of their odds.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+
+        Returns
+        -------
+        z : ndarray of shape (n_samples,) or (n_samples, n_classes)
+            For two classes one number a row, positive for ``classes_[1]``; with several labels a row one each.
+        """
+        (mean,) = self._averaged(X, "decision_function")
+        xp, kind = namespace_of(mean), self.estimators_[0]._target_type
+        tiny = xp.finfo(mean.dtype).tiny  # ln 0 is no number to go on with
+        z = xp.log(xp.maximum(mean, tiny))
+        if kind == "multilabel-indicator":
+            z = z - xp.log(xp.maximum(1 - mean, tiny))
+        return destination_of(X).send(z[:, 1] - z[:, 0] if kind == "binary" else z)
+
     def _member_predictions(self, a: Array) -> Array:
         return self.estimators_[0]._class_probabilities(a)
 
