@@ -146,7 +146,9 @@ Model = Annotated[
 
 Target = Annotated[
     str | None,
-    typer.Option(help="Column to predict (default: the last).", metavar="COLUMN", rich_help_panel="Data"),
+    typer.Option(
+        help="Column to predict (default: the last), or several with commas.", metavar="COLUMN", rich_help_panel="Data"
+    ),
 ]
 Test = Annotated[
     str | None,

@@ -34,7 +34,7 @@ FILES = (MODEL, METRICS, HISTORY)
 
 
 def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
-    """How well a network predicts: ``loss`` and, for classes, ``accuracy``; else ``rmse``, ``mae`` and ``r2``.
+    """How well a network predicts: ``loss`` and figures that depend on what it predicts.
 
     Parameters
     ----------
@@ -46,13 +46,22 @@ def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
     Returns
     -------
     dict
-        ``loss`` is in the units that the network was trained in; rmse, mae and r2 are in the target's own,
+        ``loss``, in the units that the network was trained in. For classes ``accuracy``; for several labels
+        ``exact_match``, the fraction of rows all of whose labels are right (scikit-learn's accuracy), and
+        ``label_accuracy``, the fraction of labels; for values ``rmse``, ``mae`` and ``r2`` in the target's own units,
         averaged over targets where there are several. r2 is None for a single row.
     """
+    assert net.preprocessing is not None
     scores = net.evaluate(X, y)
+    if net.preprocessing["target"]["type"] == "labels":
+        right = (net.forward(X) > 0.5) == (y > 0.5)
+        return {
+            "loss": scores["loss"],
+            "exact_match": float(right.all(axis=1).mean()),
+            "label_accuracy": float(right.mean()),
+        }
     if net.loss.classification:
         return {"loss": scores["loss"], "accuracy": scores["accuracy"]}
-    assert net.preprocessing is not None
     return {"loss": scores["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data import features, targets
+from gpubp.data.arrays import as_inputs
 from gpubp.data.readers import read
 from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError
@@ -151,10 +152,18 @@ def encode(
     DataError
         If columns are missing, or a value is not of the kind that the network was trained on.
     """
-    data = replace(data, target=preprocessing["target"]["name"])  # shares its notes with the caller's
-    encoding = preprocessing["features"]
+    encoding, target = preprocessing["features"], preprocessing["target"]
+    data = as_inputs(data, encoding["kind"], encoding["numbers"]["width"])
+    data = replace(data, target=target["name"])  # shares its notes with the caller's
+    if with_target and "columns" in target:
+        data = targets.join_columns(data, target["columns"])
     if data.kind == "table" == encoding["kind"]:
-        used = {data.target, *encoding["numbers"]["names"], *(column["name"] for column in encoding["categories"])}
+        used = {
+            data.target,
+            *target.get("columns", ()),
+            *encoding["numbers"]["names"],
+            *(column["name"] for column in encoding["categories"]),
+        }
         for name in data.columns:
             if name not in used:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
@@ -213,7 +222,7 @@ def split_test(
     rows = np.arange(data.rows)
     part = data.test_part
     if isinstance(test, str | Path):
-        test_data = replace(read(test), target=data.target)
+        test_data = targets.join_columns(replace(read(test), target=data.target), data.target_columns or ())
         data.say(f"test: the {test_data.rows} rows of {test_data.name}")
         return rows, np.arange(test_data.rows), test_data
     if test is None and part is not None:

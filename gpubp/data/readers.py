@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpubp.data import arrays, hdf5, idx, tables
+from gpubp.data import arrays, hdf5, idx, tables, targets
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError, suggest
@@ -28,11 +28,13 @@ def read(source: str | Path, target: str | None = None) -> RawData:
     ----------
     source : str or Path
         A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz
-        (arrays X, y, optionally X_test, y_test), .npy (a table without names: its columns are "1", "2", …) or
-        .h5/.hdf5 file (the names of .npz, or train_set_x, train_set_y, test_set_x, test_set_y); a folder of
-        MNIST-format IDX files, or of one .h5 file for training and one for testing.
+        (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
+        columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of
+        .npz, or train_set_x, train_set_y, test_set_x, test_set_y); a folder of MNIST-format IDX files, or of one
+        HDF5 file for training and one for testing.
     target : str, optional
-        The column to be predicted, for tables; `prepare` takes the last one where none is given.
+        The column to be predicted, for tables, or several with commas between them; `prepare` takes the last column
+        where none is given.
 
     Returns
     -------
@@ -54,14 +56,12 @@ def read(source: str | Path, target: str | None = None) -> RawData:
             data = _read_path(path)
         except OSError as error:
             raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    if target is not None:
-        _set_target(data, target)
-    return data
+    return data if target is None else _with_target(data, target)
 
 
 def _read_path(path: Path) -> RawData:
     if path.is_dir():
-        return hdf5.read_folder(path) if any(path.glob("*.h5")) else idx.read_folder(path)
+        return hdf5.read_folder(path) if hdf5.files_of(path) else idx.read_folder(path)
     ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
     if not path.exists():
         hint = suggest(str(path), BUILTIN) if ending is None else "check the path"
@@ -74,9 +74,15 @@ def _read_path(path: Path) -> RawData:
     return READERS[ending](path)
 
 
-def _set_target(data: RawData, target: str) -> None:
+def _with_target(data: RawData, target: str) -> RawData:
+    """Set the target's column, or several with commas between them, which become one that is a matrix."""
     if data.kind != "table":
         raise UsageError(f'{data.name} has no named columns, so no target "{target}"; leave the target out')
-    if target not in data.columns:
-        raise DataError(f'{data.name}: there is no column "{target}"; {suggest(target, data.columns)}')
-    data.target = target
+    if target in data.columns:
+        data.target = target
+        return data
+    names = [name.strip() for name in target.split(",")]
+    for name in names:
+        if name not in data.columns:
+            raise DataError(f'{data.name}: there is no column "{name}"; {suggest(name, data.columns)}')
+    return targets.join_columns(data, list(dict.fromkeys(names)))

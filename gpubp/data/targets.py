@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,27 @@ from gpubp.losses import Loss, get_loss
 
 FEW_DISTINCT_NUMBERS = 20  # up to so many different whole numbers are classes, gaps or not
 MOST_CLASSES = 1000
+TRUTH_VALUES = {"true": "1", "false": "0"}
 
 
 def infer_loss(data: RawData) -> Loss:
     """Choose the loss by the target; the reason, and how to choose otherwise, are noted in `data`.
 
     Texts and truth values are classes (cross_entropy). So are whole numbers if there are at most 20 different
-    ones, or if they are 0 … k − 1 without a gap, and at least two rows of each on average. A matrix of zeros
-    and ones is one label a column (binary_cross_entropy). All other numbers are values (half_squared_error).
+    ones, or if they are 0 … k − 1 without a gap, and at least two rows of each on average, and one-hot rows. Any
+    other matrix of zeros and ones is one label a column (binary_cross_entropy). All other numbers are values
+    (half_squared_error).
     """
     y = raw_values(data)
     distinct = np.unique(y)
     if y.dtype.kind == "U":
         name, reason = "cross_entropy", "texts, read as classes"
+    elif is_one_hot(y):
+        name = "cross_entropy"
+        reason = (
+            f"{y.shape[1]} columns of 0 and 1, one 1 in every row, read as classes; for independent labels, "
+            "--loss binary_cross_entropy"
+        )
     elif y.ndim == 2 and np.isin(distinct, (0, 1)).all():
         name, reason = "binary_cross_entropy", f"{y.shape[1]} columns of 0 and 1, read as labels"
     elif y.ndim == 2 or not _are_whole_numbers(distinct):
@@ -45,6 +55,8 @@ def fit(data: RawData, loss: Loss) -> Encoding:
     """Fit the encoding of the target on all rows, for all classes must be known; `standardize` adds mean and scale."""
     y = raw_values(data)
     encoding: Encoding = {"name": data.target, "loss": loss.name}
+    if data.target_columns:
+        encoding["columns"] = list(data.target_columns)
     if not loss.classification:
         if y.dtype.kind == "U":
             raise DataError(
@@ -58,28 +70,50 @@ def fit(data: RawData, loss: Loss) -> Encoding:
             "mean": [0.0] * outputs,
             "scale": [1.0] * outputs,
         }
-    if y.ndim == 2:
+    if y.ndim == 2 and not (loss.integer_targets and is_one_hot(y)):
         return encoding | {"type": "labels", "outputs": _check_labels(data, y, loss)}
-    distinct = np.unique(y)
+    names = _fit_classes(data, y, loss)
+    outputs = len(names["classes"]) if loss.integer_targets else 1
+    return encoding | {"type": "classes" if loss.integer_targets else "binary", "outputs": outputs} | names
+
+
+def is_one_hot(y: NDArray[Any]) -> bool:
+    """Whether y is a matrix of zeros and ones with a single 1 in every row."""
+    return bool(y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all())
+
+
+def _fit_classes(data: RawData, y: NDArray[Any], loss: Loss) -> Encoding:
+    """List the classes in y: under ``classes`` as they are called, and under ``codes`` the numbers that stand for them.
+
+    Codes are there only where the data set names its classes, by ``list_classes`` or by the columns of one-hot rows.
+    All columns of one-hot rows are classes, whether or not a row has its 1 there.
+    """
+    distinct = np.unique(y.argmax(axis=1)) if y.ndim == 2 else np.unique(y)
     if not _are_whole_numbers(distinct):
         row = int(np.flatnonzero(y != np.floor(y))[0])
         raise DataError(
             f"{_where_target(data, row)}: {y[row]} is no class, and {loss.name} predicts classes; "
             "choose half_squared_error for values"
         )
-    classes = [str(value) if y.dtype.kind == "U" else int(value) for value in distinct]
-    _check_classes(data, classes, len(y), loss)
-    if loss.integer_targets:
-        return encoding | {"type": "classes", "outputs": len(classes), "classes": classes}
-    return encoding | {"type": "binary", "outputs": 1, "classes": classes}
+    if y.dtype.kind == "U":
+        texts = [str(value) for value in distinct]
+        _check_classes(data, texts, len(y), loss)
+        return {"classes": texts}
+    codes = [int(value) for value in distinct]
+    _check_classes(data, codes, len(y), loss)
+    if y.ndim == 2:
+        codes = list(range(y.shape[1]))
+    names = data.class_names or data.target_columns or ()
+    if len(set(names)) == len(names) and 0 <= min(codes) and max(codes) < len(names):
+        return {"classes": [names[code] for code in codes], "codes": codes}
+    return {"classes": codes}
 
 
 def class_indices(encoding: Encoding, data: RawData) -> NDArray[Any] | None:
     """Find the class of every row (m,), for splits with the classes in proportion; None for labels and values."""
     if "classes" not in encoding:
         return None
-    codes = apply(encoding, data)
-    return None if codes is None else codes.ravel()
+    return _class_codes(encoding, data, raw_values(data), np.arange(data.rows))
 
 
 def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelection) -> None:
@@ -126,16 +160,52 @@ def apply(
 
 def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Turn the network's outputs (m, n_outputs) into named columns (m,) of predictions and probabilities."""
+    names = encoding.get("columns")
     if encoding["type"] == "values":
         raw = np.asarray(outputs, dtype=np.float64) * encoding["scale"] + encoding["mean"]
-        return _output_columns("prediction", raw)
+        return _output_columns("prediction", raw, names)
     if encoding["type"] == "labels":
-        return _output_columns("prediction", (outputs > 0.5).astype(np.int64)) | _output_columns("probability", outputs)
+        labels = (outputs > 0.5).astype(np.int64)
+        return _output_columns("prediction", labels, names) | _output_columns("probability", outputs, names)
     classes = np.asarray(encoding["classes"])
     if encoding["type"] == "binary":
         outputs = np.hstack([1 - outputs, outputs])
     probabilities = {f"probability_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
     return {"prediction": classes[outputs.argmax(axis=1)], **probabilities}
+
+
+def join_columns(data: RawData, names: Sequence[str]) -> RawData:
+    """Make several columns of a table its target: one column of the table that is a matrix, called by all their names.
+
+    A table that lacks one of them is returned as it is, and so is any for no names.
+
+    Raises
+    ------
+    DataError
+        If one of them holds texts other than truth values.
+    """
+    if not names or any(name not in data.columns for name in names):
+        return data
+    others = {name: column for name, column in data.columns.items() if name not in names}
+    matrix = np.column_stack([_target_numbers(data, name) for name in names])
+    target = ",".join(names)
+    return replace(data, columns={**others, target: matrix}, target=target, target_columns=list(names))
+
+
+def _target_numbers(data: RawData, name: str) -> NDArray[np.float64]:
+    """Take one of several target columns as numbers; truth values are 0 and 1."""
+    values = data.columns[name]
+    if values.dtype != object:
+        return values
+    numbers = np.full(len(values), np.nan)
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = np.nan if value is None else float(TRUTH_VALUES.get(value.lower(), value))
+        except ValueError:
+            raise DataError(
+                f'{data.where(row, name)}: "{printable(value)}" is not a number; several target columns must be numbers'
+            ) from None
+    return numbers
 
 
 def raw_values(data: RawData) -> NDArray[Any]:
@@ -175,7 +245,7 @@ def _look_like_classes(distinct: NDArray[Any], rows: int) -> bool:
     return bool(few and 2 * k <= rows)
 
 
-def _check_classes(data: RawData, classes: list[Any], rows: int, loss: Loss) -> None:
+def _check_classes(data: RawData, classes: Sequence[Any], rows: int, loss: Loss) -> None:
     what = f'{data.name}, target "{data.target}"' if data.target else f"{data.name}, target"
     if len(classes) < 2:
         raise DataError(f'{what}: all {rows} rows are of class "{classes[0]}"; there is nothing to learn')
@@ -202,12 +272,19 @@ def _check_labels(data: RawData, y: NDArray[Any], loss: Loss, expected: int | No
 
 def _class_codes(encoding: Encoding, data: RawData, y: NDArray[Any], rows: RowIndices) -> NDArray[np.int64]:
     """Find the index of each target's class; `rows` are where y stands in the data, for the error message."""
-    classes = np.asarray(encoding["classes"])
-    if classes.dtype.kind == "U" and y.dtype.kind != "U":
-        y = np.array([as_text(value) for value in y])
-    comparable = (classes.dtype.kind == "U") == (y.dtype.kind == "U")
-    codes = np.searchsorted(classes, y).clip(max=len(classes) - 1) if comparable else np.zeros(len(y), dtype=np.int64)
-    unknown = classes[codes] != y if comparable else np.ones(len(y), dtype=bool)
+    known = np.asarray(encoding["classes"])
+    if y.dtype.kind != "U":
+        known = np.asarray(encoding.get("codes", encoding["classes"]))
+        if y.ndim == 2:
+            y = _one_hot_codes(data, y, known)
+        elif known.dtype.kind == "U":
+            y = np.array([as_text(value) for value in y])
+    comparable = (known.dtype.kind == "U") == (y.dtype.kind == "U")
+    codes = np.zeros(len(y), dtype=np.int64)
+    if comparable:
+        order = np.argsort(known)
+        codes = order[np.searchsorted(known, y, sorter=order).clip(max=len(known) - 1)]
+    unknown = known[codes] != y if comparable else np.ones(len(y), dtype=bool)
     if unknown.any():
         i = int(np.flatnonzero(unknown)[0])
         raise DataError(
@@ -217,11 +294,22 @@ def _class_codes(encoding: Encoding, data: RawData, y: NDArray[Any], rows: RowIn
     return codes.astype(np.int64)
 
 
-def _output_columns(name: str, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Name the columns of a matrix NAME_0, NAME_1, …; a single prediction has no number."""
-    if name == "prediction" and matrix.shape[1] == 1:
-        return {name: matrix[:, 0]}
-    return {f"{name}_{j}": matrix[:, j] for j in range(matrix.shape[1])}
+def _one_hot_codes(data: RawData, y: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+    """Find the column of the 1 in each row of y; raise if y is not one-hot with a column for each known class."""
+    if not is_one_hot(y) or known.dtype.kind == "U" or not np.array_equal(known, np.arange(y.shape[1])):
+        raise DataError(
+            f"{data.name}: y is a matrix, and the network tells {len(known)} classes apart; give one class a row, or "
+            "one-hot rows as in training"
+        )
+    codes: NDArray[np.int64] = y.argmax(axis=1)
+    return codes
+
+
+def _output_columns(kind: str, matrix: NDArray[Any], names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
+    """Call the columns of a matrix KIND_NAME, or KIND_0, KIND_1, …; a single prediction is just that."""
+    if kind == "prediction" and matrix.shape[1] == 1:
+        return {kind: matrix[:, 0]}
+    return {f"{kind}_{name}": matrix[:, j] for j, name in enumerate(names or range(matrix.shape[1]))}
 
 
 def _where_target(data: RawData, row: int) -> str:

@@ -312,7 +312,7 @@ def test_several_targets_and_a_test_part_of_its_own(folder: Path, rng: np.random
     np.savez("several.npz", X=X, y=y, X_test=X[:8], y_test=y[:8])
     text = done("search", "several.npz", "--grid", "learning-rate=0.01,0.1", *QUICK, "--out", "run")
     assert "folds: 5 of 50 training rows, drawn with seed 0\n" in text
-    metric = "accuracy" if labels else "rmse"
+    metric = "label_accuracy" if labels else "rmse"
     rows = read_csv("run/results.csv")
     assert [row["learning-rate"] for row in rows] == ["0.1", "0.01"]
     best = float(rows[0][f"{metric}_mean"])

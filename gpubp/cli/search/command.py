@@ -83,9 +83,9 @@ def search(
 ) -> None:
     """Search the best settings for DATA: all candidates are trained at once, on folds of its training rows.
 
-    They are ranked by validation accuracy, for values by validation loss. The best is trained again on all
-    training rows and kept like that of "gpubp train", beside results.csv. Ctrl-C ends the search early; if a
-    candidate is done by then, the best one is still trained.
+    They are ranked by validation accuracy, of labels by label_accuracy, for values by validation loss. The best is
+    trained again on all training rows and kept like that of "gpubp train", beside results.csv. Ctrl-C ends the
+    search early; if a candidate is done by then, the best one is still trained.
     """
     searched = _parse_grid(ctx, grid, Settings(values))
     number, fraction = _parse_split(folds, validation)
@@ -113,7 +113,7 @@ def search(
     display.say(console, f"device {backend.device} ({backend.reason}), {backend.precision}")
 
     folder = out or run_folder.default_folder(f"search-{source.name}")
-    metric = "rmse" if prepared.task == "regression" else "accuracy"
+    metric = {"regression": "rmse", "multilabel": "label_accuracy"}.get(prepared.task, "accuracy")
     results = Results(trained, searched.names, metric, folder / RESULTS)
     complete = _train_stacks(console, results)
     search_display.show_results(console, results)

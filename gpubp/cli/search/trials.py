@@ -129,7 +129,7 @@ class Search:
         """
         trials = stack.trials
         net = self._network(trials)
-        fold, last_history = trials[0].fold, History(net.loss.metric.name, net.models)
+        fold, last_history = trials[0].fold, History(net.loss.metric_name(net.layer_sizes[-1]), net.models)
 
         def follow(net: MLP, history: History) -> None:
             nonlocal last_history
