@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -128,6 +126,28 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: {existing} cannot be written to; choose another --out")
 
 
+def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds a run already, before anything is computed for it, unless it is to be overwritten.
+
+    Parameters
+    ----------
+    folder : Path
+    overwrite : bool
+    also : sequence of str
+        Files that mark a run besides FILES.
+
+    Raises
+    ------
+    UsageError
+        Naming a file that would be lost.
+    """
+    existing = next((name for name in (*FILES, *also) if (folder / name).exists()), None)
+    if existing is not None and not overwrite:
+        raise UsageError(
+            f"{folder}: holds a run already ({existing}); choose another --out, or --overwrite to replace it"
+        )
+
+
 def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> None:
     """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
 
@@ -152,15 +172,6 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-def write_predictions(path: Path, columns: Mapping[str, Array]) -> None:
-    """Write columns as a CSV file, whole or not at all; floats with as few digits as tell them apart."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.astype(str) for column in columns.values()), strict=True))
-    atomic_write(path, text.getvalue().encode())
 
 
 def load_model(path: Path, device: str = "auto") -> MLP:

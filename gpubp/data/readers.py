@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpubp.data import arrays, hdf5, idx, tables, targets
+from gpubp.data import arrays, csv_copy, hdf5, idx, tables, targets
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError, suggest
@@ -27,11 +27,11 @@ def read(source: str | Path, target: str | None = None) -> RawData:
     Parameters
     ----------
     source : str or Path
-        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz
-        (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
-        columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of
-        .npz, or train_set_x, train_set_y, test_set_x, test_set_y); a folder of MNIST-format IDX files, or of one
-        HDF5 file for training and one for testing.
+        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz (arrays X, y,
+        optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its columns are
+        "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz, or
+        train_set_x, train_set_y, test_set_x, test_set_y); a folder of MNIST-format IDX files, or of one HDF5 file for
+        training and one for testing; "-" for CSV on standard input.
     target : str, optional
         The column to be predicted, for tables, or several with commas between them; `prepare` takes the last column
         where none is given.
@@ -50,6 +50,8 @@ def read(source: str | Path, target: str | None = None) -> RawData:
     """
     if str(source) in BUILTIN:
         data = BUILTIN[str(source)]()
+    elif str(source) == csv_copy.STANDARD_INPUT:
+        data = csv_copy.read_standard_input()
     else:
         path = Path(source)
         try:

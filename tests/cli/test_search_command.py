@@ -328,9 +328,9 @@ def test_rare_classes_are_said_and_survived(folder: Path) -> None:
     assert 'class "lily": 3 training rows; not every fold is validated on it' in text
     Path("two.csv").write_text(flowers(30, ("rose",)) + "9,1,red,lily\n8,1,red,lily\n")
     binary = ["--loss", "binary_cross_entropy", "--test", "0"]
-    text = done("search", "two.csv", "--grid", "dropout=0", *QUICK, *binary, "--out", "run")
+    text = done("search", "two.csv", "--grid", "dropout=0", *QUICK, *binary, "--out", "two")
     assert 'class "lily": 2 training rows; not every fold is validated on it' in text
-    result = invoke("search", "lilies.csv", "--grid", "dropout=0", *QUICK, "--folds", "40", "--out", "run")
+    result = invoke("search", "lilies.csv", "--grid", "dropout=0", *QUICK, "--folds", "40", "--out", "forty")
     assert result.exit_code == 2
     assert re.search(r"--folds 40: no class of lilies.csv has so many training rows; use --folds \d+", result.stderr)
 

@@ -78,6 +78,7 @@ def search(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     out: options.Out = None,
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     **values: Any,
 ) -> None:
@@ -99,6 +100,8 @@ def search(
     from gpubp.data.folds import cut
 
     run_folder.check_writable(out or Path("runs"))
+    if out is not None:
+        run_folder.check_new(out, overwrite, (RESULTS,))
     console = display.make_console(quiet=quiet)
     source = reading.read(data, target)
     rows = {"test": parse_test(test), "seed": seed, "dtype": backend.dtype}
