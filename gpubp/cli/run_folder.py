@@ -60,11 +60,16 @@ def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
         }
     if net.loss.classification:
         return {"loss": scores["loss"], "accuracy": scores["accuracy"]}
-    return {"loss": scores["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
+    return {"loss": scores["loss"], **metrics_of_values(net.preprocessing, y, net.forward(X))}
 
 
-def regression_metrics(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
-    """``rmse``, ``mae`` and ``r2`` in the units of the data, of a network's outputs for encoded targets."""
+def metrics_of_values(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
+    """The figures of a network with a loss on values, by its outputs for encoded targets.
+
+    ``rmse``, ``mae`` and ``r2`` in the units of the data; ``accuracy`` where the targets are one-hot classes.
+    """
+    if preprocessing["target"]["type"] == "one_hot":
+        return {"accuracy": float((outputs.argmax(axis=-1) == y.argmax(axis=-1)).mean())}
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     truth = np.column_stack(list(decode(preprocessing, y).values()))

@@ -59,6 +59,7 @@ def train(
     prepared = reading.prepare(
         source,
         loss=settings["loss"],
+        output_activation=settings["output_activation"],
         test=parse_test(test),
         validation=validation,
         seed=seed,

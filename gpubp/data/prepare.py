@@ -22,6 +22,7 @@ Part = tuple[NDArray[Any], NDArray[Any]]
 TASKS = {
     "classes": "classification",
     "binary": "classification",
+    "one_hot": "classification",
     "labels": "multilabel",
     "values": "regression",
 }
@@ -64,6 +65,7 @@ def prepare(
     data: RawData,
     *,
     loss: str | Loss = "auto",
+    output_activation: targets.OutputActivations = "auto",
     test: float | str | Path | None = None,
     validation: float | None = None,
     seed: int = 0,
@@ -77,6 +79,9 @@ def prepare(
         As `read` returns it.
     loss : str or Loss
         "auto" chooses by the target (see `gpubp.data.targets.infer_loss`) and says so in the notes.
+    output_activation : str, Activation, Softmax or tuple of these
+        What the network's outputs come from, or those of several networks that are compared. Values to be predicted
+        are scaled to what all of them can reach. "auto" is the loss's own.
     test : float, path or None
         A fraction of the rows (0 for no test part), a file of test rows, or None: the test part that
         the data set came with, else 20 % of the rows.
@@ -94,12 +99,13 @@ def prepare(
     """
     data = with_default_target(data)
     chosen_loss = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
-    target = targets.fit(data, chosen_loss)
+    outputs = targets.Outputs.of(chosen_loss, output_activation)
+    target = targets.fit(data, chosen_loss, outputs)
     strata = targets.class_indices(target, data)
     rows, test_rows, test_data = split_test(data, test, strata, seed)
     targets.raw_values(test_data)  # raises where the test rows have no target
     train_rows, validation_rows = split_rows(data, rows, validation or 0.0, strata, seed, "validation")
-    targets.standardize(target, data, chosen_loss, train_rows)
+    targets.standardize(target, data, chosen_loss, train_rows, outputs)
     preprocessing = {"features": features.fit(data, train_rows), "target": target}
 
     def encoded(source: RawData, rows: features.RowIndices) -> Part | None:
@@ -183,8 +189,10 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
     Returns
     -------
     dict of str to ndarray (m,)
-        ``prediction``, the class or the value in raw units, and ``probability_CLASS`` for each class; with
-        several labels or values ``prediction_0``, ``prediction_1``, … (and ``probability_0``, … for labels).
+        ``prediction``, the class or the value in raw units, and ``probability_CLASS`` for each class
+        (``output_CLASS`` where a loss on values tells them apart); with several labels or values ``prediction_0``,
+        ``prediction_1``, … (and ``probability_0``, … for labels), or the names of the target's columns instead of
+        numbers.
     """
     return targets.decode(preprocessing["target"], np.asarray(outputs))
 

@@ -3,20 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.activations import SOFTMAX, Activation, Softmax, get_output_activation
 from gpubp.data.features import ALL_ROWS, LARGEST_MAGNITUDE, Encoding, RowIndices, RowSelection, as_text
 from gpubp.data.source import RawData, printable
 from gpubp.errors import DataError, suggest
 from gpubp.losses import Loss, get_loss
 
+OutputActivations: TypeAlias = str | Activation | Softmax | tuple[str | Activation | Softmax, ...]
+
 FEW_DISTINCT_NUMBERS = 20  # up to so many different whole numbers are classes, gaps or not
 MOST_CLASSES = 1000
+MARGIN = 0.1  # of a bounded output's range, kept free at either end
+LEAST_SPREAD = 0.1  # of a bounded output's range; values within it that spread less are scaled
 TRUTH_VALUES = {"true": "1", "false": "0"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a network, or of several that are compared, can be.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the output activations.
+    bounds : tuple of (float, float)
+        What all of them can reach lies between these.
+    """
+
+    names: tuple[str, ...]
+    bounds: tuple[float, float]
+
+    @classmethod
+    def of(cls, loss: Loss, asked: OutputActivations = "auto") -> Outputs:
+        """Look up the output activations that are asked for; "auto" is the loss's own."""
+        several = asked if isinstance(asked, tuple) else (asked,)
+        activations = [loss.output_activation if one == "auto" else get_output_activation(one) for one in several]
+        lows, highs = zip(*(activation.bounds for activation in activations), strict=True)
+        return cls(tuple(dict.fromkeys(activation.name for activation in activations)), (max(lows), min(highs)))
+
+    def __str__(self) -> str:
+        return " and ".join(self.names)
 
 
 def infer_loss(data: RawData) -> Loss:
@@ -43,7 +75,8 @@ def infer_loss(data: RawData) -> Loss:
         name, reason = "half_squared_error", "numbers, read as values; for classes, --loss cross_entropy"
     elif _look_like_classes(distinct, len(y)):
         name = "cross_entropy"
-        reason = f"{len(distinct)} different whole numbers, read as classes; for values, --loss half_squared_error"
+        other = "huber" if _label_pixels(data) else "half_squared_error"  # the latter takes classes there
+        reason = f"{len(distinct)} different whole numbers, read as classes; for values, --loss {other}"
     else:
         name = "half_squared_error"
         reason = f"{len(distinct)} different whole numbers, read as values; for classes, --loss cross_entropy"
@@ -51,30 +84,60 @@ def infer_loss(data: RawData) -> Loss:
     return get_loss(name)
 
 
-def fit(data: RawData, loss: Loss) -> Encoding:
-    """Fit the encoding of the target on all rows, for all classes must be known; `standardize` adds mean and scale."""
+def fit(data: RawData, loss: Loss, outputs: Outputs) -> Encoding:
+    """Fit the encoding of the target on all rows, for all classes must be known; `standardize` adds mean and scale.
+
+    Parameters
+    ----------
+    data : RawData
+    loss : Loss
+        ``half_squared_error`` takes classes too, with an output for each and one-hot rows as targets: texts, one-hot
+        rows, whole numbers that label pixels, and those that `infer_loss` reads as classes where outputs are bounded.
+    outputs : Outputs
+    """
     y = raw_values(data)
     encoding: Encoding = {"name": data.target, "loss": loss.name}
     if data.target_columns:
         encoding["columns"] = list(data.target_columns)
+    if not loss.classification and _are_classes_for_values(data, y, loss, outputs):
+        names = _fit_classes(data, y, loss)
+        k = len(names["classes"])
+        data.say(f"target: {k} classes, an output each, compared with one-hot rows")
+        return encoding | {"type": "one_hot", "outputs": k} | names
     if not loss.classification:
         if y.dtype.kind == "U":
             raise DataError(
                 f'{_where_target(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
                 "choose cross_entropy for classes"
             )
-        outputs = 1 if y.ndim == 1 else y.shape[1]
+        n = 1 if y.ndim == 1 else y.shape[1]
         return encoding | {
             "type": "values",
-            "outputs": outputs,
-            "mean": [0.0] * outputs,
-            "scale": [1.0] * outputs,
+            "outputs": n,
+            "mean": [0.0] * n,
+            "scale": [1.0] * n,
         }
     if y.ndim == 2 and not (loss.integer_targets and is_one_hot(y)):
         return encoding | {"type": "labels", "outputs": _check_labels(data, y, loss)}
     names = _fit_classes(data, y, loss)
-    outputs = len(names["classes"]) if loss.integer_targets else 1
-    return encoding | {"type": "classes" if loss.integer_targets else "binary", "outputs": outputs} | names
+    n = len(names["classes"]) if loss.integer_targets else 1
+    return encoding | {"type": "classes" if loss.integer_targets else "binary", "outputs": n} | names
+
+
+def _are_classes_for_values(data: RawData, y: NDArray[Any], loss: Loss, outputs: Outputs) -> bool:
+    """Whether a loss on values is asked to tell classes apart, as `fit` says."""
+    if loss.name != "half_squared_error":
+        return False
+    if y.dtype.kind == "U" or is_one_hot(y):
+        return True
+    distinct = np.unique(y)
+    whole = y.ndim == 1 and _are_whole_numbers(distinct) and _look_like_classes(distinct, len(y))
+    low, high = outputs.bounds
+    return whole and (_label_pixels(data) or (low <= 0 and 1 <= high < np.inf))
+
+
+def _label_pixels(data: RawData) -> bool:
+    return data.kind == "images" or data.one_unit
 
 
 def is_one_hot(y: NDArray[Any]) -> bool:
@@ -116,27 +179,84 @@ def class_indices(encoding: Encoding, data: RawData) -> NDArray[Any] | None:
     return _class_codes(encoding, data, raw_values(data), np.arange(data.rows))
 
 
-def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelection) -> None:
+def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelection, outputs: Outputs) -> None:
     """Fit mean and scale of values to be predicted on these rows, in place.
 
-    Targets of a loss that bounds them (counts for poisson) stay raw, as do classes and labels.
+    Targets of a loss that bounds them (counts for poisson) stay raw, as do classes and labels. Where the output
+    activation gives no number beyond a bound, values are scaled to lie within: without a shift if they have one bound,
+    to the middle of the range if they have two, unless they lie within it already. Shares for softmax stay raw.
+
+    Raises
+    ------
+    DataError
+        For a value that the loss or the output activation cannot have.
     """
     if encoding["type"] != "values":
         return
-    from sklearn.preprocessing import StandardScaler
-
-    y = raw_values(data)
+    y = raw_values(data).reshape(data.rows, encoding["outputs"])
     low, high = loss.targets
+    _require_within(data, y, low, high, f"{loss.name} needs; correct it or choose another loss")
+    if (low, high) != (-np.inf, np.inf):
+        return
+    if SOFTMAX.name in outputs.names:
+        _require_shares(data, y)
+    elif outputs.bounds == (-np.inf, np.inf):
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler().fit(y[rows])
+        encoding |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
+    else:
+        low, high = outputs.bounds
+        if (low, high) == (0, np.inf):
+            _require_within(data, y, low, high, f"outputs of {outputs} are; choose another --output-activation")
+        mean, scale, how = _scale_within(y[rows].astype(np.float64), low, high)
+        encoding |= {"mean": mean.tolist(), "scale": scale.tolist()}
+        data.say(f"target: {how}, for outputs of {outputs} lie in [{low:g}, {high:g}]")
+        if "relu" in outputs.names:
+            data.say("an output of relu that is 0 learns nothing; --output-activation softplus always does")
+
+
+def _scale_within(
+    y: NDArray[np.float64], low: float, high: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Find mean and scale (outputs,) with which (y − mean) / scale lies in [low, high], and say what they do.
+
+    `low` is finite.
+    """
+    least, largest = y.min(axis=0), y.max(axis=0)
+    nothing, one = np.zeros(y.shape[1]), np.ones(y.shape[1])
+    if high == np.inf:
+        scale = np.sqrt((y**2).mean(axis=0))
+        if low < 0:
+            scale = np.maximum(scale, least / low)
+        return nothing, np.where(scale > 0, scale, 1.0), "scaled and not shifted"
+    width = high - low
+    fits = (least >= low) & (largest <= high) & (largest - least >= LEAST_SPREAD * width)
+    if fits.all():
+        return nothing, one, "left as it is"
+    # The outermost tenths stay free: bounds are reached for infinite logits only, and later rows may lie further out.
+    scale = np.where(largest > least, (largest - least) / ((1 - 2 * MARGIN) * width), 1.0)
+    middle = (largest + least) / 2 - scale * (high + low) / 2
+    return middle, scale, "scaled to the middle of the range"
+
+
+def _require_within(data: RawData, y: NDArray[Any], low: float, high: float, remedy: str) -> None:
+    """Raise for the first of the values y (m, outputs) that is not in [low, high], as the remedy says is needed."""
     outside = np.argwhere((y < low) | (y > high))
     if len(outside):
-        row = int(outside[0][0])
+        row, column = (int(i) for i in outside[0])
+        raise DataError(f"{_where_target(data, row)}: {y[row, column]} is not in [{low:g}, {high:g}], as {remedy}")
+
+
+def _require_shares(data: RawData, y: NDArray[Any]) -> None:
+    """Raise for the first row of y (m, outputs) that is not made of shares that sum to 1."""
+    wrong = (y < 0).any(axis=1) | (np.abs(y.sum(axis=1) - 1) > 1e-4)
+    if wrong.any():
+        row = int(wrong.argmax())
         raise DataError(
-            f"{_where_target(data, row)}: {y[row]} is not in [{low}, {high}], as {loss.name} needs; "
-            "correct it or choose another loss"
+            f"{_where_target(data, row)}: sums to {y[row].sum():g}, and outputs of softmax are shares that sum to 1; "
+            "choose another --output-activation"
         )
-    if (low, high) == (-np.inf, np.inf):
-        scaler = StandardScaler().fit(y[rows].reshape(-1, encoding["outputs"]))
-        encoding |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
 
 
 def apply(
@@ -155,6 +275,8 @@ def apply(
         _check_labels(data, raw_values(data), get_loss(encoding["loss"]), encoding["outputs"])
         return np.ascontiguousarray(y, dtype=dtype)
     codes = _class_codes(encoding, data, y, np.arange(data.rows)[rows])
+    if encoding["type"] == "one_hot":
+        return np.eye(encoding["outputs"], dtype=dtype)[codes]
     return codes if encoding["type"] == "classes" else codes.astype(dtype)[:, None]
 
 
@@ -170,7 +292,8 @@ def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]
     classes = np.asarray(encoding["classes"])
     if encoding["type"] == "binary":
         outputs = np.hstack([1 - outputs, outputs])
-    probabilities = {f"probability_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
+    kind = "output" if encoding["type"] == "one_hot" else "probability"  # squared errors make no probabilities
+    probabilities = {f"{kind}_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
     return {"prediction": classes[outputs.argmax(axis=1)], **probabilities}
 
 
@@ -254,7 +377,7 @@ def _check_classes(data: RawData, classes: Sequence[Any], rows: int, loss: Loss)
             f"{what}: {len(classes)} different values in {rows} rows are too many for classes; "
             "choose another target, or half_squared_error if they are numbers"
         )
-    if len(classes) > 2 and not loss.integer_targets:
+    if len(classes) > 2 and loss.classification and not loss.integer_targets:
         raise DataError(f"{what}: {len(classes)} classes, and {loss.name} tells two apart; choose cross_entropy")
 
 

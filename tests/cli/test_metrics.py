@@ -61,3 +61,78 @@ def test_one_hot_rows_are_measured_as_classes(tmp_path: Path, monkeypatch: pytes
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["task"] == "classification"
     assert metrics["test"]["accuracy"] == 1
+
+
+NIELSEN = """--hidden 30 --activation sigmoid --loss half_squared_error --output-activation sigmoid
+    --init standard_normal --optimizer sgd --learning-rate 3 --schedule constant --batch-size 10 --epochs 40
+    --seed 1""".split()
+
+
+def test_the_textbooks_first_network_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = done("train", "digits", *NIELSEN, "--out", "run")
+    assert "10 classes, an output each" in text
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert list(metrics["test"]) == ["loss", "accuracy"]
+    assert metrics["layer_sizes"][-1] == 10
+    assert metrics["test"]["accuracy"] > 0.9
+    scores = json.loads(done("evaluate", "run", "digits", "--json"))
+    done("predict", "run", "digits")
+    rows = np.genfromtxt("predictions.csv", delimiter=",", names=True)
+    assert rows.dtype.names[:2] == ("prediction", "output_0")
+    from sklearn.datasets import load_digits
+
+    assert scores["accuracy"] == pytest.approx((rows["prediction"] == load_digits().target).mean())
+
+
+def test_squared_errors_of_classes_are_searched_by_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--loss", "half_squared_error", "--epochs", "30", "--folds", "2", "--seeds", "1", "--out", "run"]
+    text = done("search", "iris", "--grid", "learning-rate=0.01,1e-5", *options)
+    assert "best: learning-rate=0.01: accuracy 0." in text
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["task"] == "classification" and metrics["test"]["accuracy"] > 0.6
+
+
+@pytest.mark.parametrize("output", ["softplus", "relu", "sigmoid"])
+def test_predictions_reach_below_the_mean_of_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    a = np.linspace(0, 3, 120)
+    Path("t.csv").write_text("a,price\n" + "".join(f"{x},{5 + 300 * x:.3f}\n" for x in a))
+    done(
+        "train",
+        "t.csv",
+        "--output-activation",
+        output,
+        "--learning-rate",
+        "0.01",
+        "--epochs",
+        "150",
+        "--seed",
+        "1",
+        "--out",
+        "run",
+    )
+    assert json.loads(Path("run/metrics.json").read_text())["test"]["r2"] > 0.95
+    done("predict", "run", "t.csv")
+    assert np.loadtxt("predictions.csv", skiprows=1).min() < 150
+
+
+def test_a_search_over_output_activations_scales_for_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,price\n" + "".join(f"{i},{5 + 300 * (i % 9):.3f}\n" for i in range(60)))
+    grid = ["--grid", "output-activation=identity,softplus", "--folds", "2", "--seeds", "1", "--epochs", "2"]
+    text = done("search", "t.csv", "--loss", "half_squared_error", *grid)
+    assert "target: scaled and not shifted, for outputs of identity and softplus lie in [0, inf]" in text
+
+
+def test_a_target_that_the_output_cannot_reach_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,price\n" + "".join(f"{i},{i / 7 - 1:.3f}\n" for i in range(60)))
+    result = CliRunner().invoke(app, ["train", "t.csv", "--output-activation", "softplus"], prog_name="gpubp")
+    assert result.exit_code == 2
+    assert 't.csv, line 2, column "price": -1.0 is not in [0, inf], as outputs of softplus are' in result.stderr

@@ -128,3 +128,101 @@ def test_several_target_columns_must_be_there_and_hold_numbers(tmp_path: Path) -
         read(path, "ant,be")
     with pytest.raises(DataError, match='line 2, column "bee": "red" is not a number'):
         read(path, "ant,bee")
+
+
+# -- output activations ---------------------------------------------------------------------------------------
+
+
+def scaled(y: Any, output: str, loss: str = "half_squared_error") -> tuple[np.ndarray, dict[str, Any], list[str]]:
+    """The targets as a network with this output activation sees them, how they are decoded, and what was said."""
+    ready = prepare(arrays(y), loss=loss, output_activation=output, test=0, dtype=np.float64)
+    raw = decode(ready.preprocessing, ready.train[1])["prediction"]
+    np.testing.assert_allclose(raw, y, rtol=1e-9, atol=1e-9)
+    return ready.train[1][:, 0], ready.preprocessing, [note for note in ready.notes if "outputs of" in note]
+
+
+@pytest.mark.parametrize("output", ["relu", "softplus", "exponential"])
+def test_values_are_scaled_without_a_shift_for_outputs_that_are_not_negative(output: str) -> None:
+    y = 1e6 + 1e5 * np.sin(np.arange(60.0))
+    seen, preprocessing, notes = scaled(y, output)
+    assert seen.min() > 0 and 0.5 < seen.mean() < 2
+    assert decode(preprocessing, np.zeros((1, 1)))["prediction"] == [0]
+    assert notes == [f"target: scaled and not shifted, for outputs of {output} lie in [0, inf]"]
+    with pytest.raises(DataError, match=rf"row 1, column \"y\": -5.0 .* outputs of {output}.*--output-activation"):
+        prepare(arrays(np.arange(60.0) / 2 - 5), loss="huber", output_activation=output)
+
+
+@pytest.mark.parametrize("output", ["elu", "selu", "gelu", "silu", "mish", "elu(0.5)"])
+def test_values_stay_above_the_least_output(output: str) -> None:
+    from gpubp.activations import get_activation
+
+    seen, _, _ = scaled(np.linspace(-30.0, 50.0, 60), output)
+    assert seen.min() >= get_activation(output).bounds[0]
+
+
+@pytest.mark.parametrize(("output", "low", "high"), [("sigmoid", 0, 1), ("tanh", -1, 1)])
+def test_values_are_brought_into_the_range_of_bounded_outputs(output: str, low: float, high: float) -> None:
+    seen, _, notes = scaled(np.linspace(-3.0, 250.0, 60), output)
+    margin = 0.1 * (high - low)
+    assert seen.min() == pytest.approx(low + margin) and seen.max() == pytest.approx(high - margin)
+    assert "middle of the range" in notes[0]
+    fractions = np.linspace(0.2, 0.9, 60)
+    np.testing.assert_array_equal(scaled(fractions, output)[0], fractions)
+    assert np.ptp(scaled(fractions / 100, output)[0]) == pytest.approx(0.8 * (high - low))
+    scaled(np.full(60, 7.5), output)
+
+
+def test_shares_for_softmax_stay_raw_and_must_sum_to_one() -> None:
+    shares = np.column_stack([np.linspace(0.1, 0.7, 60), np.linspace(0.9, 0.3, 60)])
+    ready = prepare(arrays(shares), loss="half_squared_error", output_activation="softmax", test=0, dtype=np.float64)
+    np.testing.assert_array_equal(ready.train[1], shares)
+    with pytest.raises(DataError, match="row 1.*sums to 2.*softmax"):
+        prepare(arrays(2 * shares), loss="half_squared_error", output_activation="softmax")
+
+
+def test_identity_outputs_are_standardized_as_ever() -> None:
+    seen, _, notes = scaled(np.linspace(3.0, 9.0, 60), "identity")
+    assert seen.mean() == pytest.approx(0) and seen.std() == pytest.approx(1)
+    assert notes == []
+    counts, _, _ = scaled(np.arange(60.0), "auto", "poisson")
+    np.testing.assert_array_equal(counts, np.arange(60.0))
+
+
+SQUARED = {"loss": "half_squared_error", "test": 0}
+
+
+@pytest.mark.parametrize(
+    ("data", "output"),
+    [
+        (arrays(np.array(["a", "b", "c"])[CODES]), "auto"),
+        (arrays(ONE_HOT), "auto"),
+        (arrays(CODES), "sigmoid"),
+        (arrays(CODES), "softmax"),
+        (arrays(CODES, one_unit=True), "auto"),
+        (RawData(name="t", kind="images", X=INPUTS.astype(np.uint8), y=CODES), "auto"),
+    ],
+    ids=["texts", "one-hot", "sigmoid", "softmax", "pixels in one unit", "pictures"],
+)
+def test_squared_errors_of_classes_have_an_output_each(data: RawData, output: str) -> None:
+    ready = prepare(data, output_activation=output, **SQUARED)
+    assert (ready.task, ready.loss, ready.n_outputs) == ("classification", "half_squared_error", 3)
+    np.testing.assert_array_equal(ready.train[1], ONE_HOT)
+    assert "target: 3 classes, an output each, compared with one-hot rows" in ready.notes
+    columns = decode(ready.preprocessing, np.array([[0.1, 0.2, 0.9]]))
+    assert columns["prediction"].tolist() == [ready.classes[2]]
+    assert list(columns)[1:] == [f"output_{name}" for name in ready.classes]
+
+
+@pytest.mark.parametrize("loss", ["half_squared_error", "huber"])
+def test_whole_numbers_are_values_where_a_loss_on_values_is_asked_for(loss: str) -> None:
+    ready = prepare(arrays(CODES), loss=loss)
+    assert (ready.task, ready.n_outputs) == ("regression", 1)
+    with pytest.raises(DataError, match="is not a number, and huber predicts numbers"):
+        prepare(arrays(np.array(["a", "b"])[CODES % 2]), loss="huber")
+
+
+def test_the_way_to_values_is_the_one_that_leads_there() -> None:
+    for data, way in ((arrays(CODES), "half_squared_error"), (arrays(CODES, one_unit=True), "huber")):
+        ready = prepare(data)
+        assert any(f"for values, --loss {way}" in note for note in ready.notes)
+        assert prepare(data, loss=way).task == "regression"

@@ -29,7 +29,8 @@ Grids = Annotated[
     typer.Option(
         "--grid",
         help="What to vary, such as 'learning-rate=1e-3,1e-2;hidden=64,128-64;dropout=0,0.2': names of the options "
-        'below (but --loss) or of an option of the optimizer (beta2, ...), their values with ",", layers with "-". '
+        "below (but --loss) or of an option of the optimizer (beta2, ...), their values with "
+        '",", layers with "-". '
         "Every combination is a candidate; with several --grid, those of each.",
         metavar="GRID",
         rich_help_panel="Search",
@@ -105,6 +106,7 @@ def search(
     console = display.make_console(quiet=quiet)
     source = reading.read(data, target)
     rows = {"test": parse_test(test), "seed": seed, "dtype": backend.dtype}
+    rows["output_activation"] = tuple(dict.fromkeys(c["output_activation"] for c in searched.candidates))
     prepared = reading.prepare(source, loss=values["loss"], **rows)
     parts, notes = cut(source, loss=prepared.loss, folds=number, validation=fraction, **rows)
     display.say(console, display.describe_data(source.name, prepared), "bold")
