@@ -39,6 +39,8 @@ class Activation:
         ``select(c, x, y)`` for a choice. A record without them runs unfused.
     init : str
         The initializer that ``init="auto"`` picks for a layer with this activation.
+    bounds : tuple of (float, float)
+        No a is below the first or above the second; values to be predicted are scaled to lie between them.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class Activation:
     scalar_f: str | None = None
     scalar_derivative: str | None = None
     init: str = "xavier_uniform"
+    bounds: tuple[float, float] = (-inf, inf)
 
     def grad_z(self, xp: Namespace, grad_a: Array, z: Array, a: Array) -> Array:
         """∂C/∂z from ∂C/∂a: the Hadamard product grad_a ⊙ σ′(z) of BP1 and BP2."""
@@ -80,6 +83,7 @@ class Softmax:
 
     name: str = "softmax"
     init: str = "xavier_uniform"
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     def f(self, xp: Namespace, z: Array) -> Array:
         """Probabilities from logits, both (…, n); the largest logit is subtracted first."""
@@ -112,6 +116,7 @@ def sigmoid() -> Activation:
         derivative_from="a",
         scalar_f="T(1) / (T(1) + exp(-z))",
         scalar_derivative="a * (T(1) - a)",
+        bounds=(0.0, 1.0),
     )
 
 
@@ -124,6 +129,7 @@ def tanh() -> Activation:
         derivative_from="a",
         scalar_f="tanh(z)",
         scalar_derivative="T(1) - a * a",
+        bounds=(-1.0, 1.0),
     )
 
 
@@ -137,6 +143,7 @@ def relu() -> Activation:
         scalar_f="select(z <= T(0), T(0), z)",
         scalar_derivative="select(a > T(0), T(1), T(0))",
         init="he_normal",
+        bounds=(0.0, inf),
     )
 
 
@@ -153,6 +160,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
         scalar_f=f"select(z > T(0), z, T({slope!r}) * z)",
         scalar_derivative=f"select(a > T(0), T(1), T({slope!r}))",
         init="he_normal",
+        bounds=(-inf if slope else 0.0, inf),
     )
 
 
@@ -168,6 +176,7 @@ def elu(alpha: float = 1.0) -> Activation:
         scalar_f=f"select(z > T(0), z, T({alpha!r}) * expm1(z))",
         scalar_derivative=f"select(a > T(0), T(1), a + T({alpha!r}))",
         init="he_normal",
+        bounds=(-alpha, inf),
     )
 
 
@@ -188,6 +197,7 @@ def selu() -> Activation:
         scalar_f=f"select(z > T(0), T({scale!r}) * z, T({floor!r}) * expm1(z))",
         scalar_derivative=f"select(a > T(0), T({scale!r}), a + T({floor!r}))",
         init="lecun_normal",
+        bounds=(-floor, inf),
     )
 
 
@@ -206,6 +216,7 @@ def softplus() -> Activation:
         scalar_f="select(z > T(0), z, T(0)) + log1p(exp(-fabs(z)))",
         scalar_derivative="-expm1(-a)",
         init="he_normal",
+        bounds=(0.0, inf),
     )
 
 
@@ -221,6 +232,7 @@ def gelu() -> Activation:
         scalar_f=f"z * ({phi})",
         scalar_derivative=f"{phi} + z * (T({density!r}) * exp(T(-0.5) * z * z))",
         init="he_normal",
+        bounds=(-0.1699713, inf),
     )
 
 
@@ -249,6 +261,7 @@ def gelu_tanh() -> Activation:
         scalar_derivative=f"T(0.5) * (T(1) + tanh({u})) + T(0.5) * z * (T(1) - tanh({u}) * tanh({u}))"
         f" * (T({c!r}) * (T(1) + T({3 * cubic!r}) * {zz}))",
         init="he_normal",
+        bounds=(-0.1700408, inf),
     )
 
 
@@ -268,6 +281,7 @@ def silu() -> Activation:
         scalar_f="z / (T(1) + exp(-z))",
         scalar_derivative=f"{s} * (T(1) + z * (T(1) - {s}))",
         init="he_normal",
+        bounds=(-0.2784646, inf),
     )
 
 
@@ -288,6 +302,7 @@ def mish() -> Activation:
         scalar_f=f"z * {t}",
         scalar_derivative=f"{t} + z * (T(1) - {t} * {t}) / (T(1) + exp(-z))",
         init="he_normal",
+        bounds=(-0.3088435, inf),
     )
 
 
@@ -300,6 +315,7 @@ def exponential() -> Activation:
         derivative_from="a",
         scalar_f="exp(z)",
         scalar_derivative="a",
+        bounds=(0.0, inf),
     )
 
 

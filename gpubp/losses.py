@@ -116,6 +116,17 @@ class Loss:
         """Whether the targets are class indices: one integer a row for all outputs together."""
         return self.metric is CLASS_ACCURACY
 
+    def metric_name(self, n_outputs: int) -> str:
+        """What the metric of a network with so many outputs is called.
+
+        Returns
+        -------
+        str
+            "accuracy", the fraction of rows that are right, or "rmse"; where there are several labels a row,
+            "label_accuracy", the fraction of labels that are right.
+        """
+        return "label_accuracy" if self.metric is LABEL_ACCURACY and n_outputs > 1 else self.metric.name
+
 
 def half_squared_error() -> Loss:
     """C = ½ Σⱼ (zⱼ − yⱼ)²; ∂C/∂z = z − y."""

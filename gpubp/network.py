@@ -276,10 +276,10 @@ class MLP:
         Returns
         -------
         dict
-            "loss", and "accuracy" or "rmse": numbers, or arrays (K,) for a stack.
+            "loss", and "accuracy", "label_accuracy" (several labels) or "rmse": numbers, or arrays (K,) for a stack.
         """
         loss, metric = self.stack.evaluate(*self.stack.checked(X, y, sample_weight))
-        return {"loss": self._one_or_all(loss), self.loss.metric.name: self._one_or_all(metric)}
+        return {"loss": self._one_or_all(loss), self.loss.metric_name(self.layer_sizes[-1]): self._one_or_all(metric)}
 
     def gradients(
         self, X: Any, y: Any, sample_weight: Any = None, l2: Any = 0.0, dropout: Any = 0.0, step: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +24,31 @@ FORMAT = 2  # of model files; a reader refuses newer ones. 2: the schema of the 
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all.
 
+    A link stays one: what it leads to is written. A file that was there keeps its permissions.
+
     Raises
     ------
     UsageError
         If the folder cannot be written to, or the disk is full; what stood at `path` before is untouched.
     """
-    path = Path(path)
+    target = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
         # Not by tempfile, whose files are for their owner alone: the kernel applies the umask here, race-free.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with os.fdopen(handle, "wb") as file:
+                if target.is_file():
+                    os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         except BaseException:
             os.unlink(temporary)
             raise
-        _sync_folder(path.parent)
+        _sync_folder(target.parent)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}; {len(data):,} bytes needed)") from error
 

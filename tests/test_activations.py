@@ -308,3 +308,11 @@ def test_every_activation_names_an_initializer():
     from gpubp.initializers import INITIALIZERS
 
     assert {get_activation(name).init for name in ACTIVATIONS} | {SOFTMAX.init} <= set(INITIALIZERS)
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "leaky_relu(0)"])
+def test_bounds_are_the_least_and_the_largest_number_given(spec):
+    activation = get_activation(spec)
+    a = activation.f(XP, np.linspace(-60.0, 60.0, 120_001))
+    for bound, reached in zip(activation.bounds, (a.min(), a.max()), strict=True):
+        assert abs(reached - bound) < 1e-6 if np.isfinite(bound) else abs(reached) > 0.5

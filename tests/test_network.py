@@ -166,7 +166,7 @@ def test_evaluation_of_labels_reports_how_many_of_them_are_right(mlp):
     rng = np.random.default_rng(0)
     X, y, weight = rng.standard_normal((50, 4)), rng.integers(2, size=(50, 3)), rng.random(50)
     hits = (net.predict(X) == y).mean(axis=1)
-    assert net.evaluate(X, y, weight)["accuracy"] == pytest.approx(np.average(hits, weights=weight), rel=1e-6)
+    assert net.evaluate(X, y, weight)["label_accuracy"] == pytest.approx(np.average(hits, weights=weight), rel=1e-6)
 
 
 def test_large_inputs_are_taken_in_parts(mlp, monkeypatch):

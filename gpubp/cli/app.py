@@ -67,14 +67,15 @@ app.command()(train)
 def predict(model: options.Model, data: options.Rows, out: options.Predictions = Path("predictions.csv")) -> None:
     """Predict the rows of DATA with a trained network; classes come with their probabilities."""
     from gpubp import data as reading
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display, predictions, run_folder
 
+    predictions.check(out, data)
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
     X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
     columns = reading.decode(preprocessing, net.forward(X))
-    run_folder.write_predictions(out, columns)
-    console = display.make_console()
+    console = display.make_console(stderr=predictions.goes_to_standard_output(out))
+    predictions.write(out, columns)
     display.show_notes(console, source.notes)
     display.say(console, f"wrote {len(X):,} predictions to {out}")
 

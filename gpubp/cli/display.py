@@ -174,7 +174,7 @@ def figure(name: str, value: float | None) -> str:
     """A metric as it is printed: accuracies and r2 with four decimals, others with four digits or more."""
     if value is None:
         return "-"
-    if name in ("accuracy", "r2"):
+    if name in ("accuracy", "exact_match", "label_accuracy", "r2"):
         return f"{value:.4f}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 

@@ -134,7 +134,11 @@ Source = Annotated[
 ]
 Rows = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="Data in the form of what the network was trained on.", show_default=False),
+    typer.Argument(
+        metavar="DATA",
+        help="Data in the form of what the network was trained on; or - for CSV on standard input.",
+        show_default=False,
+    ),
 ]
 Model = Annotated[
     Path,
@@ -147,7 +151,9 @@ Model = Annotated[
 
 Target = Annotated[
     str | None,
-    typer.Option(help="Column to predict (default: the last).", metavar="COLUMN", rich_help_panel="Data"),
+    typer.Option(
+        help="Column to predict (default: the last), or several with commas.", metavar="COLUMN", rich_help_panel="Data"
+    ),
 ]
 Test = Annotated[
     str | None,
@@ -213,9 +219,14 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Folder for the results (default: runs/NAME-DATE).", metavar="DIR", rich_help_panel="Run"),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run that --out holds already.", rich_help_panel="Run")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.", rich_help_panel="Run")]
 
-Predictions = Annotated[Path, typer.Option(help="The file to write.", metavar="FILE")]
+Predictions = Annotated[
+    Path, typer.Option(help="A .csv, .csv.gz or .parquet file, or - for CSV on standard output.", metavar="FILE")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object only.")]
 
 Layers = Annotated[str, typer.Option(help="Sizes of all layers: inputs, hidden ones, outputs.", metavar="SIZES")]

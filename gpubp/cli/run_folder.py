@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +32,7 @@ FILES = (MODEL, METRICS, HISTORY)
 
 
 def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
-    """How well a network predicts: ``loss`` and, for classes, ``accuracy``; else ``rmse``, ``mae`` and ``r2``.
+    """How well a network predicts: ``loss`` and figures that depend on what it predicts.
 
     Parameters
     ----------
@@ -46,18 +44,32 @@ def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
     Returns
     -------
     dict
-        ``loss`` is in the units that the network was trained in; rmse, mae and r2 are in the target's own,
+        ``loss``, in the units that the network was trained in. For classes ``accuracy``; for several labels
+        ``exact_match``, the fraction of rows all of whose labels are right (scikit-learn's accuracy), and
+        ``label_accuracy``, the fraction of labels; for values ``rmse``, ``mae`` and ``r2`` in the target's own units,
         averaged over targets where there are several. r2 is None for a single row.
     """
+    assert net.preprocessing is not None
     scores = net.evaluate(X, y)
+    if net.preprocessing["target"]["type"] == "labels":
+        right = (net.forward(X) > 0.5) == (y > 0.5)
+        return {
+            "loss": scores["loss"],
+            "exact_match": float(right.all(axis=1).mean()),
+            "label_accuracy": float(right.mean()),
+        }
     if net.loss.classification:
         return {"loss": scores["loss"], "accuracy": scores["accuracy"]}
-    assert net.preprocessing is not None
-    return {"loss": scores["loss"], **regression_metrics(net.preprocessing, y, net.forward(X))}
+    return {"loss": scores["loss"], **metrics_of_values(net.preprocessing, y, net.forward(X))}
 
 
-def regression_metrics(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
-    """``rmse``, ``mae`` and ``r2`` in the units of the data, of a network's outputs for encoded targets."""
+def metrics_of_values(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
+    """The figures of a network with a loss on values, by its outputs for encoded targets.
+
+    ``rmse``, ``mae`` and ``r2`` in the units of the data; ``accuracy`` where the targets are one-hot classes.
+    """
+    if preprocessing["target"]["type"] == "one_hot":
+        return {"accuracy": float((outputs.argmax(axis=-1) == y.argmax(axis=-1)).mean())}
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
     truth = np.column_stack(list(decode(preprocessing, y).values()))
@@ -119,6 +131,28 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: {existing} cannot be written to; choose another --out")
 
 
+def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
+    """Refuse a folder that holds a run already, before anything is computed for it, unless it is to be overwritten.
+
+    Parameters
+    ----------
+    folder : Path
+    overwrite : bool
+    also : sequence of str
+        Files that mark a run besides FILES.
+
+    Raises
+    ------
+    UsageError
+        Naming a file that would be lost.
+    """
+    existing = next((name for name in (*FILES, *also) if (folder / name).exists()), None)
+    if existing is not None and not overwrite:
+        raise UsageError(
+            f"{folder}: holds a run already ({existing}); choose another --out, or --overwrite to replace it"
+        )
+
+
 def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> None:
     """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
 
@@ -143,15 +177,6 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
         raise UsageError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-
-
-def write_predictions(path: Path, columns: Mapping[str, Array]) -> None:
-    """Write columns as a CSV file, whole or not at all; floats with as few digits as tell them apart."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.astype(str) for column in columns.values()), strict=True))
-    atomic_write(path, text.getvalue().encode())
 
 
 def load_model(path: Path, device: str = "auto") -> MLP:

@@ -41,6 +41,7 @@ def train(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     out: options.Out = None,
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     **values: Any,
 ) -> None:
@@ -58,11 +59,14 @@ def train(
     from gpubp.cli import display, run_folder
 
     run_folder.check_writable(out or Path("runs"))
+    if out is not None:
+        run_folder.check_new(out, overwrite)
     console = display.make_console(quiet=quiet)
     source = reading.read(data, target, **parse_table_options(ctx.params))
     prepared = reading.prepare(
         source,
         loss=settings["loss"],
+        output_activation=settings["output_activation"],
         test=parse_test(test),
         validation=validation,
         seed=seed,
@@ -121,7 +125,7 @@ def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, 
 def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) -> dict[str, Any]:
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
     asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
-    config = {str(key): value for key, value in asked.items() if key not in ("out", "quiet", "help")}
+    config = {str(key): value for key, value in asked.items() if key not in ("out", "overwrite", "quiet", "help")}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -146,6 +146,36 @@ class Columns(Mapping[str, NDArray[Any]]):
         return values
 
 
+class JoinedColumns(Mapping[str, NDArray[Any]]):
+    """A table's columns, of which several are one: the target, a matrix.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray
+        The table's own.
+    names : sequence of str
+        Those that are joined.
+    target : str
+        What they are called together.
+    matrix : (m, n) array
+    """
+
+    def __init__(
+        self, columns: Mapping[str, NDArray[Any]], names: Sequence[str], target: str, matrix: NDArray[Any]
+    ) -> None:
+        self.columns, self.target, self.matrix = columns, target, matrix
+        self.names = [*(name for name in columns if name not in names), target]
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.matrix if name == self.target else self.columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def schema_of(data: RawData) -> Schema:
     """Tell what the columns of a table are; of arrays in memory, the type tells.
 
@@ -154,6 +184,8 @@ def schema_of(data: RawData) -> Schema:
     DataError
         If it cannot be told from the cells of a file.
     """
+    if isinstance(data.columns, JoinedColumns):
+        return schema_of(replace(data, columns=data.columns.columns))
     if isinstance(data.columns, Columns):
         return data.columns.schema
     return Schema({name: _typed_column(values) for name, values in data.columns.items()})

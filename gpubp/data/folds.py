@@ -48,6 +48,7 @@ def cut(
     data: RawData,
     *,
     loss: str,
+    output_activation: targets.OutputActivations = "auto",
     test: float | str | Path | None,
     folds: int,
     validation: float,
@@ -58,7 +59,7 @@ def cut(
 
     Parameters
     ----------
-    data, loss, test, seed, dtype
+    data, loss, output_activation, test, seed, dtype
         As for `prepare`.
     folds : int
         How many; each row is validated on in one of them. 1 is a single split.
@@ -78,7 +79,8 @@ def cut(
     """
     data = with_default_target(replace(data, notes=[]))
     chosen_loss = get_loss(loss)
-    target = targets.fit(data, chosen_loss)
+    outputs = targets.Outputs.of(chosen_loss, output_activation)
+    target = targets.fit(data, chosen_loss, outputs)
     strata = targets.class_indices(target, data)
     has_test_file = isinstance(test, str | Path)  # then all rows of `data` are for training
     rows, _, _ = split_test(data, 0.0 if has_test_file else test, strata, seed)
@@ -92,7 +94,7 @@ def cut(
     preprocessings = []
     for train, _ in splits:
         fold_target = dict(target)
-        targets.standardize(fold_target, data, chosen_loss, rows[train])
+        targets.standardize(fold_target, data, chosen_loss, rows[train], outputs)
         preprocessings.append({"features": features.fit(data, rows[train]), "target": fold_target})
     return _encode_folds(data, rows, splits, preprocessings, dtype), notes
 

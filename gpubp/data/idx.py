@@ -37,12 +37,30 @@ def read_folder(folder: Path) -> RawData:
 
 def _read_part(folder: Path, names: tuple[str, ...], dimensions: int) -> NDArray[Any] | None:
     """Read the one file of the folder with one of these names in its own; None if there is no such file."""
-    paths = sorted({path for name in names for path in folder.glob(f"*{name}*")})
+    paths = sorted({path for name in names for path in folder.glob(f"*{name}*") if path.is_file()})
     if not paths:
         return None
+    if len(paths) == 2 and paths[1].name == f"{paths[0].name}.gz":  # a download beside what was unpacked from it
+        array = _read_file(paths[0], dimensions)
+        if _unpacks_to(paths[1], paths[0]):
+            return array
     if len(paths) > 1:
         raise DataError(f"{folder.name}: {paths[0].name} and {paths[1].name} hold the same part; keep one of them")
-    path = paths[0]
+    return _read_file(paths[0], dimensions)
+
+
+def _unpacks_to(packed: Path, plain: Path) -> bool:
+    """Whether a gzipped file holds what lies unpacked beside it."""
+    expected = plain.read_bytes()
+    try:
+        with gzip.open(packed) as stream:
+            return stream.read(len(expected) + 1) == expected
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return False
+
+
+def _read_file(path: Path, dimensions: int) -> NDArray[Any]:
+    """Read the array of one file, gzipped or not."""
     try:
         opener: Callable[[Path], Any] = gzip.open if path.suffix == ".gz" else partial(open, mode="rb")
         with opener(path) as stream:

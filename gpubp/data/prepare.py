@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data import features, targets
+from gpubp.data.arrays import as_inputs
 from gpubp.data.columns import read_as, schema_of, schema_of_format_1
 from gpubp.data.readers import read, read_with, saved_schema
 from gpubp.data.selection import is_counter
@@ -23,6 +24,7 @@ Part = tuple[NDArray[Any], NDArray[Any]]
 TASKS = {
     "classes": "classification",
     "binary": "classification",
+    "one_hot": "classification",
     "labels": "multilabel",
     "values": "regression",
 }
@@ -65,6 +67,7 @@ def prepare(
     data: RawData,
     *,
     loss: str | Loss = "auto",
+    output_activation: targets.OutputActivations = "auto",
     test: float | str | Path | None = None,
     validation: float | None = None,
     seed: int = 0,
@@ -78,6 +81,9 @@ def prepare(
         As `read` returns it.
     loss : str or Loss
         "auto" chooses by the target (see `gpubp.data.targets.infer_loss`) and says so in the notes.
+    output_activation : str, Activation, Softmax or tuple of these
+        What the network's outputs come from, or those of several networks that are compared. Values to be predicted
+        are scaled to what all of them can reach. "auto" is the loss's own.
     test : float, path or None
         A fraction of the rows (0 for no test part), a file of test rows, or None: the test part that
         the data set came with, else 20 % of the rows.
@@ -95,12 +101,13 @@ def prepare(
     """
     data = with_default_target(data)
     chosen_loss = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
-    target = targets.fit(data, chosen_loss)
+    outputs = targets.Outputs.of(chosen_loss, output_activation)
+    target = targets.fit(data, chosen_loss, outputs)
     strata = targets.class_indices(target, data)
     rows, test_rows, test_data = split_test(data, test, strata, seed)
     targets.raw_values(test_data)  # raises where the test rows have no target
     train_rows, validation_rows = split_rows(data, rows, validation or 0.0, strata, seed, "validation")
-    targets.standardize(target, data, chosen_loss, train_rows)
+    targets.standardize(target, data, chosen_loss, train_rows, outputs)
     preprocessing = _fit_features(data, train_rows) | {"target": target}
 
     def encoded(source: RawData, rows: features.RowIndices) -> Part | None:
@@ -153,14 +160,17 @@ def encode(
     DataError
         If columns are missing, or a value is not of the kind that the network was trained on.
     """
-    data = replace(data, target=preprocessing["target"]["name"])  # shares its notes with the caller's
-    encoding = preprocessing["features"]
+    encoding, target = preprocessing["features"], preprocessing["target"]
+    data = as_inputs(data, encoding["kind"], encoding["numbers"]["width"])
+    data = replace(data, target=target["name"])  # shares its notes with the caller's
     if data.kind == "table" == encoding["kind"]:
-        schema = saved_schema(preprocessing) or schema_of_format_1(encoding, preprocessing["target"])
+        schema = saved_schema(preprocessing) or schema_of_format_1(encoding, target)
         for name in data.columns:
             if name not in schema.columns:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
         data = read_as(data, schema)
+    if with_target and "columns" in target:
+        data = targets.join_columns(data, target["columns"])
     return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
 
 
@@ -177,8 +187,10 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
     Returns
     -------
     dict of str to ndarray (m,)
-        ``prediction``, the class or the value in raw units, and ``probability_CLASS`` for each class; with
-        several labels or values ``prediction_0``, ``prediction_1``, … (and ``probability_0``, … for labels).
+        ``prediction``, the class or the value in raw units, and ``probability_CLASS`` for each class
+        (``output_CLASS`` where a loss on values tells them apart); with several labels or values ``prediction_0``,
+        ``prediction_1``, … (and ``probability_0``, … for labels), or the names of the target's columns instead of
+        numbers.
     """
     return targets.decode(preprocessing["target"], np.asarray(outputs))
 
@@ -222,8 +234,9 @@ def with_default_target(data: RawData) -> RawData:
     column = schema.columns.get(data.target)
     if column is not None and column.kind == "ignored":
         raise UsageError(f'{data.name}: the target "{data.target}" is ignored by {column.why}; choose another --target')
-    if data.target in schema.problems:
-        raise DataError(schema.problems[data.target])
+    for name in data.target_columns or (data.target,):
+        if name in schema.problems:
+            raise DataError(schema.problems[name])
     return data
 
 
@@ -258,7 +271,9 @@ def _read_test_file(data: RawData, path: str | Path) -> RawData:
     if data.kind != "table":
         return read(path)
     schema = schema_of(data)
-    return read_as(read_with(path, data.target, schema.options, schema), schema)
+    target = None if data.target_columns else data.target
+    test_data = read_as(read_with(path, target, schema.options, schema), schema)
+    return targets.join_columns(replace(test_data, target=data.target), data.target_columns or ())
 
 
 def split_rows(

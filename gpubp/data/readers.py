@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpubp.data import arrays, hdf5, idx, tables
+from gpubp.data import arrays, csv_copy, hdf5, idx, tables, targets
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.schema import Kind, Schema, TableOptions
 from gpubp.data.source import RawData
@@ -50,11 +50,13 @@ def read(
     ----------
     source : str, Path or pandas.DataFrame
         A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz
-        (arrays X, y, optionally X_test, y_test), .npy (a table without names: its columns are "1", "2", …) or
-        .h5/.hdf5 file (the names of .npz, or train_set_x, train_set_y, test_set_x, test_set_y); a folder of
-        MNIST-format IDX files, or of one .h5 file for training and one for testing; a data frame.
+        (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
+        columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz,
+        or train_set_x, train_set_y, test_set_x, test_set_y); a folder of MNIST-format IDX files, or of one HDF5 file
+        for training and one for testing; "-" for CSV on standard input; a data frame.
     target : str, optional
-        The column to be predicted, for tables; `prepare` takes the last one where none is given.
+        The column to be predicted, for tables, or several with commas between them; `prepare` takes the last column
+        where none is given.
     ignore : sequence of str
         Columns of a table that are left out.
     kinds : mapping of str to {"number", "category", "ignored"}
@@ -106,15 +108,15 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
         data = tables.read_frame(source, options, schema)
     elif str(source) in BUILTIN:
         data = with_options(BUILTIN[str(source)](), options, schema)
+    elif str(source) == csv_copy.STANDARD_INPUT:
+        data = csv_copy.read_standard_input(options, schema)
     else:
         path = Path(source)
         try:
             data = _read_path(path, options, schema)
         except OSError as error:
             raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    if target is not None:
-        _set_target(data, target)
-    return data
+    return data if target is None else _with_target(data, target)
 
 
 def saved_schema(preprocessing: Mapping[str, Any] | None) -> Schema | None:
@@ -125,7 +127,7 @@ def saved_schema(preprocessing: Mapping[str, Any] | None) -> Schema | None:
 
 def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawData:
     if path.is_dir():
-        folder = hdf5.read_folder(path) if any(path.glob("*.h5")) else idx.read_folder(path)
+        folder = hdf5.read_folder(path) if hdf5.files_of(path) else idx.read_folder(path)
         return with_options(folder, options, schema)
     endings = (*TABLES, *READERS)
     ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
@@ -142,9 +144,15 @@ def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawD
     return with_options(READERS[ending](path), options, schema)
 
 
-def _set_target(data: RawData, target: str) -> None:
+def _with_target(data: RawData, target: str) -> RawData:
+    """Set the target's column, or several with commas between them, which become one that is a matrix."""
     if data.kind != "table":
         raise UsageError(f'{data.name} has no named columns, so no target "{target}"; leave the target out')
-    if target not in data.columns:
-        raise DataError(f'{data.name}: there is no column "{target}"; {suggest(target, data.columns)}')
-    data.target = target
+    if target in data.columns:
+        data.target = target
+        return data
+    names = [name.strip() for name in target.split(",")]
+    for name in names:
+        if name not in data.columns:
+            raise DataError(f'{data.name}: there is no column "{name}"; {suggest(name, data.columns)}')
+    return targets.join_columns(data, list(dict.fromkeys(names)))

@@ -39,9 +39,9 @@ def choose_columns(data: RawData, rows: NDArray[np.int64] | slice) -> tuple[list
     schema = schema_of(data)
     names, left_out, counters = [], {}, {}
     for name in data.columns:
-        column = schema.columns[name]
         if name == data.target:
             continue
+        column = schema.columns[name]
         if column.kind == "ignored":
             left_out[name] = column.why
             continue

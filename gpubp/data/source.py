@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class RawData:
         Arrays and images only: (m, n), and (m,) or (m, n_out).
     X_test, y_test : ndarray or None
         The test part, where the data set comes with one.
+    class_names : sequence of str or None
+        What the numbers 0, 1, … in y stand for, where the data set says so.
     one_unit : bool
         Whether all columns of X measure the same thing (pixels), so that they share one mean and one scale:
         standardizing each would blow up the nearly constant ones.
@@ -41,6 +43,8 @@ class RawData:
         file are `gpubp.data.columns.Columns`: what they are is inferred when the first of them is asked for.
     target : str or None
         The target's column, where it is known.
+    target_columns : sequence of str or None
+        Tables only: the columns of the file that were joined to `target`, a matrix, where it has several.
     notes : list of str
         What the user should be told: everything that was guessed, left out or replaced.
     place : callable
@@ -53,9 +57,11 @@ class RawData:
     y: NDArray[Any] | None = None
     X_test: NDArray[Any] | None = None
     y_test: NDArray[Any] | None = None
+    class_names: Sequence[str] | None = None
     one_unit: bool = False
     columns: Mapping[Any, NDArray[Any]] = field(default_factory=dict)
     target: str | None = None
+    target_columns: Sequence[str] | None = None
     notes: list[str] = field(default_factory=list)
     place: Callable[[int], str] = lambda row: f"row {row + 1}"
 
@@ -72,7 +78,13 @@ class RawData:
         """The test part that the data set came with, as a data set, or None."""
         if self.X_test is None:
             return None
-        return RawData(name=f"{self.name} (test part)", kind=self.kind, X=self.X_test, y=self.y_test)
+        return RawData(
+            name=f"{self.name} (test part)",
+            kind=self.kind,
+            X=self.X_test,
+            y=self.y_test,
+            class_names=self.class_names,
+        )
 
     def say(self, note: str) -> None:
         """Add a note for the user, unless it is there already."""

@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.activations import SOFTMAX, Activation, Softmax, get_output_activation
+from gpubp.data.columns import JoinedColumns
 from gpubp.data.features import ALL_ROWS, LARGEST_MAGNITUDE, Encoding, RowIndices, RowSelection, as_text
 from gpubp.data.source import RawData, printable
 from gpubp.errors import DataError, suggest
 from gpubp.losses import Loss, get_loss
 
+OutputActivations: TypeAlias = str | Activation | Softmax | tuple[str | Activation | Softmax, ...]
+
 FEW_DISTINCT_NUMBERS = 20  # up to so many different whole numbers are classes, gaps or not
 MOST_CLASSES = 1000
+MARGIN = 0.1  # of a bounded output's range, kept free at either end
+LEAST_SPREAD = 0.1  # of a bounded output's range; values within it that spread less are scaled
+TRUTH_VALUES = {"true": "1", "false": "0"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a network, or of several that are compared, can be.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the output activations.
+    bounds : tuple of (float, float)
+        What all of them can reach lies between these.
+    """
+
+    names: tuple[str, ...]
+    bounds: tuple[float, float]
+
+    @classmethod
+    def of(cls, loss: Loss, asked: OutputActivations = "auto") -> Outputs:
+        """Look up the output activations that are asked for; "auto" is the loss's own."""
+        several = asked if isinstance(asked, tuple) else (asked,)
+        activations = [loss.output_activation if one == "auto" else get_output_activation(one) for one in several]
+        lows, highs = zip(*(activation.bounds for activation in activations), strict=True)
+        return cls(tuple(dict.fromkeys(activation.name for activation in activations)), (max(lows), min(highs)))
+
+    def __str__(self) -> str:
+        return " and ".join(self.names)
 
 
 def infer_loss(data: RawData) -> Loss:
     """Choose the loss by the target; the reason, and how to choose otherwise, are noted in `data`.
 
     Texts and truth values are classes (cross_entropy). So are whole numbers if there are at most 20 different
-    ones, or if they are 0 … k − 1 without a gap, and at least two rows of each on average. A matrix of zeros
-    and ones is one label a column (binary_cross_entropy). All other numbers are values (half_squared_error).
+    ones, or if they are 0 … k − 1 without a gap, and at least two rows of each on average, and one-hot rows. Any
+    other matrix of zeros and ones is one label a column (binary_cross_entropy). All other numbers are values
+    (half_squared_error).
     """
     y = raw_values(data)
     distinct = np.unique(y)
     if y.dtype.kind == "U":
         name, reason = "cross_entropy", "texts, read as classes"
+    elif is_one_hot(y):
+        name = "cross_entropy"
+        reason = (
+            f"{y.shape[1]} columns of 0 and 1, one 1 in every row, read as classes; for independent labels, "
+            "--loss binary_cross_entropy"
+        )
     elif y.ndim == 2 and np.isin(distinct, (0, 1)).all():
         name, reason = "binary_cross_entropy", f"{y.shape[1]} columns of 0 and 1, read as labels"
     elif y.ndim == 2 or not _are_whole_numbers(distinct):
         name, reason = "half_squared_error", "numbers, read as values; for classes, --loss cross_entropy"
     elif _look_like_classes(distinct, len(y)):
         name = "cross_entropy"
-        reason = f"{len(distinct)} different whole numbers, read as classes; for values, --loss half_squared_error"
+        other = "huber" if _label_pixels(data) else "half_squared_error"  # the latter takes classes there
+        reason = f"{len(distinct)} different whole numbers, read as classes; for values, --loss {other}"
     else:
         name = "half_squared_error"
         reason = f"{len(distinct)} different whole numbers, read as values; for classes, --loss cross_entropy"
@@ -41,68 +85,179 @@ def infer_loss(data: RawData) -> Loss:
     return get_loss(name)
 
 
-def fit(data: RawData, loss: Loss) -> Encoding:
-    """Fit the encoding of the target on all rows, for all classes must be known; `standardize` adds mean and scale."""
+def fit(data: RawData, loss: Loss, outputs: Outputs) -> Encoding:
+    """Fit the encoding of the target on all rows, for all classes must be known; `standardize` adds mean and scale.
+
+    Parameters
+    ----------
+    data : RawData
+    loss : Loss
+        ``half_squared_error`` takes classes too, with an output for each and one-hot rows as targets: texts, one-hot
+        rows, whole numbers that label pixels, and those that `infer_loss` reads as classes where outputs are bounded.
+    outputs : Outputs
+    """
     y = raw_values(data)
     encoding: Encoding = {"name": data.target, "loss": loss.name}
+    if data.target_columns:
+        encoding["columns"] = list(data.target_columns)
+    if not loss.classification and _are_classes_for_values(data, y, loss, outputs):
+        names = _fit_classes(data, y, loss)
+        k = len(names["classes"])
+        data.say(f"target: {k} classes, an output each, compared with one-hot rows")
+        return encoding | {"type": "one_hot", "outputs": k} | names
     if not loss.classification:
         if y.dtype.kind == "U":
             raise DataError(
                 f'{_where_target(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
                 "choose cross_entropy for classes"
             )
-        outputs = 1 if y.ndim == 1 else y.shape[1]
+        n = 1 if y.ndim == 1 else y.shape[1]
         return encoding | {
             "type": "values",
-            "outputs": outputs,
-            "mean": [0.0] * outputs,
-            "scale": [1.0] * outputs,
+            "outputs": n,
+            "mean": [0.0] * n,
+            "scale": [1.0] * n,
         }
-    if y.ndim == 2:
+    if y.ndim == 2 and not (loss.integer_targets and is_one_hot(y)):
         return encoding | {"type": "labels", "outputs": _check_labels(data, y, loss)}
+    names = _fit_classes(data, y, loss)
+    n = len(names["classes"]) if loss.integer_targets else 1
+    return encoding | {"type": "classes" if loss.integer_targets else "binary", "outputs": n} | names
+
+
+def _are_classes_for_values(data: RawData, y: NDArray[Any], loss: Loss, outputs: Outputs) -> bool:
+    """Whether a loss on values is asked to tell classes apart, as `fit` says."""
+    if loss.name != "half_squared_error":
+        return False
+    if y.dtype.kind == "U" or is_one_hot(y):
+        return True
     distinct = np.unique(y)
+    whole = y.ndim == 1 and _are_whole_numbers(distinct) and _look_like_classes(distinct, len(y))
+    low, high = outputs.bounds
+    return whole and (_label_pixels(data) or (low <= 0 and 1 <= high < np.inf))
+
+
+def _label_pixels(data: RawData) -> bool:
+    return data.kind == "images" or data.one_unit
+
+
+def is_one_hot(y: NDArray[Any]) -> bool:
+    """Whether y is a matrix of zeros and ones with a single 1 in every row."""
+    return bool(y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all() and (y.sum(axis=1) == 1).all())
+
+
+def _fit_classes(data: RawData, y: NDArray[Any], loss: Loss) -> Encoding:
+    """List the classes in y: under ``classes`` as they are called, and under ``codes`` the numbers that stand for them.
+
+    Codes are there only where the data set names its classes, by ``list_classes`` or by the columns of one-hot rows.
+    All columns of one-hot rows are classes, whether or not a row has its 1 there.
+    """
+    distinct = np.unique(y.argmax(axis=1)) if y.ndim == 2 else np.unique(y)
     if not _are_whole_numbers(distinct):
         row = int(np.flatnonzero(y != np.floor(y))[0])
         raise DataError(
             f"{_where_target(data, row)}: {y[row]} is no class, and {loss.name} predicts classes; "
             "choose half_squared_error for values"
         )
-    classes = [str(value) if y.dtype.kind == "U" else int(value) for value in distinct]
-    _check_classes(data, classes, len(y), loss)
-    if loss.integer_targets:
-        return encoding | {"type": "classes", "outputs": len(classes), "classes": classes}
-    return encoding | {"type": "binary", "outputs": 1, "classes": classes}
+    if y.dtype.kind == "U":
+        texts = [str(value) for value in distinct]
+        _check_classes(data, texts, len(y), loss)
+        return {"classes": texts}
+    codes = [int(value) for value in distinct]
+    _check_classes(data, codes, len(y), loss)
+    if y.ndim == 2:
+        codes = list(range(y.shape[1]))
+    names = data.class_names or data.target_columns or ()
+    if len(set(names)) == len(names) and 0 <= min(codes) and max(codes) < len(names):
+        return {"classes": [names[code] for code in codes], "codes": codes}
+    return {"classes": codes}
 
 
 def class_indices(encoding: Encoding, data: RawData) -> NDArray[Any] | None:
     """Find the class of every row (m,), for splits with the classes in proportion; None for labels and values."""
     if "classes" not in encoding:
         return None
-    codes = apply(encoding, data)
-    return None if codes is None else codes.ravel()
+    return _class_codes(encoding, data, raw_values(data), np.arange(data.rows))
 
 
-def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelection) -> None:
+def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelection, outputs: Outputs) -> None:
     """Fit mean and scale of values to be predicted on these rows, in place.
 
-    Targets of a loss that bounds them (counts for poisson) stay raw, as do classes and labels.
+    Targets of a loss that bounds them (counts for poisson) stay raw, as do classes and labels. Where the output
+    activation gives no number beyond a bound, values are scaled to lie within: without a shift if they have one bound,
+    to the middle of the range if they have two, unless they lie within it already. Shares for softmax stay raw.
+
+    Raises
+    ------
+    DataError
+        For a value that the loss or the output activation cannot have.
     """
     if encoding["type"] != "values":
         return
-    from sklearn.preprocessing import StandardScaler
-
-    y = raw_values(data)
+    y = raw_values(data).reshape(data.rows, encoding["outputs"])
     low, high = loss.targets
+    _require_within(data, y, low, high, f"{loss.name} needs; correct it or choose another loss")
+    if (low, high) != (-np.inf, np.inf):
+        return
+    if SOFTMAX.name in outputs.names:
+        _require_shares(data, y)
+    elif outputs.bounds == (-np.inf, np.inf):
+        from sklearn.preprocessing import StandardScaler
+
+        scaler = StandardScaler().fit(y[rows])
+        encoding |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
+    else:
+        low, high = outputs.bounds
+        if (low, high) == (0, np.inf):
+            _require_within(data, y, low, high, f"outputs of {outputs} are; choose another --output-activation")
+        mean, scale, how = _scale_within(y[rows].astype(np.float64), low, high)
+        encoding |= {"mean": mean.tolist(), "scale": scale.tolist()}
+        data.say(f"target: {how}, for outputs of {outputs} lie in [{low:g}, {high:g}]")
+        if "relu" in outputs.names:
+            data.say("an output of relu that is 0 learns nothing; --output-activation softplus always does")
+
+
+def _scale_within(
+    y: NDArray[np.float64], low: float, high: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
+    """Find mean and scale (outputs,) with which (y − mean) / scale lies in [low, high], and say what they do.
+
+    `low` is finite.
+    """
+    least, largest = y.min(axis=0), y.max(axis=0)
+    nothing, one = np.zeros(y.shape[1]), np.ones(y.shape[1])
+    if high == np.inf:
+        scale = np.sqrt((y**2).mean(axis=0))
+        if low < 0:
+            scale = np.maximum(scale, least / low)
+        return nothing, np.where(scale > 0, scale, 1.0), "scaled and not shifted"
+    width = high - low
+    fits = (least >= low) & (largest <= high) & (largest - least >= LEAST_SPREAD * width)
+    if fits.all():
+        return nothing, one, "left as it is"
+    # The outermost tenths stay free: bounds are reached for infinite logits only, and later rows may lie further out.
+    scale = np.where(largest > least, (largest - least) / ((1 - 2 * MARGIN) * width), 1.0)
+    middle = (largest + least) / 2 - scale * (high + low) / 2
+    return middle, scale, "scaled to the middle of the range"
+
+
+def _require_within(data: RawData, y: NDArray[Any], low: float, high: float, remedy: str) -> None:
+    """Raise for the first of the values y (m, outputs) that is not in [low, high], as the remedy says is needed."""
     outside = np.argwhere((y < low) | (y > high))
     if len(outside):
-        row = int(outside[0][0])
+        row, column = (int(i) for i in outside[0])
+        raise DataError(f"{_where_target(data, row)}: {y[row, column]} is not in [{low:g}, {high:g}], as {remedy}")
+
+
+def _require_shares(data: RawData, y: NDArray[Any]) -> None:
+    """Raise for the first row of y (m, outputs) that is not made of shares that sum to 1."""
+    wrong = (y < 0).any(axis=1) | (np.abs(y.sum(axis=1) - 1) > 1e-4)
+    if wrong.any():
+        row = int(wrong.argmax())
         raise DataError(
-            f"{_where_target(data, row)}: {y[row]} is not in [{low}, {high}], as {loss.name} needs; "
-            "correct it or choose another loss"
+            f"{_where_target(data, row)}: sums to {y[row].sum():g}, and outputs of softmax are shares that sum to 1; "
+            "choose another --output-activation"
         )
-    if (low, high) == (-np.inf, np.inf):
-        scaler = StandardScaler().fit(y[rows].reshape(-1, encoding["outputs"]))
-        encoding |= {"mean": scaler.mean_.tolist(), "scale": scaler.scale_.tolist()}
 
 
 def apply(
@@ -121,21 +276,60 @@ def apply(
         _check_labels(data, raw_values(data), get_loss(encoding["loss"]), encoding["outputs"])
         return np.ascontiguousarray(y, dtype=dtype)
     codes = _class_codes(encoding, data, y, np.arange(data.rows)[rows])
+    if encoding["type"] == "one_hot":
+        return np.eye(encoding["outputs"], dtype=dtype)[codes]
     return codes if encoding["type"] == "classes" else codes.astype(dtype)[:, None]
 
 
 def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Turn the network's outputs (m, n_outputs) into named columns (m,) of predictions and probabilities."""
+    names = encoding.get("columns")
     if encoding["type"] == "values":
         raw = np.asarray(outputs, dtype=np.float64) * encoding["scale"] + encoding["mean"]
-        return _output_columns("prediction", raw)
+        return _output_columns("prediction", raw, names)
     if encoding["type"] == "labels":
-        return _output_columns("prediction", (outputs > 0.5).astype(np.int64)) | _output_columns("probability", outputs)
+        labels = (outputs > 0.5).astype(np.int64)
+        return _output_columns("prediction", labels, names) | _output_columns("probability", outputs, names)
     classes = np.asarray(encoding["classes"])
     if encoding["type"] == "binary":
         outputs = np.hstack([1 - outputs, outputs])
-    probabilities = {f"probability_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
+    kind = "output" if encoding["type"] == "one_hot" else "probability"  # squared errors make no probabilities
+    probabilities = {f"{kind}_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
     return {"prediction": classes[outputs.argmax(axis=1)], **probabilities}
+
+
+def join_columns(data: RawData, names: Sequence[str]) -> RawData:
+    """Make several columns of a table its target: one column of the table that is a matrix, called by all their names.
+
+    A table that lacks one of them is returned as it is, and so is any for no names.
+
+    Raises
+    ------
+    DataError
+        If one of them holds texts other than truth values.
+    """
+    if not names or any(name not in data.columns for name in names):
+        return data
+    matrix = np.column_stack([_target_numbers(data, name) for name in names])
+    target = ",".join(names)
+    columns = JoinedColumns(data.columns, names, target, matrix)
+    return replace(data, columns=columns, target=target, target_columns=list(names))
+
+
+def _target_numbers(data: RawData, name: str) -> NDArray[np.float64]:
+    """Take one of several target columns as numbers; truth values are 0 and 1."""
+    values = data.columns[name]
+    if values.dtype != object:
+        return values
+    numbers = np.full(len(values), np.nan)
+    for row, value in enumerate(values):
+        try:
+            numbers[row] = np.nan if value is None else float(TRUTH_VALUES.get(value.lower(), value))
+        except ValueError:
+            raise DataError(
+                f'{data.where(row, name)}: "{printable(value)}" is not a number; several target columns must be numbers'
+            ) from None
+    return numbers
 
 
 def raw_values(data: RawData) -> NDArray[Any]:
@@ -175,7 +369,7 @@ def _look_like_classes(distinct: NDArray[Any], rows: int) -> bool:
     return bool(few and 2 * k <= rows)
 
 
-def _check_classes(data: RawData, classes: list[Any], rows: int, loss: Loss) -> None:
+def _check_classes(data: RawData, classes: Sequence[Any], rows: int, loss: Loss) -> None:
     what = f'{data.name}, target "{data.target}"' if data.target else f"{data.name}, target"
     if len(classes) < 2:
         raise DataError(f'{what}: all {rows} rows are of class "{classes[0]}"; there is nothing to learn')
@@ -184,7 +378,7 @@ def _check_classes(data: RawData, classes: list[Any], rows: int, loss: Loss) -> 
             f"{what}: {len(classes)} different values in {rows} rows are too many for classes; "
             "choose another target, or half_squared_error if they are numbers"
         )
-    if len(classes) > 2 and not loss.integer_targets:
+    if len(classes) > 2 and loss.classification and not loss.integer_targets:
         raise DataError(f"{what}: {len(classes)} classes, and {loss.name} tells two apart; choose cross_entropy")
 
 
@@ -202,12 +396,19 @@ def _check_labels(data: RawData, y: NDArray[Any], loss: Loss, expected: int | No
 
 def _class_codes(encoding: Encoding, data: RawData, y: NDArray[Any], rows: RowIndices) -> NDArray[np.int64]:
     """Find the index of each target's class; `rows` are where y stands in the data, for the error message."""
-    classes = np.asarray(encoding["classes"])
-    if classes.dtype.kind == "U" and y.dtype.kind != "U":
-        y = np.array([as_text(value) for value in y])
-    comparable = (classes.dtype.kind == "U") == (y.dtype.kind == "U")
-    codes = np.searchsorted(classes, y).clip(max=len(classes) - 1) if comparable else np.zeros(len(y), dtype=np.int64)
-    unknown = classes[codes] != y if comparable else np.ones(len(y), dtype=bool)
+    known = np.asarray(encoding["classes"])
+    if y.dtype.kind != "U":
+        known = np.asarray(encoding.get("codes", encoding["classes"]))
+        if y.ndim == 2:
+            y = _one_hot_codes(data, y, known)
+        elif known.dtype.kind == "U":
+            y = np.array([as_text(value) for value in y])
+    comparable = (known.dtype.kind == "U") == (y.dtype.kind == "U")
+    codes = np.zeros(len(y), dtype=np.int64)
+    if comparable:
+        order = np.argsort(known)
+        codes = order[np.searchsorted(known, y, sorter=order).clip(max=len(known) - 1)]
+    unknown = known[codes] != y if comparable else np.ones(len(y), dtype=bool)
     if unknown.any():
         i = int(np.flatnonzero(unknown)[0])
         raise DataError(
@@ -217,11 +418,22 @@ def _class_codes(encoding: Encoding, data: RawData, y: NDArray[Any], rows: RowIn
     return codes.astype(np.int64)
 
 
-def _output_columns(name: str, matrix: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Name the columns of a matrix NAME_0, NAME_1, …; a single prediction has no number."""
-    if name == "prediction" and matrix.shape[1] == 1:
-        return {name: matrix[:, 0]}
-    return {f"{name}_{j}": matrix[:, j] for j in range(matrix.shape[1])}
+def _one_hot_codes(data: RawData, y: NDArray[Any], known: NDArray[Any]) -> NDArray[np.int64]:
+    """Find the column of the 1 in each row of y; raise if y is not one-hot with a column for each known class."""
+    if not is_one_hot(y) or known.dtype.kind == "U" or not np.array_equal(known, np.arange(y.shape[1])):
+        raise DataError(
+            f"{data.name}: y is a matrix, and the network tells {len(known)} classes apart; give one class a row, or "
+            "one-hot rows as in training"
+        )
+    codes: NDArray[np.int64] = y.argmax(axis=1)
+    return codes
+
+
+def _output_columns(kind: str, matrix: NDArray[Any], names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
+    """Call the columns of a matrix KIND_NAME, or KIND_0, KIND_1, …; a single prediction is just that."""
+    if kind == "prediction" and matrix.shape[1] == 1:
+        return {kind: matrix[:, 0]}
+    return {f"{kind}_{name}": matrix[:, j] for j, name in enumerate(names or range(matrix.shape[1]))}
 
 
 def _where_target(data: RawData, row: int) -> str:

@@ -27,7 +27,7 @@ class History:
     seconds : list of float
         From the start of the training to the end of the epoch.
     metric_name : str
-        "accuracy" or "rmse".
+        "accuracy", "label_accuracy" where a row has several labels, or "rmse".
     models : int
         K.
     steps : int

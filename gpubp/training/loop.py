@@ -294,7 +294,7 @@ class _TrainingRun:
         self.net, self.stack, self.step = net, net.stack, step
         self.planner, self.total_weight, self.validation = planner, total_weight, validation
         self.stopping, self.callbacks = stopping, callbacks
-        self.history = History(net.loss.metric.name, net.models)
+        self.history = History(net.loss.metric_name(net.layer_sizes[-1]), net.models)
         self.stopped = self.history.stopped_by_network
         self.best_loss = np.full(net.models, np.inf)
         self.best_epoch = np.zeros(net.models, np.int64)

@@ -134,7 +134,7 @@ def test_metrics_are_those_of_the_design(folder: Path) -> None:
     assert metrics["config"]["target"] == "kind"
     assert metrics["config"]["loss"] == "cross_entropy"
     assert metrics["config"]["learning_rate"] == 1e-3
-    assert not {"out", "quiet", "help"} & set(metrics["config"])
+    assert not {"out", "overwrite", "quiet", "help"} & set(metrics["config"])
     history = read_csv("run/history.csv")
     assert [row["epoch"] for row in history] == ["1", "2", "3"]
     assert {"loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate"} <= set(history[0])
@@ -190,7 +190,7 @@ def test_a_test_file_is_used(folder: Path) -> None:
     (folder / "more.csv").write_text(flowers(10))
     text = done("train", "flowers.csv", *QUICK, "--test", "more.csv", "--out", "run")
     assert "60 training, 10 test" in text
-    text = done("train", "flowers.csv", *QUICK, "--test", "0.5", "--out", "run")
+    text = done("train", "flowers.csv", *QUICK, "--test", "0.5", "--out", "run", "--overwrite")
     assert "30 training, 30 test" in text
 
 
@@ -207,12 +207,15 @@ def test_an_existing_run_is_replaced_only_by_a_finished_one(folder: Path) -> Non
     done("train", "flowers.csv", *QUICK, "--out", "run")
     (folder / "run" / "notes.txt").write_text("mine")
     before = tree(folder)
-    assert (
-        invoke("train", "prices.csv", "--learning-rate", "1e30", "--schedule", "constant", "--out", "run").exit_code
-        == 1
-    )
+    for command in ("train", "search"):
+        grid = ["--grid", "dropout=0"] if command == "search" else []
+        result = invoke(command, "flowers.csv", *grid, "--out", "run")
+        assert result.exit_code == 2
+        assert "run: holds a run already (model.safetensors)" in result.stderr and "--overwrite" in result.stderr
+    diverging = ["--learning-rate", "1e30", "--schedule", "constant", "--out", "run", "--overwrite"]
+    assert invoke("train", "prices.csv", *diverging).exit_code == 1
     assert tree(folder) == before
-    done("train", "flowers.csv", *QUICK, "--seed", "1", "--out", "run")
+    done("train", "flowers.csv", *QUICK, "--seed", "1", "--out", "run", "--overwrite")
     after = tree(folder)
     assert set(after) == set(before)
     assert after["run/notes.txt"] == b"mine"

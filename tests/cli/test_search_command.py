@@ -315,7 +315,7 @@ def test_several_targets_and_a_test_part_of_its_own(folder: Path, rng: np.random
     np.savez("several.npz", X=X, y=y, X_test=X[:8], y_test=y[:8])
     text = done("search", "several.npz", "--grid", "learning-rate=0.01,0.1", *QUICK, "--out", "run")
     assert "folds: 5 of 50 training rows, drawn with seed 0\n" in text
-    metric = "accuracy" if labels else "rmse"
+    metric = "label_accuracy" if labels else "rmse"
     rows = read_csv("run/results.csv")
     assert [row["learning-rate"] for row in rows] == ["0.1", "0.01"]
     best = float(rows[0][f"{metric}_mean"])
@@ -331,9 +331,9 @@ def test_rare_classes_are_said_and_survived(folder: Path) -> None:
     assert 'class "lily": 3 training rows; not every fold is validated on it' in text
     Path("two.csv").write_text(flowers(30, ("rose",)) + "9,1,red,lily\n8,1,red,lily\n")
     binary = ["--loss", "binary_cross_entropy", "--test", "0"]
-    text = done("search", "two.csv", "--grid", "dropout=0", *QUICK, *binary, "--out", "run")
+    text = done("search", "two.csv", "--grid", "dropout=0", *QUICK, *binary, "--out", "two")
     assert 'class "lily": 2 training rows; not every fold is validated on it' in text
-    result = invoke("search", "lilies.csv", "--grid", "dropout=0", *QUICK, "--folds", "40", "--out", "run")
+    result = invoke("search", "lilies.csv", "--grid", "dropout=0", *QUICK, "--folds", "40", "--out", "forty")
     assert result.exit_code == 2
     assert re.search(r"--folds 40: no class of lilies.csv has so many training rows; use --folds \d+", result.stderr)
 

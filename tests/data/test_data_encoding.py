@@ -204,7 +204,7 @@ def test_two_classes_with_one_output() -> None:
 
 def test_decoding_labels_and_values() -> None:
     X = np.arange(8.0)[:, None]
-    labels = prepare(RawData(name="t", kind="arrays", X=X, y=np.array([[0, 1], [1, 0]] * 4))).preprocessing
+    labels = prepare(RawData(name="t", kind="arrays", X=X, y=np.array([[0, 1], [1, 1]] * 4))).preprocessing
     columns = decode(labels, np.array([[0.9, 0.2]]))
     assert {name: column.tolist() for name, column in columns.items()} == {
         "prediction_0": [1],

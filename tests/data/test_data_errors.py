@@ -142,6 +142,13 @@ ARRAYS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     "cut_off": (".npz", lambda: npz(X=X, y=Y)[:-30], ("cannot be read",)),
     "not_a_zip": (".npz", lambda: b"PK\3\4 and nothing else", ("cannot be read",)),
     "npy_declares_more": (".npy", lambda: npy_header("(1000000, 4096)"), ("cannot be read",)),
+    "npy_archive": (".npy", lambda: npz(X=X, y=Y), ("archive of arrays", ".npz")),
+    "bad_character": (
+        ".npz",
+        lambda: npz(X=X, y=np.array([0x110000] * 10, dtype="u4").view("U1")),
+        ('array "y"', "U+110000"),
+    ),
+    "bytes_not_utf8": (".npz", lambda: npz(X=X, y=np.array([b"\xff"] * 10)), ('array "y"', "UTF-8")),
     "npy_vector": (".npy", lambda: npy(Y), ("(10,)", "rows and columns")),
     "npy_texts": (".npy", lambda: npy(np.array([["a", "b"]])), ("<U1",)),
     "npy_pickled": (".npy", lambda: npy(X.astype(object)), ("cannot be read", "Python objects")),
@@ -174,7 +181,18 @@ def test_malformed_files_are_named(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["no_X", "external", "virtual", "soft_link", "external_link", "objects", "declares_more"]
+    "case",
+    [
+        "no_X",
+        "external",
+        "virtual",
+        "soft_link",
+        "external_link",
+        "objects",
+        "declares_more",
+        "empty",
+        "one_text_named_often",
+    ],
 )
 def test_hdf5_that_reaches_elsewhere_is_refused(case: str, tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="HDF5 needs h5py")
@@ -196,9 +214,16 @@ def test_hdf5_that_reaches_elsewhere_is_refused(case: str, tmp_path: Path) -> No
             file["X"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "X")
         if case == "objects":
             file["X"] = np.array([["a"]] * 10, dtype=object)
+        if case == "empty":
+            file["X"] = h5py.Empty("f8")
+        if case == "one_text_named_often":
+            file["X"] = np.zeros((2000, 1))
+            del file["y"]
+            file["y"] = np.array(["a" * 10**6] + [""] * 1999, dtype=object)
         if case == "declares_more":
             file.create_dataset("X", (2**20, 2**12), "f4", chunks=True)
-    reasons = {"no_X": "no array", "objects": "holds objects", "declares_more": "hostile"}
+    reasons = {"no_X": "no array", "objects": "holds objects", "declares_more": "hostile", "empty": "holds nothing"}
+    reasons["one_text_named_often"] = "hostile"
     with pytest.raises(DataError, match=f"{path.name}.*{reasons.get(case, 'not stored in this file')}"):
         read(path)
 

@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from gpubp.data import prepare, read
+from gpubp.data import encode, prepare, read
 
 TABLE = 'a,"b, with comma",kind\n1,0.5,x\n2,,y\nNA,2.5, z \n4,nan,?\n'
 
@@ -131,6 +131,59 @@ def test_npy_is_a_table_whose_last_column_is_the_target(order: Any, tmp_path: Pa
     assert prepare(data).preprocessing["target"]["name"] == "5"
 
 
+@pytest.mark.parametrize("prefix", ["x", "X"])
+def test_npz_with_the_names_of_keras_and_of_scikit_learns_users(prefix: str, tmp_path: Path) -> None:
+    path = tmp_path / "mnist.npz"
+    pixels = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
+    np.savez(path, **{f"{prefix}_train": pixels, "y_train": Y, f"{prefix}_test": pixels[:2], "y_test": Y[:2]})
+    data = read(path)
+    assert data.kind == "images" and data.X is not None and data.X.shape == (6, 4)
+    assert data.test_part is not None and data.test_part.rows == 2
+
+
+def test_npy_of_pictures_takes_its_targets_and_test_part_from_files_beside_it(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
+    for name, array in {"x_train": pixels, "y_train": Y, "x_test": pixels[:2], "y_test": Y[:2]}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    data = read(tmp_path / "x_train.npy")
+    assert data.kind == "images" and data.test_part is not None and data.test_part.rows == 2
+    np.testing.assert_array_equal(data.y, Y)
+    assert "targets: y_train.npy, beside x_train.npy" in data.notes
+    assert "test part: x_test.npy, beside x_train.npy" in data.notes
+    np.save(tmp_path / "new.npy", pixels[:3])
+    new = read(tmp_path / "new.npy")
+    assert new.kind == "images" and new.rows == 3 and new.y is None
+
+
+@pytest.mark.parametrize("targets", [False, True])
+def test_a_matrix_in_npy_fits_a_network_that_was_trained_on_arrays(targets: bool, tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
+    np.savez(tmp_path / "t.npz", X=pixels, y=Y)
+    ready = prepare(read(tmp_path / "t.npz"), test=0)
+    flat = pixels.reshape(6, 4)
+    np.save(tmp_path / "new.npy", np.column_stack([flat, Y]) if targets else flat)
+    X, y = encode(ready.preprocessing, read(tmp_path / "new.npy"))
+    np.testing.assert_array_equal(X, ready.train[0])
+    assert (y is not None) == targets
+    if targets:
+        np.testing.assert_array_equal(y, Y)
+
+
+def test_a_row_of_targets_is_a_column_of_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", X=X, y=Y[None])
+    np.testing.assert_array_equal(read(tmp_path / "t.npz").y, Y)
+
+
+def test_hdf5_texts_of_any_length_are_classes(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="HDF5 needs h5py")
+    texts = ["é" * (1 + i % 2) for i in range(300)]
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["X"] = np.arange(600.0).reshape(300, 2)
+        file["y"] = np.array(texts, dtype=object)
+    data = read(tmp_path / "t.h5")
+    assert data.y is not None and data.y.tolist() == texts
+
+
 def test_hdf5_with_our_names_and_with_the_cats_names(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="HDF5 needs h5py")
     with h5py.File(tmp_path / "ours.hdf5", "w") as file:
@@ -169,6 +222,14 @@ def test_idx_folder(zipped: bool, tmp_path: Path, rng: np.random.Generator) -> N
     np.testing.assert_array_equal(data.X, pixels.reshape(6, 12))
     np.testing.assert_array_equal(data.y, Y)
     np.testing.assert_array_equal(data.test_part.X, pixels[:2].reshape(2, 12))
+
+
+def test_idx_files_may_lie_beside_the_downloads_they_were_unpacked_from(tmp_path: Path) -> None:
+    (tmp_path / "train-images").mkdir()  # some archives unpack to folders of these names
+    for name, array in (("images-idx3", np.ones((6, 4, 3), np.uint8)), ("labels-idx1", Y.astype(np.uint8))):
+        (tmp_path / f"train-{name}-ubyte").write_bytes(idx(array))
+        (tmp_path / f"train-{name}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    assert read(tmp_path).rows == 6
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ Grids = Annotated[
     typer.Option(
         "--grid",
         help="What to vary, such as 'learning-rate=1e-3,1e-2;hidden=64,128-64;dropout=0,0.2': names of the options "
-        'below (but --loss) or of an option of the optimizer (beta2, ...), their values with ",", layers with "-". '
+        "below (but --loss) or of an option of the optimizer (beta2, ...), their values with "
+        '",", layers with "-". '
         "Every combination is a candidate; with several --grid, those of each.",
         metavar="GRID",
         rich_help_panel="Search",
@@ -85,14 +86,15 @@ def search(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     out: options.Out = None,
+    overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     **values: Any,
 ) -> None:
     """Search the best settings for DATA: all candidates are trained at once, on folds of its training rows.
 
-    They are ranked by validation accuracy, for values by validation loss. The best is trained again on all
-    training rows and kept like that of "gpubp train", beside results.csv. Ctrl-C ends the search early; if a
-    candidate is done by then, the best one is still trained.
+    They are ranked by validation accuracy, of labels by label_accuracy, for values by validation loss. The best is
+    trained again on all training rows and kept like that of "gpubp train", beside results.csv. Ctrl-C ends the
+    search early; if a candidate is done by then, the best one is still trained.
     """
     searched = _parse_grid(ctx, grid, Settings(values))
     number, fraction = _parse_split(folds, validation)
@@ -106,9 +108,12 @@ def search(
     from gpubp.data.folds import cut
 
     run_folder.check_writable(out or Path("runs"))
+    if out is not None:
+        run_folder.check_new(out, overwrite, (RESULTS,))
     console = display.make_console(quiet=quiet)
     source = reading.read(data, target, **parse_table_options(ctx.params))
     rows = {"test": parse_test(test), "seed": seed, "dtype": backend.dtype}
+    rows["output_activation"] = tuple(dict.fromkeys(c["output_activation"] for c in searched.candidates))
     prepared = reading.prepare(source, loss=values["loss"], **rows)
     parts, notes = cut(source, loss=prepared.loss, folds=number, validation=fraction, **rows)
     display.say(console, display.describe_data(source.name, prepared), "bold")
@@ -120,7 +125,7 @@ def search(
     display.say(console, f"device {backend.device} ({backend.reason}), {backend.precision}")
 
     folder = out or run_folder.default_folder(f"search-{source.name}")
-    metric = "rmse" if prepared.task == "regression" else "accuracy"
+    metric = {"regression": "rmse", "multilabel": "label_accuracy"}.get(prepared.task, "accuracy")
     results = Results(trained, searched.names, metric, folder / RESULTS)
     complete = _train_stacks(console, results)
     search_display.show_results(console, results)

@@ -42,7 +42,7 @@ def score_text(candidate: CandidateResult, score: str, name: str) -> str:
     mean, std = candidate.mean(score), candidate.std(score)
     if math.isnan(mean):
         return "-"
-    spread = f"{std:.4f}" if name == "accuracy" else f"{std:.2g}"
+    spread = f"{std:.4f}" if name.endswith("accuracy") else f"{std:.2g}"
     return figure(name, mean) + (f" ± {spread}" if len(candidate.trials) > 1 else "")
 
 

@@ -92,7 +92,7 @@ class Results:
     names : tuple of str
         The options that its grid names.
     metric : str
-        "accuracy" or "rmse".
+        "accuracy", "label_accuracy" or "rmse".
     path : Path
         Of the table.
     """
@@ -119,7 +119,7 @@ class Results:
         order = (DONE, UNFINISHED, WAITING)
         state = len(order) if candidate.diverged else order.index(candidate.state)
         loss, metric = (math.inf if math.isnan(v := candidate.mean(name)) else v for name in ("loss", "metric"))
-        return (state, -metric, loss) if self.metric == "accuracy" else (state, loss)
+        return (state, loss) if self.metric == "rmse" else (state, -metric, loss)
 
     def to_csv(self) -> str:
         """A line per candidate: its settings, mean and standard deviation of its scores, those of each network."""

@@ -129,7 +129,7 @@ class Search:
         """
         trials = stack.trials
         net = self._network(trials)
-        fold, last_history = trials[0].fold, History(net.loss.metric.name, net.models)
+        fold, last_history = trials[0].fold, History(net.loss.metric_name(net.layer_sizes[-1]), net.models)
 
         def follow(net: MLP, history: History) -> None:
             nonlocal last_history
@@ -211,7 +211,7 @@ class Search:
         fold = trials[0].fold
         loss, metric = net.stack.evaluate(fold.X, fold.y, None, [trial.fold.validation for trial in trials])
         if not net.loss.classification:
-            metric = _rmse(net, trials, np.isfinite(loss))
+            metric = _metric_of_values(net, trials, np.isfinite(loss))
         epochs = np.isfinite(history.curve("loss")).sum(axis=0).tolist()
         for k, trial in enumerate(trials):
             trial.state, trial.epochs = self._outcome(trial, k, history, epochs[k], loss[k])
@@ -231,21 +231,27 @@ class Search:
         return state, epochs if settings["patience"] is None or best is None else int(best[k]) + 1
 
 
-def _rmse(net: MLP, trials: Sequence[Trial], finite: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The rmse (K,) in the units of the target, NaN of networks that are not `finite`."""
-    rmse, first = np.full(len(trials), NAN), 0
+def _metric_of_values(net: MLP, trials: Sequence[Trial], finite: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The rmse (K,) in the units of the target, or the accuracy of one-hot classes; NaN where not `finite`."""
+    metric, first = np.full(len(trials), NAN), 0
     for fold, members in itertools.groupby(trials, lambda trial: trial.fold):
         last = first + len(list(members))
         outputs = net.stack.part(slice(first, last)).outputs(fold.X[fold.validation])
         truth = fold.y[fold.validation]
         for k in first + np.flatnonzero(finite[first:last]):
-            rmse[k] = run_folder.regression_metrics(fold.preprocessing, truth, outputs[k - first])["rmse"]
+            figures = run_folder.metrics_of_values(fold.preprocessing, truth, outputs[k - first])
+            metric[k] = figures["rmse" if "rmse" in figures else "accuracy"]
         first = last
-    return rmse
+    return metric
 
 
 def _unit(fold: Fold) -> float:
-    """What a network's rmse is multiplied by for the units of its target; NaN where targets differ in theirs."""
+    """What a network's metric is multiplied by for the units of its target; NaN where it cannot be had so.
+
+    That is where several targets differ in their units, and where classes are told apart by a loss on values.
+    """
+    if fold.preprocessing["target"]["type"] == "one_hot":
+        return NAN
     scale = fold.preprocessing["target"].get("scale", [1.0])
     return float(scale[0]) if len(scale) == 1 else NAN
 

@@ -142,7 +142,7 @@ class StackTrainer:
 
     def _divergence(self, k: int) -> DivergenceError:
         """Where network k left the finite numbers."""
-        history = History(self.stack.loss.metric.name)
+        history = History(self.stack.loss.metric_name(self.stack.layer_sizes[-1]))
         history.loss += self.fits[k].est.loss_curve_
         return divergence_error(self.step, np.arange(len(self.fits)) == k, history, numbered=False)
 
