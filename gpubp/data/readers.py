@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from gpubp.data import arrays, csv_copy, hdf5, idx, tables, targets
+from gpubp.data import arrays, csv_copy, excel, hdf5, idx, pictures, tables, targets
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError, suggest
@@ -18,6 +18,8 @@ READERS: dict[str, Callable[[Path], RawData]] = {
     ".npy": arrays.read_npy,
     ".h5": hdf5.read_hdf5,
     ".hdf5": hdf5.read_hdf5,
+    ".xlsx": excel.read_excel,
+    ".xlsm": excel.read_excel,
 }
 
 
@@ -30,8 +32,9 @@ def read(source: str | Path, target: str | None = None) -> RawData:
         A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz (arrays X, y,
         optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its columns are
         "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz, or
-        train_set_x, train_set_y, test_set_x, test_set_y); a folder of MNIST-format IDX files, or of one HDF5 file for
-        training and one for testing; "-" for CSV on standard input.
+        train_set_x, train_set_y, test_set_x, test_set_y), or an .xlsx workbook, whose first sheet is read; a folder of
+        MNIST-format IDX files, of one HDF5 file for training and one for testing, or of a folder of pictures (PNG,
+        JPEG) for each class; "-" for CSV on standard input.
     target : str, optional
         The column to be predicted, for tables, or several with commas between them; `prepare` takes the last column
         where none is given.
@@ -63,7 +66,7 @@ def read(source: str | Path, target: str | None = None) -> RawData:
 
 def _read_path(path: Path) -> RawData:
     if path.is_dir():
-        return hdf5.read_folder(path) if hdf5.files_of(path) else idx.read_folder(path)
+        return _read_folder(path)
     ending = next((ending for ending in READERS if path.name.lower().endswith(ending)), None)
     if not path.exists():
         hint = suggest(str(path), BUILTIN) if ending is None else "check the path"
@@ -71,9 +74,16 @@ def _read_path(path: Path) -> RawData:
     if ending is None:
         raise DataError(
             f'{path.name}: cannot tell the format from "{path.suffix}"; known: {", ".join(READERS)}, '
-            "or a folder of IDX files"
+            "or a folder of pictures or IDX files"
         )
     return READERS[ending](path)
+
+
+def _read_folder(folder: Path) -> RawData:
+    """Read a folder by what it holds: HDF5 files, pictures, or IDX files, which are also named where it holds none."""
+    if hdf5.files_of(folder):
+        return hdf5.read_folder(folder)
+    return pictures.read_folder(folder) if pictures.holds_pictures(folder) else idx.read_folder(folder)
 
 
 def _with_target(data: RawData, target: str) -> RawData:
