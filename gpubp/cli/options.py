@@ -128,7 +128,8 @@ Source = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .csv.gz, .parquet, .npz, "
-        ".npy or .h5 file; or a folder of MNIST-format IDX files.",
+        ".npy, .h5 or .xlsx file; a folder of pictures for each class, or of MNIST-format IDX files; or - for CSV on "
+        "standard input.",
         show_default=False,
     ),
 ]

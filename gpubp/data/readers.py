@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpubp.data import arrays, csv_copy, hdf5, idx, tables, targets
+from gpubp.data import arrays, csv_copy, excel, hdf5, idx, pictures, tables, targets
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.schema import Kind, Schema, TableOptions
 from gpubp.data.source import RawData
@@ -19,6 +19,8 @@ TABLES: dict[str, Callable[[Path, TableOptions, Schema | None], RawData]] = {
     ".csv.gz": tables.read_csv,
     ".tsv.gz": tables.read_csv,
     ".parquet": tables.read_parquet,
+    ".xlsx": excel.read_excel,
+    ".xlsm": excel.read_excel,
 }
 READERS: dict[str, Callable[[Path], RawData]] = {
     ".npz": arrays.read_npz,
@@ -52,8 +54,9 @@ def read(
         A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz
         (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
         columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz,
-        or train_set_x, train_set_y, test_set_x, test_set_y); a folder of MNIST-format IDX files, or of one HDF5 file
-        for training and one for testing; "-" for CSV on standard input; a data frame.
+        or train_set_x, train_set_y, test_set_x, test_set_y), or an .xlsx workbook, whose first sheet is read; a folder
+        of MNIST-format IDX files, of one HDF5 file for training and one for testing, or of a folder of pictures (PNG,
+        JPEG) for each class; "-" for CSV on standard input; a data frame.
     target : str, optional
         The column to be predicted, for tables, or several with commas between them; `prepare` takes the last column
         where none is given.
@@ -127,8 +130,7 @@ def saved_schema(preprocessing: Mapping[str, Any] | None) -> Schema | None:
 
 def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawData:
     if path.is_dir():
-        folder = hdf5.read_folder(path) if hdf5.files_of(path) else idx.read_folder(path)
-        return with_options(folder, options, schema)
+        return with_options(_read_folder(path), options, schema)
     endings = (*TABLES, *READERS)
     ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
     if not path.exists():
@@ -137,11 +139,18 @@ def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawD
     if ending is None:
         raise DataError(
             f'{path.name}: cannot tell the format from "{path.suffix}"; known: {", ".join(endings)}, '
-            "or a folder of IDX files"
+            "or a folder of pictures or IDX files"
         )
     if ending in TABLES:
         return TABLES[ending](path, options, schema)
     return with_options(READERS[ending](path), options, schema)
+
+
+def _read_folder(folder: Path) -> RawData:
+    """Read a folder by what it holds: HDF5 files, pictures, or IDX files, which are also named where it holds none."""
+    if hdf5.files_of(folder):
+        return hdf5.read_folder(folder)
+    return pictures.read_folder(folder) if pictures.holds_pictures(folder) else idx.read_folder(folder)
 
 
 def _with_target(data: RawData, target: str) -> RawData:

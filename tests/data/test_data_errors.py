@@ -162,7 +162,8 @@ ARRAYS: dict[str, tuple[str, Callable[[], bytes], tuple[str, ...]]] = {
     "gzip_not": (".csv.gz", GOOD.encode, ("gzip", "again")),
     "gzip_bomb": (".csv.gz", gzip_bomb, ("hostile",)),
     "hdf5_not": (".h5", lambda: b"\x89HDF and nothing else", ("cannot be read as HDF5",)),
-    "unknown_format": (".xlsx", lambda: b"", ('".xlsx"', ".parquet")),
+    "excel_not": (".xlsx", lambda: b"PK and nothing else", ("cannot be read as an Excel workbook", "save it again")),
+    "unknown_format": (".feather", lambda: b"", ('".feather"', ".parquet")),
 }
 
 
