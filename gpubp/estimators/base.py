@@ -29,11 +29,12 @@ from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD, StochasticFit,
 from gpubp.estimators.weights import WeightsMixin
 from gpubp.initializers import Initializer, get_initializer
 from gpubp.losses import Loss, get_loss
+from gpubp.optimizers import OPTIMIZERS
 from gpubp.precision import PRECISIONS
 from gpubp.schedules import Schedule, get_schedule
 from gpubp.stack import Stack
 
-STOCHASTIC_SOLVERS = ("sgd", "adam", "adamw")
+STOCHASTIC_SOLVERS = ("sgd", "adam", *(name for name in OPTIMIZERS if name not in ("sgd", "adam")))
 
 
 def is_stochastic(est: Any) -> bool:

@@ -48,8 +48,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     activation : str, Activation, or a sequence with one per hidden layer
         ``"identity"``, ``"logistic"``, ``"tanh"``, ``"relu"``, any other name that gpubp knows
         (``"gelu"``, ``"leaky_relu(0.2)"``, …), or a record.
-    solver : {"adam", "sgd", "lbfgs", "adamw"}
-        ``"adamw"`` is Adam with decoupled weight decay.
+    solver : str
+        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, which are scikit-learn's, or another optimizer that gpubp knows:
+        ``"adamw"``, which is Adam with decoupled weight decay, ``"rmsprop"``, ``"adagrad"``, …
     alpha : float
         The loss of a batch gains ½ alpha Σ W² divided by the batch's weight.
     batch_size : int or "auto"

@@ -59,7 +59,7 @@ def to_sklearn(mlp: MLPClassifier | MLPRegressor) -> Any:
             known = theirs._get_param_names()
             parameters = {name: value for name, value in mlp.get_params(deep=False).items() if name in known}
             parameters["activation"] = _activation(mlp)
-            if mlp.solver == "adamw":
+            if mlp.solver not in ("adam", "sgd", "lbfgs"):
                 parameters["solver"] = "adam"
             if mlp.learning_rate not in SCHEDULES_OF_SGD:
                 parameters["learning_rate"] = "constant"

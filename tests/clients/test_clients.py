@@ -1,6 +1,6 @@
 """Packages that work on scikit-learn's estimators, each on ours and on scikit-learn's in the same process.
 
-    pip install '.[test,clients]' && pytest -m clients
+pip install '.[test,clients]' && pytest -m clients
 """
 
 from __future__ import annotations
