@@ -6,18 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_consistent_length, check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpubp import checks
 from gpubp.activations import Activation
 from gpubp.errors import UsageError
-from gpubp.estimators import arrays, numerics
+from gpubp.estimators import arrays, file, numerics
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
 from gpubp.estimators.data import Subset, network_inputs
 from gpubp.estimators.layers import LayersMixin
@@ -262,6 +263,36 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
             get_schedule(self.learning_rate)
         if isinstance(self.init, str) and self.init != "auto":
             get_initializer(self.init, "auto")
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to a safetensors file, whole or not at all.
+
+        It holds what predicting needs, and the parameters that are text, numbers, None or sequences of these. Curves
+        and the solver's moments stay behind. `gpubp.MLP.load` reads it as well.
+
+        Parameters
+        ----------
+        path : path
+        """
+        check_is_fitted(self)
+        file.save(path, self, self._network())
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", **records: Any) -> Self:
+        """Read an estimator that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        device : str
+            Where it computes.
+        **records
+            ``activations`` or ``loss``, as `gpubp.MLP.load` takes them, where it was made with a record of your own.
+        """
+        est: Self = file.load(path, cls, device, records)
+        return est
 
     # -- data ------------------------------------------------------------------------------------------
 
