@@ -12,13 +12,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpubp import checks
 from gpubp.activations import Activation
 from gpubp.errors import UsageError
-from gpubp.estimators import arrays, file, numerics
+from gpubp.estimators import arrays, file, numerics, validation_metric
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
 from gpubp.estimators.data import Subset, network_inputs
 from gpubp.estimators.layers import LayersMixin
@@ -69,6 +70,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
+        "early_stopping_metric": [StrOptions(set(get_scorer_names())), callable, None],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
@@ -113,8 +115,23 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         """What the rows are split by for early stopping, or None."""
 
     @abstractmethod
+    def _own_score(self, a: NDArray[Any], data: Subset) -> float:
+        """What `score` gives, from a^L (n, n_L) of the rows."""
+
+    @abstractmethod
+    def _true_targets(self, data: Subset) -> Any:
+        """y of the rows as the user gave it."""
+
+    @abstractmethod
+    def _predictions(self, a: NDArray[Any]) -> Any:
+        """What `predict` gives, from a^L (n, n_L) on the host."""
+
     def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
         """The score that early stopping goes by, from a^L (n, n_L) of the rows."""
+        metric = self.early_stopping_metric
+        if metric is None:
+            return self._own_score(a, data)
+        return validation_metric.score(metric, self, a, self._true_targets(data), data.row_weight)
 
     # -- fitting ---------------------------------------------------------------------------------------
 
