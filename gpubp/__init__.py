@@ -33,9 +33,16 @@ _PUBLIC = {
     "DivergenceError": "errors",
 }
 
+_MODULES = ("activations", "initializers", "losses", "optimizers", "schedules")  # the registries, as attributes too
+
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
+    from gpubp import activations as activations
+    from gpubp import initializers as initializers
+    from gpubp import losses as losses
+    from gpubp import optimizers as optimizers
+    from gpubp import schedules as schedules
     from gpubp.activations import Activation as Activation
     from gpubp.diagnostics import check_gradients as check_gradients
     from gpubp.errors import DataError as DataError
@@ -61,6 +68,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"gpubp.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'gpubp' has no attribute {name!r}")
     value = getattr(import_module(f"gpubp.{_PUBLIC[name]}"), name)
@@ -69,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_MODULES])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 
 from gpubp import checks, serialization
 from gpubp._typing import Array
-from gpubp.activations import Activation, Softmax, get_output_activation
+from gpubp.activations import Activation, Softmax, get_activation, get_output_activation
 from gpubp.backends import Backend, Layer, get_backend, loadable_precision
-from gpubp.errors import DataError, UsageError
+from gpubp.errors import DataError, DeviceError, UsageError
 from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, with_output_activation
 from gpubp.optimizers import Optimizer
@@ -321,6 +322,43 @@ class MLP:
     def _one_or_all(self, values: Array) -> Any:
         return values if self.models > 1 else float(values[0])
 
+    # -- copies ----------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MLP:
+        """A network with parameters of its own, on the same machine."""
+        other = copy.copy(self)
+        other.stack, other.preprocessing = self.stack.copy(), copy.deepcopy(self.preprocessing, memo)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Names of records, and the parameters on the host; a record of your own is pickled itself."""
+        stack, backend = self.stack, self.stack.backend
+        loss, output = stack.loss.values or stack.loss, stack.output_activation
+        return {
+            "layer_sizes": stack.layer_sizes,
+            "activations": [_by_name(get_activation, record) for record in stack.activations],
+            "loss": _by_name(get_loss, loss),
+            "output_activation": _by_name(get_output_activation, output),
+            "seed": stack.seeds,
+            "device": "cpu-reference" if backend.name == "reference" else backend.device,
+            "precision": backend.precision,
+            "models": stack.models,
+            "theta": backend.to_host(stack.theta),
+            "preprocessing": self.preprocessing,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The network on its device; where that cannot work here, on whatever can."""
+        theta, preprocessing = state.pop("theta"), state.pop("preprocessing")
+        try:
+            backend = get_backend(state["device"], state["precision"])
+        except (DeviceError, UsageError):
+            backend = get_backend("auto", loadable_precision("auto", state["precision"]))
+        del state["precision"]
+        MLP.__init__(self, init="zeros", **{**state, "device": backend})
+        self.theta = backend.from_host(theta)
+        self.preprocessing = preprocessing
+
     # -- files -----------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
@@ -372,3 +410,11 @@ class MLP:
             raise DataError(f"{path}: {error}{hint}") from None
         net.preprocessing = saved.get("preprocessing")
         return net
+
+
+def _by_name(lookup: Callable[[str], Any], record: Any) -> Any:
+    """The name of a record of a registry; a record of the user's own itself."""
+    try:
+        return record.name if lookup(record.name).name == record.name else record
+    except UsageError:
+        return record

@@ -6,18 +6,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_array, check_consistent_length, check_random_state
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from gpubp import checks
 from gpubp.activations import Activation
 from gpubp.errors import UsageError
-from gpubp.estimators import arrays, numerics
+from gpubp.estimators import arrays, file, numerics, validation_metric
 from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
 from gpubp.estimators.data import Subset, network_inputs
 from gpubp.estimators.layers import LayersMixin
@@ -29,11 +31,12 @@ from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD, StochasticFit,
 from gpubp.estimators.weights import WeightsMixin
 from gpubp.initializers import Initializer, get_initializer
 from gpubp.losses import Loss, get_loss
+from gpubp.optimizers import OPTIMIZERS
 from gpubp.precision import PRECISIONS
 from gpubp.schedules import Schedule, get_schedule
 from gpubp.stack import Stack
 
-STOCHASTIC_SOLVERS = ("sgd", "adam", "adamw")
+STOCHASTIC_SOLVERS = ("sgd", "adam", *(name for name in OPTIMIZERS if name not in ("sgd", "adam")))
 
 
 def is_stochastic(est: Any) -> bool:
@@ -67,6 +70,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         "momentum": [Interval(Real, 0, 1, closed="both")],
         "nesterovs_momentum": ["boolean"],
         "early_stopping": ["boolean"],
+        "early_stopping_metric": [StrOptions(set(get_scorer_names())), callable, None],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "beta_1": [Interval(Real, 0, 1, closed="left")],
         "beta_2": [Interval(Real, 0, 1, closed="left")],
@@ -111,8 +115,23 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         """What the rows are split by for early stopping, or None."""
 
     @abstractmethod
+    def _own_score(self, a: NDArray[Any], data: Subset) -> float:
+        """What `score` gives, from a^L (n, n_L) of the rows."""
+
+    @abstractmethod
+    def _true_targets(self, data: Subset) -> Any:
+        """y of the rows as the user gave it."""
+
+    @abstractmethod
+    def _predictions(self, a: NDArray[Any]) -> Any:
+        """What `predict` gives, from a^L (n, n_L) on the host."""
+
     def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
         """The score that early stopping goes by, from a^L (n, n_L) of the rows."""
+        metric = self.early_stopping_metric
+        if metric is None:
+            return self._own_score(a, data)
+        return validation_metric.score(metric, self, a, self._true_targets(data), data.row_weight)
 
     # -- fitting ---------------------------------------------------------------------------------------
 
@@ -261,6 +280,36 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
             get_schedule(self.learning_rate)
         if isinstance(self.init, str) and self.init != "auto":
             get_initializer(self.init, "auto")
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to a safetensors file, whole or not at all.
+
+        It holds what predicting needs, and the parameters that are text, numbers, None or sequences of these. Curves
+        and the solver's moments stay behind. `gpubp.MLP.load` reads it as well.
+
+        Parameters
+        ----------
+        path : path
+        """
+        check_is_fitted(self)
+        file.save(path, self, self._network())
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", **records: Any) -> Self:
+        """Read an estimator that `save` wrote.
+
+        Parameters
+        ----------
+        path : path
+        device : str
+            Where it computes.
+        **records
+            ``activations`` or ``loss``, as `gpubp.MLP.load` takes them, where it was made with a record of your own.
+        """
+        est: Self = file.load(path, cls, device, records)
+        return est
 
     # -- data ------------------------------------------------------------------------------------------
 

@@ -48,8 +48,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     activation : str, Activation, or a sequence with one per hidden layer
         ``"identity"``, ``"logistic"``, ``"tanh"``, ``"relu"``, any other name that gpubp knows
         (``"gelu"``, ``"leaky_relu(0.2)"``, …), or a record.
-    solver : {"adam", "sgd", "lbfgs", "adamw"}
-        ``"adamw"`` is Adam with decoupled weight decay.
+    solver : str
+        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, which are scikit-learn's, or another optimizer that gpubp knows:
+        ``"adamw"``, which is Adam with decoupled weight decay, ``"rmsprop"``, ``"adagrad"``, …
     alpha : float
         The loss of a batch gains ½ alpha Σ W² divided by the batch's weight.
     batch_size : int or "auto"
@@ -82,6 +83,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     early_stopping : bool
         Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
         the best score are kept.
+    early_stopping_metric : str, callable or None
+        The name of a scorer, ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, by which early stopping goes in place of
+        `score`; its estimator knows its predictions already, and its X has no columns.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
         For ``"adam"`` and ``"adamw"``.
@@ -190,6 +194,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         class_weight: Any = None,
         label_smoothing: float = 0.0,
         max_grad_norm: float | None = None,
+        early_stopping_metric: Any = None,
         keep_moments: bool = False,
         init: Any = "auto",
     ) -> None:
@@ -224,6 +229,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
         self.max_grad_norm = max_grad_norm
+        self.early_stopping_metric = early_stopping_metric
         self.keep_moments = keep_moments
         self.init = init
 
@@ -457,11 +463,23 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     def _strata(self, targets: NDArray[Any]) -> Any:
         return (targets[:, 0] == 1).astype(str) if targets.ndim == 2 and targets.shape[1] == 1 else None
 
-    def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
+    def _own_score(self, a: NDArray[Any], data: Subset) -> float:
+        return float(accuracy_score(self._true_indices(data), self._class_indices(a), sample_weight=data.row_weight))
+
+    def _true_targets(self, data: Subset) -> Any:
+        index = self._true_indices(data)
+        return index if index.ndim == 2 else self._host_classes[index]
+
+    def _predictions(self, a: NDArray[Any]) -> Any:
+        index = self._class_indices(a)
+        return index if index.ndim == 2 else self._host_classes[index]
+
+    def _true_indices(self, data: Subset) -> NDArray[np.int64]:
+        """The class of each row, or the 0/1 matrix of its labels."""
         truth = as_numpy(data.targets)
         if self._target_type != "multilabel-indicator" and truth.ndim == 2:  # one column, or one-hot
             truth = truth[:, 0] if truth.shape[1] == 1 else truth.argmax(axis=1)
-        return float(accuracy_score(truth.astype(np.int64), self._class_indices(a), sample_weight=data.row_weight))
+        return truth.astype(np.int64)
 
     def _class_indices(self, a: Any) -> Any:
         """The class of each row, or the 0/1 matrix of its labels."""

@@ -6,6 +6,10 @@ import copy
 from typing import Any
 
 from sklearn import neural_network
+from sklearn.ensemble import VotingClassifier, VotingRegressor
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import LabelEncoder
+from sklearn.utils import Bunch
 
 from gpubp.errors import UsageError
 from gpubp.estimators.arrays import as_numpy
@@ -55,10 +59,16 @@ def from_sklearn(mlp: Any, device: str = "auto") -> Any:
     raise UsageError(f"{mlp!r} is neither an MLPClassifier nor an MLPRegressor of scikit-learn")
 
 
-def to_sklearn(mlp: MLPClassifier | MLPRegressor) -> Any:
+def to_sklearn(mlp: Any) -> Any:
     """scikit-learn's MLPClassifier or MLPRegressor with the parameters, weights and curves of ours.
 
     What concerns training alone and scikit-learn lacks, such as dropout, is left out.
+
+    Parameters
+    ----------
+    mlp : MLPClassifier or MLPRegressor, or what contains them
+        A pipeline becomes one of the same other steps, which it shares; a fitted search becomes its best estimator, and
+        an ensemble a ``VotingClassifier`` (of the mean probabilities) or a ``VotingRegressor``.
 
     Raises
     ------
@@ -75,12 +85,20 @@ def to_sklearn(mlp: MLPClassifier | MLPRegressor) -> Any:
     >>> type(theirs).__module__.partition(".")[0], bool((theirs.predict(X) == ours.predict(X)).all())
     ('sklearn', True)
     """
+    if isinstance(mlp, Pipeline):
+        pipeline = copy.copy(mlp)
+        pipeline.steps = [*mlp.steps[:-1], (mlp.steps[-1][0], to_sklearn(mlp.steps[-1][1]))]
+        return pipeline
+    if hasattr(mlp, "best_estimator_"):
+        return to_sklearn(mlp.best_estimator_)
+    if hasattr(mlp, "estimators_"):
+        return _voting(mlp)
     for ours, theirs in PAIRS:
         if isinstance(mlp, ours):
             known = theirs._get_param_names()
             parameters = {name: value for name, value in mlp.get_params(deep=False).items() if name in known}
             parameters["activation"] = _activation(mlp)
-            if mlp.solver == "adamw":
+            if mlp.solver not in ("adam", "sgd", "lbfgs"):
                 parameters["solver"] = "adam"
             if mlp.learning_rate not in SCHEDULES_OF_SGD:
                 parameters["learning_rate"] = "constant"
@@ -88,6 +106,27 @@ def to_sklearn(mlp: MLPClassifier | MLPRegressor) -> Any:
                 parameters["loss"] = "poisson" if getattr(mlp, "out_activation_", "") == "exp" else "squared_error"
             return _copy_fitted(theirs(**parameters), mlp)
     raise UsageError(f"{mlp!r} is neither an MLPClassifier nor an MLPRegressor of gpubp")
+
+
+def _voting(ensemble: Any) -> Any:
+    """A fitted ensemble as scikit-learn's vote of its members."""
+    members = [to_sklearn(est) for est in ensemble.estimators_]
+    named = [(f"member{number}", member) for number, member in enumerate(members)]
+    classes = getattr(ensemble, "classes_", None)
+    if classes is None:
+        if members[0].n_outputs_ > 1:
+            raise UsageError("scikit-learn's VotingRegressor has one output; convert the members, ensemble.estimators_")
+        voting = VotingRegressor(named)
+    elif ensemble.estimators_[0]._target_type == "multilabel-indicator":
+        raise UsageError("scikit-learn's VotingClassifier has no labels; convert the members, ensemble.estimators_")
+    else:
+        voting = VotingClassifier(named, voting="soft")
+        voting.le_ = LabelEncoder().fit(as_numpy(classes))
+        voting.classes_ = voting.le_.classes_
+    voting.estimators_, voting.named_estimators_ = members, Bunch(**dict(named))
+    if hasattr(ensemble, "feature_names_in_"):
+        voting.feature_names_in_ = ensemble.feature_names_in_
+    return voting
 
 
 def _activation(mlp: Any) -> str:

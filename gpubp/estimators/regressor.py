@@ -36,8 +36,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     activation : str, Activation, or a sequence with one per hidden layer
         ``"identity"``, ``"logistic"``, ``"tanh"``, ``"relu"``, any other name that gpubp knows
         (``"gelu"``, ``"leaky_relu(0.2)"``, …), or a record.
-    solver : {"adam", "sgd", "lbfgs", "adamw"}
-        ``"adamw"`` is Adam with decoupled weight decay.
+    solver : str
+        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, which are scikit-learn's, or another optimizer that gpubp knows:
+        ``"adamw"``, which is Adam with decoupled weight decay, ``"rmsprop"``, ``"adagrad"``, …
     alpha : float
         The loss of a batch gains ½ alpha Σ W² divided by the batch's weight.
     batch_size : int or "auto"
@@ -70,6 +71,9 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     early_stopping : bool
         Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
         the best score are kept.
+    early_stopping_metric : str, callable or None
+        The name of a scorer, ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, by which early stopping goes in place of
+        `score`; its estimator knows its predictions already, and its X has no columns.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
         For ``"adam"`` and ``"adamw"``.
@@ -161,6 +165,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         dropout: float = 0.0,
         weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
+        early_stopping_metric: Any = None,
         keep_moments: bool = False,
         init: Any = "auto",
     ) -> None:
@@ -193,6 +198,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.dropout = dropout
         self.weight_decay = weight_decay
         self.max_grad_norm = max_grad_norm
+        self.early_stopping_metric = early_stopping_metric
         self.keep_moments = keep_moments
         self.init = init
 
@@ -224,8 +230,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         """
-        a = self._forward(X, "predict")
-        return destination_of(X).send(a[:, 0] if a.shape[1] == 1 else a)
+        return destination_of(X).send(self._predictions(self._forward(X, "predict")))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The coefficient of determination R² of the predictions, averaged over outputs.
@@ -280,5 +285,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _strata(self, targets: NDArray[Any]) -> Any:
         return None
 
-    def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
+    def _predictions(self, a: Any) -> Any:
+        return a[:, 0] if a.shape[1] == 1 else a
+
+    def _true_targets(self, data: Subset) -> Any:
+        return self._predictions(as_numpy(data.targets))
+
+    def _own_score(self, a: NDArray[Any], data: Subset) -> float:
         return float(r2_score(as_numpy(data.targets), a, sample_weight=data.row_weight))

@@ -270,7 +270,7 @@ def test_names_of_columns_and_kinds_of_input(iris):
     labels = sparse.csr_array((X[:, :3] > 0).astype(int))
     ensemble = classifier(bootstrap=True, oob_score=True, n_estimators=12).fit(X, labels)
     assert ensemble.predict(X).shape == (150, 3) and 0 < ensemble.oob_score_ < 1
-    assert classifier().fit(X.astype(np.float32), y).predict_proba(X).dtype == np.float32
+    assert classifier().fit(X.astype(np.float32), y).predict_proba(X.astype(np.float32)).dtype == np.float32
 
 
 # -- out of bag --------------------------------------------------------------------------------------------

@@ -1,0 +1,60 @@
+"""Early stopping by a metric of choice."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import get_scorer, make_scorer, mean_pinball_loss, roc_auc_score
+from test_estimators_parity import PAIRS, data
+
+from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+PARAMETERS = {"hidden_layer_sizes": (6,), "max_iter": 8, "random_state": 0, "early_stopping": True, "device": "cpu"}
+CASES = [
+    ("binary", "roc_auc"),
+    ("binary", "neg_log_loss"),
+    ("classes", "f1_macro"),
+    ("classes", "neg_log_loss"),
+    ("labels", "f1_micro"),
+    ("value", "neg_mean_absolute_error"),
+    ("value", make_scorer(mean_pinball_loss, greater_is_better=False, alpha=0.9)),
+    ("values", "neg_root_mean_squared_error"),
+]
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize(("task", "metric"), CASES)
+def test_the_best_score_is_that_of_the_weights_that_are_kept(task, metric, weighted, rng):
+    X, y = data(task, rng)
+    held_out = (X[150:], y[150:], rng.uniform(0.5, 2.0, 80)) if weighted else (X[150:], y[150:])
+    make = PAIRS["regressor" if task.startswith("value") else "classifier"][0]
+    est = make(**PARAMETERS, early_stopping_metric=metric).fit(X[:150], y[:150], validation_data=held_out)
+    weight = {"sample_weight": held_out[2]} if weighted else {}
+    assert est.best_validation_score_ == pytest.approx(get_scorer(metric)(est, *held_out[:2], **weight))
+    assert est.best_validation_score_ == max(est.validation_scores_) and len(est.validation_scores_) == est.n_iter_
+
+
+def test_rows_that_are_set_aside_and_stacks(rng):
+    X, y = data("binary", rng)
+    clf = MLPClassifier(**PARAMETERS, early_stopping_metric="roc_auc").fit(X, y)
+    plain = MLPClassifier(**PARAMETERS).fit(X, y)
+    assert clf.validation_scores_ != plain.validation_scores_
+    np.testing.assert_allclose(clf.loss_curve_, plain.loss_curve_)  # the same rows, the same training
+    search = MLPSearchCV(MLPClassifier(**PARAMETERS), {"early_stopping_metric": ["roc_auc", None]}, cv=2).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_a_function_of_the_users_own(rng):
+    X, y = data("binary", rng)
+
+    def auc(est, X, y):
+        return roc_auc_score(y, est.predict_proba(X)[:, 1])
+
+    scores = [
+        MLPClassifier(**PARAMETERS, early_stopping_metric=metric).fit(X, y).validation_scores_
+        for metric in (auc, "roc_auc")
+    ]
+    assert scores[0] == pytest.approx(scores[1])
+    with pytest.raises(ValueError, match="The 'early_stopping_metric' parameter of MLPRegressor must be"):
+        MLPRegressor(early_stopping_metric="auc").fit(X, y)
