@@ -19,6 +19,8 @@ from gpubp.estimators.regressor import MLPRegressor
 from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD
 
 PAIRS = ((MLPClassifier, neural_network.MLPClassifier), (MLPRegressor, neural_network.MLPRegressor))
+for _ours, _theirs in PAIRS:  # so that isinstance takes ours for scikit-learn's, as far as its abstract classes allow
+    _theirs.register(_ours)
 _PRIVATE_ATTRIBUTES = {"_label_binarizer", "_no_improvement_count"}  # beside fitted ones, which end with an underscore
 _ONLY_GPUBP = {"validation_loss_curve_"}
 _ACTIVATIONS = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
@@ -49,7 +51,7 @@ def from_sklearn(mlp: Any, device: str = "auto") -> Any:
     True
     """
     for ours, theirs in PAIRS:
-        if isinstance(mlp, theirs):
+        if isinstance(mlp, theirs) and not isinstance(mlp, ours):
             parameters = mlp.get_params(deep=False)
             known = {name: value for name, value in parameters.items() if name in theirs._get_param_names()}
             if left_out := sorted(parameters.keys() - known.keys()):

@@ -24,7 +24,7 @@ def save(path: str | Path, est: Any, stack: Stack) -> None:
     about = {
         "class": _public_class(est),
         "parameters": json_able(est.get_params(deep=False)),
-        "counters": json_able({name: getattr(est, name) for name in COUNTERS if hasattr(est, name)}),
+        "counters": json_able({name: getattr(est, name) for name in COUNTERS}),
         "feature_names": getattr(est, "feature_names_in_", np.array([])).tolist(),
         "classes": classes(path, est) if hasattr(est, "classes_") else None,
     }
@@ -124,6 +124,6 @@ def fitted(estimator: Any, stack: Stack, k: int, about: dict[str, Any], attribut
     weights, biases = stack.parameters_of(k)
     member.coefs_ = [stack.backend.to_host(W) for W in weights]
     member.intercepts_ = [stack.backend.to_host(b) for b in biases]
-    for name, value in {**attributes, **{name: about[name] for name in COUNTERS if name in about}}.items():
+    for name, value in {**attributes, **{name: about[name] for name in COUNTERS}}.items():
         setattr(member, name, value)
     return member

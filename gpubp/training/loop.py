@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from gpubp.training.step import EpochResult, TrainingStep
 from gpubp.training.step_table import Planner, StepTable
 
 Callback = Callable[[MLP, History], Any]
+Numbers = float | Sequence[float] | NDArray[Any]  # one for all networks of a stack, or one each
 
 
 def train(
@@ -35,18 +36,18 @@ def train(
     *,
     optimizer: str | Optimizer = "adam",
     optimizer_options: Mapping[str, Any] | None = None,
-    learning_rate: Any = 1e-3,
+    learning_rate: Numbers = 1e-3,
     schedule: ScheduleSpec | Sequence[ScheduleSpec] = None,
-    l2: Any = 0.0,
-    weight_decay: Any = None,
-    dropout: Any = 0.0,
-    label_smoothing: Any = 0.0,
-    class_weight: Any = None,
-    max_grad_norm: Any = None,
+    l2: Numbers = 0.0,
+    weight_decay: Numbers | None = None,
+    dropout: Numbers = 0.0,
+    label_smoothing: Numbers = 0.0,
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+    max_grad_norm: Numbers | None = None,
     batch_size: int = 128,
-    epochs: int | Sequence[int] = 20,
-    patience: int | Sequence[int] | None = None,
-    update_tolerance: Any = None,
+    epochs: int | Sequence[int] | NDArray[Any] = 20,
+    patience: int | Sequence[int] | NDArray[Any] | None = None,
+    update_tolerance: Numbers | None = None,
     shuffle: bool = True,
     seed: int | Sequence[int] = 0,
     callbacks: Sequence[Callback] = (),
@@ -152,14 +153,14 @@ def train(
     epochs_by_network = checked("epochs", epochs)
     if patience is not None and validation is None:
         raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
-    label_smoothing = checked("label_smoothing", label_smoothing)
-    if label_smoothing.any() and not net.loss.classification:
+    smoothing = checked("label_smoothing", label_smoothing)
+    if smoothing.any() and not net.loss.classification:
         raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
     rule = get_optimizer(optimizer)
     rule_options = {
         name: checks.per_network(name, value, models, 0.0) for name, value in rule.configured(optimizer_options).items()
     }
-    update_tolerance = checked("update_tolerance", update_tolerance)
+    tolerance = checked("update_tolerance", update_tolerance)
     state = initial_state(
         stack,
         rule,
@@ -167,7 +168,7 @@ def train(
         weight_decay=_unless_zero(checked("weight_decay", rule.weight_decay if weight_decay is None else weight_decay)),
         l2=_unless_zero(checked("l2", l2)),
         max_grad_norm=checked("max_grad_norm", max_grad_norm),
-        largest_update=None if update_tolerance is None else np.zeros(models),
+        largest_update=None if tolerance is None else np.zeros(models),
     )
     seeds = checks.seeds(seed, models)
     batch_size = min(checked("batch_size", batch_size), samples.most_rows)
@@ -186,11 +187,11 @@ def train(
         batch_size,
         state,
         dropout=checked("dropout", dropout),
-        label_smoothing=label_smoothing,
+        label_smoothing=smoothing,
         orders=planner.orders,
         counts=None if samples.rows is None else planner.counts,
     )
-    stopping = EarlyStopping(patience=checked("patience", patience), update_tolerance=update_tolerance)
+    stopping = EarlyStopping(patience=checked("patience", patience), update_tolerance=tolerance)
     return _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks).run()
 
 

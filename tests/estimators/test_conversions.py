@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn import neural_network
 from sklearn.datasets import load_iris
 from sklearn.ensemble import VotingClassifier, VotingRegressor
 from sklearn.pipeline import make_pipeline
@@ -69,6 +70,18 @@ def test_files_of_something_else_are_refused(tmp_path, rng):
         MLPClassifier.load(tmp_path / "ensemble")
     with pytest.raises(DataError, match="holds no ensemble"):
         MLPEnsembleClassifier.load(tmp_path / "clf")
+
+
+# -- isinstance --------------------------------------------------------------------------------------------
+
+
+def test_isinstance_takes_ours_for_scikit_learns():
+    for name in ("MLPClassifier", "MLPRegressor"):
+        ours, theirs = getattr(gpubp, name), getattr(neural_network, name)
+        assert isinstance(ours(), theirs) and issubclass(ours, theirs) and not isinstance(theirs(), ours)
+    assert not isinstance(MLPClassifier(), neural_network.MLPRegressor)
+    with pytest.raises(UsageError, match="neither an MLPClassifier nor an MLPRegressor of scikit-learn"):
+        gpubp.from_sklearn(MLPClassifier())
 
 
 # -- to scikit-learn ---------------------------------------------------------------------------------------
