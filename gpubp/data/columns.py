@@ -50,6 +50,7 @@ class Columns(Mapping[str, NDArray[Any]]):
     ) -> None:
         self.cells, self.options, self.where, self.say = cells, options, where, say
         self.header = header
+        self._names = frozenset(cells.names)
         self._trained = schema
         self._plain: dict[str, PlainNumbers] = {}
         self._read: dict[str, NDArray[Any]] = {}
@@ -85,7 +86,7 @@ class Columns(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._read:
-            if name not in self.cells.names:
+            if name not in self._names:
                 raise KeyError(name)
             column = self.schema.columns[name]
             read = self._categories if column.kind == "category" else self._numbers
@@ -93,7 +94,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         return self._read[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.cells.names
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.cells.names)

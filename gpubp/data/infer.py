@@ -26,7 +26,6 @@ FEW_TEXTS_FRACTION = 0.05
 FEW_TEXTS = 3
 MOST_NUMBERED_CODES = 20  # so many different numbers among texts may be codes, more are measurements
 LONGEST_LIST = 3  # texts that a message shows
-FIRST_ROWS = 1000  # that tell quickly what most columns are not
 GROUPED_BY_POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+", re.ASCII)
 BOOLEAN_TEXTS = frozenset({"true", "false"})
 
@@ -195,8 +194,7 @@ def _decimal_mark(facts: _Facts, style: NumberStyle) -> str | None:
         return "," if style.decimal == "," else "."
     if style.thousands == ".":
         return ","
-    values = facts.plain.values
-    return "." if len(values) and (values[:FIRST_ROWS] % 1 > 0).any() else None
+    return None if facts.plain.decimals == 0 else "."
 
 
 def _decide(facts: _Facts, style: NumberStyle | None, where: Where, say: Say, problems: dict[str, str]) -> ColumnSchema:
@@ -355,10 +353,8 @@ def _say_how_numbers_are_written(facts: _Facts, style: NumberStyle, say: Say) ->
 
 def _possible_thousands(facts: _Facts) -> str | None:
     """Return a text of a column of plain numbers in which each point could stand between thousands."""
-    values = facts.plain.values[:FIRST_ROWS]
-    shown = values[~np.isnan(values)]
-    # As thousands, 0.123 would not begin with zero, nor 1.25 have two digits behind the point.
-    if facts.options.decimal == "." or not (shown % 1 > 0).any() or (np.abs(shown) < 1).any():
+    # As thousands, 1.25 would not have two digits behind the point, nor 0.123 begin with zero.
+    if facts.options.decimal == "." or facts.plain.decimals != 3 or (np.abs(facts.plain.values) < 1).any():
         return None
     texts = [text for text in facts.cells.texts(facts.name) if "." in text]
     return texts[0] if texts and all(map(GROUPED_BY_POINTS.fullmatch, texts)) else None

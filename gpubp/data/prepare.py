@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.checks import SparseRows
 from gpubp.data import features, targets
 from gpubp.data.columns import read_as, schema_of, schema_of_format_1
 from gpubp.data.readers import read, read_with, saved_schema
@@ -19,7 +20,7 @@ from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
 
 TEST_FRACTION = 0.2
-Part = tuple[NDArray[Any], NDArray[Any]]
+Part = tuple[Any, NDArray[Any]]
 TASKS = {
     "classes": "classification",
     "binary": "classification",
@@ -38,7 +39,8 @@ class PreparedData:
     loss : str
         Its name: the loss that was asked for, or the one that the target implies.
     train, validation, test : (X, y) or None
-        X (m, n_inputs) C-contiguous; y (m,) int64 for cross-entropy, otherwise (m, n_outputs) of
+        X (m, n_inputs) C-contiguous, or SparseRows where that would be large and mostly zeros;
+        y (m,) int64 for cross-entropy, otherwise (m, n_outputs) of
         X's dtype.
     n_inputs, n_outputs : int
     preprocessing : dict
@@ -59,6 +61,12 @@ class PreparedData:
     preprocessing: dict[str, Any]
     classes: list[Any] | None
     notes: list[str]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the encoded data take."""
+        arrays = [array for part in (self.train, self.validation, self.test) if part for array in part]
+        return sum(array.held_bytes if isinstance(array, SparseRows) else array.nbytes for array in arrays)
 
 
 def prepare(
@@ -128,7 +136,7 @@ def prepare(
 
 def encode(
     preprocessing: dict[str, Any], data: RawData, *, with_target: bool = True, dtype: Any = np.float32
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+) -> tuple[Any, NDArray[Any] | None]:
     """Encode raw rows as a trained network takes them.
 
     Parameters
@@ -144,7 +152,7 @@ def encode(
 
     Returns
     -------
-    X : ndarray (m, n_inputs)
+    X : ndarray (m, n_inputs), or SparseRows
     y : ndarray or None
         As in `PreparedData`; None if `data` has no target.
 
@@ -193,7 +201,7 @@ def _fit_features(data: RawData, rows: features.RowIndices) -> dict[str, Any]:
 
 def _encode_rows(
     preprocessing: dict[str, Any], data: RawData, rows: features.RowSelection, dtype: Any, with_target: bool = True
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+) -> tuple[Any, NDArray[Any] | None]:
     X = features.apply(preprocessing["features"], data, rows, dtype)
     y = targets.apply(preprocessing["target"], data, rows, dtype) if with_target else None
     return X, y
