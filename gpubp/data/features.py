@@ -79,7 +79,7 @@ def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtyp
 
     It is sparse where it would be large and holds little but the zeros of categories.
     """
-    _check_columns(encoding, data)
+    check_columns(encoding, data)
     index = np.arange(data.rows)[rows]
     if _is_sparse(encoding, len(index), dtype):
         return SparseRows(_apply_sparsely(encoding, data, index, dtype))
@@ -247,7 +247,7 @@ def _category_code(value: str, position: dict[str, int]) -> int:
     return position.get(value, UNSEEN)
 
 
-def _check_columns(encoding: Encoding, data: RawData) -> None:
+def check_columns(encoding: Encoding, data: RawData) -> None:
     """Raise if the data are of another kind than those fitted on, or lack a column of theirs."""
     if data.kind != encoding["kind"]:
         raise DataError(f"{data.name}: is {KINDS[data.kind]}; the network was trained on {KINDS[encoding['kind']]}")

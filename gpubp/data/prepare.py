@@ -16,6 +16,7 @@ from gpubp.data.columns import read_as, schema_of, schema_of_format_1
 from gpubp.data.readers import read, read_with, saved_schema
 from gpubp.data.selection import is_counter
 from gpubp.data.source import RawData
+from gpubp.data.unforeseen import say_unforeseen
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
 
@@ -169,6 +170,8 @@ def encode(
             if name not in schema.columns:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
         data = read_as(data, schema)
+        features.check_columns(encoding, data)
+        say_unforeseen(encoding, data)
     return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
 
 
