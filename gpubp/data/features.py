@@ -259,6 +259,7 @@ def check_columns(encoding: Encoding, data: RawData) -> None:
         return
     needed = [*encoding["numbers"]["names"], *(column["name"] for column in encoding["categories"])]
     absent = [name for name in needed if name not in data.columns]
+    absent = [name for name in absent if not any(name.startswith(f"{date} (") for date in absent)]  # parts of a date
     if absent:
         raise DataError(
             f"{data.name}: lacks {_quoted(absent)}, on which the network was trained; it has {_quoted(data.columns)}"
