@@ -16,8 +16,42 @@ from gpubp.precision import PRECISIONS
 _BLOCK = 1 << 20  # elements looked at a time, so that a check costs no memory to speak of
 
 
-def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> NDArray[Any]:
-    """`X` as a two-dimensional real array (m, n_inputs), copied only where it must be.
+class SparseRows:
+    """A sparse matrix in CSR form, of which the rows that are asked for are made dense.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse matrix or array
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        self.matrix = matrix.tocsr()
+        self.shape, self.ndim, self.dtype = self.matrix.shape, 2, self.matrix.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        dense: NDArray[Any] = self.matrix[rows].toarray()
+        return dense
+
+    def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
+        """The matrix in another type."""
+        return SparseRows(self.matrix.astype(dtype, copy=copy))
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the matrix takes."""
+        return int(self.matrix.data.nbytes + self.matrix.indices.nbytes + self.matrix.indptr.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, dense."""
+        return int(np.prod(self.shape, dtype=np.int64)) * int(self.dtype.itemsize)
+
+
+def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
+    """`X` as a two-dimensional real array or SparseRows (m, n_inputs), copied only where it must be.
 
     It holds neither NaN nor infinity, nor what becomes infinity when it is cast to `precision`.
 
@@ -26,7 +60,7 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> NDArray[An
     DataError
         Naming the shape, dtype or cell that does not fit.
     """
-    array = _real_array(X, name)
+    array = X if isinstance(X, SparseRows) else _real_array(X, name)
     if array.ndim != 2:
         hint = "; one row is X.reshape(1, -1)" if array.ndim == 1 else ""
         raise DataError(f"{name} has shape {array.shape}; it must be (rows, {n_inputs}){hint}")
@@ -34,7 +68,7 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> NDArray[An
         raise DataError(f"{name} has {array.shape[1]} columns, but the network has {n_inputs} inputs")
     if len(array) == 0:
         raise DataError(f"{name} has no rows; at least one is needed")
-    _require_finite(array, name, precision)
+    _require_finite(array.matrix.data if isinstance(array, SparseRows) else array, name, precision)
     return array
 
 

@@ -104,8 +104,8 @@ def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, 
     display.show_network(console, net)
     memory = net.memory(min(settings["batch_size"], rows), settings["optimizer"])
     parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
-    needed = display.size(memory["total"])
-    display.say(console, f"loss {net.loss.name}; memory {needed} beside the data ({parts})")
+    needed, data = display.size(memory["total"]), display.size(prepared.bytes)
+    display.say(console, f"loss {net.loss.name}; memory {needed} beside {data} of data ({parts})")
     display.say(console, f"device {net.device} ({net.stack.backend.reason}), {net.precision}")
     if prepared.task == "regression":
         display.say(console, "loss and rmse while training: of the target as the network sees it, not in its own units")

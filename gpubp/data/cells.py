@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 CELLS_PER_BLOCK = 2**16  # read as numbers at a time; what that needs stays in the cache
-WIDEST = 24  # bytes; a longer cell is no plain decimal number of 15 digits
 MOST_DIGITS = 15  # beyond it, digits / 10^k would not be the float64 nearest to the text
-POWERS_OF_TEN = 10.0 ** np.arange(MOST_DIGITS + 1)
+WIDEST = MOST_DIGITS + 1  # bytes of a plain number without its sign: a point among the digits
+POWERS_OF_TEN = 10.0 ** np.arange(WIDEST)
+WHOLE_POWERS = 10 ** np.arange(WIDEST, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,15 @@ class PlainNumbers:
         The rows of these cells.
     zero_padded : bool
         Whether a cell begins with a zero that a number would not have: 007.
+    decimals : int or None
+        How many digits stand behind the point, in all cells with a point; 0 if there is no such cell, None if they
+        differ.
     """
 
     values: NDArray[np.float64]
     odd: NDArray[np.intp]
-    zero_padded: bool
+    zero_padded: bool = False
+    decimals: int | None = 0
 
 
 class Cells(Protocol):
@@ -84,10 +89,14 @@ class TextCells:
         for first in range(0, len(positions), columns):
             block = positions[first : first + columns]
             starts, ends = self.starts[:, block].T.ravel(), self.ends[:, block].T.ravel()
-            values, plain, padded = _parse_decimals(self._bytes, starts, ends - starts)
+            read = _parse_decimals(self._bytes, starts, ends - starts)
+            padded = np.logical_or.reduce(read.zero_padded.reshape(-1, self.rows), axis=1).tolist()
+            most = read.decimals.reshape(-1, self.rows).max(axis=1).tolist()
+            fewest = np.where(read.decimals, read.decimals, WIDEST).reshape(-1, self.rows).min(axis=1).tolist()
             for j in range(len(block)):
                 cells = slice(j * self.rows, (j + 1) * self.rows)
-                yield PlainNumbers(values[cells], np.flatnonzero(~plain[cells]), bool(padded[cells].any()))
+                decimals = most[j] if most[j] in (0, fewest[j]) else None
+                yield PlainNumbers(read.values[cells], np.flatnonzero(~read.plain[cells]), padded[j], decimals)
 
     def texts(self, name: str, rows: NDArray[np.intp] | None = None) -> list[str]:
         """Take cells of a column as texts, without the spaces around them; an empty cell is ""."""
@@ -131,7 +140,7 @@ class TypedCells:
         """Read these columns as plain numbers, one after the other."""
         for name in names:
             if name in self.numbers:
-                yield PlainNumbers(self.numbers[name], np.flatnonzero(np.isnan(self.numbers[name])), False)
+                yield PlainNumbers(self.numbers[name], np.flatnonzero(np.isnan(self.numbers[name])))
             else:
                 yield from self.others[name].plain_numbers([name])
 
@@ -167,47 +176,47 @@ def _is_blank(characters: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return blank
 
 
-def _parse_decimals(
-    buffer: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read cells as decimal numbers of at most 15 digits, all cells at once, character by character.
+@dataclass(frozen=True)
+class _Decimals:
+    """Cells read as decimal numbers, each (n,): the values, whether they are such, and how they are written."""
+
+    values: NDArray[np.float64]
+    plain: NDArray[np.bool_]
+    zero_padded: NDArray[np.bool_]
+    decimals: NDArray[np.uint8]
+
+
+def _parse_decimals(buffer: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]) -> _Decimals:
+    """Read cells as decimal numbers of at most 15 digits, all cells at once, character by character from the right.
 
     Digits and a power of ten that float64 holds exactly are divided once, so that each value is the float64 nearest
     to its text, as Python's ``float`` has it.
-
-    Returns
-    -------
-    values : (n,) float64
-        NaN where the cell is no such number.
-    plain : (n,) bool
-        Whether it is one.
-    padded : (n,) bool
-        Whether it is a whole number that begins with a superfluous zero.
     """
     n = len(starts)
     first = buffer[starts]
     negative = first == ord("-")
-    signed = negative | (first == ord("+"))
+    unread = lengths - (negative | (first == ord("+")))
+    wrong = (unread <= 0) | (unread > WIDEST)
     mantissa = np.zeros(n, np.int64)
     digits, decimals = np.zeros(n, np.uint8), np.zeros(n, np.uint8)
     has_point = np.zeros(n, bool)
-    wrong = (lengths == 0) | (lengths > WIDEST)
-    for k in range(min(int(lengths.max(initial=0)), WIDEST)):
-        inside = lengths > k
-        character = buffer[starts + k]
-        digit = character - np.uint8(ord("0"))  # wraps around: whatever is no digit is above 9
-        is_digit = (digit < 10) & inside
+    position = starts + lengths
+    for k in range(min(int(unread.max(initial=0)), WIDEST)):
+        position -= 1
+        inside = unread > k
+        character = buffer.take(position, mode="clip")
         is_point = (character == ord(".")) & inside
-        np.multiply(mantissa, 10, out=mantissa, where=is_digit)
-        np.add(mantissa, digit, out=mantissa, where=is_digit)
+        character -= np.uint8(ord("0"))  # wraps around: whatever is no digit is above 9
+        is_digit = (character < 10) & inside
+        character *= is_digit
+        mantissa += character * np.where(has_point, WHOLE_POWERS[k - 1], WHOLE_POWERS[k])
         digits += is_digit
-        decimals += is_digit & has_point
-        fits = is_digit | (is_point & ~has_point)
-        wrong |= inside & ~(fits | signed if k == 0 else fits)
+        np.copyto(decimals, np.uint8(k), where=is_point)
+        wrong |= inside & ~is_digit & ~(is_point & ~has_point)
         has_point |= is_point
     plain = ~wrong & (digits > 0) & (digits <= MOST_DIGITS)
     values = mantissa / POWERS_OF_TEN[np.minimum(decimals, MOST_DIGITS)]
     np.negative(values, out=values, where=negative)
     values[~plain] = np.nan
     padded = plain & ~has_point & (digits > 1) & (first == ord("0"))
-    return values, plain, padded
+    return _Decimals(values, plain, padded, decimals * plain)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data.cells import Cells, PlainNumbers, TypedCells
+from gpubp.data.dates import derived_column, derived_names, parse_date
 from gpubp.data.infer import header_is_a_row, infer
 from gpubp.data.missing import declared_numbers, is_missing
 from gpubp.data.schema import ColumnSchema, Kind, Schema, TableOptions
@@ -50,6 +51,7 @@ class Columns(Mapping[str, NDArray[Any]]):
     ) -> None:
         self.cells, self.options, self.where, self.say = cells, options, where, say
         self.header = header
+        self._names = frozenset(cells.names)
         self._trained = schema
         self._plain: dict[str, PlainNumbers] = {}
         self._read: dict[str, NDArray[Any]] = {}
@@ -85,15 +87,31 @@ class Columns(Mapping[str, NDArray[Any]]):
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         if name not in self._read:
-            if name not in self.cells.names:
-                raise KeyError(name)
+            if name not in self._names:
+                self._read[name] = self._part_of_date(name)
+                return self._read[name]
             column = self.schema.columns[name]
-            read = self._categories if column.kind == "category" else self._numbers
+            read = {"category": self._categories, "date": self._dates}.get(column.kind, self._numbers)
             self._read[name] = read(name, column)
         return self._read[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.cells.names
+        return name in self._names or (self._is_decided and name in self._derived)
+
+    @property
+    def _is_decided(self) -> bool:
+        """Whether it is known what the columns are, without inferring it now."""
+        return self._trained is not None or "schema" in self.__dict__
+
+    @cached_property
+    def _derived(self) -> dict[str, tuple[str, str, str]]:
+        """The columns that stand for parts of dates, each with that of the date, the part, and sine or cosine."""
+        return {
+            derived: (name, *what)
+            for name, column in self.schema.columns.items()
+            if column.kind == "date" and name in self._names
+            for derived, what in derived_names(name, column.parts).items()
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.cells.names)
@@ -118,6 +136,26 @@ class Columns(Mapping[str, NDArray[Any]]):
             values[np.isin(values, declared)] = np.nan
         return values
 
+    def _dates(self, name: str, column: ColumnSchema) -> NDArray[np.float64]:
+        """Read a column of dates as seconds since 1970; raise for the first cell that is none."""
+        texts = self.cells.texts(name)
+        seconds: dict[str, float | None] = {}
+        for text in set(texts):
+            missing = is_missing(text, self.options.missing, among_numbers=True)
+            seconds[text] = float("nan") if missing else parse_date(text, column.date_format)
+        if None in seconds.values():
+            row = next(row for row, text in enumerate(texts) if seconds[text] is None)
+            raise DataError(
+                f'{self.where(row, name)}: "{printable(texts[row])}" is not a date written as in training '
+                f"({column.date_format})"
+            )
+        return np.array([seconds[text] for text in texts], dtype=np.float64)
+
+    def _part_of_date(self, name: str) -> NDArray[np.float64]:
+        """Make a column that stands for part of a date; raise KeyError if there is no such column."""
+        date, part, wave = self._derived[name]
+        return derived_column(self[date], part, wave)
+
     def _number(self, text: str, column: ColumnSchema) -> float | None:
         if is_missing(text, self.options.missing, among_numbers=True):
             return float("nan")
@@ -128,7 +166,11 @@ class Columns(Mapping[str, NDArray[Any]]):
         """Take a column of numbers out of the pass over all of them."""
         if name not in self._plain:
             schema = self.schema  # which may fill the dictionary
-            names = [n for n in self.cells.names if n in schema.columns and schema.columns[n].kind != "category"]
+            names = [
+                n
+                for n in self.cells.names
+                if n in schema.columns and schema.columns[n].kind not in ("category", "date")
+            ]
             names = names if name in names else [name]
             self._plain |= dict(zip(names, self.cells.plain_numbers(names), strict=True))
         return self._plain[name]

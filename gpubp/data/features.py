@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.checks import SparseRows
 from gpubp.data.cells import number_as_text
 from gpubp.data.number_style import PLAIN_NUMBER
 from gpubp.data.selection import choose_columns
@@ -25,7 +26,9 @@ ALL_ROWS = slice(None)
 
 NUMBERS_PER_BLOCK = 2**18  # numbers encoded at a time, in float64
 # Beyond it the variance would leave float64; itself float64, so that smaller types are compared in that.
-MISSING, UNSEEN = -1, -2  # codes of cells that hold no known category
+UNSEEN = -1  # the code of a cell that holds no known category
+LARGEST_DENSE = 2**26  # bytes of an input that is an array however many zeros it holds
+FEW_FILLED = 4  # a larger one is sparse if at most one number in so many is filled
 LARGEST_MAGNITUDE = np.float64(1e100)
 KINDS = {
     "table": "a table with named columns",
@@ -71,10 +74,15 @@ def width(encoding: Encoding) -> int:
     return int(numbers["width"] + len(numbers["indicators"]) + sum(blocks))
 
 
-def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtype: Any = np.float32) -> NDArray[Any]:
-    """Encode these rows of `data` as the network's input X (rows, n_inputs), C-contiguous."""
-    _check_columns(encoding, data)
+def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtype: Any = np.float32) -> Any:
+    """Encode these rows of `data` as the network's input X (rows, n_inputs): an array, C-contiguous, or SparseRows.
+
+    It is sparse where it would be large and holds little but the zeros of categories.
+    """
+    check_columns(encoding, data)
     index = np.arange(data.rows)[rows]
+    if _is_sparse(encoding, len(index), dtype):
+        return SparseRows(_apply_sparsely(encoding, data, index, dtype))
     out = np.zeros((len(index), width(encoding)), dtype=dtype)
     size = NUMBERS_PER_BLOCK // (encoding["numbers"]["width"] + 1) + 1
     for start in range(0, len(index), size):
@@ -82,9 +90,10 @@ def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtyp
         _apply_numbers(encoding["numbers"], data, index[block], out[block])
     left = encoding["numbers"]["width"] + len(encoding["numbers"]["indicators"])
     for column in encoding["categories"]:
-        right = left + len(column["values"]) + column["indicator"]
-        _apply_categories(column, data, index, out[:, left:right])
-        left = right
+        codes = _category_codes(column, data, index)
+        known = np.flatnonzero(codes >= 0)
+        out[known, left + codes[known]] = 1
+        left += len(column["values"]) + column["indicator"]
     return out
 
 
@@ -187,33 +196,58 @@ def _as_texts(values: NDArray[Any]) -> NDArray[Any]:
     return np.array([None if np.isnan(value) else as_text(value) for value in values], dtype=object)
 
 
-def _apply_categories(column: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
-    """Write a 1 into each row of the one-hot block `out`; rows of a category unknown in training stay zero."""
+def _category_codes(column: Encoding, data: RawData, rows: RowIndices) -> NDArray[np.int64]:
+    """Find the column of the one-hot block that is 1 in each row, UNSEEN where none is.
+
+    A missing value is in the last column, the indicator, where there is one; a category unknown in training in none.
+    """
     position = {value: i for i, value in enumerate(column["values"])}
+    missing = len(position) if column["indicator"] else UNSEEN
     cells = _as_texts(data.columns[column["name"]][rows])
-    codes = {value: _category_code(value, position) for value in set(cells)}
-    code = np.array([codes[value] for value in cells], dtype=np.int64)
-    known = np.flatnonzero(code >= 0)
-    out[known, code[known]] = 1
-    out[code == MISSING, len(position) :] = 1
-    unseen = cells[code == UNSEEN]
-    if len(unseen):
+    different = {value: missing if value is None else _category_code(value, position) for value in set(cells)}
+    unseen = [value for value, code in different.items() if code == UNSEEN and value is not None]
+    if unseen:
+        count = int(np.isin(cells, unseen).sum())
+        first = next(value for value in cells if value in unseen)
         data.say(
-            f'column "{column["name"]}": {len(unseen)} cells of {data.name} hold categories that did not '
-            f'occur in training ("{printable(unseen[0])}"), encoded as none of the known ones'
+            f'column "{column["name"]}": {count} cells of {data.name} hold categories that did not '
+            f'occur in training ("{printable(first)}"), encoded as none of the known ones'
         )
+    return np.array([different[value] for value in cells], dtype=np.int64)
 
 
-def _category_code(value: str | None, position: dict[str, int]) -> int:
+def _is_sparse(encoding: Encoding, rows: int, dtype: Any) -> bool:
+    """Whether the input of so many rows would be large, and hold little but zeros."""
+    columns = width(encoding)
+    filled = encoding["numbers"]["width"] + len(encoding["categories"])
+    return bool(rows * columns * np.dtype(dtype).itemsize > LARGEST_DENSE and filled * FEW_FILLED < columns)
+
+
+def _apply_sparsely(encoding: Encoding, data: RawData, rows: RowIndices, dtype: Any) -> Any:
+    """Encode rows as a CSR matrix."""
+    from scipy.sparse import csr_matrix, hstack
+
+    numbers = encoding["numbers"]
+    dense = np.zeros((len(rows), numbers["width"] + len(numbers["indicators"])), dtype)
+    _apply_numbers(numbers, data, rows, dense)
+    blocks = [csr_matrix(dense)]
+    for column in encoding["categories"]:
+        codes = _category_codes(column, data, rows)
+        known = codes >= 0
+        starts = np.concatenate([[0], np.cumsum(known)])
+        shape = (len(rows), len(column["values"]) + column["indicator"])
+        blocks.append(csr_matrix((np.ones(starts[-1], dtype), codes[known], starts), shape))
+    return hstack(blocks, format="csr")
+
+
+def _category_code(value: str, position: dict[str, int]) -> int:
     """Find the number of a category; 1.0 is the category "1", as programs write whole numbers with a point."""
-    if value is None:
-        return MISSING
     if value not in position and PLAIN_NUMBER.fullmatch(value) and not value.startswith("0"):
         value = as_text(float(value))
     return position.get(value, UNSEEN)
 
 
-def _check_columns(encoding: Encoding, data: RawData) -> None:
+def check_columns(encoding: Encoding, data: RawData) -> None:
     """Raise if the data are of another kind than those fitted on, or lack a column of theirs."""
     if data.kind != encoding["kind"]:
         raise DataError(f"{data.name}: is {KINDS[data.kind]}; the network was trained on {KINDS[encoding['kind']]}")
@@ -225,6 +259,7 @@ def _check_columns(encoding: Encoding, data: RawData) -> None:
         return
     needed = [*encoding["numbers"]["names"], *(column["name"] for column in encoding["categories"])]
     absent = [name for name in needed if name not in data.columns]
+    absent = [name for name in absent if not any(name.startswith(f"{date} (") for date in absent)]  # parts of a date
     if absent:
         raise DataError(
             f"{data.name}: lacks {_quoted(absent)}, on which the network was trained; it has {_quoted(data.columns)}"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.checks import SparseRows
 from gpubp.data import features, targets
 from gpubp.data.features import RowIndices
 from gpubp.data.prepare import split_rows, split_test, with_default_target
@@ -27,7 +28,7 @@ class Fold:
     ----------
     number : int
         Counted from 1.
-    X, y : ndarray
+    X, y : ndarray, or SparseRows for X
         As in `PreparedData`. Folds whose inputs are equally wide share these arrays, which hold all training rows of
         the data set once for each different encoding.
     train, validation : (n,) int
@@ -37,7 +38,7 @@ class Fold:
     """
 
     number: int
-    X: NDArray[Any]
+    X: Any
     y: NDArray[Any]
     train: RowIndices
     validation: RowIndices
@@ -133,6 +134,8 @@ def _encode_folds(
     dtype: Any,
 ) -> list[Fold]:
     """Encode `rows` once for each different preprocessing, in one pair (X, y) for folds of equally wide inputs."""
+    from scipy.sparse import vstack
+
     folds: dict[int, Fold] = {}
     widths = [features.width(preprocessing["features"]) for preprocessing in preprocessings]
     for width in dict.fromkeys(widths):
@@ -141,12 +144,19 @@ def _encode_folds(
         for i in members:
             if preprocessings[i] not in different:
                 different.append(preprocessings[i])
-        X = np.empty((len(different) * len(rows), width), dtype)
+        X: Any = np.empty((len(different) * len(rows), width), dtype)
         blocks = X.reshape(len(different), len(rows), width)
         y_blocks: list[Any] = []
+        sparse_blocks = []
         for block, preprocessing in zip(blocks, different, strict=True):
-            block[...] = features.apply(preprocessing["features"], data, rows, dtype)
+            encoded = features.apply(preprocessing["features"], data, rows, dtype)
+            if isinstance(encoded, SparseRows):
+                sparse_blocks.append(encoded.matrix)
+            else:
+                block[...] = encoded
             y_blocks.append(targets.apply(preprocessing["target"], data, rows, dtype))
+        if sparse_blocks:
+            X = SparseRows(vstack(sparse_blocks, format="csr"))
         y: NDArray[Any] = np.concatenate(y_blocks)
         for i in members:
             start = different.index(preprocessings[i]) * len(rows)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from gpubp.data.cells import Cells, PlainNumbers, TextCells, number_as_text
+from gpubp.data.dates import parse_date, possible_formats, varying_parts
 from gpubp.data.missing import PLAINEST, declared_numbers, is_missing
 from gpubp.data.number_style import PLAIN_NUMBER, NumberStyle, possible_styles, split_number
 from gpubp.data.schema import ColumnSchema, Schema, TableOptions
@@ -26,7 +27,6 @@ FEW_TEXTS_FRACTION = 0.05
 FEW_TEXTS = 3
 MOST_NUMBERED_CODES = 20  # so many different numbers among texts may be codes, more are measurements
 LONGEST_LIST = 3  # texts that a message shows
-FIRST_ROWS = 1000  # that tell quickly what most columns are not
 GROUPED_BY_POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+", re.ASCII)
 BOOLEAN_TEXTS = frozenset({"true", "false"})
 
@@ -195,8 +195,7 @@ def _decimal_mark(facts: _Facts, style: NumberStyle) -> str | None:
         return "," if style.decimal == "," else "."
     if style.thousands == ".":
         return ","
-    values = facts.plain.values
-    return "." if len(values) and (values[:FIRST_ROWS] % 1 > 0).any() else None
+    return None if facts.plain.decimals == 0 else "."
 
 
 def _decide(facts: _Facts, style: NumberStyle | None, where: Where, say: Say, problems: dict[str, str]) -> ColumnSchema:
@@ -211,7 +210,31 @@ def _decide(facts: _Facts, style: NumberStyle | None, where: Where, say: Say, pr
         return _decide_without_texts(facts, say)
     if _is_boolean(facts):
         return ColumnSchema("category", "true and false", boolean=True, missing=facts.missing)
+    if not facts.n_plain and (formats := possible_formats(facts.texts)):
+        return _decide_among_dates(facts, formats, say)
     return _decide_among_texts(facts, where, say, problems)
+
+
+def _decide_among_dates(facts: _Facts, formats: list[str], say: Say) -> ColumnSchema:
+    """Tell what a column of dates is; where day and month cannot be told apart, its texts are categories."""
+    example = printable(next(iter(facts.texts)))
+    if len(formats) > 1:
+        say(
+            f'column "{facts.name}": dates such as "{example}" may have the day or the month first, read as '
+            'categories; write them as "2024-12-31"'
+        )
+        return ColumnSchema("category", "dates whose day cannot be told from the month", missing=facts.missing)
+    dates = np.array([parse_date(text, formats[0]) for text in facts.texts], dtype=np.float64)
+    parts = varying_parts(dates)
+    beside = f", beside {', '.join(parts)} as sine and cosine" if parts else ""
+    say(
+        f'column "{facts.name}": dates such as "{example}", read as seconds in UTC{beside}; '
+        f"for categories, {option('--kind', f'{facts.name}=category')}"
+    )
+    missing = (*facts.missing, *sorted(facts.markers))
+    return ColumnSchema(
+        "date", "every cell with a value is a date", missing=missing, date_format=formats[0], parts=parts
+    )
 
 
 def _decide_without_texts(facts: _Facts, say: Say) -> ColumnSchema:
@@ -233,6 +256,14 @@ def _decide_as_asked(facts: _Facts, asked: str, style: NumberStyle | None, where
     why = "--kind"
     if asked == "ignored":
         return ColumnSchema("ignored", why)
+    if asked == "date":
+        formats = possible_formats(facts.texts) if not facts.n_plain else []
+        if len(formats) != 1:
+            raise DataError(
+                f"{where(0, facts.name)}: {option('--kind', f'{facts.name}=date')} needs dates written alike, the day "
+                'told from the month, such as "2024-12-31"'
+            )
+        return replace(_decide_among_dates(facts, formats, lambda note: None), why=why)
     if asked == "category":
         return ColumnSchema("category", why, boolean=_is_boolean(facts), missing=facts.missing)
     if style is None and facts.texts and not _is_boolean(facts):
@@ -355,10 +386,8 @@ def _say_how_numbers_are_written(facts: _Facts, style: NumberStyle, say: Say) ->
 
 def _possible_thousands(facts: _Facts) -> str | None:
     """Return a text of a column of plain numbers in which each point could stand between thousands."""
-    values = facts.plain.values[:FIRST_ROWS]
-    shown = values[~np.isnan(values)]
-    # As thousands, 0.123 would not begin with zero, nor 1.25 have two digits behind the point.
-    if facts.options.decimal == "." or not (shown % 1 > 0).any() or (np.abs(shown) < 1).any():
+    # As thousands, 1.25 would not have two digits behind the point, nor 0.123 begin with zero.
+    if facts.options.decimal == "." or facts.plain.decimals != 3 or (np.abs(facts.plain.values) < 1).any():
         return None
     texts = [text for text in facts.cells.texts(facts.name) if "." in text]
     return texts[0] if texts and all(map(GROUPED_BY_POINTS.fullmatch, texts)) else None

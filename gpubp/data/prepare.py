@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.checks import SparseRows
 from gpubp.data import features, targets
 from gpubp.data.arrays import as_inputs
 from gpubp.data.columns import read_as, schema_of, schema_of_format_1
 from gpubp.data.readers import read, read_with, saved_schema
 from gpubp.data.selection import is_counter
 from gpubp.data.source import RawData
+from gpubp.data.unforeseen import say_unforeseen
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
 
 TEST_FRACTION = 0.2
-Part = tuple[NDArray[Any], NDArray[Any]]
+Part = tuple[Any, NDArray[Any]]
 TASKS = {
     "classes": "classification",
     "binary": "classification",
@@ -40,7 +42,8 @@ class PreparedData:
     loss : str
         Its name: the loss that was asked for, or the one that the target implies.
     train, validation, test : (X, y) or None
-        X (m, n_inputs) C-contiguous; y (m,) int64 for cross-entropy, otherwise (m, n_outputs) of
+        X (m, n_inputs) C-contiguous, or SparseRows where that would be large and mostly zeros;
+        y (m,) int64 for cross-entropy, otherwise (m, n_outputs) of
         X's dtype.
     n_inputs, n_outputs : int
     preprocessing : dict
@@ -61,6 +64,12 @@ class PreparedData:
     preprocessing: dict[str, Any]
     classes: list[Any] | None
     notes: list[str]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the encoded data take."""
+        arrays = [array for part in (self.train, self.validation, self.test) if part for array in part]
+        return sum(array.held_bytes if isinstance(array, SparseRows) else array.nbytes for array in arrays)
 
 
 def prepare(
@@ -135,7 +144,7 @@ def prepare(
 
 def encode(
     preprocessing: dict[str, Any], data: RawData, *, with_target: bool = True, dtype: Any = np.float32
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+) -> tuple[Any, NDArray[Any] | None]:
     """Encode raw rows as a trained network takes them.
 
     Parameters
@@ -151,7 +160,7 @@ def encode(
 
     Returns
     -------
-    X : ndarray (m, n_inputs)
+    X : ndarray (m, n_inputs), or SparseRows
     y : ndarray or None
         As in `PreparedData`; None if `data` has no target.
 
@@ -169,6 +178,8 @@ def encode(
             if name not in schema.columns:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
         data = read_as(data, schema)
+        features.check_columns(encoding, data)
+        say_unforeseen(encoding, data)
     if with_target and "columns" in target:
         data = targets.join_columns(data, target["columns"])
     return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
@@ -205,7 +216,7 @@ def _fit_features(data: RawData, rows: features.RowIndices) -> dict[str, Any]:
 
 def _encode_rows(
     preprocessing: dict[str, Any], data: RawData, rows: features.RowSelection, dtype: Any, with_target: bool = True
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
+) -> tuple[Any, NDArray[Any] | None]:
     X = features.apply(preprocessing["features"], data, rows, dtype)
     y = targets.apply(preprocessing["target"], data, rows, dtype) if with_target else None
     return X, y

@@ -62,7 +62,7 @@ def read(
         where none is given.
     ignore : sequence of str
         Columns of a table that are left out.
-    kinds : mapping of str to {"number", "category", "ignored"}
+    kinds : mapping of str to {"number", "category", "date", "ignored"}
         What single columns are.
     missing : sequence of str
         Texts that mean that a value is missing, such as "-999".

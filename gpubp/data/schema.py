@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from gpubp.data.number_style import NumberStyle
 from gpubp.errors import UsageError, suggest
 
-Kind = Literal["number", "category", "ignored"]
+Kind = Literal["number", "category", "date", "ignored"]
 DIGITS = "0123456789"
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -89,6 +89,10 @@ class ColumnSchema:
         Whether the categories are truth values, in whatever spelling.
     missing : tuple of str
         What stands in cells of the training table that have no value, beside nothing at all.
+    date_format : str
+        Dates only: how they are written.
+    parts : tuple of str
+        Dates only: the parts, such as the weekday, that vary and are inputs beside the seconds.
     categories : tuple of str
         Texts that are categories although elsewhere they mean that a value is missing. Not saved.
     """
@@ -98,6 +102,8 @@ class ColumnSchema:
     style: NumberStyle = NumberStyle()
     boolean: bool = False
     missing: tuple[str, ...] = ()
+    date_format: str = ""
+    parts: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
 
     @property
@@ -147,6 +153,8 @@ class Schema:
                 style=NumberStyle(**column.get("style", {})),
                 boolean=column.get("boolean", False),
                 missing=tuple(column.get("missing", ())),
+                date_format=column.get("date_format", ""),
+                parts=tuple(column.get("parts", ())),
             )
             for name, column in saved["columns"].items()
         }
@@ -161,6 +169,8 @@ def _without_defaults(column: ColumnSchema) -> dict[str, Any]:
         saved["style"] = asdict(column.style)
     if column.boolean:
         saved["boolean"] = True
+    if column.date_format:
+        saved |= {"date_format": column.date_format, "parts": list(column.parts)}
     if column.missing:
         saved["missing"] = list(column.missing)
     return saved

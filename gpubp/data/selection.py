@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.data.columns import schema_of
+from gpubp.data.dates import derived_names
 from gpubp.data.source import RawData, option
 from gpubp.errors import DataError
 
@@ -49,6 +50,9 @@ def choose_columns(data: RawData, rows: NDArray[np.int64] | slice) -> tuple[list
         if reason := _why_useless(values):
             left_out[name] = reason
             data.say(f'column "{name}": {reason}, not used')
+        elif column.kind == "date":
+            parts = derived_names(name, column.parts)
+            names += [name, *(part for part in parts if not _why_useless(data.columns[part][rows]))]
         elif not column.chosen_by_user and is_counter(name, values):
             counters[name] = "counts the rows"
         else:

@@ -12,10 +12,10 @@ from scipy.sparse import issparse, vstack
 from sklearn.model_selection import train_test_split
 
 from gpubp import checks
+from gpubp.checks import SparseRows
 from gpubp.errors import DataError
 from gpubp.estimators.arrays import NUMPY, Destination, destination_of, take
 from gpubp.precision import PRECISIONS
-from gpubp.training.device_data import SparseRows
 
 
 @dataclass

@@ -9,37 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.backends import Backend
+from gpubp.checks import SparseRows
 
-_DENSE = 1 << 26  # bytes of a sparse matrix's rows that are made dense at a time
-
-
-class SparseRows:
-    """A sparse matrix in CSR form, of which the rows that are asked for are made dense.
-
-    Parameters
-    ----------
-    matrix : scipy.sparse matrix or array
-    """
-
-    def __init__(self, matrix: Any) -> None:
-        self.matrix = matrix.tocsr()
-        self.shape, self.dtype = self.matrix.shape, self.matrix.dtype
-
-    def __len__(self) -> int:
-        return int(self.shape[0])
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        dense: NDArray[Any] = self.matrix[rows].toarray()
-        return dense
-
-    def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
-        """The matrix in another type."""
-        return SparseRows(self.matrix.astype(dtype, copy=copy))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all rows, dense."""
-        return int(np.prod(self.shape, dtype=np.int64)) * int(self.dtype.itemsize)
+_DENSE = 1 << 24  # bytes of a sparse matrix's rows that are made dense at a time
 
 
 class DeviceData:

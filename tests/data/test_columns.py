@@ -429,3 +429,27 @@ def test_lines_before_the_header_are_skipped_and_lines_counted(start: str, write
     broken = write("t.csv", start + "a;b;c\n" + "1;2;x\n3;4;y\n" * 9 + "1;2\n")
     with pytest.raises(DataError, match=f"line {skipped + 20}: 2 cells where"):
         read(broken)
+
+
+def test_what_training_did_not_have_is_said_with_counts(write: Write) -> None:
+    path = write("t.csv", x=SOME, z=[i % 5 for i in range(60)], c=["a", "b", "a"] * 20, holes=["", "1", "2"] * 20, y=Y)
+    preprocessing = preprocessing_of(path)
+    rows = read(
+        write(
+            "r.csv", x=["1", "", "-9e5", "700"], z=["", "", "", ""], c=["a", "", "new", "b"], holes=["", "", "1", "2"]
+        )
+    )
+    encode(preprocessing, rows)
+    assert rows.notes == [
+        'column "x": 1 cells of r.csv lack a value, where every training row has one; read as the median of training',
+        'column "x": 2 cells of r.csv are more than 10 standard deviations from the mean of training (-900000 in '
+        "line 4); predictions there are guesses",
+        'column "z": no value in any of the 4 rows of r.csv, read as the median of training',
+        'column "c": 1 cells of r.csv lack a value, where every training row has one; read as none of the known '
+        "categories",
+        'column "c": 1 cells of r.csv hold categories that did not occur in training ("new"), encoded as none of the '
+        "known ones",
+    ]
+    known = read(path)
+    encode(preprocessing, known)
+    assert not known.notes

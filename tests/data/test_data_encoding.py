@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
+import gpubp
+from gpubp.checks import SparseRows
 from gpubp.data import PreparedData, RawData, decode, encode, prepare, read
+from gpubp.data.folds import cut
+from gpubp.errors import DataError
 
 
 def table(**columns: Any) -> RawData:
@@ -241,3 +245,36 @@ def test_housing(shared_data: Path) -> None:
     assert ready.test is not None and len(ready.test[0]) == 4128
     raw = decode(ready.preprocessing, ready.train[1])["prediction"]
     assert 14_000 < raw.min() and raw.max() < 500_100
+
+
+def test_a_large_input_that_is_mostly_zeros_is_sparse_and_trains_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    codes = [None if i % 9 == 0 else f"c{code}" for i, code in enumerate(rng.integers(0, 30, 200))]
+    data = table(
+        a=codes, b=[f"d{code}" for code in rng.integers(0, 30, 200)], x=rng.normal(size=200), y=rng.normal(size=200)
+    )
+    dense = prepare(data)
+    monkeypatch.setattr("gpubp.data.features.LARGEST_DENSE", 0)
+    sparse = prepare(data)
+    assert isinstance(sparse.train[0], SparseRows) and isinstance(dense.train[0], np.ndarray)
+    assert sparse.notes == dense.notes and sparse.bytes < dense.bytes
+    np.testing.assert_array_equal(sparse.train[0][:], dense.train[0])
+    curves = []
+    for ready in (dense, sparse):
+        net = gpubp.MLP([ready.n_inputs, 8, 1], loss=ready.loss, device="cpu-reference")
+        gpubp.train(net, *ready.train, validation_data=ready.test, epochs=2)
+        assert ready.test is not None
+        curves.append([net.theta.tobytes(), net.evaluate(*ready.test), net.forward(ready.test[0]).tobytes()])
+    assert curves[0] == curves[1]
+    options: dict[str, Any] = {
+        "loss": dense.loss,
+        "test": 0.2,
+        "folds": 3,
+        "validation": 0.2,
+        "seed": 0,
+        "dtype": np.float32,
+    }
+    (fold, *_), _ = cut(data, **options)
+    assert isinstance(fold.X, SparseRows) and fold.X.shape[0] == len(fold.y)
+    with pytest.raises(DataError, match="columns, but the network has 3 inputs"):
+        gpubp.MLP([3, 2]).forward(sparse.train[0])

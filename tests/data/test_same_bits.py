@@ -33,6 +33,9 @@ COLUMNS: dict[str, list[Any]] = {
     "european": [f"{i * 731 % 4000:,}".replace(",", ".") + f",{i % 9}5" for i in range(ROWS)],
     "spaces": [f"{i * 731 % 4000:,}".replace(",", " ") for i in range(ROWS)],
     "accounts": [f"({i % 9}.50)" if i % 3 else f"{i % 7}.25" for i in range(ROWS)],
+    "dates": [f"2024-{i % 12 + 1:02}-{i % 28 + 1:02}" for i in range(ROWS)],
+    "times with zones": [f"2024-03-{i % 28 + 1:02}T{i % 24:02}:30:00{['Z', '+02:00'][i % 2]}" for i in range(ROWS)],
+    "german dates": ["" if i % 8 == 0 else f"{i % 28 + 1}.{i % 12 + 1}.2024 {i % 24}:05" for i in range(ROWS)],
     "markers in texts": [["unknown", "known", "-"][i % 3] for i in range(ROWS)],
     "one value or none": ["" if i % 3 else 5 for i in range(ROWS)],
 }
