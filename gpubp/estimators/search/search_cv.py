@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
-from sklearn.utils import indexable
+from sklearn.utils import get_tags, indexable
 
 from gpubp.errors import UsageError
 from gpubp.estimators.arrays import take
@@ -217,6 +217,25 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
             self._refit(X, y, routed.estimator.fit, callbacks)
         callbacks.end_fit()
         return self
+
+    def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
+        """Search, and transform X by the best candidate: the activations of its last hidden layer.
+
+        Parameters
+        ----------
+        X, y, **params
+            As `fit` takes them.
+
+        Returns
+        -------
+        (n_samples, n_units) array
+        """
+        return self.fit(X, y, **params).transform(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags = get_tags(self.estimator).transformer_tags
+        return tags
 
     # -- what is trained -------------------------------------------------------------------------------
 
