@@ -229,41 +229,6 @@ class MLP:
             return labels[..., 0] if labels.shape[-1] == 1 else labels
         return a[..., 0] if a.shape[-1] == 1 else a
 
-    def transform(self, X: Any, layer: int = -1) -> Array:
-        """The activations of a hidden layer.
-
-        Parameters
-        ----------
-        X : (m, n_0) array
-        layer : int
-            Which hidden layer: 0 is the first, -1 the last.
-
-        Returns
-        -------
-        (m, n_l) array, (K, m, n_l) for a stack
-
-        Raises
-        ------
-        UsageError
-            If there is no such hidden layer.
-        """
-        a = self.stack.layer_values(checks.inputs(X, self.layer_sizes[0], self.precision), self.stack.hidden(layer))
-        return a if self.models > 1 else a[0]
-
-    def decision_function(self, X: Any) -> Array:
-        """The logits zᴸ, of which `forward` makes probabilities or values.
-
-        Parameters
-        ----------
-        X : (m, n_0) array
-
-        Returns
-        -------
-        (m, n_L) array, (K, m, n_L) for a stack
-        """
-        z = self.stack.layer_values(checks.inputs(X, self.layer_sizes[0], self.precision), -1)
-        return z if self.models > 1 else z[0]
-
     def evaluate(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, Any]:
         """The weighted mean loss, and the metric that goes with it.
 

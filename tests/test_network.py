@@ -21,7 +21,7 @@ from gpubp import MLP, Activation, DataError, DeviceError, UsageError, train
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends.cuda.probe import CudaState
 from gpubp.losses import LOSSES, Loss, get_loss
-from gpubp.serialization import atomic_write
+from gpubp.serialization import FORMAT, atomic_write
 from support.machines import host, in_float64
 
 # -- what it is -------------------------------------------------------------------------------------------
@@ -349,20 +349,20 @@ def test_the_file_is_plain_safetensors_with_json_and_holds_no_padding(tmp_path):
     assert {name: t.size for name, t in tensors.items()} == {
         "weights.0": 20, "weights.1": 15, "biases.0": 5, "biases.1": 3,
     }  # fmt: skip
-    assert header["format"] == 1 and header["layer_sizes"] == [4, 5, 3]
+    assert header["format"] == FORMAT and header["layer_sizes"] == [4, 5, 3]
 
 
 def header_of(net: MLP, **changes) -> dict:
     """What `save` writes about a [4, 5, 3] network, changed; None takes a key away."""
     known = {
-        "format": 1, "layer_sizes": [4, 5, 3], "activations": ["relu"], "loss": "cross_entropy",
+        "format": FORMAT, "layer_sizes": [4, 5, 3], "activations": ["relu"], "loss": "cross_entropy",
         "output_activation": "softmax", "precision": "float32", "models": 1, "seeds": [0], "preprocessing": None,
     }  # fmt: skip
     return {key: value for key, value in {**known, **changes}.items() if value is not ...}
 
 
 DAMAGES = {
-    "another format": ({"format": 2}, {}, "format 2, but this gpubp reads up to 1; update gpubp"),
+    "another format": ({"format": 3}, {}, "format 3, but this gpubp reads up to 2; update gpubp"),
     "no format": ({"format": ...}, {}, "not written by gpubp"),
     "a key missing": ({"loss": ...}, {}, "'loss' is missing; the file is damaged"),
     "a tensor missing": ({}, {"biases.1": None}, "'biases.1' is missing; the file is damaged"),

@@ -15,7 +15,8 @@ from support.package import PACKAGE, REPOSITORY
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge's name is not that of the wheel.
 CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
-UNTESTED = {"cuda13", "cuda12", "bench", "docs"}  # what needs a device, benchmarks' peers, and the site that CI builds
+# What needs a device, benchmarks' peers, the site that CI builds, and other packages on our estimators.
+UNTESTED = {"cuda13", "cuda12", "bench", "docs", "clients"}
 
 
 @pytest.fixture

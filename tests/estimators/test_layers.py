@@ -67,12 +67,10 @@ def test_those_of_an_ensembles_members_stand_side_by_side(make, rng):
 def test_those_of_a_stack():
     net = gpubp.MLP([3, 4, 2], "tanh", models=2, precision="float64", device="cpu-reference")
     X = np.eye(3)
-    assert net.transform(X).shape == (2, 3, 4) and net.decision_function(X).shape == (2, 3, 2)
-    np.testing.assert_allclose(net.transform(X), np.tanh(X @ net.weights[0] + net.biases[0][:, None]))
-    z = net.decision_function(X)
+    assert net.stack.layer_values(X, 0).shape == (2, 3, 4) and net.stack.layer_values(X, -1).shape == (2, 3, 2)
+    np.testing.assert_allclose(net.stack.layer_values(X, 0), np.tanh(X @ net.weights[0] + net.biases[0][:, None]))
+    z = net.stack.layer_values(X, -1)
     np.testing.assert_allclose(net.forward(X), np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True))
-    one = gpubp.MLP([3, 4, 2], device="cpu-reference")
-    assert one.transform(X, layer=0).shape == (3, 4) and one.decision_function(X).shape == (3, 2)
 
 
 # -- logits ------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def test_multi_label_targets_train_each_label_on_its_own():
     train(net, X, y, learning_rate=0.01, batch_size=20, epochs=40)
     assert net.predict(X).shape == (200, 2) and set(np.unique(net.predict(X))) == {0, 1}
     accuracy = (net.predict(X) == y).mean()
-    assert accuracy > 0.95 and net.evaluate(X, y)["accuracy"] == pytest.approx(accuracy)
+    assert accuracy > 0.95 and net.evaluate(X, y)["label_accuracy"] == pytest.approx(accuracy)
 
 
 # -- batches ----------------------------------------------------------------------------------------------
