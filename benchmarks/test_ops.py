@@ -98,6 +98,7 @@ def test_optimizer_step(benchmark: Any, operands: Operands, optimizer: str) -> N
 
 def test_gather(benchmark: Any, operands: Operands) -> None:
     """A batch of rows."""
-    source, out = operands.drawn(1, 4 * ROWS, UNITS), operands.drawn(1, ROWS, UNITS)
+    X, batch = operands.drawn(1, 4 * ROWS, UNITS), operands.drawn(1, ROWS, UNITS)
+    data, out = (Batch(array, None, None, None) for array in (X, batch))
     benchmark.group = "gather"
-    benchmark(operands.repeated(lambda: operands.backend.gather(source, operands.epoch, out)))
+    benchmark(operands.repeated(lambda: operands.backend.gather(data, operands.epoch, out)))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, copysign, inf
-from typing import TypeAlias
+from math import ceil, inf
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,14 +31,15 @@ class Progress:
         The steps whose factors are asked for, counted from 0 over the whole training.
     steps_per_epoch, total_steps : int
         Steps in an epoch, and in the whole training if it is not stopped early.
-    losses : tuple of float
-        The monitored loss (validation's where there is one), one per finished epoch.
+    losses : tuple of float, or of (K, 1) arrays
+        The monitored loss (validation's where there is one), one per finished epoch; arrays where a schedule that is
+        `stacked` is asked for K networks at once.
     """
 
     step: NDArray[np.int64]
     steps_per_epoch: int
     total_steps: int
-    losses: tuple[float, ...] = ()
+    losses: tuple[Any, ...] = ()
 
     @property
     def epoch(self) -> NDArray[np.int64]:
@@ -57,6 +58,9 @@ class Schedule:
     factor : callable
         ``factor(progress)``, a float64 array shaped like ``progress.step``: what the base learning rate
         is multiplied by at each step.
+    stacked : bool
+        Whether `factor` takes losses of K networks, (K, 1) each, and then returns factors (K, n), or (n,) for all.
+        Where it does not, it is asked for one network after the other.
 
     Examples
     --------
@@ -73,6 +77,7 @@ class Schedule:
 
     name: str
     factor: Callable[[Progress], Factors]
+    stacked: bool = False
 
 
 ScheduleSpec: TypeAlias = str | Schedule | Callable[[Progress], ArrayLike] | None
@@ -80,7 +85,7 @@ ScheduleSpec: TypeAlias = str | Schedule | Callable[[Progress], ArrayLike] | Non
 
 def constant() -> Schedule:
     """factor = 1."""
-    return Schedule(name="constant", factor=lambda progress: np.ones(progress.step.shape))
+    return Schedule(name="constant", factor=lambda progress: np.ones(progress.step.shape), stacked=True)
 
 
 def inverse_scaling(power: float = 0.5) -> Schedule:
@@ -89,6 +94,7 @@ def inverse_scaling(power: float = 0.5) -> Schedule:
     return Schedule(
         name=canonical("inverse_scaling", power=(power, 0.5)),
         factor=lambda progress: (1 + progress.step.astype(np.float64)) ** -power,
+        stacked=True,
     )
 
 
@@ -99,6 +105,7 @@ def step(every: int = 10, gamma: float = 0.1) -> Schedule:
     return Schedule(
         name=canonical("step", every=(every, 10), gamma=(gamma, 0.1)),
         factor=lambda progress: gamma ** (progress.epoch // every).astype(np.float64),
+        stacked=True,
     )
 
 
@@ -108,6 +115,7 @@ def exponential(gamma: float = 0.95) -> Schedule:
     return Schedule(
         name=canonical("exponential", gamma=(gamma, 0.95)),
         factor=lambda progress: gamma ** progress.epoch.astype(np.float64),
+        stacked=True,
     )
 
 
@@ -120,6 +128,7 @@ def cosine(final: float = 0.0) -> Schedule:
     return Schedule(
         name=canonical("cosine", final=(final, 0.0)),
         factor=lambda progress: _half_cosine(1.0, final, progress.step / progress.total_steps),
+        stacked=True,
     )
 
 
@@ -142,7 +151,8 @@ def warmup(into: ScheduleSpec = "constant", fraction: float = 0.05) -> Schedule:
         return np.where(progress.step < n, (progress.step + 1) / n, then.factor(rest))
 
     inner = then.name if then.name.isidentifier() else repr(then.name)  # what has arguments is quoted
-    return Schedule(name=canonical("warmup", into=(inner, "constant"), fraction=(fraction, 0.05)), factor=factor)
+    name = canonical("warmup", into=(inner, "constant"), fraction=(fraction, 0.05))
+    return Schedule(name=name, factor=factor, stacked=then.stacked)
 
 
 def one_cycle(peak: float = 1.0, start: float = 0.04, end: float = 1e-4, fraction: float = 0.3) -> Schedule:
@@ -164,7 +174,7 @@ def one_cycle(peak: float = 1.0, start: float = 0.04, end: float = 1e-4, fractio
         return np.where(t < top, _half_cosine(start, peak, up), _half_cosine(peak, end, down))
 
     spelling = {"peak": (peak, 1.0), "start": (start, 0.04), "end": (end, 1e-4), "fraction": (fraction, 0.3)}
-    return Schedule(name=canonical("one_cycle", **spelling), factor=factor)
+    return Schedule(name=canonical("one_cycle", **spelling), factor=factor, stacked=True)
 
 
 def reduce_on_plateau(patience: int = 5, gamma: float = 0.5, threshold: float = 1e-4) -> Schedule:
@@ -180,18 +190,20 @@ def reduce_on_plateau(patience: int = 5, gamma: float = 0.5, threshold: float = 
     require("reduce_on_plateau", "threshold", threshold, 0 <= threshold < 1, "0 <= threshold < 1")
 
     def factor(progress: Progress) -> Factors:
-        after = [1.0]  # the factor after 0, 1, 2, … finished epochs
-        best, bad = inf, 0
+        shape = np.shape(progress.losses[0]) if progress.losses else ()  # (), or (K, 1) for a stack
+        after = [np.ones(shape)]  # the factor after 0, 1, 2, … finished epochs
+        best, bad = np.full(shape, inf), np.zeros(shape, np.int64)
         for loss in progress.losses:
-            improved = loss < best * (1 - copysign(threshold, best))
-            best, bad = (loss, 0) if improved else (best, bad + 1)
+            improved = loss < best * (1 - np.copysign(threshold, best))
+            best, bad = np.where(improved, loss, best), np.where(improved, 0, bad + 1)
             reduce = bad > patience
-            after.append(after[-1] * gamma if reduce else after[-1])
-            bad = 0 if reduce else bad
-        return np.array(after)[np.minimum(progress.epoch, len(progress.losses))]
+            after.append(np.where(reduce, after[-1] * gamma, after[-1]))
+            bad = np.where(reduce, 0, bad)
+        finished = np.minimum(progress.epoch, len(progress.losses))
+        return np.concatenate(after, axis=1)[:, finished] if shape else np.array(after)[finished]
 
     spelling = {"patience": (patience, 5), "gamma": (gamma, 0.5), "threshold": (threshold, 1e-4)}
-    return Schedule(name=canonical("reduce_on_plateau", **spelling), factor=factor)
+    return Schedule(name=canonical("reduce_on_plateau", **spelling), factor=factor, stacked=True)
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -233,7 +245,8 @@ def schedules_of(spec: ScheduleSpec | Sequence[ScheduleSpec], models: int) -> li
     if isinstance(spec, (list, tuple)):
         if len(spec) != models:
             raise UsageError(f"schedule names {len(spec)} for {models} networks; give one, or one per network")
-        return [get_schedule(one) for one in spec]
+        named = {one: get_schedule(one) for one in spec if isinstance(one, str)}  # one record for all that share it
+        return [named[one] if isinstance(one, str) else get_schedule(one) for one in spec]
     return [get_schedule(spec)] * models  # type: ignore[arg-type]
 
 

@@ -128,11 +128,14 @@ class Stack:
     def draw(self, init: Any) -> None:
         """Draw the first weights and biases: each network's from its own seed."""
         initializers = [get_initializer(init, a.init) for a in (*self.activations, self.output_activation)]
+        theta = np.zeros(self.theta.shape, self.backend.dtype)  # on the host, and sent at once
+        layers = self.layout.layers(theta)
         for k, seed in enumerate(self.seeds):
             rng = np.random.default_rng(seed)
-            for layer, initializer, (n_in, n_out) in zip(self.layers, initializers, self.layout.shapes, strict=True):
-                layer.W[k] = self.backend.from_host(initializer.weights(rng, n_in, n_out), self.backend.dtype)
-                layer.b[k, 0] = self.backend.from_host(initializer.biases(rng, n_out), self.backend.dtype)
+            for layer, initializer, (n_in, n_out) in zip(layers, initializers, self.layout.shapes, strict=True):
+                layer.W[k] = initializer.weights(rng, n_in, n_out)
+                layer.b[k, 0] = initializer.biases(rng, n_out)
+        self.theta[...] = self.backend.from_host(theta)
 
     def refresh(self) -> None:
         """Bring what matrix products read up to date with θ, which anyone may have written."""
@@ -198,14 +201,14 @@ class Stack:
             caches.append(LayerCache(l, z, a, delta, mask))
         return caches
 
-    def epoch(self, rows: int, batch_size: int, orders: int = 1) -> Epoch:
-        """Tables for epochs over `rows` rows, zero, with the cursor at the beginning."""
+    def epoch(self, rows: int, batch_size: int) -> Epoch:
+        """Tables for epochs over `rows` rows as they lie, zero, with the cursor at the beginning."""
         backend, steps = self.backend, -(-rows // batch_size)
         return Epoch(
             cursor=backend.zeros((1,), np.int64),
             first_step=backend.zeros((self.models,), np.int64),
             batch_size=batch_size,
-            order=backend.zeros((orders, rows), np.int64),
+            order=None,
             normalizer=backend.zeros((self.models, steps), np.float64),
             learning_rate=backend.zeros((self.models, steps), np.float64),
             totals=backend.zeros((self.models, steps, 2), backend.accumulator),

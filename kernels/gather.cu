@@ -1,28 +1,79 @@
-// out[k, i] = source[k, order[k, step * batch_size + i]], cast from S to D: the rows of a step from the resident data.
-// source (K or 1, m, columns), order (K or 1, m), out (K or 1, rows, columns). Moves every row twice, and its index.
+// The rows of a step from the resident data: X_out[k, i] = X[k, row], cast from S to D, and so y and the weights, where
+// row = order[k, bijection(step * batch_size + i)]. order null: the place itself; keys null: the position's own place.
+// X, y, weight (K or 1, m, columns); X_out, y_out, weight_out (K or 1, rows, columns), null where there are none;
+// order (K or 1, m), keys (K or 1, ROUNDS, 2), counts (K or 1). Moves every row twice.
+//
+// The bijection of [0, count) is a Feistel network over the smallest domain of 2^bits, walked until it is below count:
+// each round changes one half by the upper bits of (other half * a + b) mod 2^32. gpubp/backends/shuffle.py says more.
 
-extern "C" __global__ void
-gather(const S* source, const Index* order, D* out, const Index* cursor, int rows, int columns, int batch_size,
-       Index source_stride, Index order_stride, Index out_stride) {
-    source += blockIdx.y * source_stride;
-    order += blockIdx.y * order_stride + cursor[0] * batch_size;
-    out += blockIdx.y * out_stride;
-    // As many elements at a time as the wider of the two types fits into 16 bytes.
-    constexpr int N = 16 / (sizeof(S) > sizeof(D) ? sizeof(S) : sizeof(D));
-    const bool packed = columns % N == 0 && aligned(source) && aligned(out);
-    const int width = packed ? N : 1, units = columns / width;
-    for (Index unit = Index(blockIdx.x) * THREADS + threadIdx.x; unit < Index(rows) * units;
-         unit += Index(gridDim.x) * THREADS) {
-        const int row = unit / units, column = unit % units * width;
-        const S* from = source + order[row] * columns + column;
-        D* to = out + Index(row) * columns + column;
-        if (packed) {
-            const Pack<S, N> taken = load<N>(from);
-            Pack<D, N> put;
-            for (int i = 0; i < N; i++) put.x[i] = convert<D>(taken.x[i]);
-            store(to, put);
-        } else {
-            *to = convert<D>(*from);
+constexpr int MOST_ROWS = 64;  // of a block
+constexpr int AT_ONCE = 4;     // loads of a thread before it stores the first of them
+
+__device__ __forceinline__ Index shuffled(unsigned place, const unsigned* __restrict__ keys, Index count) {
+    int bits = 2;
+    while ((count - 1) >> bits) bits++;
+    const int upper_bits = bits / 2, lower_bits = bits - upper_bits;
+    do {
+        unsigned upper = place >> lower_bits, lower = place & ((1u << lower_bits) - 1);
+        for (int i = 0; i < ROUNDS; i += 2) {
+            upper ^= (lower * keys[2 * i] + keys[2 * i + 1]) >> (32 - upper_bits);
+            lower ^= (upper * keys[2 * i + 2] + keys[2 * i + 3]) >> (32 - lower_bits);
+        }
+        place = upper << lower_bits | lower;
+    } while (place >= count);
+    return place;
+}
+
+// out = the rows of source that are taken, `height` of them, N elements at a time.
+template <int N, class From, class To>
+__device__ __forceinline__ void copy(const From* __restrict__ source, To* __restrict__ out, const Index* taken, int height,
+                                     int columns) {
+    const int units = columns / N, all = height * units;
+    for (int first = threadIdx.x; first < all; first += THREADS * AT_ONCE) {
+        Pack<From, N> pack[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int unit = first + i * THREADS, row = unit / units;
+            if (unit < all) pack[i] = load<N>(source + taken[row] * columns + (unit - row * units) * N);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int unit = first + i * THREADS;
+            if (unit >= all) break;
+            Pack<To, N> put;
+            for (int j = 0; j < N; j++) put.x[j] = convert<To>(pack[i].x[j]);
+            store(out + Index(unit) * N, put);
         }
     }
+}
+
+template <class From, class To>
+__device__ __forceinline__ void take(const From* source, To* out, const Index* taken, int height, int columns) {
+    // As many elements at a time as the wider of the two types fits into 16 bytes.
+    constexpr int N = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
+    if (columns % N == 0 && aligned(source) && aligned(out))
+        copy<N>(source, out, taken, height, columns);
+    else
+        copy<1>(source, out, taken, height, columns);
+}
+
+extern "C" __global__ void
+gather(const S* X, D* X_out, const Y* y, Y* y_out, const double* weight, double* weight_out, const Index* order,
+       const unsigned* keys, const Index* counts, const Index* cursor, Index X_stride, Index X_out_stride, Index y_stride,
+       Index y_out_stride, Index weight_stride, Index weight_out_stride, Index order_stride, Index keys_stride,
+       Index counts_stride, int rows, int columns, int y_columns, int batch_size, int rows_per_block) {
+    __shared__ Index taken[MOST_ROWS];
+    const int first = blockIdx.x * rows_per_block, height = min(rows_per_block, rows - first);
+    const Index k = blockIdx.y;
+    if (threadIdx.x < height) {
+        Index row = cursor[0] * batch_size + first + threadIdx.x;
+        if (keys) row = shuffled(row, keys + k * keys_stride, counts[k * counts_stride]);
+        taken[threadIdx.x] = order ? order[k * order_stride + row] : row;
+    }
+    __syncthreads();
+    take(X + k * X_stride, X_out + k * X_out_stride + Index(first) * columns, taken, height, columns);
+    if (y_out)
+        take(y + k * y_stride, y_out + k * y_out_stride + Index(first) * y_columns, taken, height, y_columns);
+    if (weight_out)
+        take(weight + k * weight_stride, weight_out + k * weight_out_stride + first, taken, height, 1);
 }

@@ -159,9 +159,10 @@ class Cases:
             self.backend.empty((1, rows, columns), self.backend.storage),
         )
         epoch = self.epoch(rows, np.random.default_rng(1).permutation(rows))
+        data, batch = (Batch(X=array, y=None, weight=None, smoothing=None) for array in (source, out))
         return Case(
             name=f"gather rows of {4 * columns} B",
-            launch=self.noted("gather", lambda: self.backend.gather(source, epoch, out)),
+            launch=self.noted("gather", lambda: self.backend.gather(data, epoch, batch)),
             nbytes=source.nbytes + out.nbytes + 8 * rows,
             asked=0.85,
             rung_of=lambda: elementwise.gather(source[0], epoch.order, out),

@@ -50,6 +50,7 @@ class Backend(Protocol):
     accumulator: Any  # of sums over a batch: float64
     gemm_table: str | None  # the hash of the user's table of algorithms that products follow, where there is one
     xp: Namespace
+    shuffles_rows: bool  # whether `gather` works out an epoch's order from its keys at no price; else it is sent one
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """An array on the device, of the backend's dtype unless another is named; contents undefined."""
@@ -104,8 +105,11 @@ class Backend(Protocol):
         anything of it is written. This ends the step: the cursor moves on.
         """
 
-    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        """out[k, i] = source (K or 1, m, …)[k, the i-th row of network k in this step], cast to out's dtype."""
+    def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
+        """X, y and weights of the step's rows: out[k, i] = data (K or 1, m, …)[k, the i-th row of network k], cast.
+
+        What is None in `out` is left away.
+        """
 
     def cast(self, source: Array, out: Array) -> None:
         """out = source, rounded to out's type; of one shape."""

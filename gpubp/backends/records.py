@@ -73,6 +73,11 @@ class Batch:
     weight: Array | None
     smoothing: Array
 
+    @property
+    def samples(self) -> tuple[Array, Array, Array | None]:
+        """X, y and the weights."""
+        return self.X, self.y, self.weight
+
 
 @dataclass(slots=True)
 class Dropout:
@@ -127,24 +132,32 @@ class Epoch:
     first_step : (K,) int64
         The number, over the whole training, of the epoch's first step.
     batch_size : int
-        Step i takes rows ``order[:, i·batch_size:(i + 1)·batch_size]``.
-    order : (K or 1, m) int64
-        Rows of the data as each network sees them; 1 where all see the same.
+        Step i takes the positions i·batch_size, … of the order.
+    order : (K or 1, m) int64 or None
+        Rows of the data as each network sees them, 1 where all see the same; None for all rows as they lie. With
+        `keys`, each network's own rows, which they shuffle.
     normalizer, learning_rate : (K, steps) float64
     totals : (K, steps, 2) float64
         Filled: Σ weight · (value, metric) over the rows of each step.
     loss_scale : LossScale or None
         Where the backend's storage is float16.
+    keys : (K or 1, ROUNDS, 2) uint32 or None
+        Of the bijection that shuffles a network's rows (`gpubp.backends.shuffle`): position p takes its row
+        bijection(p). None leaves them in their order.
+    counts : (K or 1,) int64 or None
+        How many rows the bijection is of; given with `keys`.
     """
 
     cursor: Array
     first_step: Array
     batch_size: int
-    order: Array
+    order: Array | None
     normalizer: Array
     learning_rate: Array
     totals: Array
     loss_scale: LossScale | None = None
+    keys: Array | None = None
+    counts: Array | None = None
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
 from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
 from gpubp.backends.philox import dropout_mask
+from gpubp.backends.shuffle import rows_at
 from gpubp.losses import Loss
 
 _TINY = float(np.finfo(np.float64).tiny)
@@ -50,6 +51,7 @@ class ReferenceBackend:
     device = "cpu"
     gemm_table: str | None = None
     block = BLOCK  # elements of a temporary
+    shuffles_rows = False  # a whole epoch's order takes NumPy less time than that of batch after batch
 
     def __init__(self, dtype: Any, reason: str = "asked for") -> None:
         self.dtype = np.dtype(dtype)
@@ -82,8 +84,13 @@ class ReferenceBackend:
     def to_host(self, array: Array) -> Any:
         return np.asarray(array)
 
-    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        rows = self._rows(epoch, out.shape[1])
+    def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
+        rows = self._rows(epoch, out.X.shape[1])
+        for source, part in zip(data.samples, out.samples, strict=True):
+            if part is not None:
+                self._take(source, rows, part)
+
+    def _take(self, source: Array, rows: Array, out: Array) -> None:
         if len(source) > 1:
             for k, data in enumerate(source):
                 out[k] = data[rows[k if len(rows) > 1 else 0]]
@@ -244,6 +251,12 @@ class ReferenceBackend:
     def _rows(self, epoch: Epoch, count: int) -> Array:
         """Which rows of the data each network sees in this step, (K or 1, count)."""
         start = int(epoch.cursor[0]) * epoch.batch_size
+        if epoch.keys is not None and epoch.counts is not None:
+            order = None if epoch.order is None else self.to_host(epoch.order)
+            keys, counts = self.to_host(epoch.keys), self.to_host(epoch.counts)
+            return self.from_host(rows_at(np.arange(start, start + count), order, keys, counts))
+        if epoch.order is None:
+            return self.xp.arange(start, start + count)[None]
         return epoch.order[:, start : start + count]
 
     def _cast(self, per_network: Array) -> Array:

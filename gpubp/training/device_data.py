@@ -63,18 +63,13 @@ class DeviceData:
                 for one in samples
             )
 
-    def positions(self, order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the rows of an epoch's order (K or 1, m) lie in `device`, each in its segment."""
-        if self.resident:
-            return order
-        orders, m = order.shape
+    def positions(self, orders: int, m: int) -> NDArray[np.int64]:
+        """Where the rows of an epoch lie in `device`, each in its segment: its order (orders, m)."""
         return np.arange(m) % self.segment + self.segment * np.arange(orders)[:, None]
 
-    def load(self, order: NDArray[np.int64], start: int, networks: NDArray[np.intp]) -> None:
-        """Copy the segment that begins at row `start` of the order of these networks."""
-        if self.resident:
-            return
-        for place, rows in enumerate(order[:, start : start + self.segment]):
+    def load(self, order: NDArray[np.int64], networks: NDArray[np.intp]) -> None:
+        """Copy a segment: the rows (K or 1, n) of these networks in their order."""
+        for place, rows in enumerate(order):
             first = place * self.segment
             for source, out in zip(self._sources(int(networks[place])), self.device, strict=True):
                 if source is not None and out is not None:

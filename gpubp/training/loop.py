@@ -173,7 +173,8 @@ def train(
     seeds = checks.seeds(seed, models)
     batch_size = min(checked("batch_size", batch_size), samples.most_rows)
     planner = Planner(
-        rows=samples.rows or [np.arange(len(X))],
+        m=len(X),
+        rows=samples.rows,
         batch_size=batch_size,
         epochs=epochs_by_network,
         weight=samples.weight,

@@ -12,7 +12,7 @@ from gpubp.stack import Stack
 from gpubp.training.options import TRAINING_OPTIONS
 
 Item = TypeVar("Item")
-ORDER_BYTES = 3 * 8  # of a row: its place in the order that is drawn, in the epoch's table and on the device
+ORDER_BYTES = 3 * 8  # of a row at most: in a network's own list, in an epoch's table, and on the device
 
 
 def groups(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:

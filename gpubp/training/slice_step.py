@@ -126,7 +126,6 @@ class SliceStep:
         if buffers is None:
             return data
         X, y, weight = (None if buffer is None else buffer[:, :rows] for buffer in buffers)
-        for source, out in zip((data.X, data.y, data.weight), (X, y, weight), strict=True):
-            if out is not None:
-                self.stack.backend.gather(source, self.state.epoch, out)
-        return Batch(X, y, weight, data.smoothing)
+        batch = Batch(X, y, weight, data.smoothing)
+        self.stack.backend.gather(data, self.state.epoch, batch)
+        return batch

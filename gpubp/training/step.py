@@ -99,7 +99,7 @@ class TrainingStep:
         self.counts = np.full(stack.models, m) if counts is None else counts
         self.members, self.live = np.arange(stack.models), stack.copy()
         optimizer.operands = None if self.live.operand_buffer is self.live.theta else self.live.operand_buffer
-        epoch = stack.epoch(int(self.counts.max()), batch_size, orders)
+        epoch = stack.epoch(int(self.counts.max()), batch_size)
         epoch.loss_scale = backend.loss_scale(stack.models)
         drop = stack.dropout(dropout, epoch)
         X, y, weight = self.data.device
@@ -176,8 +176,8 @@ class TrainingStep:
     def train_epoch(self, table: StepTable) -> None:
         """Take all steps of a table."""
         self.begin(table)
-        for start in range(0, table.order.shape[1], self.data.segment):
-            self.data.load(self._of_members(table.order), start, self.members)
+        for start in range(0, table.longest, self.data.segment):
+            self._load(start)
             for group in self._row_groups():
                 if start <= group.first * self.batch_size < start + self.data.segment:
                     self.seek(group.first)
@@ -195,11 +195,40 @@ class TrainingStep:
         self.seek(at)
         for array, values in (
             (epoch.first_step, self._of_members(table.first_step)),
-            (epoch.order, self.data.positions(self._of_members(table.order))),
             (epoch.normalizer, self._of_members(table.normalizer)),
             (epoch.learning_rate, self._of_members(table.learning_rate)),
         ):
             array[...] = self.stack.backend.from_host(values)
+        self._send_order(table)
+
+    def _send_order(self, table: StepTable) -> None:
+        """Give the device the order of rows: keys where it works it out itself, else a table of the rows."""
+        epoch, order = self.state.epoch, table.order
+        if not self.data.resident:
+            places = self.data.positions(table.orders, table.longest)[: len(self.members)]
+            epoch.order = self._sent(places, epoch.order)
+            return
+        if table.keys is not None and self.stack.backend.shuffles_rows:
+            epoch.keys = self._sent(self._of_members(table.keys), epoch.keys)
+            if epoch.counts is not None:  # the rows that a network has are there already
+                return
+            epoch.counts = self._sent(self._of_members(table.counts), None)
+        elif table.keys is not None:
+            order = table.rows()
+        if order is not None:
+            epoch.order = self._sent(self._of_members(order), epoch.order)
+
+    def _sent(self, values: NDArray[Any], there: Array | None) -> Array:
+        """A host's array on the device: in `there`, or in memory of its own, since networks move up in it."""
+        if there is None:
+            return self.stack.backend.from_host(values.copy())
+        there[...] = self.stack.backend.from_host(values)
+        return there
+
+    def _load(self, start: int) -> None:
+        """Where rows are not all on the device, copy the segment of each order that begins at `start`."""
+        if not self.data.resident:
+            self.data.load(self._of_members(self.table.rows(start, start + self.data.segment)), self.members)
 
     def seek(self, index: int) -> None:
         """Let step `index` of the epoch come next."""
@@ -231,7 +260,7 @@ class TrainingStep:
         )
         self.begin(self.table, index)
         row = index * self.batch_size
-        self.data.load(self._of_members(self.table.order), row - row % self.data.segment, self.members)
+        self._load(row - row % self.data.segment)
         step = self._slice_step(group.networks)
         with self.stack.backend.computing():
             step.gradients(group.rows)

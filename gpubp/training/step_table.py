@@ -1,18 +1,20 @@
 """The table that the host draws up for an epoch: which rows, in what order, at what learning rates.
 
-Permutations and schedules are computed here and nowhere else, so all machines see the same batches at the
-same rates.
+Orders, or the keys that they follow from, and schedules are computed here and nowhere else, so all machines see the
+same batches at the same rates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.backends.shuffle import MOST_ROWS, order_keys, rows_at
+from gpubp.errors import UsageError
 from gpubp.schedules import Progress, Schedule
 
 
@@ -27,24 +29,49 @@ class StepTable:
     first_step : (K,) int
         The number, over the whole training, of the epoch's first step.
     batch_size : int
-        Step i takes the rows ``order[:, i·batch_size:(i + 1)·batch_size]``; the last step may have fewer.
-    order : (K or 1, m) int
-        Rows of the data in the order in which each network sees them; 1 where all see the same.
+        Step i takes the rows at the positions i·batch_size, … of the order; the last step may have fewer.
+    order : (K or 1, m) int or None
+        Rows of the data in the order in which each network sees them, 1 where all see the same; with `keys`, those
+        that each network has, which the keys put in order. None for all rows as they lie.
+    counts : (K or 1,) int
+        How many rows each network has.
     normalizer : (K, steps) float64
         1/Σ of the sample weights over the whole batch; 0 where that sum is 0.
     learning_rate : (K, steps) float64
+    keys : (K or 1, ROUNDS, 2) uint32 or None
+        Of the bijections that shuffle rows, see `gpubp.backends.shuffle`.
     """
 
     first_step: NDArray[np.int64]
     batch_size: int
-    order: NDArray[np.int64]
+    order: NDArray[np.int64] | None
+    counts: NDArray[np.int64]
     normalizer: NDArray[np.float64]
     learning_rate: NDArray[np.float64]
+    keys: NDArray[np.uint32] | None = None
 
     @property
     def steps(self) -> int:
         """Steps in the epoch."""
         return int(self.normalizer.shape[1])
+
+    @property
+    def longest(self) -> int:
+        """Rows of the network that has the most."""
+        return int(self.counts.max())
+
+    @property
+    def orders(self) -> int:
+        """K, or 1 where all networks see the rows in the same order."""
+        return max(1 if array is None else len(array) for array in (self.order, self.keys))
+
+    def rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
+        """The rows of the data at the positions start … stop − 1 of the epoch, (orders, stop − start)."""
+        stop = self.longest if stop is None else min(stop, self.longest)
+        if self.order is not None and self.keys is None:
+            return self.order[:, start:stop]
+        counts = self.counts if self.orders > 1 else self.counts[:1]
+        return rows_at(np.arange(start, stop), self.order, self.keys, counts)
 
 
 def draw_table(
@@ -54,7 +81,7 @@ def draw_table(
     first_step: NDArray[np.int64],
     learning_rates: Sequence[NDArray[np.float64]],
 ) -> StepTable:
-    """The table of an epoch.
+    """The table of an epoch whose orders are given.
 
     Parameters
     ----------
@@ -67,24 +94,32 @@ def draw_table(
     learning_rates : K arrays
         Of each network's steps.
     """
-    weights = [None] if weight is None else list(np.atleast_2d(weight))
-    owners = max(len(orders), len(weights))
-    rows = [_normalizers(orders[k % len(orders)], batch_size, weights[k % len(weights)]) for k in range(owners)]
-    normalizer = _filled_up(rows, np.float64)
-    if owners < len(first_step):
+    order, counts = _filled_up(orders, np.int64), np.array([len(rows) for rows in orders])
+    rates = _filled_up(learning_rates, np.float64)
+    normalizer = _normalizers(batch_size, counts, order, weight)
+    if len(normalizer) < len(first_step):
         normalizer = np.repeat(normalizer, len(first_step), axis=0)
-    return StepTable(
-        first_step, batch_size, _filled_up(orders, np.int64), normalizer, _filled_up(learning_rates, np.float64)
-    )
+    return StepTable(first_step, batch_size, order, counts, normalizer, rates)
 
 
-def _normalizers(order: NDArray[np.int64], batch_size: int, weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """1/Σ of the weights of each batch."""
-    starts = np.arange(0, len(order), batch_size)
-    if weight is None:
-        return 1 / np.minimum(batch_size, len(order) - starts)
-    total = np.add.reduceat(weight[order], starts)
-    return np.divide(1.0, total, out=np.zeros(len(starts)), where=total > 0)
+def _normalizers(
+    batch_size: int,
+    counts: NDArray[np.int64],
+    order: NDArray[np.int64] | None = None,
+    weight: NDArray[np.float64] | None = None,
+) -> NDArray[np.float64]:
+    """1/Σ of the weights of each batch, (K or 1, steps); they need the order of rows, where they are not all 1."""
+    starts = np.arange(0, counts.max(), batch_size)
+    total = np.clip(counts[:, None] - starts, 0, batch_size).astype(np.float64)
+    if weight is not None:
+        assert order is not None
+        weights = np.atleast_2d(weight)
+        total = np.zeros((max(len(order), len(weights)), len(starts)))
+        for k, sums in enumerate(total):
+            own = weights[k % len(weights)][order[k % len(order)][: counts[k % len(counts)]]]
+            steps = -(-len(own) // batch_size)
+            sums[:steps] = np.add.reduceat(own, starts[:steps])
+    return np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _filled_up(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
@@ -98,12 +133,14 @@ def _filled_up(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
 
 
 class Planner:
-    """Draws up the step table of each epoch: orders and learning rates, on the host.
+    """Draws up the step table of each epoch on the host: keys of the orders, and learning rates.
 
     Parameters
     ----------
-    rows : K arrays of int, or 1 for all
-        The rows of the data that each network trains on.
+    m : int
+        Rows of the data.
+    rows : K arrays of int, or None
+        The rows that each network trains on; None for all of them.
     batch_size : int
     epochs : (K,) int
         The length of each network's training, which its schedule knows.
@@ -116,7 +153,8 @@ class Planner:
 
     def __init__(
         self,
-        rows: Sequence[NDArray[np.int64]],
+        m: int,
+        rows: Sequence[NDArray[np.int64]] | None,
         batch_size: int,
         epochs: NDArray[np.int64],
         weight: NDArray[np.float64] | None,
@@ -124,29 +162,52 @@ class Planner:
         schedules: Sequence[Schedule],
         seeds: tuple[int, ...] | None,
     ) -> None:
-        self.rows, self.batch_size, self.epochs, self.weight = rows, batch_size, epochs, weight
-        self.learning_rate, self.schedules, self.seeds = learning_rate, schedules, seeds
+        self.batch_size, self.epochs, self.weight, self.learning_rate = batch_size, epochs, weight, learning_rate
         models = len(learning_rate)
-        self.counts = np.array([len(rows[k % len(rows)]) for k in range(models)])
+        self.counts = np.full(models, m) if rows is None else np.array([len(own) for own in rows])
+        if self.counts.max() > MOST_ROWS:
+            raise UsageError(f"{self.counts.max():,} rows are more than {MOST_ROWS:,}, the most that can be shuffled")
+        self.order = None if rows is None else _filled_up(rows, np.int64)
+        self.seeds = None if seeds is None else np.array([seed & (2**64 - 1) for seed in seeds], np.uint64)
         self.steps_per_epoch = -(-self.counts // batch_size)
-        self.orders = models if seeds is not None or len(rows) > 1 else 1
+        self.orders = models if seeds is not None or rows is not None else 1
+        self._unweighted = _normalizers(batch_size, self.counts)
+        # Networks that share a schedule and all it knows of its clock are asked for together.
+        self._clocks: dict[tuple[int, int, int], tuple[Schedule, list[int]]] = {}
+        clocks = zip(schedules, self.steps_per_epoch.tolist(), epochs.tolist(), strict=True)
+        for k, (schedule, per_epoch, length) in enumerate(clocks):
+            self._clocks.setdefault((id(schedule), per_epoch, length), (schedule, []))[1].append(k)
 
     def table(self, epoch: int, monitored: NDArray[np.float64]) -> StepTable:
         """The table of an epoch, given the monitored losses of those before, (epoch, K).
 
         An order depends on seed and epoch alone, so it can be drawn again.
         """
-        first = epoch * self.steps_per_epoch
-        rates = []
-        for k, (schedule, per_epoch) in enumerate(zip(self.schedules, self.steps_per_epoch.tolist(), strict=True)):
-            steps = np.arange(first[k], first[k] + per_epoch)
-            progress = Progress(steps, per_epoch, int(self.epochs[k]) * per_epoch, tuple(monitored[:, k]))
-            rates.append(schedule.factor(progress) * self.learning_rate[k])
-        orders = [self._order(epoch, k) for k in range(self.orders)]
-        return draw_table(orders, self.batch_size, self.weight, first, rates)
+        keys = None
+        if self.seeds is not None:
+            keys = order_keys(self.seeds, epoch)
+            keys[self.counts <= self.batch_size] = 0  # one batch has no order
+        table = StepTable(
+            first_step=epoch * self.steps_per_epoch,
+            batch_size=self.batch_size,
+            order=self.order,
+            counts=self.counts,
+            normalizer=self._unweighted,
+            learning_rate=self._learning_rates(epoch, monitored),
+            keys=keys,
+        )
+        if self.weight is None:
+            return table
+        weighted = _normalizers(self.batch_size, self.counts, table.rows(), self.weight)
+        return replace(table, normalizer=np.broadcast_to(weighted, self._unweighted.shape))
 
-    def _order(self, epoch: int, k: int) -> NDArray[np.int64]:
-        rows = self.rows[k % len(self.rows)]
-        if self.seeds is None or len(rows) <= self.batch_size:  # one batch has no order
-            return rows
-        return rows[np.random.default_rng([self.seeds[k], epoch]).permutation(len(rows))]
+    def _learning_rates(self, epoch: int, monitored: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(K, steps)."""
+        rates = np.zeros(self._unweighted.shape)
+        for (_, per_epoch, epochs), (schedule, members) in self._clocks.items():
+            steps = np.arange(epoch * per_epoch, (epoch + 1) * per_epoch)
+            for networks in [members] if schedule.stacked else [[k] for k in members]:
+                losses = monitored[:, networks, None] if schedule.stacked else monitored[:, networks[0]]
+                factors = schedule.factor(Progress(steps, per_epoch, epochs * per_epoch, tuple(losses)))
+                rates[networks, :per_epoch] = factors * self.learning_rate[networks, None]
+        return rates

@@ -44,7 +44,7 @@ def update(**case: Any) -> Check:
 
 
 def batch(**case: Any) -> Check:
-    shape = {"rows": 33, "columns": 64, "networks": 5, "place": "whole"}
+    shape = {"rows": 31, "columns": 64, "networks": 5, "place": "whole", "order": "shuffled list"}
     return partial(checks.check_gather, **{"source": "float32", "target": "float32", **shape, **case})
 
 
@@ -63,7 +63,8 @@ FAULTS = {
         ("elementwise_loss", "if (row >= rows) return;", "", loss("huber")),
         ("softmax_cross_entropy", "if (row >= rows) return;", "", loss("cross_entropy")),
         ("loss_sums", "min(first + rows_per_chunk, rows)", "first + rows_per_chunk", loss("huber", rows=257)),
-        ("gather", "unit < Index(rows) * units", "unit <= Index(rows) * units", batch()),
+        ("gather", "min(rows_per_block, rows - first)", "rows_per_block", batch()),
+        ("gather", "if (unit >= all) break;", "if (unit > all) break;", batch()),
         ("optimizer_step", "p < P;", "p < P + N;", update()),
         ("step_begin", "p < P;", "p < P + N;", update()),
     ],
@@ -73,11 +74,19 @@ FAULTS = {
         ("hadamard_derivative", "&& aligned(grad) && aligned(kept)", "", layer(columns=64, place="shifted")),
         ("loss_sums", "&& aligned(delta)", "", loss("huber", columns=64, place="shifted")),
         ("gather", "&& aligned(source) && aligned(out)", "", batch(place="shifted")),
-        ("gather", "blockIdx.y * order_stride", "0", batch()),
-        ("gather", "blockIdx.y * source_stride", "0", batch()),
+        ("gather", "k * order_stride", "0", batch()),
+        ("gather", "k * keys_stride", "0", batch()),
+        ("gather", "X + k * X_stride", "X", batch()),
+        ("gather", "y + k * y_stride", "y", batch()),
+        ("gather", "weight + k * weight_stride", "weight", batch()),
         ("bias_activation", "b += k * b_stride", "b += 0", layer(place="slices")),
         ("elementwise_loss", "k * weight_stride", "0", loss("huber")),
         ("softmax_cross_entropy", "y += k * y_stride", "y += 0", loss("cross_entropy")),
+    ],
+    "an order": [
+        ("gather", "while (place >= count)", "while (place > count)", batch(order="shuffled", source="float64")),
+        ("gather", "keys[2 * i + 3]", "keys[2 * i + 1]", batch(order="shuffled")),
+        ("gather", "cursor[0] * batch_size", "0", batch(order="none")),
     ],
     "a missing barrier": [
         ("hadamard_derivative", f"= sum[i];\n{BARRIER}", "= sum[i];\n", layer()),

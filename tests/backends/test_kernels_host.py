@@ -83,14 +83,16 @@ MANY = {**SHAPES, "rows": SIZES[:4], "columns": (1024, 1025, 3000)}  # a block s
 DELTAS_OF_MANY = covering(_fits, loss=("cross_entropy",), storage=STORAGES, **TARGETS, **MANY)
 DELTAS_THROUGH = covering(_fits, loss=ON_VALUES, output=OTHER_OUTPUTS, storage=STORAGES, **TARGETS, **SHAPES)
 UPDATES = covering(optimizer=tuple(OPTIMIZERS), storage=STORAGES, inputs=SIZES, networks=NETWORKS, **OPTIONS)
-BATCHES = covering(_fits, source=tuple(C_TYPES), target=STORAGES, **SHAPES)
+ORDERS = {"order": ("listed", "shuffled", "shuffled list", "none"), "targets": ("hard", "soft")}
+BATCHES = covering(_fits, source=tuple(C_TYPES), target=STORAGES, **ORDERS, **SHAPES)
 
 
 # Pieces of 16 bytes are taken only of whole rows that lie so: each type, with and without.
 PIECES = {"rows": (33,), "columns": (64,), "networks": (5,), "place": PLACES}
 LAYERS += every(activation=("tanh", "gelu"), storage=STORAGES, dropout=BOTH, **PIECES)
 DELTAS += every(loss=("huber",), storage=STORAGES, targets=("hard",), weights=("none",), smoothing=(False,), **PIECES)
-BATCHES += every(source=tuple(C_TYPES), target=STORAGES, **{**PIECES, "place": ("whole", "shifted")})
+BY_TYPE = {**PIECES, "order": ("shuffled list",), "targets": ("hard",), "place": ("whole", "shifted")}
+BATCHES += every(source=tuple(C_TYPES), target=STORAGES, **BY_TYPE)
 
 
 def each(cases: list[Case], precision: str = "storage") -> pytest.MarkDecorator:

@@ -12,6 +12,7 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import Driver
 from gpubp.backends.philox import dropout_mask
 from gpubp.backends.reference import NumpyNamespace
+from gpubp.backends.shuffle import order_keys, rows_at
 from gpubp.layout import Layout
 from gpubp.losses import Loss
 from gpubp.optimizers import get_optimizer
@@ -259,24 +260,61 @@ def check_update(
 
 
 def check_gather(
-    driver: Driver, *, source: str, target: str, rows: int, columns: int, networks: int, place: str
+    driver: Driver,
+    *,
+    source: str,
+    target: str,
+    rows: int,
+    columns: int,
+    networks: int,
+    order: str,
+    targets: str = "hard",
+    place: str,
 ) -> None:
-    """The rows of the third step, each network's own, bit for bit as NumPy casts them; from one or own sources."""
-    rng = np.random.default_rng([rows, columns, networks])
+    """X, y and weights of the third step, each network's own rows, bit for bit as NumPy casts them.
+
+    From one data set for all, and from one each.
+
+    Parameters
+    ----------
+    order : {"listed", "shuffled", "shuffled list", "none"}
+        Rows in a given order, all rows shuffled by keys, a list of a network's own rows shuffled, or as they lie.
+    targets : {"hard", "soft"}
+        Classes, or three values a row.
+    """
+    rng, steps = np.random.default_rng([rows, columns, networks]), np.zeros((networks, 3))
     kind, whole = dtype(source), 3 * rows + 5
-    table = np.zeros((networks, 3))
+    keys = order_keys(np.arange(networks, dtype=np.uint64), 7) if "shuffled" in order else None
+    lists = np.stack([rng.permutation(whole) for _ in range(networks)]) if "list" in order else None
+    counts = np.full(networks, whole)
+    chosen = np.broadcast_to(
+        rows_at(np.arange(2 * rows, 3 * rows), lists, keys, counts[:1] if order == "none" else counts), (networks, rows)
+    )
     for owners in sorted({1, networks}):
-        values = rng.normal(0, 50, (owners, whole, columns)).clip(-120, 120)
-        values = (np.abs(values) if kind.kind == "u" else values > 0 if kind.kind == "b" else values).astype(kind)
-        order = np.stack([rng.permutation(whole) for _ in range(networks)])
+        X = rng.normal(0, 50, (owners, whole, columns)).clip(-120, 120)
+        X = (np.abs(X) if kind.kind == "u" else X > 0 if kind.kind == "b" else X).astype(kind)
+        y = rng.integers(0, 9, (owners, whole)) if targets == "hard" else rng.random((owners, whole, 3), np.float32)
+        data = {"X": X, "y": y, "weight": rng.random((owners, whole))}
         machine = Machine(CudaBackend(driver, "float32"), place)
-        out = machine.room((networks, rows, columns), dtype(target))
         epoch = machine.epoch(
-            2, normalizer=table, learning_rate=table, scale=np.ones(networks), order=order, batch_size=rows
+            2, normalizer=steps, learning_rate=steps, scale=np.ones(networks), order=((0,),), batch_size=rows
         )
-        machine.backend.gather(machine.put(values, kind), epoch, out)
+        epoch.order, epoch.keys = (None if table is None else machine.plain(table) for table in (lists, keys))
+        epoch.counts = None if keys is None else machine.plain(counts)
+        sources, batch = (
+            Batch(**{name: put(name, values) for name, values in data.items()}, smoothing=None)
+            for put in (
+                lambda name, values, machine=machine: machine.put(values, values.dtype),
+                lambda name, values, machine=machine: machine.room(
+                    (networks, rows, *values.shape[2:]), dtype(target) if name == "X" else values.dtype
+                ),
+            )
+        )
+        machine.backend.gather(sources, epoch, batch)
         machine.check_between()
-        taken = np.stack([values[k % owners, chosen] for k, chosen in enumerate(order[:, 2 * rows : 3 * rows])])
-        if dtype(target).itemsize == 2 and kind.itemsize > 2:
-            taken = taken.astype(np.float32)  # from there a device rounds to 16 bits
-        np.testing.assert_array_equal(wide(host(out)), wide(taken.astype(dtype(target))))
+        for name, values in data.items():
+            taken = np.stack([values[k % owners, own] for k, own in enumerate(chosen)])
+            out = host(getattr(batch, name))
+            if out.dtype.itemsize == 2 and kind.itemsize > 2:
+                taken = taken.astype(np.float32)  # from there a device rounds to 16 bits
+            np.testing.assert_array_equal(wide(out), wide(taken.astype(out.dtype)), name)

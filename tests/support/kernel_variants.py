@@ -110,9 +110,11 @@ def update(backend: CudaBackend, optimizer: str, l2: bool, penalty: bool, tracke
     backend.optimizer_step(state, theta, theta, one_step(backend, 1))
 
 
-def gather(backend: CudaBackend, source: Any, target: Any) -> None:
+def gather(backend: CudaBackend, source: Any, target: Any, classes: bool = True) -> None:
     """What a batch launches whose rows are kept as `source` and computed with as `target`."""
-    backend.gather(backend.empty((1, 1, 1), source), one_step(backend, 1), backend.empty((1, 1, 1), target))
+    y = backend.empty((1, 1), np.int64) if classes else backend.empty((1, 1, 1))
+    data, batch = (Batch(backend.empty((1, 1, 1), kind), y, None, None) for kind in (source, target))
+    backend.gather(data, one_step(backend, 1), batch)
 
 
 def sums(backend: CudaBackend) -> None:
@@ -126,7 +128,7 @@ def sums(backend: CudaBackend) -> None:
 def launched_by(case: dict[str, Any]) -> list[Source]:
     """The kernels that a case of test_kernels_host.py launches."""
     if "source" in case:
-        return launched("float32", gather, dtype(case["source"]), dtype(case["target"]))
+        return launched("float32", gather, dtype(case["source"]), dtype(case["target"]), case["targets"] == "hard")
     if "optimizer" in case:
         options = (case[option] for option in ("optimizer", "l2", "penalty", "tracked"))
         return launched(case["storage"], update, *options)
@@ -176,15 +178,8 @@ def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
         for l2, penalty, tracked in product(both, repeat=3):
             label = optimizer + " with l2" * l2 + ", penalty" * penalty + ", tracked" * tracked
             add(label, update, optimizer, l2, penalty, tracked)
-    parameters = "float64" if storage == "float64" else "float32"
-    pairs = [
-        *((source, storage) for source in C_TYPES),
-        (parameters, parameters),
-        ("float64", "float64"),
-        ("int64",) * 2,
-    ]
-    for source, target in pairs:
-        add(f"{source} to {target}", gather, dtype(source), dtype(target))
+    for source, classes in product(C_TYPES, both):
+        add(f"{source} to {storage}" + ", classes" * classes, gather, dtype(source), dtype(storage), classes)
     add("", sums)
     return found
 

@@ -164,11 +164,9 @@ def test_every_row_is_seen_once_an_epoch_in_an_order_drawn_anew():
     net = MLP([m, 1], loss="half_squared_error", init="zeros", device="cpu-reference", precision="float64")
     original = net.stack.backend.gather
 
-    def gather(source, epoch, out):
-        if source.shape[2:] == (m,):
-            start = int(epoch.cursor[0]) * epoch.batch_size
-            seen.append(epoch.order[0, start : start + out.shape[1]].tolist())
-        original(source, epoch, out)
+    def gather(data, epoch, out):
+        original(data, epoch, out)
+        seen.append(out.X[0].argmax(axis=1).tolist())
 
     net.stack.backend.gather = gather
     train(net, X, np.ones(m), optimizer="sgd", learning_rate=0.1, batch_size=5, epochs=3)

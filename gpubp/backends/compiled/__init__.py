@@ -24,6 +24,7 @@ from gpubp.backends.compiled.source import (
     launch_source,
     loss_source,
     optimizer_source,
+    order_source,
 )
 from gpubp.backends.compiled.ufunc import matmul_loop
 from gpubp.backends.reference import ReferenceBackend
@@ -48,6 +49,7 @@ class CompiledBackend(ReferenceBackend):
     """
 
     name = "compiled"
+    shuffles_rows = True
 
     def __init__(self, dtype: Any, reason: str = "asked for", small: int = 1 << 14) -> None:
         super().__init__(dtype, reason)
@@ -67,14 +69,20 @@ class CompiledBackend(ReferenceBackend):
 
     # -- operations -----------------------------------------------------------------------------------
 
-    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        if not (source.dtype.isnative and source.dtype.name in NUMBERS and _regular(source, out)):
-            return self._call(super().gather, source, epoch, out)
-        columns = out[0, 0].size
-        arguments = Arguments().numbers(out.shape[1], columns, columns * source.itemsize).parts(source.dtype, source)
-        arguments.parts(out.dtype, out).parts(np.int64, epoch.order).tables(np.int64, epoch.cursor)
-        arguments.numbers(epoch.batch_size)
-        self._launch(gather_source(source.dtype.name, out.dtype.name), "gather", len(out), arguments)
+    def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
+        pairs = [pair for pair in zip(data.samples, out.samples, strict=True) if pair[1] is not None]
+        if not all(x.dtype.isnative and x.dtype.name in NUMBERS and _regular(x, part) for x, part in pairs):
+            return self._call(super().gather, data, epoch, out)
+        networks, count = out.X.shape[:2]
+        rows = np.empty((networks, count), np.int64)
+        arguments = Arguments().numbers(count).parts(np.int64, rows, epoch.order).parts(np.uint32, epoch.keys)
+        arguments.parts(np.int64, epoch.counts).tables(np.int64, epoch.cursor).numbers(epoch.batch_size)
+        self._launch(order_source(), "order", networks, arguments)
+        for source, part in pairs:
+            columns = part[0, 0].size
+            arguments = Arguments().numbers(count, columns, columns * source.itemsize)
+            arguments.parts(source.dtype, source).parts(part.dtype, part).parts(np.int64, rows)
+            self._launch(gather_source(source.dtype.name, part.dtype.name), "gather", networks, arguments)
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         if self._program is None or not self._typed(a, b, out):

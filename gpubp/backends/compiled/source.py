@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gpubp.activations import Activation
 from gpubp.backends.compiled.elementary import definitions
+from gpubp.backends.shuffle import ROUNDS
 from gpubp.errors import UsageError
 from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
 from gpubp.optimizers import Optimizer
@@ -39,6 +40,12 @@ def gather_source(source: str, out: str) -> ModuleSource:
     """From rows of dtype `source` to a batch of dtype `out`."""
     types = "S, D = " + ", ".join(f"np.{dtype.replace('bool', 'bool_')}" for dtype in (source, out))
     return _join(f"gather_{source}_{out}", "import numpy as np", types, *_files("native", "gather"))
+
+
+@cache
+def order_source() -> ModuleSource:
+    """Which rows of the data a step takes."""
+    return _join("order", "import numpy as np", f"ROUNDS = {ROUNDS}", *_files("native", "order"))
 
 
 @lru_cache(maxsize=64)

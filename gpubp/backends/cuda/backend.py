@@ -17,11 +17,14 @@ from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride
 from gpubp.backends.notices import say_once
+from gpubp.backends.shuffle import ROUNDS
 from gpubp.errors import UsageError
 from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
 
 THREADS = 256  # of every block, as kernels/common.cuh has it
 MOST_BLOCKS = 65535  # along a grid's y and z, of which one counts networks
+GATHERED = (1024, 4096)  # elements that a block gathers: where they are few, the more blocks; else four a thread
+MOST_GATHERED_ROWS = 64  # of a block, as kernels/gather.cu has it
 LINE = 128  # bytes of a row in a block's tile of columns
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
 NULL = np.uint64(0)
@@ -37,6 +40,7 @@ class CudaBackend(UnfusedBackend):
     """
 
     name = "cuda"
+    shuffles_rows = True
 
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
         super().__init__(driver, precision, device, reason)
@@ -53,13 +57,19 @@ class CudaBackend(UnfusedBackend):
         scale = self.from_host(np.full(networks, FIRST_SCALE))
         return LossScale(scale, self.zeros((networks,), np.int64), self.zeros((networks,), np.int64))
 
-    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        orders, rows, columns = len(out), out.shape[1], prod(out.shape[2:])
-        args: tuple[Any, ...] = (source, epoch.order, out, epoch.cursor)
-        args += (np.int32(rows), np.int32(columns), np.int32(epoch.batch_size))
-        args += (_stride(source), _stride(epoch.order), _stride(out))
-        types = {"S": source.dtype.name, "D": out.dtype.name}
-        self._launch("gather", (_blocks(rows * columns), orders, 1), args, defines=types)
+    def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
+        orders, rows, columns = len(out.X), out.X.shape[1], prod(out.X.shape[2:])
+        elements = GATHERED[orders * rows * columns >= 1 << 20]
+        height = max(1, min(elements // columns, MOST_GATHERED_ROWS))  # rows of a block
+        pairs = zip(data.samples, out.samples, strict=True)
+        arrays = [array for source, part in pairs for array in (None if part is None else source, part)]
+        arrays += epoch.order, epoch.keys, epoch.counts
+        y_columns = 0 if out.y is None else prod(out.y.shape[2:])
+        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(_stride, arrays))
+        args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height)))
+        y_type = self.dtype if out.y is None else out.y.dtype
+        types = {"S": data.X.dtype.name, "D": out.X.dtype.name, "Y": y_type.name, "ROUNDS": ROUNDS}
+        self._launch("gather", (-(-rows // height), orders, 1), args, defines=types)
 
     def cast(self, source: Array, out: Array) -> None:
         self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
@@ -127,7 +137,7 @@ class CudaBackend(UnfusedBackend):
         args: tuple[Any, ...] = (logits, y, weight, epoch.normalizer, batch.smoothing)
         args += (None if scaling is None else scaling.scale, row_values, epoch.cursor, _steps(epoch))
         args += (np.int32(rows), np.int32(n), _stride(logits), _stride(y))
-        args += (np.int64(0) if weight is None else _stride(weight),)
+        args += (_stride(weight),)
         self._launch(name, (-(-rows * group // THREADS), networks, 1), args, **formulas)
         partial, chunks, height = self._chunks(networks, rows, n, grad_b)
         args = (logits, partial, row_values, epoch.totals, epoch.cursor, _steps(epoch))
@@ -250,9 +260,9 @@ class CudaBackend(UnfusedBackend):
         return self.scratch[key]
 
 
-def _stride(array: Array) -> Any:
-    """`stride` as a kernel takes it."""
-    return np.int64(stride(array))
+def _stride(array: Array | None) -> Any:
+    """`stride` as a kernel takes it; 0 for no array."""
+    return np.int64(0 if array is None else stride(array))
 
 
 def _steps(epoch: Epoch) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array
-from gpubp.backends import Epoch
 from gpubp.backends.cuda.driver import Driver, GemmSpec, dtype_of
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.reference import ReferenceBackend
@@ -63,8 +62,7 @@ class UnfusedBackend(ReferenceBackend):
     def to_host(self, array: Array) -> Any:
         return self.driver.to_host(array)
 
-    def gather(self, source: Array, epoch: Epoch, out: Array) -> None:
-        rows = self._rows(epoch, out.shape[1])
+    def _take(self, source: Array, rows: Array, out: Array) -> None:
         out[...] = source[0][rows] if len(source) == 1 else self.xp.take_along_axis(source, rows, axis=1)
 
     def assign(self, target: Array, values: Any, who: Any) -> None:

@@ -55,7 +55,8 @@ class Objective:
         self.table = StepTable(
             first_step=np.zeros(1, np.int64),
             batch_size=rows,
-            order=np.arange(m)[None],
+            order=None,
+            counts=np.array([m]),
             normalizer=np.full((1, steps), self.normalizer),
             learning_rate=np.zeros((1, steps)),
         )
