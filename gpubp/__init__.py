@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "MLP": "network",
     "Gradients": "layout",
+    "Trace": "trace",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "MLPSearchCV": "estimators.search",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from gpubp.network import MLP as MLP
     from gpubp.optimizers import Optimizer as Optimizer
     from gpubp.schedules import Schedule as Schedule
+    from gpubp.trace import Trace as Trace
     from gpubp.training import train as train
     from gpubp.training.history import History as History
 

@@ -18,6 +18,7 @@ from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, with_output_activation
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
+from gpubp.trace import Trace, trace
 
 
 class MLP:
@@ -272,6 +273,44 @@ class MLP:
         rate = checks.per_network("dropout", dropout, self.models, 0.0, 1.0)
         loss, grads = self.stack.gradients(*self.stack.checked(X, y, sample_weight), penalty, rate, step)
         return self._one_or_all(loss), self._public(grads)
+
+    def trace(self, X: Any, y: Any, sample_weight: Any = None, *, per_sample: bool = False) -> Trace:
+        """One pass of backpropagation with all that it computes on the way: every z, a, σ′(z), δ, ∂C/∂W and ∂C/∂b.
+
+        Parameters
+        ----------
+        X, y, sample_weight : arrays
+            The batch, as for `gradients`. A few rows are enough.
+        per_sample : bool
+            Gradients of each row's own cost, (m, n_in, n_out), instead of those of the mean; without weights.
+
+        Returns
+        -------
+        Trace
+            Arrays on the host, in the dtype of the parameters, by the reference formulas, which define what every
+            backend computes. ``print`` shows a small one number by number beside BP1 to BP4.
+
+        Raises
+        ------
+        UsageError
+            For a stack of several networks, or for weights with `per_sample`.
+
+        Examples
+        --------
+        >>> import gpubp
+        >>> net = gpubp.MLP([2, 2, 1], "sigmoid", "half_squared_error", precision="float64", device="cpu-reference")
+        >>> traced = net.trace([[0.05, 0.1]], [0.01])
+        >>> hidden, output = traced.layers
+        >>> (output.delta == traced.grad_a * output.derivative).all()  # BP1
+        np.True_
+        >>> (hidden.grad_W == traced.X.T @ hidden.delta).all()  # BP4
+        np.True_
+        """
+        if self.models > 1:
+            raise UsageError(f"trace takes a single network; this is a stack of {self.models}")
+        if per_sample and sample_weight is not None:
+            raise UsageError("per_sample shows each row's own cost, which no weight changes; leave out sample_weight")
+        return trace(self.stack, *self.stack.checked(X, y, sample_weight), per_sample=per_sample)
 
     # -- one network has no leading axis ---------------------------------------------------------------
 

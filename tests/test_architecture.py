@@ -23,7 +23,7 @@ ROOMS = (
     ("backends", {"backends"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
-    ("network", {"network", "stack", "checks", "diagnostics"}),
+    ("network", {"network", "stack", "trace", "checks", "diagnostics"}),
     ("training", {"training"}),
     ("beside each other", {"data", "estimators", "bench"}),
     ("command line", {"cli", "__main__"}),

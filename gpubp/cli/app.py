@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from gpubp.activations import get_activation
 from gpubp.cli import options
+from gpubp.cli.explain import explain
 from gpubp.cli.parsing import parse_layers, parse_precisions
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
@@ -172,6 +173,9 @@ def inspect(model: options.Model) -> None:
     display.say(console, f"loss {net.loss.name}; {net.precision}; seed {', '.join(map(str, net.stack.seeds))}")
     for line in display.describe_preprocessing(net.preprocessing):
         display.say(console, line)
+
+
+app.command()(explain)
 
 
 def main() -> None:
