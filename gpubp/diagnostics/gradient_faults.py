@@ -228,7 +228,7 @@ def _told_of_weights(layer: ExactLayer, delta: Floats, mine: Floats, tolerance: 
 def _told_of_biases(delta: Floats, mine: Floats, tolerance: float) -> str:
     right, m = delta.sum(axis=0), len(delta)
     if same(mine, right / m, tolerance):
-        return "∂C/∂b is the mean of δ over the rows; it is the sum, as δ holds 1/m"
+        return "∂C/∂b is the mean of δ over the rows: 1/m stands here a second time; it is the sum, as δ holds 1/m"
     if same(mine, right * m, tolerance):
         return "1/m is missing here, though δ is right"
     if same(mine, delta[0], tolerance) or same(mine, delta[-1], tolerance):
