@@ -25,10 +25,10 @@ ROOMS = (
     ("serialization", {"serialization"}),
     ("network", {"network", "stack", "trace", "checks", "diagnostics"}),
     ("training", {"training"}),
-    ("beside each other", {"data", "estimators", "bench"}),
+    ("beside each other", {"data", "estimators", "bench", "lessons"}),
     ("command line", {"cli", "__main__"}),
 )
-APART = {"data", "estimators", "bench"}  # none of which imports another
+APART = {"data", "estimators", "bench", "lessons"}  # none of which imports another
 REGISTRIES = ROOMS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}

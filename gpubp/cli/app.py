@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from gpubp.activations import get_activation
 from gpubp.cli import options
+from gpubp.cli.demo import demo
 from gpubp.cli.explain import explain
 from gpubp.cli.parsing import parse_layers, parse_precisions
 from gpubp.cli.search.command import search
@@ -176,6 +177,7 @@ def inspect(model: options.Model) -> None:
 
 
 app.command()(explain)
+app.command()(demo)
 
 
 def main() -> None:
