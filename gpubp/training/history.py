@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from gpubp.diagnostics.health import Health
 
 CURVES = ("loss", "metric", "validation_loss", "validation_metric", "learning_rate")
 
@@ -40,6 +43,8 @@ class History:
         The epoch, counted from 0, of the least validation loss, with `patience` that of the weights kept.
     samples_per_second : float
         Rows trained on per second and network, validation included.
+    health : Health or None
+        With ``diagnostics=True``, how each layer fared.
 
     Examples
     --------
@@ -62,6 +67,7 @@ class History:
         self.seconds: list[float] = []
         self.steps = 0
         self.samples_per_second = 0.0
+        self.health: Health | None = None
         # Of all K networks; the properties below show a single network's without the leading axis.
         self.overflows_by_network: NDArray[np.int64] = np.zeros(models, np.int64)
         self.stopped_by_network: NDArray[np.object_] = np.full(models, "epochs", dtype=object)
