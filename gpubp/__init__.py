@@ -34,7 +34,7 @@ _PUBLIC = {
     "DivergenceError": "errors",
 }
 
-_MODULES = ("activations", "initializers", "losses", "optimizers", "schedules")  # the registries, as attributes too
+_MODULES = ("activations", "initializers", "losses", "optimizers", "plots", "schedules")  # modules, as attributes too
 
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gpubp import initializers as initializers
     from gpubp import losses as losses
     from gpubp import optimizers as optimizers
+    from gpubp import plots as plots
     from gpubp import schedules as schedules
     from gpubp.activations import Activation as Activation
     from gpubp.diagnostics import check_gradients as check_gradients

@@ -172,6 +172,33 @@ class MLP:
     def __repr__(self) -> str:
         return repr(self.stack)
 
+    def summary(self) -> str:
+        """The layers in a table: activation, shape of W, parameters, norm of W.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import gpubp
+        >>> print(gpubp.MLP([2, 8, 3], init="zeros", device="cpu-reference").summary())
+        layer  activation  weights  parameters  norm of W
+            1  relu        2 x 8            24          0
+            2  softmax     8 x 3            27          0
+        in all                              51
+        """
+        names = [*(activation.name for activation in self.activations), self.output_activation.name]
+        width = max(10, *map(len, names))
+        lines = [f"layer  {'activation':<{width}}  weights  parameters  norm of W"]
+        for number, (name, layer, (n_in, n_out)) in enumerate(
+            zip(names, self.stack.layers, self.stack.layout.shapes, strict=True), 1
+        ):
+            norm = float(np.linalg.norm(self.stack.backend.to_host(layer.W)))
+            shape = f"{n_in} x {n_out}"
+            lines.append(f"{number:>5}  {name:<{width}}  {shape:<7}  {n_in * n_out + n_out:>10,}  {norm:>9.4g}")
+        return "\n".join([*lines, f"in all {'':<{width}}          {self.parameters:>10,}"])
+
     def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
         """Bytes that training takes beside the data.
 

@@ -23,7 +23,7 @@ ROOMS = (
     ("backends", {"backends"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
-    ("network", {"network", "stack", "trace", "checks", "diagnostics"}),
+    ("network", {"network", "stack", "trace", "checks", "diagnostics", "plots"}),
     ("training", {"training"}),
     ("beside each other", {"data", "estimators", "bench", "lessons"}),
     ("command line", {"cli", "__main__"}),

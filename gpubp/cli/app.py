@@ -162,8 +162,8 @@ def bench(
 
 
 @app.command()
-def inspect(model: options.Model) -> None:
-    """Show a trained network: its layers, what they hold, and what its inputs and outputs mean."""
+def inspect(model: options.Model, data: options.LookedAt = None) -> None:
+    """Show a trained network: its layers, what its inputs and outputs mean, and with DATA how its layers fare."""
     from gpubp.cli import display, run_folder
 
     net = run_folder.load_model(model, "cpu")
@@ -174,6 +174,8 @@ def inspect(model: options.Model) -> None:
     display.say(console, f"loss {net.loss.name}; {net.precision}; seed {', '.join(map(str, net.stack.seeds))}")
     for line in display.describe_preprocessing(net.preprocessing):
         display.say(console, line)
+    if data is not None:
+        display.show_health(console, run_folder.health(model, data))
 
 
 app.command()(explain)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import html
 import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpubp import plots
+from gpubp.errors import UsageError
 
 if TYPE_CHECKING:
     from gpubp.diagnostics.health import Health
@@ -104,6 +109,38 @@ class History:
         """A curve of all networks, (epochs, K)."""
         values = getattr(self, name)
         return np.reshape(values, (len(values), self.models))
+
+    def __repr__(self) -> str:
+        if not self.epochs:
+            return "History(no epoch yet)"
+        if self.models > 1:
+            return f"History({self.epochs} epochs of {self.models} networks, stopped={self.stopped})"
+        figures = f"loss {self.loss[-1]:.4g}, {self.metric_name} {self.metric[-1]:.4g}"
+        if self.validation_loss:
+            figures += f"; validation loss {self.validation_loss[-1]:.4g}, "
+            figures += f"{self.metric_name} {self.validation_metric[-1]:.4g}"
+        return f"History({self.epochs} epochs, {self.steps:,} steps: {figures}; stopped={self.stopped!r})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the curves, and the last epoch in words."""
+        words = f"<p>{html.escape(repr(self))}</p>"
+        try:
+            axes = self.plot()
+        except UsageError:  # without Matplotlib
+            return words
+        picture = io.BytesIO()
+        axes.figure.savefig(picture, format="png", dpi=80)
+        return f'<img src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">{words}'
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the losses by epoch; see `gpubp.plots.curves`."""
+        return plots.curves(self, axes)
+
+    def to_dataframe(self) -> Any:
+        """The curves as a pandas DataFrame: a row per epoch; for a stack, a row per epoch and network."""
+        import pandas as pd
+
+        return pd.read_csv(io.StringIO(self.to_csv()))
 
     def to_csv(self) -> str:
         """A header and a line per epoch; for a stack, a line per epoch and network."""

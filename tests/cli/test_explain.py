@@ -1,4 +1,4 @@
-"""``gpubp explain``."""
+"""``gpubp explain``, and ``gpubp inspect`` with data: what is seen of a trained network."""
 
 from __future__ import annotations
 
@@ -62,10 +62,15 @@ def test_a_row_of_a_trained_network(tmp_path: Path):
     assert "BP2  δ¹" in text and "\nprediction " in text and "probability_b" in text
     code, _, error = run(str(tmp_path / "run"), str(table), "--row", "41")
     assert code == 2 and "--row 41: points.csv has 40 rows" in error
+    inspected = runner.invoke(app, ["inspect", str(tmp_path / "run"), str(table)])
+    assert inspected.exit_code == 0, inspected.output
+    assert "saturated" in inspected.stdout and "norm of ∂C/∂W" in inspected.stdout
     bare = tmp_path / "bare.csv"
     bare.write_text("left,right\n1,2\n")
     code, _, error = run(str(tmp_path / "run"), str(bare))
     assert code == 2 and "has no target" in error
+    inspected = runner.invoke(app, ["inspect", str(tmp_path / "run"), str(bare)])
+    assert inspected.exit_code == 2 and "bare.csv: has no target" in inspected.stderr
 
 
 def test_what_is_missing_is_named():
