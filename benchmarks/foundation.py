@@ -30,6 +30,7 @@ from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
 from gpubp.bench.steps import BareGemms, Steps, Workload
 from gpubp.bench.timing import ratio
+from gpubp.diagnostics.health import HealthWatch
 from gpubp.serialization import atomic_write
 
 SEEDS = (0, 1, 2)
@@ -177,6 +178,23 @@ def step_time(data: Path) -> list[ResultRow]:
     return rows
 
 
+def diagnostics_time(data: Path) -> list[ResultRow]:
+    """What a look at the layers adds to an epoch on MNIST, by turns."""
+    X, y, _, _ = pixels(data / "mnist")
+    net = gpubp.MLP([784, 512, 512, 10], device="cpu")
+    history = gpubp.train(net, X[:256], y[:256], epochs=1)
+    watch = HealthWatch(net.stack, *net.stack.checked(X, y))
+    functions = {
+        "look": lambda: watch(net, history),
+        "epoch": lambda: gpubp.train(net, X, y, epochs=1),
+    }
+    seconds = interleaved(functions, rounds=5, warm_up=1)
+    share = ratio(seconds["look"], seconds["epoch"])
+    each = " of ".join(f"{np.median(v):.3f} s" for v in seconds.values())
+    what = "diagnostics, part of an epoch, 784-512-512-10"
+    return [ResultRow(what, "<= 3 %", f"{share.median:.2%}; {each}", share.median <= 0.03)]
+
+
 def memory(data: Path) -> list[ResultRow]:
     """Peak memory of train() above a fresh process that holds the float32 data."""
     probe = subprocess.run(
@@ -207,6 +225,7 @@ PARTS: dict[str, Callable[[Path], list[ResultRow]]] = {
     "nielsen": nielsen,
     "epoch": epoch_time,
     "step": step_time,
+    "diagnostics": diagnostics_time,
     "memory": memory,
 }
 

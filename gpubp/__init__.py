@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "MLP": "network",
     "Gradients": "layout",
+    "Trace": "trace",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "MLPSearchCV": "estimators.search",
@@ -33,7 +34,7 @@ _PUBLIC = {
     "DivergenceError": "errors",
 }
 
-_MODULES = ("activations", "initializers", "losses", "optimizers", "schedules")  # the registries, as attributes too
+_MODULES = ("activations", "initializers", "losses", "optimizers", "plots", "schedules")  # modules, as attributes too
 
 __all__ = [*_PUBLIC, "__version__"]
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from gpubp import initializers as initializers
     from gpubp import losses as losses
     from gpubp import optimizers as optimizers
+    from gpubp import plots as plots
     from gpubp import schedules as schedules
     from gpubp.activations import Activation as Activation
     from gpubp.diagnostics import check_gradients as check_gradients
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
     from gpubp.network import MLP as MLP
     from gpubp.optimizers import Optimizer as Optimizer
     from gpubp.schedules import Schedule as Schedule
+    from gpubp.trace import Trace as Trace
     from gpubp.training import train as train
     from gpubp.training.history import History as History
 

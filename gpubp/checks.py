@@ -65,7 +65,8 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
         hint = "; one row is X.reshape(1, -1)" if array.ndim == 1 else ""
         raise DataError(f"{name} has shape {array.shape}; it must be (rows, {n_inputs}){hint}")
     if array.shape[1] != n_inputs:
-        raise DataError(f"{name} has {array.shape[1]} columns, but the network has {n_inputs} inputs")
+        hint = f"; rows are samples here: give {name}.T" if array.shape[0] == n_inputs else ""
+        raise DataError(f"{name} has {array.shape[1]} columns, but the network has {n_inputs} inputs{hint}")
     if len(array) == 0:
         raise DataError(f"{name} has no rows; at least one is needed")
     _require_finite(array.matrix.data if isinstance(array, SparseRows) else array, name, precision)

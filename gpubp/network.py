@@ -18,6 +18,7 @@ from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, with_output_activation
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
+from gpubp.trace import Trace, trace
 
 
 class MLP:
@@ -171,6 +172,33 @@ class MLP:
     def __repr__(self) -> str:
         return repr(self.stack)
 
+    def summary(self) -> str:
+        """The layers in a table: activation, shape of W, parameters, norm of W.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> import gpubp
+        >>> print(gpubp.MLP([2, 8, 3], init="zeros", device="cpu-reference").summary())
+        layer  activation  weights  parameters  norm of W
+            1  relu        2 x 8            24          0
+            2  softmax     8 x 3            27          0
+        in all                              51
+        """
+        names = [*(activation.name for activation in self.activations), self.output_activation.name]
+        width = max(10, *map(len, names))
+        lines = [f"layer  {'activation':<{width}}  weights  parameters  norm of W"]
+        for number, (name, layer, (n_in, n_out)) in enumerate(
+            zip(names, self.stack.layers, self.stack.layout.shapes, strict=True), 1
+        ):
+            norm = float(np.linalg.norm(self.stack.backend.to_host(layer.W)))
+            shape = f"{n_in} x {n_out}"
+            lines.append(f"{number:>5}  {name:<{width}}  {shape:<7}  {n_in * n_out + n_out:>10,}  {norm:>9.4g}")
+        return "\n".join([*lines, f"in all {'':<{width}}          {self.parameters:>10,}"])
+
     def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
         """Bytes that training takes beside the data.
 
@@ -272,6 +300,44 @@ class MLP:
         rate = checks.per_network("dropout", dropout, self.models, 0.0, 1.0)
         loss, grads = self.stack.gradients(*self.stack.checked(X, y, sample_weight), penalty, rate, step)
         return self._one_or_all(loss), self._public(grads)
+
+    def trace(self, X: Any, y: Any, sample_weight: Any = None, *, per_sample: bool = False) -> Trace:
+        """One pass of backpropagation with all that it computes on the way: every z, a, σ′(z), δ, ∂C/∂W and ∂C/∂b.
+
+        Parameters
+        ----------
+        X, y, sample_weight : arrays
+            The batch, as for `gradients`. A few rows are enough.
+        per_sample : bool
+            Gradients of each row's own cost, (m, n_in, n_out), instead of those of the mean; without weights.
+
+        Returns
+        -------
+        Trace
+            Arrays on the host, in the dtype of the parameters, by the reference formulas, which define what every
+            backend computes. ``print`` shows a small one number by number beside BP1 to BP4.
+
+        Raises
+        ------
+        UsageError
+            For a stack of several networks, or for weights with `per_sample`.
+
+        Examples
+        --------
+        >>> import gpubp
+        >>> net = gpubp.MLP([2, 2, 1], "sigmoid", "half_squared_error", precision="float64", device="cpu-reference")
+        >>> traced = net.trace([[0.05, 0.1]], [0.01])
+        >>> hidden, output = traced.layers
+        >>> (output.delta == traced.grad_a * output.derivative).all()  # BP1
+        np.True_
+        >>> (hidden.grad_W == traced.X.T @ hidden.delta).all()  # BP4
+        np.True_
+        """
+        if self.models > 1:
+            raise UsageError(f"trace takes a single network; this is a stack of {self.models}")
+        if per_sample and sample_weight is not None:
+            raise UsageError("per_sample shows each row's own cost, which no weight changes; leave out sample_weight")
+        return trace(self.stack, *self.stack.checked(X, y, sample_weight), per_sample=per_sample)
 
     # -- one network has no leading axis ---------------------------------------------------------------
 

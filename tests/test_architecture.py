@@ -23,12 +23,12 @@ ROOMS = (
     ("backends", {"backends"}),
     ("backprop", {"backprop", "layout"}),
     ("serialization", {"serialization"}),
-    ("network", {"network", "stack", "checks", "diagnostics"}),
+    ("network", {"network", "stack", "trace", "checks", "diagnostics", "plots"}),
     ("training", {"training"}),
-    ("beside each other", {"data", "estimators", "bench"}),
+    ("beside each other", {"data", "estimators", "bench", "lessons"}),
     ("command line", {"cli", "__main__"}),
 )
-APART = {"data", "estimators", "bench"}  # none of which imports another
+APART = {"data", "estimators", "bench", "lessons"}  # none of which imports another
 REGISTRIES = ROOMS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}

@@ -26,6 +26,7 @@ import pytest
 import gpubp
 from gpubp.activations import ACTIVATIONS
 from gpubp.initializers import INITIALIZERS
+from gpubp.lessons import LESSONS
 from gpubp.losses import LOSSES
 from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
@@ -146,6 +147,16 @@ def step_times() -> str:
     return _under_machine(part["machine"], lines)
 
 
+def lesson_code(name: str) -> str:
+    """The experiment of a lesson as a block of code that runs it, from its module without what shows the result."""
+    module = importlib.import_module(f"gpubp.lessons.{name}")
+    source = inspect.getsource(module)
+    experiment = re.sub(r'^""".*?"""\n+from __future__ import annotations\n+', "", source, flags=re.DOTALL)
+    experiment = experiment.partition("def conclude(")[0].replace("from gpubp.lessons.lesson import Lesson\n", "")
+    experiment = re.sub(r"\n{3,}", "\n\n\n", experiment).strip()
+    return f"```python\n{experiment}\n\n\nmeasured = measure()\n```\n"
+
+
 def _under_machine(machine: Mapping[str, str], lines: list[str]) -> str:
     about = "; ".join(f"{key} {value}" for key, value in machine.items())
     return "\n".join([f"{about}:", "", *lines]) + "\n"
@@ -159,6 +170,7 @@ def all_tables() -> dict[str, str]:
         **{f"bars of {name}": bars_table(name) for name in MEASURED},
         "missed bars": missed_bars(),
         "step times": step_times(),
+        **{f"code of {lesson}": lesson_code(lesson) for lesson in LESSONS},
     }
 
 
@@ -227,11 +239,12 @@ def _run_shell(content: str) -> None:
 
 
 def _with_tiers(documents: list[Path]) -> list[Any]:
-    """Documents with commands, each of which is a process of some seconds, are for `-m thorough`."""
-    return [
-        pytest.param(document, marks=pytest.mark.thorough if commands(document.read_text(encoding="utf-8")) else ())
-        for document in documents
-    ]
+    """Documents with commands, each of which is a process of some seconds, and lessons are for `-m thorough`."""
+
+    def takes_long(document: Path) -> bool:
+        return document.parent.name == "lessons" or bool(commands(document.read_text(encoding="utf-8")))
+
+    return [pytest.param(each, marks=pytest.mark.thorough if takes_long(each) else ()) for each in documents]
 
 
 @pytest.mark.parametrize("document", _with_tiers(RUNNING), ids=_name)
@@ -302,7 +315,7 @@ def test_a_network_shows_what_the_documents_name() -> None:
     """And not much: the rest is its stack's."""
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     names = [name for name in dir(gpubp.MLP([2, 2])) if not name.startswith("_")]
-    assert len(names) <= 20
+    assert len(names) <= 22
     assert [name for name in names if not re.search(rf"`[^`\n]*\b{name}\b[^`\n]*`", text)] == []
 
 

@@ -13,6 +13,8 @@ from typer.core import TyperGroup
 
 from gpubp.activations import get_activation
 from gpubp.cli import options
+from gpubp.cli.demo import demo
+from gpubp.cli.explain import explain
 from gpubp.cli.parsing import parse_layers, parse_precisions
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
@@ -160,8 +162,8 @@ def bench(
 
 
 @app.command()
-def inspect(model: options.Model) -> None:
-    """Show a trained network: its layers, what they hold, and what its inputs and outputs mean."""
+def inspect(model: options.Model, data: options.LookedAt = None) -> None:
+    """Show a trained network: its layers, what its inputs and outputs mean, and with DATA how its layers fare."""
     from gpubp.cli import display, run_folder
 
     net = run_folder.load_model(model, "cpu")
@@ -172,6 +174,12 @@ def inspect(model: options.Model) -> None:
     display.say(console, f"loss {net.loss.name}; {net.precision}; seed {', '.join(map(str, net.stack.seeds))}")
     for line in display.describe_preprocessing(net.preprocessing):
         display.say(console, line)
+    if data is not None:
+        display.show_health(console, run_folder.health(model, data))
+
+
+app.command()(explain)
+app.command()(demo)
 
 
 def main() -> None:

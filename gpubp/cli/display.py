@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpubp.bench.report import Report
     from gpubp.bench.tune import Tuned
     from gpubp.data import PreparedData
+    from gpubp.diagnostics.health import Health
     from gpubp.network import MLP
     from gpubp.training.history import History
 
@@ -67,6 +68,21 @@ def show_weights(console: Console, net: MLP) -> None:
         held = (np.linalg.norm(W.astype(np.float64)), W.min(), W.max(), b.min(), b.max())
         table.add_row(str(number), activation, shape, _count(W, b, net), *(f"{v:.4g}" for v in held))
     console.print(table)
+
+
+def show_health(console: Console, health: Health) -> None:
+    """How the layers fare, and what is wrong."""
+    table = make_table(
+        "layer", "activation", ">mean a", ">std of a", ">norm of δ", ">norm of ∂C/∂W", ">saturated", ">dead"
+    )
+    for layer in health.looks[-1]:
+        values = (layer.activation_mean, layer.activation_std, layer.delta_norm, layer.gradient_norm)
+        shares = (layer.saturated, layer.dead)
+        table.add_row(str(layer.number), layer.activation, *(f"{v:.3g}" for v in values), *(f"{v:.0%}" for v in shares))
+    console.print()
+    console.print(table)
+    for sentence in health.verdicts() or ["nothing that looks wrong"]:
+        say(console, sentence)
 
 
 def describe_data(name: str, prepared: PreparedData) -> str:

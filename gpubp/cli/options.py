@@ -141,6 +141,9 @@ Rows = Annotated[
         show_default=False,
     ),
 ]
+LookedAt = Annotated[
+    str | None, typer.Argument(metavar="DATA", help="Rows with their target, to look at the layers with.")
+]
 Model = Annotated[
     Path,
     typer.Argument(

@@ -18,7 +18,8 @@ import numpy as np
 
 import gpubp
 from gpubp._typing import Array
-from gpubp.data import PreparedData, RawData, decode
+from gpubp.data import PreparedData, RawData, decode, encode, read
+from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import DataError, UsageError
 from gpubp.network import MLP
 from gpubp.serialization import atomic_write
@@ -211,6 +212,16 @@ def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
             "gpubp.MLP.load and call predict"
         )
     return net, net.preprocessing
+
+
+def health(path: Path, data: str) -> Health:
+    """One look at the layers of the network in a run folder or model file, with rows of `data`."""
+    net, preprocessing = load_predictor(path)
+    source = unseen_part(read(data, trained=preprocessing))
+    X, y = encode(preprocessing, source, dtype=net.stack.backend.dtype)
+    if y is None:
+        raise UsageError(f"{source.name}: has no target, without which there is no gradient to look at")
+    return examine(net.stack, *net.stack.checked(X, y))
 
 
 def unseen_part(data: RawData) -> RawData:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import html
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gpubp import plots
+from gpubp.errors import UsageError
+
+if TYPE_CHECKING:
+    from gpubp.diagnostics.health import Health
 
 CURVES = ("loss", "metric", "validation_loss", "validation_metric", "learning_rate")
 
@@ -40,6 +48,8 @@ class History:
         The epoch, counted from 0, of the least validation loss, with `patience` that of the weights kept.
     samples_per_second : float
         Rows trained on per second and network, validation included.
+    health : Health or None
+        With ``diagnostics=True``, how each layer fared.
 
     Examples
     --------
@@ -62,6 +72,7 @@ class History:
         self.seconds: list[float] = []
         self.steps = 0
         self.samples_per_second = 0.0
+        self.health: Health | None = None
         # Of all K networks; the properties below show a single network's without the leading axis.
         self.overflows_by_network: NDArray[np.int64] = np.zeros(models, np.int64)
         self.stopped_by_network: NDArray[np.object_] = np.full(models, "epochs", dtype=object)
@@ -98,6 +109,38 @@ class History:
         """A curve of all networks, (epochs, K)."""
         values = getattr(self, name)
         return np.reshape(values, (len(values), self.models))
+
+    def __repr__(self) -> str:
+        if not self.epochs:
+            return "History(no epoch yet)"
+        if self.models > 1:
+            return f"History({self.epochs} epochs of {self.models} networks, stopped={self.stopped})"
+        figures = f"loss {self.loss[-1]:.4g}, {self.metric_name} {self.metric[-1]:.4g}"
+        if self.validation_loss:
+            figures += f"; validation loss {self.validation_loss[-1]:.4g}, "
+            figures += f"{self.metric_name} {self.validation_metric[-1]:.4g}"
+        return f"History({self.epochs} epochs, {self.steps:,} steps: {figures}; stopped={self.stopped!r})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the curves, and the last epoch in words."""
+        words = f"<p>{html.escape(repr(self))}</p>"
+        try:
+            axes = self.plot()
+        except UsageError:  # without Matplotlib
+            return words
+        picture = io.BytesIO()
+        axes.figure.savefig(picture, format="png", dpi=80)
+        return f'<img src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">{words}'
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the losses by epoch; see `gpubp.plots.curves`."""
+        return plots.curves(self, axes)
+
+    def to_dataframe(self) -> Any:
+        """The curves as a pandas DataFrame: a row per epoch; for a stack, a row per epoch and network."""
+        import pandas as pd
+
+        return pd.read_csv(io.StringIO(self.to_csv()))
 
     def to_csv(self) -> str:
         """A header and a line per epoch; for a stack, a line per epoch and network."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp import checks
+from gpubp.diagnostics.health import HealthWatch
 from gpubp.errors import DataError, UsageError
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
@@ -53,6 +54,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     rows: Sequence[Any] | None = None,
     validation_rows: Sequence[Any] | None = None,
+    diagnostics: bool = False,
 ) -> History:
     """Train a network, or a stack, in place.
 
@@ -107,6 +109,10 @@ def train(
         where networks with equally many rows are neighbours.
     validation_rows : sequence of K index arrays, optional
         Instead of `validation_data`: the rows of X that each network is validated on.
+    diagnostics : bool
+        Look at every layer of a single network before the training and after each epoch, on up to 256 training rows:
+        ``history.health`` has norms, saturated and dead units, and ``history.health.verdicts(history)`` says what is
+        wrong.
 
     Returns
     -------
@@ -170,6 +176,10 @@ def train(
         max_grad_norm=checked("max_grad_norm", max_grad_norm),
         largest_update=None if tolerance is None else np.zeros(models),
     )
+    if diagnostics:
+        if models > 1:
+            raise UsageError(f"diagnostics looks at a single network; this is a stack of {models}")
+        callbacks = (HealthWatch(stack, X, y, samples.weight), *callbacks)
     seeds = checks.seeds(seed, models)
     batch_size = min(checked("batch_size", batch_size), samples.most_rows)
     planner = Planner(

@@ -1,0 +1,310 @@
+"""How layers fare in a training: norms, saturation, dead units; and what is wrong, in a sentence each with a remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.activations import Activation
+from gpubp.backends.reference import NumpyNamespace
+from gpubp.stack import Stack
+from gpubp.trace import Trace, trace
+
+if TYPE_CHECKING:
+    from gpubp.losses import Loss
+
+MOST_ROWS = 256  # that are looked at
+ROWS_PER_LOOK = 64  # of every so many training rows one is looked at, so that a look is a small part of an epoch
+FLAT = 0.05  # where |σ′| is below this part of its largest value, a unit hardly learns
+
+# Thresholds of the verdicts, with where they come from.
+SATURATED = 0.5  # of a layer's activations; Glorot and Bengio, 2010, section 3.1, show networks that stall there
+DEAD = 0.4  # of a layer's units; the share that Stanford's course CS231n warns of
+VANISHING = 1e-4  # ‖∂C/∂W¹‖ over ‖∂C/∂Wᴸ‖: what seven sigmoids leave at best, 4⁻⁷ = 6e-5
+GROWTH = 10.0  # of activations from the inputs to the last hidden layer before training; He et al., 2015, keep it at 1
+LARGE_INPUT, SMALL_INPUT = 30.0, 1e-3  # root mean square of the largest column; standardized columns have 1
+RISES = 1 / 3  # of the epochs in which the training loss rose by RISE
+RISE = 0.05
+ABOVE, FIRST_ABOVE = 1.02, 3.0  # times the loss of the best constant prediction, at the end and in the first epoch
+NO_BETTER = 0.98  # of the loss of the best constant prediction; above it nothing was learned
+FEWEST_EPOCHS = 5  # before curves are judged
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """How a layer fares on the rows looked at.
+
+    Attributes
+    ----------
+    number : int
+        l, from 1 to L.
+    activation : str
+    weight_norm, gradient_norm, delta_norm : float
+        ‖Wˡ‖, ‖∂C/∂Wˡ‖ and ‖δˡ‖.
+    activation_mean, activation_std, activation_rms : float
+        Of aˡ, over rows and units.
+    change : float
+        ‖ΔWˡ‖/‖Wˡ‖ since the last look, an epoch ago; NaN at the first.
+    saturated : float
+        Share of aˡ where |σ′(zˡ)| is below 5 % of the largest that σ′ takes. For ReLU about half is as it should be.
+    dead : float
+        Share of units of which that holds in every row looked at: units that never learn from these rows.
+    """
+
+    number: int
+    activation: str
+    weight_norm: float
+    gradient_norm: float
+    delta_norm: float
+    activation_mean: float
+    activation_std: float
+    activation_rms: float
+    change: float
+    saturated: float
+    dead: float
+
+
+@dataclass
+class Health:
+    """What was seen of one network: before the training, and after each epoch.
+
+    Attributes
+    ----------
+    looks : list of tuple of LayerHealth
+        A look before the first step, then one after each epoch; in each, a record per layer.
+    largest_input : float
+        Root mean square of the input column that has the largest.
+    constant_loss : float
+        The loss of the best prediction that is the same for all rows; NaN for losses that have no formula for it.
+    bounded : tuple of bool
+        Whether each layer's activation has bounds at both ends, as the sigmoid and tanh have.
+    """
+
+    largest_input: float
+    constant_loss: float
+    bounded: tuple[bool, ...]
+    looks: list[tuple[LayerHealth, ...]] = field(default_factory=list)
+
+    def verdicts(self, history: Any = None) -> list[str]:
+        """What is wrong, a sentence each with a remedy; none where nothing is.
+
+        Parameters
+        ----------
+        history : History, optional
+            The curves, without which the learning rate and what was learned cannot be judged.
+
+        Returns
+        -------
+        list of str
+        """
+        found = [*self._of_inputs(), *self._of_first_weights(), *self._of_layers()]
+        if history is None:
+            return found
+        of_curves = self._of_learning_rate(history)
+        if not found and not of_curves:  # otherwise the cause is known
+            of_curves = self._of_what_was_learned(history)
+        return [*found, *of_curves]
+
+    def _of_inputs(self) -> list[str]:
+        if self.largest_input > LARGE_INPUT:
+            what = "large"
+        elif self.largest_input < SMALL_INPUT:
+            what = "small"
+        else:
+            return []
+        return [
+            f"inputs: a column has values around {self.largest_input:.2g}, which is {what}; standardize the columns to "
+            f"mean 0 and standard deviation 1"
+        ]
+
+    def _of_first_weights(self) -> list[str]:
+        """Only where the first look was before any training."""
+        hidden = self.looks[0][:-1]
+        scale = max(self.largest_input, SMALL_INPUT)
+        if not hidden or not np.isnan(hidden[0].change) or hidden[-1].activation_rms < GROWTH * scale:
+            return []
+        return [
+            f"layer {hidden[-1].number}: before training its activations are {hidden[-1].activation_rms / scale:.0f} "
+            f'times as large as the inputs; the first weights are too large, use init="auto"'
+        ]
+
+    def _of_layers(self) -> list[str]:
+        found = []
+        look = self.looks[-1]
+        for layer, bounded in zip(look[:-1], self.bounded[:-1], strict=True):
+            if bounded and layer.saturated > SATURATED:
+                found.append(
+                    f"layer {layer.number}: {layer.saturated:.0%} of its {layer.activation} activations are saturated, "
+                    f'where σ′ is near 0; use relu, smaller inputs, or init="auto" and a lower learning rate'
+                )
+            elif not bounded and layer.dead > DEAD:
+                found.append(
+                    f"layer {layer.number}: {layer.dead:.0%} of units never fire; lower the learning rate, or use "
+                    f"leaky_relu"
+                )
+        first, last = look[0].gradient_norm, look[-1].gradient_norm
+        if len(look) > 2 and first < VANISHING * last:
+            found.append(
+                f"gradients vanish: that of layer 1 has {first / last:.0e} times the norm of the last one's; use relu "
+                f"or fewer layers"
+            )
+        return found
+
+    def _of_learning_rate(self, history: Any) -> list[str]:
+        loss, constant = np.asarray(history.loss), self.constant_loss
+        if len(loss) < FEWEST_EPOCHS or not np.isfinite(constant):
+            return []
+        rises = float(np.mean(loss[1:] > loss[:-1] * (1 + RISE)))
+        if rises > RISES:
+            what = f"rose by more than {RISE:.0%} in {rises:.0%} of the epochs"
+        elif loss[-1] > ABOVE * constant:
+            what = f"ended at {loss[-1]:.3g}, where the best constant prediction has {constant:.3g}"
+        elif loss[0] > FIRST_ABOVE * constant and not self._of_first_weights():
+            what = f"was {loss[0]:.3g} in the first epoch, where the best constant prediction has {constant:.3g}"
+        else:
+            return []
+        return [f"the training loss {what}; lower the learning rate"]
+
+    def _of_what_was_learned(self, history: Any) -> list[str]:
+        loss, validation = np.asarray(history.loss), np.asarray(history.validation_loss)
+        constant = self.constant_loss
+        if len(loss) < FEWEST_EPOCHS or not np.isfinite(constant):
+            return []
+        if loss[-1] > NO_BETTER * constant:
+            return [
+                f"nothing was learned: the training loss {loss[-1]:.3g} is that of a constant prediction, "
+                f"{constant:.3g}; train longer, with a higher learning rate, or look whether the targets depend on the "
+                f"inputs"
+            ]
+        if len(validation) and validation.min() > NO_BETTER * constant:
+            return [
+                f"the network learns its training rows by heart ({loss[-1]:.3g}) and nothing that holds for others "
+                f"({validation.min():.3g} at best, a constant prediction {constant:.3g}); the targets may not depend "
+                f"on the inputs"
+            ]
+        return []
+
+
+class HealthWatch:
+    """A callback of `gpubp.train` that looks at the network before the training and after every epoch.
+
+    Parameters
+    ----------
+    stack : Stack
+        Of one network.
+    X, y, weight : arrays
+        The training rows, checked; up to 256 of them, one in 64, are looked at, always the same ones.
+    """
+
+    def __init__(self, stack: Stack, X: Any, y: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
+        rows = sample_of_rows(len(X))
+        self.batch = X[rows], y[rows]
+        self.health = first_look(stack, *self.batch, loss_of_constant(stack.loss, y, weight, stack.layer_sizes[-1]))
+        self.weights = _weights(stack)
+
+    def __call__(self, net: Any, history: Any) -> None:
+        """Look, and put what was seen into ``history.health``."""
+        before, self.weights = self.weights, _weights(net.stack)
+        self.health.looks.append(look(trace(net.stack, *self.batch, None), _activations(net.stack), before))
+        history.health = self.health
+
+
+def examine(stack: Stack, X: Any, y: Any, weight: Any = None) -> Health:
+    """One look at a trained network of a stack of one, on up to 256 of these checked rows."""
+    rows = sample_of_rows(len(X), everything=True)
+    constant = loss_of_constant(stack.loss, y, weight, stack.layer_sizes[-1])
+    health = first_look(stack, X[rows], y[rows], constant)
+    trained = tuple(_with_change(layer, 0.0) for layer in health.looks[0])
+    return Health(health.largest_input, constant, health.bounded, [trained])
+
+
+def first_look(stack: Stack, X: Any, y: Any, constant_loss: float) -> Health:
+    """The record with a first look in it."""
+    traced = trace(stack, X, y, None)
+    activations = _activations(stack)
+    columns = np.sqrt(np.mean(np.square(traced.X, dtype=np.float64), axis=0))
+    bounded = tuple(bool(np.isfinite(activation.bounds).all()) for activation in activations)
+    return Health(float(columns.max()), constant_loss, bounded, [look(traced, activations, None)])
+
+
+def look(
+    traced: Trace, activations: Sequence[Any], weights_before: Sequence[NDArray[Any]] | None
+) -> tuple[LayerHealth, ...]:
+    """What one pass shows of every layer."""
+    layers = []
+    for l, (layer, activation) in enumerate(zip(traced.layers, activations, strict=True)):
+        a, norm = layer.a.astype(np.float64), float(np.linalg.norm(layer.W))
+        flat = np.zeros(a.shape, bool)
+        if layer.derivative is not None:
+            flat = np.abs(layer.derivative) < FLAT * steepest(activation)
+        change = (
+            np.nan if weights_before is None else float(np.linalg.norm(layer.W - weights_before[l])) / (norm or 1.0)
+        )
+        layers.append(
+            LayerHealth(
+                number=layer.number,
+                activation=activation.name,
+                weight_norm=norm,
+                gradient_norm=float(np.linalg.norm(layer.grad_W)),
+                delta_norm=float(np.linalg.norm(layer.delta)),
+                activation_mean=float(a.mean()),
+                activation_std=float(a.std()),
+                activation_rms=float(np.sqrt(np.mean(a * a))),
+                change=change,
+                saturated=float(flat.mean()),
+                dead=float(flat.all(axis=0).mean()),
+            )
+        )
+    return tuple(layers)
+
+
+def sample_of_rows(m: int, *, everything: bool = False) -> NDArray[np.int64]:
+    """Which rows are looked at: spread evenly, one in 64 but 32 at least, 256 at most."""
+    wanted = MOST_ROWS if everything else max(32, m // ROWS_PER_LOOK)
+    return np.unique(np.linspace(0, m - 1, min(m, wanted, MOST_ROWS)).astype(np.int64))
+
+
+def steepest(activation: Activation) -> float:
+    """The largest |σ′| between −8 and 8."""
+    xp, z = NumpyNamespace(), np.linspace(-8.0, 8.0, 161)
+    x = activation.f(xp, z.copy()) if activation.derivative_from == "a" else z
+    return float(np.abs(np.asarray(activation.derivative(xp, x), np.float64)).max()) or 1.0
+
+
+def loss_of_constant(loss: Loss, y: NDArray[Any], weight: Any, n_outputs: int) -> float:
+    """The loss of the best prediction that is the same for every row; NaN for a loss without a formula here."""
+    if loss.integer_targets and y.ndim == 1:
+        y = np.eye(n_outputs)[y]
+    y = y.reshape(len(y), -1).astype(np.float64)
+    mean = np.average(y, axis=0, weights=weight)
+    if loss.name == "cross_entropy":
+        return float(-_x_log(mean).sum())
+    if loss.name == "binary_cross_entropy":
+        return float(-(_x_log(mean) + _x_log(1 - mean)).sum())
+    if loss.name == "half_squared_error":
+        return float(0.5 * np.average((y - mean) ** 2, axis=0, weights=weight).sum())
+    if loss.name == "poisson":
+        return float((mean - _x_log(mean)).sum())
+    return float("nan")
+
+
+def _x_log(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p ln p, 0 at 0."""
+    return p * np.log(np.where(p > 0, p, 1.0))
+
+
+def _activations(stack: Stack) -> list[Any]:
+    return [*stack.activations, stack.output_activation]
+
+
+def _weights(stack: Stack) -> list[NDArray[Any]]:
+    """Copies of W of every layer on the host."""
+    return [np.array(stack.backend.to_host(W)) for W in stack.parameters_of(0).weights]
+
+
+def _with_change(layer: LayerHealth, change: float) -> LayerHealth:
+    return LayerHealth(**{**vars(layer), "change": change})

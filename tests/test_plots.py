@@ -1,0 +1,92 @@
+"""Pictures: what is in them, and what cannot be drawn."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+
+from gpubp import MLP, UsageError, plots, train
+
+X, Y = np.random.default_rng(0).standard_normal((40, 4)), np.arange(40) % 2
+
+
+def history(models: int = 1, **options):
+    net = MLP([4, 5, 2], models=models, device="cpu-reference")
+    return net, train(net, X, Y, epochs=3, **options)
+
+
+def test_curves_have_a_line_for_each_network():
+    _, one = history(validation_data=(X, Y))
+    axes = one.plot()
+    assert [line.get_label() for line in axes.lines[:2]] == ["training", "validation"]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), one.loss)
+    assert len(plots.curves(history(3)[1]).lines) == 3
+
+
+def test_curves_are_drawn_where_one_likes():
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    assert history()[1].plot(axes) is axes
+
+
+@pytest.mark.parametrize("what", plots.HEALTH)
+def test_health_has_a_line_for_each_layer(what):
+    _, one = history(diagnostics=True)
+    lines = plots.health(one.health, what).lines
+    assert [line.get_label() for line in lines] == ["layer 1, relu", "layer 2, softmax"]
+    assert all(len(line.get_ydata()) == 4 for line in lines)
+
+
+def test_weights_are_a_picture_for_each_unit():
+    net, _ = history()
+    (image,) = plots.weights(net).images
+    canvas = np.asarray(image.get_array().filled(np.nan))
+    assert canvas.shape == (2, 5 * 3 - 1)
+    W = net.weights[0]
+    np.testing.assert_allclose(canvas[:, 3:5].ravel(), W[:, 1] / np.abs(W[:, 1]).max(), rtol=1e-6)
+
+
+def test_what_cannot_be_drawn_is_named():
+    net, one = history(diagnostics=True)
+    with pytest.raises(UsageError, match="4 inputs are no picture of 3 x 3"):
+        plots.weights(net, (3, 3))
+    with pytest.raises(UsageError, match="this is a stack of 2"):
+        plots.weights(history(2)[0])
+    with pytest.raises(UsageError, match="choose gradient_norm"):
+        plots.health(one.health, "colour")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *arguments, **options):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    _, one = history()
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(UsageError, match=r"pip install 'gpubp\[plot\]'"):
+        one.plot()
+    assert one._repr_html_() == "<p>" + repr(one).replace("'", "&#x27;") + "</p>"
+
+
+def test_a_history_is_short_in_print_and_a_table_in_pandas():
+    _, one = history(validation_data=(X, Y))
+    assert repr(one).startswith("History(3 epochs, 3 steps: loss ") and "validation loss" in repr(one)
+    assert repr(history(2)[1]) == "History(3 epochs of 2 networks, stopped=['epochs', 'epochs'])"
+    frame = one.to_dataframe()
+    assert list(frame.columns) == [
+        "epoch",
+        "loss",
+        "accuracy",
+        "validation_loss",
+        "validation_accuracy",
+        "learning_rate",
+        "seconds",
+    ]
+    np.testing.assert_allclose(frame["loss"], one.loss, rtol=1e-8)
+    assert one._repr_html_().startswith('<img src="data:image/png;base64,')
