@@ -69,7 +69,7 @@ def command(files: Sequence[str], path: Path, dry_run: bool) -> list[str]:
     """Pytest's command line; without pytest-xdist, one process."""
     parallel = ["-p", "xdist", "-n", "2" if dry_run else str(PROCESSES)] if importlib.util.find_spec("xdist") else []
     return [
-        *(sys.executable, "-m", "pytest", *files, "-m", "gpu", "-q", "--no-header", "--tb=short", *parallel),
+        *(sys.executable, "-m", "pytest", *files, "-m", "gpu", "-q", "--no-header", "--tb=short", "-rN", *parallel),
         # Another version of a library may warn; that is no fault of the device's.
         *("-W", "default", "-p", "no:cacheprovider", "-p", "benchmarks.gpu.result_lines", f"--{LINES}", str(path)),
         *([] if dry_run else ["--require-gpu"]),

@@ -43,8 +43,9 @@ class Settings:
         return list(self.precisions or own)
 
     def chosen_contenders(self, own: Sequence[str]) -> list[str]:
-        """Those of a stage's contenders that may take part."""
-        return [name for name in own if not self.contenders or name.startswith("gpubp") or name in self.contenders]
+        """Those of a stage's contenders that may take part; peers are what can be chosen."""
+        peers = [name for name in own if name.startswith(("torch", "jax"))]
+        return [name for name in own if not self.contenders or name not in peers or name in self.contenders]
 
     @property
     def mnist_folder(self) -> str | None:

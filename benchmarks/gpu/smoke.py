@@ -12,6 +12,7 @@ from benchmarks.devices import open_backend
 from benchmarks.gpu.parity import TINY, TOLERANCE, errors_of
 from benchmarks.gpu.settings import Settings
 from benchmarks.parts import Part
+from benchmarks.peers import UnavailableError
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import GemmSpec
 from gpubp.bench.doctor import findings
@@ -32,7 +33,11 @@ class Doubling:
 
 def smoke(part: Part, settings: Settings) -> None:
     """A row for each thing that everything else is made of; the first that fails ends the run."""
-    backend = open_backend("cuda", "float32", part.dry_run)
+    try:
+        backend = open_backend("cuda", "float32", part.dry_run)
+    except UnavailableError as error:
+        part.failed("the backend starts", str(error))
+        return
     assert isinstance(backend, CudaBackend)
     driver = backend.driver
     x = np.arange(64, dtype=np.float32).reshape(8, 8)

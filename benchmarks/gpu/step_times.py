@@ -60,7 +60,7 @@ def compiled(part: Part, settings: Settings) -> None:
     """Two small networks: torch.compile, which takes long to get ready, and plain CuPy."""
     chosen = settings.chosen_precisions(("float32",))
     tasks = ONE_TASK if part.dry_run else product((SMALL[2], SMALL[1]), chosen)
-    step_times(part, settings, (OURS, UNFUSED, *COMPILED), tasks, ready=30.0)
+    step_times(part, settings, (OURS, UNFUSED, *COMPILED), tasks, ready=36.0)
 
 
 def precisions(part: Part, settings: Settings) -> None:

@@ -286,7 +286,7 @@ def test_settings_are_handed_to_the_stages() -> None:
         == given
     )
     assert given.chosen_precisions(("float32",)) == ["tf32"]
-    assert given.chosen_contenders(("gpubp", "torch eager", "jax scan")) == ["gpubp", "jax scan"]
+    assert given.chosen_contenders(("gpubp", "torch eager", "jax scan", "copy")) == ["gpubp", "jax scan", "copy"]
 
 
 def test_stages_import_nothing_that_a_machine_with_a_gpu_may_lack() -> None:
