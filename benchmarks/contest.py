@@ -60,6 +60,7 @@ class Entrant:
     def __init__(self, name: str, environment: Mapping[str, str | None]) -> None:
         self.name, self.environment = name, environment
         self.process = Remote(Contender, name, environment=environment)
+        self.too_slow = ""  # why it is out of all tasks that follow
 
     def begin(self, task: Task) -> None:
         """Forget the last task."""
@@ -68,7 +69,9 @@ class Entrant:
             "precision": task.precision,
             "contender": self.name,
         }
-        self.reason = ""
+        self.reason = self.too_slow
+        if self.too_slow:
+            self.figure["skipped"] = self.too_slow
         self.seconds: list[float] = []
         self.steps = 1  # in a turn
 
@@ -102,7 +105,7 @@ class Contest:
     rounds : int
         Turns of everyone, at most.
     ready : float
-        Seconds that everyone has to get ready for a task; who needs more does not take part in it.
+        Seconds that everyone has to get ready for a task; a peer that needs more is out of those that follow too.
     references : mapping, optional
         What the first steps of networks add to their tensors, by their names; others are computed.
     """
@@ -132,6 +135,7 @@ class Contest:
         deadline = time.monotonic() + min(patience, max(5.0, self.part.left()))
         for entrant in self.entrants:
             entrant.begin(task)
+        for entrant in self._competing():
             with entrant.failures_noted():
                 entrant.process.send("prepare", task)  # all at once: nothing is timed yet
         if task.workload.name not in self.references:
@@ -139,6 +143,8 @@ class Contest:
         for entrant in self._competing():
             with entrant.failures_noted():
                 entrant.figure["versions"] = entrant.process.receive(max(1.0, deadline - time.monotonic()))
+            if entrant.reason and time.monotonic() >= deadline and not entrant.name.startswith("gpubp"):
+                entrant.too_slow = f"not ready in time for {task.workload.name}, {task.precision}"
         for entrant in self._competing():
             with entrant.failures_noted():
                 self._verify(entrant, task)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ class Part:
         self._add(ResultRow(what, "", f"FAILED: {reason}", False, bar))
 
     def _add(self, row: ResultRow) -> None:
+        if row.met is not None:
+            row = replace(row, met=bool(row.met))  # a comparison of NumPy's numbers gives no bool of Python's
         self.rows.append(row)
         print(line(row), flush=True)
         self.save()
@@ -166,4 +168,10 @@ def saving(part: Part, folder: Path, machine: dict[str, str]) -> Iterator[None]:
 
 def write(path: Path, parts: dict[str, Any]) -> None:
     """Put parts into a file of results."""
-    atomic_write(path, (json.dumps({"parts": parts}, indent=1) + "\n").encode())
+    text = json.dumps({"parts": parts}, indent=1, default=_plain)
+    atomic_write(path, (text + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's; anything else as text, since no row may be lost for it."""
+    return value.item() if hasattr(value, "item") else str(value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import gpubp
 from benchmarks.contest import environment
@@ -50,30 +52,38 @@ def end_to_end(part: Part, settings: Settings) -> None:
     folder = settings.mnist_folder
     what = f"{'MNIST' if folder else 'data of the shape of MNIST'}, 784-512-512-10, 10 epochs"
     try:
-        (first,), (fresh, again) = (_trainings(folder, part, count) for count in (1, 2))
+        with _training(part, folder) as train:
+            first = train()
+        with _training(part, folder) as train:
+            fresh = train()
+            fresh_seconds = f"{fresh['seconds']:.2f} s (the first process {first['seconds']:.2f} s)"
+            _row(part, f"{what}: a fresh process, compiled kernels", fresh, FRESH_AT_MOST, fresh_seconds, "mnist-fresh")
+            _accuracy(part, folder, fresh["accuracy"])
+            again = train()
+            _row(part, f"{what}: once more", again, WARM_AT_MOST, f"{again['seconds']:.2f} s", "mnist-warm")
     except UnavailableError as error:
         return part.skipped(what, str(error), "mnist-warm")
     except RemoteError as error:
         return part.failed(what, str(error), "mnist-warm")
     part.figures.append({"mnist": bool(folder), "first process": first, "fresh process": fresh, "again": again})
-    for when, training, at_most, bar in (
-        ("a fresh process, compiled kernels", fresh, FRESH_AT_MOST, "mnist-fresh"),
-        ("once more in the process", again, WARM_AT_MOST, "mnist-warm"),
-    ):
-        seconds = training["seconds"]
-        measured = f"{seconds:.2f} s (the first process {first['seconds']:.2f} s)"
-        part.timed(f"{what}: {when}", f"<= {at_most} s", measured, seconds <= at_most, bar)
+
+
+def _row(part: Part, what: str, training: dict[str, float], at_most: float, measured: str, bar: str) -> None:
+    part.timed(what, f"<= {at_most} s", measured, training["seconds"] <= at_most, bar)
+
+
+def _accuracy(part: Part, folder: str | None, accuracy: float) -> None:
+    what, bar = "MNIST, accuracy on t10k", "mnist-accuracy"
     if folder is None:
-        return part.skipped("MNIST, accuracy on t10k", "no --mnist FOLDER, and no packed one", "mnist-accuracy")
-    accuracy = fresh["accuracy"]
-    part.timed(
-        "MNIST, accuracy on t10k", f">= {AT_LEAST:.1%}", f"{accuracy:.2%}", accuracy >= AT_LEAST, "mnist-accuracy"
-    )
+        return part.skipped(what, "no --mnist FOLDER, and no packed one", bar)
+    part.timed(what, f">= {AT_LEAST:.1%}", f"{accuracy:.2%}", accuracy >= AT_LEAST, bar)
 
 
-def _trainings(folder: str | None, part: Part, count: int) -> list[dict[str, float]]:
+@contextmanager
+def _training(part: Part, folder: str | None) -> Iterator[Callable[[], dict[str, float]]]:
+    """What trains in a fresh process."""
     process = Remote(MnistTraining, folder, part.dry_run, environment=environment(part.dry_run))
     try:
-        return [process.call("train", timeout=part.left()) for _ in range(count)]
+        yield lambda: process.call("train", timeout=part.left())
     finally:
         process.close()

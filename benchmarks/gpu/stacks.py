@@ -39,6 +39,7 @@ TRAININGS_AT_LEAST = 20.0  # times as fast
 PEERS_AT_LEAST: dict[Workload, float] = {STACK: 1.1, NARROW: 2.0}
 ROUNDS = 5
 A_CONFIGURATION = 8.0  # seconds: with less left, none is begun
+NO_TIME = "no time left in this stage"
 
 
 def stacks(part: Part, settings: Settings) -> None:
@@ -111,6 +112,8 @@ class OneByOne:
 
 def one_by_one(part: Part, workload: StackWorkload) -> None:
     """Rows on trainings and, for information, on steps alone."""
+    if not part.dry_run and part.left() < A_CONFIGURATION:
+        return part.skipped(f"{workload.name}: one by one", NO_TIME, "one-by-one")
     process = Remote(OneByOne, workload, part.dry_run, environment=environment(part.dry_run))
     sampled = min(SAMPLED, workload.models)
     scale = workload.models / sampled
@@ -143,6 +146,8 @@ def memory(part: Part, workload: StackWorkload) -> None:
     """What a training takes of the device's memory."""
     if part.dry_run:
         return part.skipped(f"{workload.name}: memory", "the host in place of a device has no pool", "stack-memory")
+    if part.left() < A_CONFIGURATION:
+        return part.skipped(f"{workload.name}: memory", NO_TIME, "stack-memory")
     process = Remote(DeviceMemory, environment=environment(part.dry_run))
     try:
         measured = process.call("training", workload, timeout=part.left())
@@ -164,7 +169,7 @@ def peers(
             what = f"{workload.name} {precision}"
             bar = "vmap" if workload in PEERS_AT_LEAST else ""
             if not part.dry_run and part.left() < A_CONFIGURATION:
-                part.skipped(what, "no time left in this stage", bar)
+                part.skipped(what, NO_TIME, bar)
                 continue
             times = contest.measure(Task(workload, precision, "cpu" if part.dry_run else "cuda", part.dry_run))
             for name, reason in times.missing.items():

@@ -354,6 +354,15 @@ def test_rows_are_in_the_file_as_soon_as_they_are_known(tmp_path: Path) -> None:
     assert load(tmp_path, dry_run=True)["small"]["broken off"] == ""
 
 
+def test_numbers_of_numpy_can_be_written(tmp_path: Path) -> None:
+    with saving(part := Part("small", dry_run=False), tmp_path, {}):
+        part.timed("first", ">= 1", "2", np.float64(2) >= 1)  # type: ignore[arg-type]
+        part.figures.append({"seconds": np.float32(0.5), "rounds": np.int64(3), "path": tmp_path})
+    part = load(tmp_path, dry_run=False)["small"]
+    assert part["rows"][0]["met"] is True
+    assert part["figures"] == [{"seconds": 0.5, "rounds": 3, "path": str(tmp_path)}]
+
+
 def test_a_part_that_breaks_off_keeps_what_it_found_and_the_other_parts(tmp_path: Path) -> None:
     with saving(done := Part("parity", dry_run=True), tmp_path, {"device": "a"}):
         done.computed("bits", "identical", "identical", True)
