@@ -50,7 +50,7 @@ def _measure(part: Part, precision: str, backend: CudaBackend, case: Case, round
     def copy() -> None:
         target[...] = source
 
-    repeats = 2 if part.dry_run else LAUNCHES
+    repeats = 1 if part.dry_run else LAUNCHES
     runs = {"copy": _repeated(copy, repeats), "kernel": driver.capture(_repeated(case.launch, repeats))}
     figure: dict[str, Any] = {"precision": precision, "kernel": case.name, "bytes": case.nbytes}
     if case.rung_of is not None:
@@ -60,7 +60,7 @@ def _measure(part: Part, precision: str, backend: CudaBackend, case: Case, round
             figure["cupy skipped"] = str(error)
         except Exception as error:  # CuPy's own kernels may not know a type; ours is measured all the same
             figure["cupy failed"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    seconds = _by_turns(driver, runs, 2 if part.dry_run else rounds, part.dry_run)
+    seconds = _by_turns(driver, runs, 1 if part.dry_run else rounds, part.dry_run)
     moved = {"copy": 2 * source.nbytes, "kernel": case.nbytes, "cupy": case.nbytes}
     rates = {name: moved[name] * repeats / values for name, values in seconds.items()}
     middle = {name: float(np.median(rate)) / 1e9 for name, rate in rates.items()}
@@ -94,13 +94,13 @@ def _tried(run: Callable[[], None]) -> Callable[[], None]:
 def _by_turns(
     driver: Driver, runs: Mapping[str, Callable[[], None]], rounds: int, dry_run: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """Seconds of each, (rounds,), after three turns that are not measured."""
-    clock = _on_the_host if dry_run else _between_events
+    """Seconds of each, (rounds,), after three turns that are not measured; a dry run goes without."""
+    clock, before = (_on_the_host, 0) if dry_run else (_between_events, 3)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(3 + rounds):
+    for _ in range(before + rounds):
         for name, run in runs.items():
             seconds[name].append(clock(driver, run))
-    return {name: np.array(values[3:]) for name, values in seconds.items()}
+    return {name: np.array(values[before:]) for name, values in seconds.items()}
 
 
 def _between_events(driver: Driver, run: Callable[[], None]) -> float:

@@ -16,6 +16,7 @@ from benchmarks.gpu.kernel_cases import NotingDriver
 from benchmarks.gpu.parity import Example, Followed, Uncaptured
 from benchmarks.peers import UnavailableError
 from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.source import folder
 
 PRECISIONS = ("float32", "bfloat16", "float16", "float64")
 EXAMPLES = (
@@ -56,7 +57,7 @@ def _predict(backend: Any) -> None:
 
 
 def main() -> int:
-    """Print what was launched."""
+    """Print what was launched; 1 if that is not every kernel."""
     dry_run = "--dry-run" in sys.argv[1:]
     if not dry_run:
         import cupy
@@ -65,8 +66,9 @@ def main() -> int:
         cupy.cuda.set_allocator(None)
         cupy.cuda.set_pinned_memory_allocator(None)
     names = launched(dry_run)
-    print(f"launched {len(names)} kernels: {' '.join(sorted(names))}")
-    return 0
+    left_out = {path.stem for path in folder().glob("*.cu")} - names
+    print(f"launched {len(names)} kernels, {len(left_out)} left out: {' '.join(sorted(left_out))}")
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from benchmarks.devices import REPOSITORY
 from benchmarks.gpu.settings import Settings
 from benchmarks.parts import Part
 
+TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # where it lies, if not on the PATH
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (.*)")
 LAUNCHED = re.compile(r"^launched \d+ kernels", re.MULTILINE)
 FOUND_ERRORS = 66  # the exit code that the sanitizer is asked for
@@ -32,11 +33,11 @@ def racecheck(part: Part, settings: Settings) -> None:
 
 def sanitizer(part: Part, tools: Sequence[str]) -> None:
     """A row for each tool."""
-    program = shutil.which("compute-sanitizer")
+    program = shutil.which("compute-sanitizer", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *TOOLKIT)))
     for position, tool in enumerate(tools):
         what = f"compute-sanitizer {tool}"
         if program is None:
-            reason = "compute-sanitizer is not on the PATH; it comes with the CUDA toolkit"
+            reason = "there is no compute-sanitizer; it comes with the CUDA toolkit"
             part.skipped(what, reason, "sanitizer")
             continue
         command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS)]

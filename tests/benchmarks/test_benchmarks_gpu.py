@@ -454,11 +454,24 @@ def test_the_sanitizers_verdict_is_read(
 
 def test_a_missing_sanitizer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sanitizer, "TOOLKIT", ())
     sanitizer.sanitizer(part := Part("memcheck", dry_run=True), ("memcheck", "racecheck", "initcheck"))
-    assert all("skipped: compute-sanitizer is not on the PATH" in row.measured for row in part.rows)
+    assert all("skipped: there is no compute-sanitizer" in row.measured for row in part.rows)
 
 
 @needs_compiler
 @pytest.mark.thorough
 def test_what_the_sanitizer_watches_launches_every_kernel() -> None:
     assert sanitized.launched(dry_run=True) == {path.stem for path in (REPOSITORY / "kernels").glob("*.cu")}
+
+
+def test_a_kernel_that_was_not_launched_under_the_sanitizer_is_missed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sanitized", "--dry-run"])
+    every = {path.stem for path in (REPOSITORY / "kernels").glob("*.cu")}
+    monkeypatch.setattr(sanitized, "launched", lambda dry_run: every)
+    assert sanitized.main() == 0
+    monkeypatch.setattr(sanitized, "launched", lambda dry_run: every - {"gather"})
+    assert sanitized.main() == 1
+    assert "1 left out: gather" in capsys.readouterr().out
