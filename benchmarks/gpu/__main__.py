@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,6 +121,8 @@ def environment(packed: Path | None) -> dict[str, str]:
     paths = [str(REPOSITORY), *filter(None, [variables.get("PYTHONPATH")])]
     if packed is not None and any(importlib.util.find_spec(name) is None for name in PACKAGES):
         paths.append(str(packed / SITE))
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        variables.setdefault("CUPY_CACHE_DIR", tempfile.mkdtemp())  # else CuPy would fail to keep its first kernel
     return {
         **variables,
         "PYTHONPATH": os.pathsep.join(paths),

@@ -30,9 +30,10 @@ def kernels(part: Part, settings: Settings) -> None:
         assert isinstance(backend, CudaBackend)
         for case in Cases(backend, copied(part.dry_run)):
             if not part.dry_run and part.left() < A_CASE:
-                part.skipped(f"{precision} {case.name}", "no time left in this stage", _bar_of(case))
-            else:
-                _measure(part, precision, backend, case, settings.rounds or ROUNDS)
+                return part.skipped(
+                    f"{precision} {case.name} and what follows", "no time left in this stage", "bandwidth"
+                )
+            _measure(part, precision, backend, case, settings.rounds or ROUNDS)
 
 
 def _bar_of(case: Case) -> str:

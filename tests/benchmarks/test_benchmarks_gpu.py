@@ -278,6 +278,24 @@ def test_the_packed_folder_is_found_and_used(tmp_path: Path, monkeypatch: pytest
     assert Settings().references == {}
 
 
+def test_stages_find_the_checkout_and_a_place_for_compiled_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("CUPY_CACHE_DIR", raising=False)
+    monkeypatch.setattr(command, "PACKAGES", ("pytest",))
+    variables = command.environment(tmp_path)
+    assert variables["PYTHONPATH"].split(os.pathsep)[0] == str(REPOSITORY)
+    assert not {"OPENBLAS_CORETYPE", "CUPY_CACHE_DIR"} & variables.keys()
+    assert str(tmp_path / "site") not in variables["PYTHONPATH"]
+    monkeypatch.setattr(command, "PACKAGES", ("surely_missing",))
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    variables = command.environment(tmp_path)
+    assert variables["PYTHONPATH"].endswith(str(tmp_path / "site"))
+    assert Path(variables["CUPY_CACHE_DIR"]).is_dir()
+
+
 def test_settings_are_handed_to_the_stages() -> None:
     given = Settings(("tf32",), ("torch graph", "jax scan"), 3, "mnist", Path("packed"))
     options = command._parser().parse_args(given.arguments())
