@@ -60,6 +60,7 @@ class Entrant:
     def __init__(self, name: str, environment: Mapping[str, str | None]) -> None:
         self.name, self.environment = name, environment
         self.process = Remote(Contender, name, environment=environment)
+        self.too_slow = ""  # why it is out of all tasks that follow
 
     def begin(self, task: Task) -> None:
         """Forget the last task."""
@@ -68,7 +69,9 @@ class Entrant:
             "precision": task.precision,
             "contender": self.name,
         }
-        self.reason = ""
+        self.reason = self.too_slow
+        if self.too_slow:
+            self.figure["skipped"] = self.too_slow
         self.seconds: list[float] = []
         self.steps = 1  # in a turn
 
@@ -99,12 +102,25 @@ class Contest:
         Where figures go.
     names : sequence of str
         Keys of `benchmarks.peers.CONTENDERS`.
+    rounds : int
+        Turns of everyone, at most.
+    ready : float
+        Seconds that everyone has to get ready for a task; a peer that needs more is out of those that follow too.
+    references : mapping, optional
+        What the first steps of networks add to their tensors, by their names; others are computed.
     """
 
-    def __init__(self, part: Part, names: Sequence[str]) -> None:
-        self.part = part
+    def __init__(
+        self,
+        part: Part,
+        names: Sequence[str],
+        rounds: int = ROUNDS,
+        ready: float = 120.0,
+        references: Mapping[str, list[Any]] | None = None,
+    ) -> None:
+        self.part, self.rounds, self.ready = part, rounds, ready
         self.entrants = [Entrant(name, environment(part.dry_run)) for name in names]
-        self.references: dict[str, list[Any]] = {}
+        self.references: dict[str, list[Any]] = dict(references or {})
 
     def __enter__(self) -> Contest:
         return self
@@ -115,15 +131,20 @@ class Contest:
 
     def measure(self, task: Task) -> Times:
         """Verify and time everyone who can do the task; of the others, note why not."""
+        patience = 4 * self.ready if self.part.dry_run else self.ready
+        deadline = time.monotonic() + min(patience, max(5.0, self.part.left()))
         for entrant in self.entrants:
             entrant.begin(task)
+        for entrant in self._competing():
             with entrant.failures_noted():
                 entrant.process.send("prepare", task)  # all at once: nothing is timed yet
         if task.workload.name not in self.references:
-            self.references[task.workload.name] = displacements(task.workload)
+            self.references[task.workload.name] = self._reference(task.workload)
         for entrant in self._competing():
             with entrant.failures_noted():
-                entrant.figure["versions"] = entrant.process.receive(self._timeout())
+                entrant.figure["versions"] = entrant.process.receive(max(1.0, deadline - time.monotonic()))
+            if entrant.reason and time.monotonic() >= deadline and not entrant.name.startswith("gpubp"):
+                entrant.too_slow = f"not ready in time for {task.workload.name}, {task.precision}"
         for entrant in self._competing():
             with entrant.failures_noted():
                 self._verify(entrant, task)
@@ -140,6 +161,10 @@ class Contest:
             seconds={entrant.name: np.array(entrant.seconds) for entrant in self._competing()},
             missing={entrant.name: entrant.reason for entrant in self.entrants if not entrant.competing},
         )
+
+    def _reference(self, workload: Workload) -> list[Any]:
+        """What its first steps should add to its tensors."""
+        return displacements(workload)
 
     def _verify(self, entrant: Entrant, task: Task) -> None:
         weights = self._ask(entrant, "weights_after", VERIFIED)
@@ -160,8 +185,8 @@ class Contest:
 
     def _take_turns(self, rest: float) -> None:
         spent = dict.fromkeys(self._competing(), 0.0)
-        for turn in range(2 if self.part.dry_run else ROUNDS):
-            if turn >= FEWEST and (sum(spent.values()) > PATIENCE or self.part.left() < 0):
+        for turn in range(2 if self.part.dry_run else self.rounds):
+            if turn >= FEWEST and sum(spent.values()) > PATIENCE or turn >= 3 and self.part.left() < 0:
                 break
             for entrant in self._competing():
                 if turn < 3 or spent[entrant] < ENOUGH:
@@ -175,7 +200,7 @@ class Contest:
         return entrant.process.call(method, count, timeout=self._timeout())
 
     def _timeout(self) -> float:
-        return float(np.clip(self.part.left(), 20, 120))
+        return float(np.clip(self.part.left(), 5, 120))
 
     def _competing(self) -> list[Entrant]:
         return [entrant for entrant in self.entrants if entrant.competing]

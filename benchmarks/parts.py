@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gpubp.serialization import atomic_write
 FILE = "gpu.json"
 MEASURED, DRY_RUN = "measured", "dry run"
 SECONDS = 330.0  # that a part may take, unless it says otherwise; what would begin later is left out, by name
+UNFINISHED = "not finished"  # what stands in the file while a part is at work, and stays where its process is killed
 
 
 class MixedError(Exception):
@@ -30,12 +32,15 @@ class ResultRow:
     what, asked, measured : str
     met : bool or None
         None where nothing is asked, or nothing was measured.
+    bar : str
+        The bar of the account that it belongs to; empty where there is none.
     """
 
     what: str
     asked: str
     measured: str
     met: bool | None
+    bar: str = ""
 
 
 @dataclass
@@ -54,6 +59,8 @@ class Part:
         The short table.
     figures : list of dict
         Everything behind it, as JSON keeps it.
+    save : callable
+        Puts what there is where it stays; called after every row.
     """
 
     name: str
@@ -63,30 +70,34 @@ class Part:
     rows: list[ResultRow] = field(default_factory=list)
     figures: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    save: Callable[[], None] = lambda: None
 
     def left(self) -> float:
         """Seconds until the part should end."""
         return self.seconds - (time.monotonic() - self.started)
 
-    def computed(self, what: str, asked: str, measured: str, met: bool) -> None:
+    def computed(self, what: str, asked: str, measured: str, met: bool, bar: str = "") -> None:
         """A row that holds wherever it is computed."""
-        self._add(ResultRow(what, asked, measured, met))
+        self._add(ResultRow(what, asked, measured, met, bar))
 
-    def timed(self, what: str, asked: str, measured: str, met: bool | None) -> None:
+    def timed(self, what: str, asked: str, measured: str, met: bool | None, bar: str = "") -> None:
         """A row that a dry run cannot judge."""
-        self._add(ResultRow(what, asked, measured, None if self.dry_run else met))
+        self._add(ResultRow(what, asked, measured, None if self.dry_run else met, bar))
 
-    def skipped(self, what: str, reason: str) -> None:
+    def skipped(self, what: str, reason: str, bar: str = "") -> None:
         """A row that says why there is no figure."""
-        self._add(ResultRow(what, "", f"skipped: {reason}", None))
+        self._add(ResultRow(what, "", f"skipped: {reason}", None, bar))
 
-    def failed(self, what: str, reason: str) -> None:
+    def failed(self, what: str, reason: str, bar: str = "") -> None:
         """A row of something that should have worked."""
-        self._add(ResultRow(what, "", f"FAILED: {reason}", False))
+        self._add(ResultRow(what, "", f"FAILED: {reason}", False, bar))
 
     def _add(self, row: ResultRow) -> None:
+        if row.met is not None:
+            row = replace(row, met=bool(row.met))  # a comparison of NumPy's numbers gives no bool of Python's
         self.rows.append(row)
         print(line(row), flush=True)
+        self.save()
 
 
 def line(row: ResultRow) -> str:
@@ -128,8 +139,23 @@ def load(folder: Path, dry_run: bool, file: str = FILE) -> dict[str, Any]:
 
 @contextmanager
 def saving(part: Part, folder: Path, machine: dict[str, str]) -> Iterator[None]:
-    """What the part finds inside goes into the folder's file, whole or not at all, also when it breaks off."""
+    """What the part finds inside goes into the folder's file after every row, whole or not at all."""
+    others = load(folder, part.dry_run, part.file)
+
+    def save(broken_off: str) -> None:
+        of_part = {
+            "kind": kind(part.dry_run),
+            "machine": machine,
+            "date": time.strftime("%Y-%m-%d"),
+            "seconds": round(time.monotonic() - part.started, 1),
+            "broken off": broken_off,
+            "rows": [asdict(row) for row in part.rows],
+            "figures": part.figures,
+        }
+        write(folder / part.file, {**others, part.name: of_part})
+
     broken_off = ""
+    part.save = partial(save, UNFINISHED)
     try:
         yield
     except BaseException as error:
@@ -137,14 +163,15 @@ def saving(part: Part, folder: Path, machine: dict[str, str]) -> Iterator[None]:
         raise
     finally:
         if part.rows or part.figures:
-            parts = load(folder, part.dry_run, part.file)
-            parts[part.name] = {
-                "kind": kind(part.dry_run),
-                "machine": machine,
-                "date": time.strftime("%Y-%m-%d"),
-                "seconds": round(time.monotonic() - part.started, 1),
-                "broken off": broken_off,
-                "rows": [asdict(row) for row in part.rows],
-                "figures": part.figures,
-            }
-            atomic_write(folder / part.file, (json.dumps({"parts": parts}, indent=1) + "\n").encode())
+            save(broken_off)
+
+
+def write(path: Path, parts: dict[str, Any]) -> None:
+    """Put parts into a file of results."""
+    text = json.dumps({"parts": parts}, indent=1, default=_plain)
+    atomic_write(path, (text + "\n").encode())
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's; anything else as text, since no row may be lost for it."""
+    return value.item() if hasattr(value, "item") else str(value)

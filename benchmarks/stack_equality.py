@@ -152,14 +152,15 @@ def bits(part: Part) -> None:
     )
 
 
-def one_step(part: Part, backend: Backend) -> None:
+def one_step(part: Part, backend: Backend, bar: str = "") -> None:
     """The first step of every network, each with another number of rows, and for information an epoch."""
     folds = folds_of(part)
     what = f"{folds.models} networks, {backend.name}, float64, largest relative difference from those by themselves"
     whole = _largest(folds, backend)
     folds.cut(np.linspace(BATCH_SIZE // 2, BATCH_SIZE, folds.models).astype(int).tolist())
     off = _largest(folds, backend)
-    part.computed(f"{what}: a step", f"<= {TOLERANCE:.0e}", f"{off:.1e}; in an epoch {whole:.1e}", off <= TOLERANCE)
+    measured = f"{off:.1e}; in an epoch {whole:.1e}"
+    part.computed(f"{what}: a step", f"<= {TOLERANCE:.0e}", measured, off <= TOLERANCE, bar)
 
 
 def _largest(folds: Folds, backend: Backend) -> float:

@@ -54,7 +54,7 @@ class DeviceMemory:
         return {"peak": pool.total_bytes() - before, "used": max(used), **planned}
 
 
-def memory_row(part: Part, workload: StackWorkload, memory: dict[str, float], what: str) -> None:
+def memory_row(part: Part, workload: StackWorkload, memory: dict[str, float], what: str, bar: str = "") -> None:
     """Whether the peak stays below what is planned, the data and BESIDE."""
     bound = memory["stack"] + memory["data"] + BESIDE
     planned = f"{memory['stack'] / 1e6:.0f} MB by MLP.memory, data {memory['data'] / 1e6:.0f} MB"
@@ -63,5 +63,6 @@ def memory_row(part: Part, workload: StackWorkload, memory: dict[str, float], wh
         f"<= {bound / 1e6:.0f} MB",
         f"{memory['peak'] / 1e6:.0f} MB ({planned})",
         memory["peak"] <= bound,
+        bar,
     )
     part.figures.append({"network": workload.name, "memory": memory})

@@ -32,6 +32,9 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
 from support.package import MODULES, PACKAGE, REPOSITORY
 
+sys.path.append(str(REPOSITORY))  # behind the package that is tested
+from benchmarks.gpu import bars
+
 README = REPOSITORY / "README.md"
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
 RUNNING = [README, REPOSITORY / "CONTRIBUTING.md", *PAGES]  # their code blocks are run
@@ -133,6 +136,14 @@ def missed_bars() -> str:
     return "\n".join(["| file | what | bar | measured |", "|---|---|---|---|", *missed]) + "\n"
 
 
+def parts_on_a_gpu() -> dict[str, Any]:
+    """The stages that were measured on one."""
+    path = RESULTS / "gpu.json"
+    parts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["parts"] if path.exists() else {}
+    assert all(part["kind"] == "measured" for part in parts.values())
+    return parts
+
+
 def step_times() -> str:
     """Microseconds of a training step on a CPU by network and library, the fastest in bold."""
     part = json.loads((RESULTS / "cpu.json").read_text(encoding="utf-8"))["parts"]["steps"]
@@ -169,6 +180,7 @@ def all_tables() -> dict[str, str]:
         **{f"figures of {name}": figures_table(name) for name in MEASURED},
         **{f"bars of {name}": bars_table(name) for name in MEASURED},
         "missed bars": missed_bars(),
+        "bars on a GPU": bars.table(parts_on_a_gpu()),
         "step times": step_times(),
         **{f"code of {lesson}": lesson_code(lesson) for lesson in LESSONS},
     }

@@ -206,7 +206,7 @@ class Cases:
         stack = MLP(sizes, (), init="zeros", device=backend).stack
         rule = get_optimizer("adam")
         state = initial_state(stack, rule, {name: np.full(1, value) for name, value in rule.options.items()})
-        grad = backend.from_host(np.resize(self.tile, stack.theta.shape))
+        grad = self.repeated(self.tile, stack.theta.shape)
         backend.optimizer_step(state, stack.theta, grad, self.epoch(1))
         yield Case("step_begin", self.launches["step_begin"], grad.nbytes)
         moved = grad.nbytes * 7 + (0 if state.operands is None else state.operands.nbytes)
@@ -238,8 +238,18 @@ class Cases:
 
     def drawn(self, rows: int, columns: int, dtype: Any = None) -> Any:
         """(1, rows, columns) of normal numbers, in storage unless a dtype is named."""
-        values = np.resize(self.tile, (1, rows, columns))
-        return self.backend.from_host(values.astype(self.backend.storage if dtype is None else dtype, copy=False))
+        return self.repeated(self.tile.astype(self.backend.storage if dtype is None else dtype), (1, rows, columns))
+
+    def repeated(self, tile: Any, shape: tuple[int, ...]) -> Any:
+        """The numbers of a tile over and over, in an array that is filled on the device."""
+        array = self.backend.empty(shape, tile.dtype)
+        flat = array.reshape(-1)
+        if tile.dtype.itemsize == 2:  # bits are copied, whatever they mean
+            tile, flat = tile.view(np.uint16), flat.view(np.uint16)
+        on_device, whole = self.backend.from_host(tile), flat.size // tile.size * tile.size
+        flat[:whole].reshape(-1, tile.size)[...] = on_device
+        flat[whole:] = on_device[: flat.size - whole]
+        return array
 
     def epoch(self, rows: int, order: Any = None) -> Epoch:
         """Tables of TABLE steps, the cursor at the first."""

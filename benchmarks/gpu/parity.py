@@ -1,16 +1,18 @@
-"""Part ``parity``: every step against float64, a replayed graph against eager steps, and fresh processes."""
+"""Stages ``parity`` and ``processes``: steps against float64, replayed graphs against eager steps, fresh processes."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from benchmarks.devices import open_backend
+from benchmarks.gpu.settings import Settings
 from benchmarks.parts import Part
 from benchmarks.peers import UnavailableError
 from benchmarks.remote import Remote, RemoteError
@@ -28,7 +30,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "
 GRADIENT = {**TOLERANCE, "float16": 3e-3, "bfloat16": 3e-2}  # which sums what was rounded in several layers
 COMPARED = ("loss", "gradient", "update", "theta")
 STEPS, REPLAYED = 12, 21  # more than a graph holds, so that graphs of several steps and of one are replayed
-PROCESSES, AT_ONCE = 20, 10
+FRESH, MANY, AT_ONCE = 3, 20, 10  # processes: beside the other checks, by themselves, at the same time
 CACHES = ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
 
 
@@ -71,33 +73,53 @@ TINY = (
 )
 
 
-def parity(part: Part) -> None:
-    """Rows by precision: the largest errors of any example in any step, then bits."""
+def parity(part: Part, settings: Settings) -> None:
+    """Rows by precision: the largest errors of any example in any step, then bits.
+
+    Fresh processes compute while this one compares.
+    """
+    with _begun(part, 2 if part.dry_run else FRESH) as fresh:
+        for precision in settings.chosen_precisions(list(TOLERANCE)):
+            try:
+                backend = open_backend("cuda", precision, part.dry_run)
+            except UnavailableError as error:
+                part.skipped(f"{precision}: steps against float64", str(error), "parity")
+                continue
+            _against_float64(part, backend, precision)
+        _rows_on_bits(part, [_bits_of(process, part) for process in fresh])
+
+
+def processes(part: Part, settings: Settings) -> None:
+    """Rows by precision: whether many processes that compile everything anew agree."""
+    wanted = 2 if part.dry_run else MANY
+    digests: list[dict[str, list[str]] | None] = []
+    while len(digests) < wanted:
+        with _begun(part, min(AT_ONCE, wanted - len(digests))) as fresh:
+            digests += [_bits_of(process, part) for process in fresh]
+    _rows_on_bits(part, digests)
+
+
+def _against_float64(part: Part, backend: Backend, precision: str) -> None:
+    """Rows on the errors of a precision, and on its graphs."""
     examples = TINY if part.dry_run else EXAMPLES
-    for precision, tolerance in TOLERANCE.items():
-        try:
-            backend = open_backend("cuda", precision, part.dry_run)
-        except UnavailableError as error:
-            part.skipped(f"{precision}: steps against float64", str(error))
-            continue
-        of_examples = [errors_of(example, backend) for example in examples]
-        part.figures += [
-            {"precision": precision, "example": example.name, **errors}
-            for example, errors in zip(examples, of_examples, strict=True)
-        ]
-        for what in COMPARED:
-            worst = max(errors[what] for errors in of_examples)
-            limit = GRADIENT[precision] if what == "gradient" else tolerance
-            part.computed(
-                f"{precision}: {what} of a step against float64",
-                f"<= {limit:.0e}",
-                f"{worst:.1e}",
-                worst <= limit,
-            )
-        same = [replays_alike(example, precision, part.dry_run) for example in examples]
-        measured = f"in {sum(same)} of {len(same)} trainings"
-        part.computed(f"{precision}: replayed graphs give the bits of eager steps", "all", measured, all(same))
-    _fresh_processes(part)
+    of_examples = [errors_of(example, backend) for example in examples]
+    part.figures += [
+        {"precision": precision, "example": example.name, **errors}
+        for example, errors in zip(examples, of_examples, strict=True)
+    ]
+    for what in COMPARED:
+        worst = max(errors[what] for errors in of_examples)
+        limit = GRADIENT[precision] if what == "gradient" else TOLERANCE[precision]
+        part.computed(
+            what=f"{precision}: {what} of a step against float64",
+            asked=f"<= {limit:.0e}",
+            measured=f"{worst:.1e}",
+            met=worst <= limit,
+            bar="parity",
+        )
+    same = [replays_alike(example, precision, part.dry_run) for example in examples]
+    measured = f"in {sum(same)} of {len(same)} trainings"
+    part.computed(f"{precision}: replayed graphs give the bits of eager steps", "all", measured, all(same), "replays")
 
 
 class Followed:
@@ -249,40 +271,55 @@ class Uncaptured:
 class FreshProcess:
     """One of many that should all compute the same."""
 
-    def bits(self, precision: str, dry_run: bool) -> list[str]:
-        """A digest for each training."""
-        backend = open_backend("cuda", precision, dry_run)
-        return [_bits(Followed(example, backend, REPLAYED)) for example in (TINY if dry_run else EXAMPLES)]
+    def bits(self, dry_run: bool) -> dict[str, list[str]]:
+        """By the precisions that the device has, a digest for each training."""
+        digests, examples = {}, TINY if dry_run else EXAMPLES[1:4]  # a process compiles every kernel anew
+        for precision in TOLERANCE:
+            try:
+                backend = open_backend("cuda", precision, dry_run)
+            except UnavailableError:
+                continue  # its row has been written
+            digests[precision] = [_bits(Followed(example, backend, REPLAYED)) for example in examples]
+        return digests
 
 
-def _fresh_processes(part: Part) -> None:
-    """Rows by precision: whether processes that compile everything anew agree."""
-    wanted = 2 if part.dry_run else PROCESSES
-    digests_of: dict[str, list[list[str]]] = {precision: [] for precision in TOLERANCE}
-    for _ in range(0, wanted, AT_ONCE):
-        with ExitStack() as ended:
-            processes = []
-            for _ in range(min(AT_ONCE, wanted)):
-                folder = ended.enter_context(tempfile.TemporaryDirectory())
-                process = Remote(FreshProcess, environment={cache: f"{folder}/{cache}" for cache in CACHES})
-                ended.callback(process.close)
-                processes.append(process)
-            for precision in list(digests_of):
-                try:
-                    for process in processes:
-                        process.send("bits", precision, part.dry_run)
-                    digests_of[precision] += [process.receive(part.left()) for process in processes]
-                except UnavailableError:
-                    del digests_of[precision]  # its row has been written
-                except RemoteError as error:
-                    del digests_of[precision]
-                    part.failed(f"{precision}: bits of the final weights", str(error))
-    for precision, digests in digests_of.items():
+@contextmanager
+def _begun(part: Part, count: int) -> Iterator[list[Remote]]:
+    """Processes at work on their bits, each with empty caches of kernels."""
+    with tempfile.TemporaryDirectory() as folder:
+        processes = [
+            Remote(FreshProcess, environment={cache: f"{folder}/{number}/{cache}" for cache in CACHES})
+            for number in range(count)
+        ]
+        try:
+            for process in processes:
+                process.send("bits", part.dry_run)
+            yield processes
+        finally:
+            for process in processes:
+                process.close()
+
+
+def _bits_of(process: Remote, part: Part) -> dict[str, list[str]] | None:
+    """What a process computed; None where it failed, which has a row then."""
+    try:
+        bits: dict[str, list[str]] = process.receive(part.left())
+    except (UnavailableError, RemoteError) as error:
+        part.failed("bits of the final weights, a fresh process", str(error), "bits")
+        return None
+    return bits
+
+
+def _rows_on_bits(part: Part, of_processes: list[dict[str, list[str]] | None]) -> None:
+    computed = [digests for digests in of_processes if digests is not None]
+    for precision in dict.fromkeys(precision for digests in computed for precision in digests):
+        digests = [of_process[precision] for of_process in computed]
         different = len({tuple(digest) for digest in digests})
         part.computed(
-            f"{precision}: bits of the final weights, {len(digests)} fresh processes",
-            "identical",
-            f"{different} kind{'s' * (different > 1)}",
-            different == 1 and len(digests) == wanted,
+            what=f"{precision}: bits of the final weights, {len(digests)} fresh processes",
+            asked="identical",
+            measured=f"{different} kind{'s' * (different > 1)}",
+            met=different == 1 and len(digests) == len(of_processes),
+            bar="bits",
         )
         part.figures.append({"precision": precision, "digests": digests})

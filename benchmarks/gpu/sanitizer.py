@@ -1,4 +1,4 @@
-"""Part ``sanitizer``: NVIDIA's compute-sanitizer over the tests of the kernels on the device."""
+"""Stages ``memcheck`` and ``racecheck``: NVIDIA's compute-sanitizer over trainings that launch every kernel."""
 
 from __future__ import annotations
 
@@ -8,33 +8,41 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from benchmarks.devices import REPOSITORY
+from benchmarks.gpu.settings import Settings
 from benchmarks.parts import Part
 
-# memcheck: accesses outside of allocations; racecheck: of shared memory without a barrier between; initcheck: of
-# device memory that nobody wrote.
-TOOLS = ("memcheck", "racecheck", "initcheck")
+TOOLKIT = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer")  # where it lies, if not on the PATH
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (.*)")
+LAUNCHED = re.compile(r"^launched \d+ kernels", re.MULTILINE)
 FOUND_ERRORS = 66  # the exit code that the sanitizer is asked for
-NONE_COLLECTED = 5  # pytest's
 LINES = 15  # of a failure, kept
 
 
-def sanitizer(part: Part) -> None:
+def memcheck(part: Part, settings: Settings) -> None:
+    """Accesses outside of allocations."""
+    sanitizer(part, ("memcheck",))
+
+
+def racecheck(part: Part, settings: Settings) -> None:
+    """Accesses of shared memory without a barrier between, then of device memory that nobody wrote."""
+    sanitizer(part, ("racecheck", "initcheck"))
+
+
+def sanitizer(part: Part, tools: Sequence[str]) -> None:
     """A row for each tool."""
-    program = shutil.which("compute-sanitizer")
-    tests = sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").rglob("test_kernels*.py"))
-    for position, tool in enumerate(TOOLS):
+    program = shutil.which("compute-sanitizer", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *TOOLKIT)))
+    for position, tool in enumerate(tools):
         what = f"compute-sanitizer {tool}"
         if program is None:
-            part.skipped(what, "compute-sanitizer is not on the PATH; it comes with the CUDA toolkit")
+            reason = "there is no compute-sanitizer; it comes with the CUDA toolkit"
+            part.skipped(what, reason, "sanitizer")
             continue
-        command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS), sys.executable, "-m", "pytest"]
-        # CuPy's pool hands out parts of larger allocations, inside which nothing counts as out of bounds.
-        command += ["-m", "gpu", "-q", "-p", "benchmarks.gpu.without_pool", *tests]
-        command += ["--collect-only"] if part.dry_run else ["--require-gpu"]
-        _judge(part, what, *_run(command, part.left() / (len(TOOLS) - position)))
+        command = [program, "--tool", tool, "--error-exitcode", str(FOUND_ERRORS)]
+        command += [sys.executable, "-m", "benchmarks.gpu.sanitized", *(["--dry-run"] if part.dry_run else [])]
+        _judge(part, what, *_run(command, part.left() / (len(tools) - position)))
 
 
 def _run(command: list[str], seconds: float) -> tuple[int | None, str]:
@@ -46,30 +54,29 @@ def _run(command: list[str], seconds: float) -> tuple[int | None, str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,
+        process_group=0,
     )
     try:
-        output, _ = process.communicate(timeout=seconds)
+        output, _ = process.communicate(timeout=max(1.0, seconds))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # the sanitizer and what it watches
         output, _ = process.communicate()
+        print(output)
         return None, output
+    print(output)
     return process.returncode, output
 
 
 def _judge(part: Part, what: str, code: int | None, output: str) -> None:
-    summaries = SUMMARY.findall(output)
-    tests = next((line for line in reversed(output.splitlines()) if re.search(r"\d+ (passed|failed|tests)", line)), "")
-    last = output.splitlines()[-LINES:]
-    part.figures.append(
-        {"tool": what, "exit code": code, "summary": summaries, "tests": tests.strip("= "), "last": last}
-    )
+    summaries, lines = SUMMARY.findall(output), output.splitlines()
+    launched = next((line for line in lines if LAUNCHED.match(line)), "")
+    last = lines[-LINES:]
+    part.figures.append({"tool": what, "exit code": code, "summary": summaries, "launched": launched, "last": last})
     if code is None:
-        part.failed(what, "no end within its share of the part's time")
-    elif code == NONE_COLLECTED:
-        part.skipped(what, "no test of the kernels is marked gpu")
-    elif not summaries:
-        part.failed(what, f"exit code {code} and no summary; {last[-1] if last else 'no output'}")
+        part.failed(what, f"no end within its time; {last[-1] if last else 'no output'}", "sanitizer")
+    elif not summaries or not launched:
+        missing = "no summary" if launched else "did not get to its end"
+        part.failed(what, f"exit code {code}, {missing}; {last[-1] if last else 'no output'}", "sanitizer")
     else:
         clean = code == 0 and all(re.match(r"0 (errors|hazards)", summary) for summary in summaries)
-        part.computed(what, "0 errors", f"{'; '.join(summaries)} ({tests.strip('= ')})", clean)
+        part.computed(what, "0 errors", f"{'; '.join(summaries)} ({launched.partition(':')[0]})", clean, "sanitizer")

@@ -1,46 +1,65 @@
-"""Part ``stacks``: many networks at once on a GPU, against one after the other and against vmap."""
+"""Stages ``stacks`` and ``stack-sizes``: many networks at once, against one after the other and against vmap."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 import gpubp
 from benchmarks.cases import Task
-from benchmarks.contest import environment
+from benchmarks.contest import Times, environment
 from benchmarks.devices import open_backend
+from benchmarks.gpu.settings import Settings
 from benchmarks.parts import Part
-from benchmarks.peers import WITH_STACKS, UnavailableError
+from benchmarks.peers import UnavailableError
 from benchmarks.remote import Remote, RemoteError
 from benchmarks.stack_cases import StackContest, StackWorkload
 from benchmarks.stack_equality import one_step
 from benchmarks.stack_memory import DeviceMemory, memory_row
 from benchmarks.timing import interleaved
-from gpubp.bench.steps import Steps
+from gpubp.bench.steps import Steps, Workload
 from gpubp.bench.timing import ratio
 
-OURS, PRECISIONS = "gpubp stack", ("float32", "tf32")
+OURS = "gpubp stack"
+VMAPS = ("torch vmap graph", "jax vmap scan")  # the fastest of PyTorch and JAX, without minutes of compiling
 STACK = StackWorkload((64, 256, 256, 10), 128, 64, models=256)
+NARROW = StackWorkload((64, 64, 64, 10), 32, 64, models=256)
 TINY = StackWorkload((8, 16, 4), 8, 4, models=4)  # of dry runs
+SIZES = (16, 64, 1024, 4096)
 EPOCHS = 20  # as gpubp.train has it where nothing is said
 SAMPLED = 16  # networks that are trained by themselves for all of the stack
 ALIKE = 0.05  # relative, of the losses of such a network and of the same one in the stack
-TRAININGS_AT_LEAST, PEERS_AT_LEAST = 20.0, 1.5  # times as fast
-A_CONFIGURATION = 40.0  # seconds: with less left, none is begun
+TRAININGS_AT_LEAST = 20.0  # times as fast
+# The first is bound by the device's memory, for everyone.
+PEERS_AT_LEAST: dict[Workload, float] = {STACK: 1.1, NARROW: 2.0}
+ROUNDS = 5
+A_CONFIGURATION = 8.0  # seconds: with less left, none is begun
+NO_TIME = "no time left in this stage"
 
 
-def stacks(part: Part) -> None:
+def stacks(part: Part, settings: Settings) -> None:
     """Equality, trainings one by one, memory, and vmap's steps."""
     workload = TINY if part.dry_run else STACK
     try:
-        one_step(part, open_backend("cuda", "float64", part.dry_run))
+        one_step(part, open_backend("cuda", "float64", part.dry_run), "stack-equality")
     except UnavailableError as error:
-        part.skipped("networks of a stack and by themselves", str(error))
+        part.skipped("networks of a stack and by themselves", str(error), "stack-equality")
     one_by_one(part, workload)
     memory(part, workload)
-    peers(part, workload)
+    peers(part, settings, (TINY,) if part.dry_run else (STACK, NARROW), VMAPS)
+
+
+def sizes(part: Part, settings: Settings) -> None:
+    """Stacks of few and of very many networks, and PyTorch's vmap compiled."""
+    narrow = [replace(NARROW, models=models) for models in SIZES]
+    peers(part, settings, (TINY,) if part.dry_run else narrow, VMAPS)
+    if not part.dry_run:
+        peers(part, settings, (NARROW,), ("torch vmap compile graph",), ready=30.0)
 
 
 # -- one by one ---------------------------------------------------------------------------------------------
@@ -88,11 +107,13 @@ class OneByOne:
         return np.atleast_1d(history.loss[-1])
 
     def _by_turns(self, stack: Any, sampled: Any) -> dict[str, Any]:
-        return interleaved({"stack": stack, "sampled": sampled}, *((2, 0) if self.dry_run else (5, 1)))
+        return interleaved({"stack": stack, "sampled": sampled}, *((2, 0) if self.dry_run else (3, 1)))
 
 
 def one_by_one(part: Part, workload: StackWorkload) -> None:
     """Rows on trainings and, for information, on steps alone."""
+    if not part.dry_run and part.left() < A_CONFIGURATION:
+        return part.skipped(f"{workload.name}: one by one", NO_TIME, "one-by-one")
     process = Remote(OneByOne, workload, part.dry_run, environment=environment(part.dry_run))
     sampled = min(SAMPLED, workload.models)
     scale = workload.models / sampled
@@ -106,12 +127,14 @@ def one_by_one(part: Part, workload: StackWorkload) -> None:
             each = f"{np.median(seconds['stack']):.3f} s; {sampled} took {np.median(seconds['sampled']):.3f} s"
             name = f"{workload.name}, {what}: one by one ({sampled} measured, times {scale:g}) over the stack"
             met = None if bar is None else times.median >= bar
-            part.timed(name, "" if bar is None else f">= {bar}", f"{times}; {each}", met)
+            part.timed(
+                name, "" if bar is None else f">= {bar}", f"{times}; {each}", met, "" if bar is None else "one-by-one"
+            )
             part.figures.append({"what": name, "seconds": {k: v.tolist() for k, v in seconds.items()}})
     except UnavailableError as error:
-        part.skipped(f"{workload.name}: one by one", str(error))
+        part.skipped(f"{workload.name}: one by one", str(error), "one-by-one")
     except RemoteError as error:
-        part.failed(f"{workload.name}: one by one", str(error))
+        part.failed(f"{workload.name}: one by one", str(error), "one-by-one")
     finally:
         process.close()
 
@@ -122,24 +145,31 @@ def one_by_one(part: Part, workload: StackWorkload) -> None:
 def memory(part: Part, workload: StackWorkload) -> None:
     """What a training takes of the device's memory."""
     if part.dry_run:
-        return part.skipped(f"{workload.name}: memory", "the host in place of a device has no pool")
+        return part.skipped(f"{workload.name}: memory", "the host in place of a device has no pool", "stack-memory")
+    if part.left() < A_CONFIGURATION:
+        return part.skipped(f"{workload.name}: memory", NO_TIME, "stack-memory")
     process = Remote(DeviceMemory, environment=environment(part.dry_run))
     try:
-        memory_row(part, workload, process.call("training", workload, timeout=part.left()), "memory in CuPy's pool")
+        measured = process.call("training", workload, timeout=part.left())
+        memory_row(part, workload, measured, "memory in CuPy's pool", "stack-memory")
     except (UnavailableError, RemoteError) as error:
-        part.failed(f"{workload.name}: memory", str(error))
+        part.failed(f"{workload.name}: memory", str(error), "stack-memory")
     finally:
         process.close()
 
 
-def peers(part: Part, workload: StackWorkload) -> None:
+def peers(
+    part: Part, settings: Settings, workloads: Sequence[StackWorkload], names: Sequence[str], ready: float = 25.0
+) -> None:
     """Steps of whole stacks, batch selection included for all."""
     told: set[tuple[str, str]] = set()
-    with StackContest(part, (OURS, *WITH_STACKS)) as contest:
-        for precision in PRECISIONS:
+    names, rounds = settings.chosen_contenders((OURS, *names)), settings.rounds or ROUNDS
+    with StackContest(part, names, rounds, ready) as contest:
+        for workload, precision in product(workloads, settings.chosen_precisions(("float32",))):
             what = f"{workload.name} {precision}"
-            if part.left() < A_CONFIGURATION:
-                part.skipped(what, "no time left in this part")
+            bar = "vmap" if workload in PEERS_AT_LEAST else ""
+            if not part.dry_run and part.left() < A_CONFIGURATION:
+                part.skipped(what, NO_TIME, bar)
                 continue
             times = contest.measure(Task(workload, precision, "cpu" if part.dry_run else "cuda", part.dry_run))
             for name, reason in times.missing.items():
@@ -147,11 +177,20 @@ def peers(part: Part, workload: StackWorkload) -> None:
                     told.add((name, reason))
                     (part.failed if name == OURS else part.skipped)(f"{what}: {name}", reason)
             print(f"     {what}, us: " + ", ".join(f"{n} {times.microseconds(n):,.1f}" for n in times.seconds))
-            there = [name for name in WITH_STACKS if name in times.seconds]
-            if OURS in times.seconds and there:
-                ratios = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *there)
-                fastest = min(there, key=times.microseconds)
-                met = ratios.median >= PEERS_AT_LEAST
-                part.timed(f"{what}: fastest vmap over gpubp", f">= {PEERS_AT_LEAST}", f"{ratios}; {fastest}", met)
-            else:
-                part.skipped(f"{what}: fastest vmap over gpubp", "no peer could be measured")
+            _against_vmap(part, what, times)
+
+
+def _against_vmap(part: Part, what: str, times: Times) -> None:
+    at_least = PEERS_AT_LEAST.get(times.workload)
+    bar = "vmap" if at_least else ""
+    there = [name for name in times.seconds if name != OURS]
+    if OURS not in times.seconds or not there:
+        return part.skipped(f"{what}: fastest vmap over gpubp", "no peer could be measured", bar)
+    ratios = times.compared(lambda ours, *theirs: np.min(theirs, axis=0) / ours, OURS, *there)
+    part.timed(
+        what=f"{what}: fastest vmap over gpubp",
+        asked=f">= {at_least}" if at_least else "",
+        measured=f"{ratios}; {min(there, key=times.microseconds)}",
+        met=ratios.median >= at_least if at_least else None,
+        bar=bar,
+    )

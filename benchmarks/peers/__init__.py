@@ -43,6 +43,7 @@ CONTENDERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "gpubp cpu-reference": ("benchmarks.peers.gpubp_steps", {"device": "cpu-reference"}),
     "torch eager": ("benchmarks.peers.torch_eager", {}),
     "torch compile": ("benchmarks.peers.torch_compile", {}),
+    "torch compile autotuned": ("benchmarks.peers.torch_compile", {"mode": "max-autotune"}),
     "torch graph": ("benchmarks.peers.torch_graph", {}),
     "jax jit": ("benchmarks.peers.jax_jit", {}),
     "jax scan": ("benchmarks.peers.jax_scan", {}),
@@ -60,10 +61,6 @@ CONTENDERS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "jax vmap jit": ("benchmarks.peers.jax_vmap", {"scanned": False}),
     "jax vmap scan": ("benchmarks.peers.jax_vmap", {"scanned": True}),
 }
-ON_A_GPU = (
-    *("gpubp", "gpubp cuda-unfused", "gpubp cpu", "torch eager", "torch compile", "torch graph", "jax jit", "jax scan"),
-    *("bare GEMMs", "copy"),
-)
 ON_A_CPU = (
     *("gpubp cpu", "gpubp cpu-reference", "torch eager", "torch compile", "jax jit", "jax scan"),
     *("scikit-learn", "thinc", "bare GEMMs cpu"),

@@ -105,6 +105,44 @@ def test_nobody_is_timed_whose_steps_are_wrong(factor: float, timed: bool, monke
     assert ("failed" in part.figures[0]) is not timed
 
 
+class Slow(Scripted):
+    """A contender's process that is not ready in time; it counts how often it was asked to be."""
+
+    asked = 0
+
+    def send(self, method: str, task: Task) -> None:
+        Slow.asked += 1
+
+    def receive(self, timeout: float) -> dict[str, str]:
+        time.sleep(timeout)
+        raise RemoteError("no answer")
+
+
+def test_a_peer_that_is_not_ready_in_time_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = first_weights(WORKLOAD)
+    right = [s + d for s, d in zip(start, displacements(WORKLOAD), strict=True)]
+    kinds = {"gpubp": Scripted, "torch compile": Slow}
+    monkeypatch.setattr(contest, "Remote", lambda _, name, **__: kinds[name](right, 1.0, start))
+    monkeypatch.setattr(Slow, "asked", 0)
+    task = Task(WORKLOAD, "float32", "cpu", dry_run=True)
+    with Contest(Part("small", dry_run=True), ["torch compile", "gpubp"], ready=0.05) as held:
+        first, second = held.measure(task), held.measure(task)
+    assert list(first.seconds) == list(second.seconds) == ["gpubp"]
+    assert first.missing["torch compile"] == "no answer"
+    assert "not ready in time for 4-6-3 b5, float32" in second.missing["torch compile"]
+    assert Slow.asked == 1
+
+
+def test_references_that_were_brought_along_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, expected = first_weights(WORKLOAD), displacements(WORKLOAD)
+    right = [s + d for s, d in zip(start, expected, strict=True)]
+    monkeypatch.setattr(contest, "Remote", lambda *_, **__: Scripted(right, 1.0, start))
+    monkeypatch.setattr(contest, "displacements", None)  # would be called else
+    references = {WORKLOAD.name: [np.float32(tensor) for tensor in expected]}
+    with Contest(Part("small", dry_run=True), ["gpubp"], references=references) as held:
+        assert list(held.measure(Task(WORKLOAD, "float32", "cpu", dry_run=True)).seconds) == ["gpubp"]
+
+
 def test_functions_take_turns_and_the_first_rounds_do_not_count() -> None:
     called: list[str] = []
     seconds = interleaved({name: lambda name=name: called.append(name) for name in "ab"}, rounds=3, warm_up=2)

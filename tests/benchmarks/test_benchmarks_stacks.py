@@ -1,4 +1,4 @@
-"""``python -m benchmarks.stacks`` and the GPU's part ``stacks``: dry runs, and that their checks can fail."""
+"""``python -m benchmarks.stacks``: its dry run, and that its checks can fail; so are those of a GPU's stacks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.cuda_host import host_compiler
 from support.package import REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
-from benchmarks import contest, stack_equality, stacks
+from benchmarks import contest, stack_cases, stack_equality, stacks
 from benchmarks.cases import Task
-from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import stacks as gpu_stacks
-from benchmarks.parts import FILE, Part
-from benchmarks.stack_cases import StackContest, StackWorkload, references, worst
+from benchmarks.parts import Part
+from benchmarks.stack_cases import StackContest, StackWorkload, checked, references, worst
 from benchmarks.stack_memory import memory_row
 from gpubp.backends import get_backend
-from gpubp.bench.steps import sample
+from gpubp.bench.steps import displacements, first_weights, sample
 
 WORKLOAD = StackWorkload((4, 6, 3), 5, 2, models=3)
 
@@ -39,7 +36,7 @@ def parts_in(path: Path) -> dict[str, Any]:
 def test_a_dry_run_on_the_cpu_judges_what_it_computes_and_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without peers: the GPU's part runs them."""
+    """Without peers: the GPU's stages run them."""
     monkeypatch.setattr(stacks, "PEERS", ())
     assert stacks.main(["--dry-run", "--out", str(tmp_path)]) == 0
     parts = parts_in(tmp_path / stacks.FILE)
@@ -53,26 +50,6 @@ def test_a_dry_run_on_the_cpu_judges_what_it_computes_and_no_time(
     (ours,) = parts["peers"]["figures"]
     assert 0 < ours["error after two steps"] < 1e-2
     assert ours["microseconds"] > 0
-
-
-@pytest.mark.thorough
-@pytest.mark.skipif(host_compiler() is None, reason="no C++ compiler to run kernels with on the host")
-def test_a_dry_run_of_the_part_for_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the peers that are quickest at hand; those that are not installed say so."""
-    contenders = ("torch vmap", "torch vmap graph", "jax vmap scan")
-    monkeypatch.setattr(gpu_stacks, "WITH_STACKS", contenders)
-    monkeypatch.setattr(gpu_stacks, "PRECISIONS", ("float32",))
-    assert gpu.main(["--part", "stacks", "--dry-run", "--out", str(tmp_path)]) == 0
-    part = parts_in(tmp_path / FILE)["stacks"]
-    asked = [row["asked"] for row in part["rows"] if row["asked"]]
-    assert asked[:2] == ["<= 1e-12", ">= 20.0"]
-    assert part["rows"][0]["met"] is True
-    assert all(row["met"] is None for row in part["rows"][1:])
-    of = {figure["contender"]: figure for figure in part["figures"] if "contender" in figure}
-    assert set(of) == {"gpubp stack", *contenders}
-    assert "microseconds" in of["gpubp stack"]
-    assert all("microseconds" in figure or figure["skipped"] for figure in of.values())
-    assert all(figure["error after two steps"] < 1e-2 for figure in of.values() if "microseconds" in figure)
 
 
 def test_openblas_may_not_be_pinned_where_something_is_measured(
@@ -101,7 +78,6 @@ def test_ctrl_c_keeps_the_rows_until_then(
 
 def test_the_readme_of_results_names_the_parts() -> None:
     text = (REPOSITORY / "benchmarks" / "results" / "README.md").read_text(encoding="utf-8")
-    assert "python -m benchmarks.gpu --part stacks " in text
     assert all(f"`{name}`" in text for name in stacks.PARTS)
 
 
@@ -134,6 +110,25 @@ def test_members_of_a_stack_differ_and_are_its_slices() -> None:
             np.testing.assert_array_equal(mine, shared)
     assert len({W.tobytes() for W in WORKLOAD.weights[0][0]}) == len({order.tobytes() for order in orders}) == 3
     assert WORKLOAD.name == "3 of 4-6-3 b5"
+
+
+def test_of_very_many_networks_evenly_spread_ones_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack_cases, "CHECKED", 2)
+    many = StackWorkload((4, 6, 3), 5, 2, models=5)
+    assert [member.number for member in checked(many).members] == [0, 2]
+    weights, expected = [], references(many)
+    for k, member in enumerate(many.members):
+        moved = expected[k // 2] if k in (0, 2) else [0.0] * 4
+        weights += [s + d for s, d in zip(first_weights(member), moved, strict=True)]
+    assert worst(many, weights, expected)[0] < 1e-6
+    weights[8] = weights[8] + 1.0
+    assert worst(many, weights, expected)[1] == 2
+
+
+def test_references_are_those_of_the_networks_by_themselves() -> None:
+    for member, of_member in zip(WORKLOAD.members, references(WORKLOAD), strict=True):
+        for found, expected in zip(of_member, displacements(member), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 class Scripted:
