@@ -81,6 +81,7 @@ def curves(history: History, axes: Any = None) -> Any:
     if len(losses) and losses.min() > 0 and losses.max() > 20 * losses.min():
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel="loss")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     axes.grid(alpha=0.3)
     return axes

@@ -16,6 +16,7 @@ from gpubp.cli import options
 from gpubp.cli.demo import demo
 from gpubp.cli.explain import explain
 from gpubp.cli.parsing import parse_layers, parse_precisions
+from gpubp.cli.report.command import report
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
 from gpubp.errors import DivergenceError, GpubpError, UsageError
@@ -179,6 +180,7 @@ def inspect(model: options.Model, data: options.LookedAt = None) -> None:
 
 
 app.command()(explain)
+app.command()(report)
 app.command()(demo)
 
 

@@ -1,0 +1,1 @@
+"""``gpubp report``: a page on a run."""

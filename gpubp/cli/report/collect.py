@@ -1,0 +1,201 @@
+"""What a report says of a run: read from its folder, and measured on its test rows where its data are still there."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp import data as reading
+from gpubp.cli import run_folder
+from gpubp.cli.parsing import parse_table_options, parse_test
+from gpubp.data.prepare import split_test, with_default_target
+from gpubp.data.source import RawData
+from gpubp.data.targets import class_indices
+from gpubp.diagnostics.health import Health, examine
+from gpubp.errors import DataError, GpubpError
+from gpubp.network import MLP
+
+MOST_MISTAKES = 12
+LOOKED_AT = 10_000  # test rows that are predicted
+
+
+@dataclass
+class TestRows:
+    """The test rows as they stand in the data, and what the network makes of them.
+
+    Attributes
+    ----------
+    source : RawData
+        Where the rows are.
+    rows : (n,) int
+        Which of its rows.
+    y : array
+        Encoded targets.
+    outputs : (n, n_L) array
+        aᴸ.
+    row_loss : (n,) array
+        The loss of each row.
+    """
+
+    source: RawData
+    rows: NDArray[np.int64]
+    y: NDArray[Any]
+    outputs: NDArray[Any]
+    row_loss: NDArray[np.float64]
+
+    @property
+    def worst(self) -> NDArray[np.int64]:
+        """Places among the test rows with the largest losses, the worst first."""
+        return np.argsort(-self.row_loss, kind="stable")[:MOST_MISTAKES]
+
+
+@dataclass
+class Run:
+    """A run folder as far as it could be read.
+
+    Attributes
+    ----------
+    folder : Path
+    metrics : dict
+        The contents of metrics.json; empty where there is none.
+    curves : dict of str to list of float
+        The columns of history.csv; empty where there is none.
+    net : MLP or None
+    test : TestRows or None
+    health : Health or None
+        Of the layers, on the test rows.
+    missing : list of str
+        What is not there, and why.
+    """
+
+    folder: Path
+    metrics: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    net: MLP | None = None
+    test: TestRows | None = None
+    health: Health | None = None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The names of the classes, where each row has one."""
+        if self.net is None or self.net.preprocessing is None:
+            return None
+        classes = self.net.preprocessing["target"].get("classes")
+        return None if classes is None else [str(name) for name in classes]
+
+    @property
+    def pictures(self) -> bool:
+        """Whether the inputs are pixels."""
+        encoded = None if self.net is None else self.net.preprocessing
+        return encoded is not None and encoded["features"]["kind"] == "images"
+
+
+def collect(folder: Path, data: str | None = None) -> Run:
+    """Read a run folder, and predict its test rows.
+
+    Parameters
+    ----------
+    folder : Path
+    data : str, optional
+        Rows to report on, instead of the run's own test rows.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or nothing of a run in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f'{folder}: there is no such folder; give one that "gpubp train" wrote')
+    run = Run(folder)
+    _read_metrics(run)
+    _read_curves(run)
+    try:
+        run.net = run_folder.load_model(folder, "cpu")
+    except GpubpError as error:
+        run.missing.append(f"the network: {error}")
+    if not (run.metrics or run.curves or run.net):
+        raise DataError(f"{folder}: holds nothing of a run: {'; '.join(run.missing)}")
+    if run.net is not None and run.net.preprocessing is not None and run.net.models == 1:
+        _predict_test_rows(run, run.net, data)
+    elif run.net is not None:
+        run.missing.append("predictions: the model is a stack, or does not say how rows are encoded")
+    return run
+
+
+def _read_metrics(run: Run) -> None:
+    path = run.folder / run_folder.METRICS
+    try:
+        run.metrics = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        run.missing.append(f"scores and configuration: there is no {path.name}")
+    except ValueError as error:
+        run.missing.append(f"scores and configuration: {path.name} is damaged ({error})")
+
+
+def _read_curves(run: Run) -> None:
+    path = run.folder / run_folder.HISTORY
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+        run.curves = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+    except OSError:
+        run.missing.append(f"curves: there is no {path.name}")
+    except (ValueError, TypeError) as error:
+        run.missing.append(f"curves: {path.name} is damaged ({error})")
+
+
+def _predict_test_rows(run: Run, net: MLP, data: str | None) -> None:
+    try:
+        source, rows = _test_rows(run, net, data)
+        rows = rows[:: -(-len(rows) // LOOKED_AT)] if len(rows) else rows
+        if not len(rows):
+            run.missing.append("predictions: the run kept no test rows")
+            return
+        assert net.preprocessing is not None
+        X, y = reading.encode(net.preprocessing, source, dtype=net.stack.backend.dtype)
+        if y is None:
+            run.missing.append(f"predictions: {source.name} has no target")
+            return
+        X, y = X[rows], y[rows]
+        run.test = TestRows(source, rows, y, np.asarray(net.forward(X)), _losses(net, X, y))
+        run.health = examine(net.stack, *net.stack.checked(X, y))
+    except GpubpError as error:
+        run.missing.append(f"predictions of the test rows: {error}")
+
+
+def _losses(net: MLP, X: Any, y: NDArray[Any]) -> NDArray[np.float64]:
+    """The loss of each row: of its own, from the logits."""
+    logits = net.stack.layer_values(X, len(net.layer_sizes) - 2)[0].astype(np.float64)
+    value, _ = net.loss.formula(np, logits, net.stack.cast_targets(y), np.zeros(1))
+    return np.asarray(value.sum(axis=-1) if value.ndim == 2 else value)
+
+
+def _test_rows(run: Run, net: MLP, data: str | None) -> tuple[RawData, NDArray[np.int64]]:
+    """Where the test rows are: those that `train` drew with the same seed, or all of `data`."""
+    assert net.preprocessing is not None
+    if data is not None:
+        source = run_folder.unseen_part(reading.read(data, trained=net.preprocessing))
+        return source, np.arange(source.rows)
+    config = run.metrics.get("config")
+    if config is None:
+        raise DataError("which rows were for testing is not known; give DATA")
+    target = net.preprocessing["target"]
+    named = config["target"] if "columns" not in target else ",".join(target["columns"])
+    source = with_default_target(reading.read(config["data"], named, **parse_table_options(config)))
+    strata = class_indices(target, source)
+    _, rows, test_data = split_test(source, parse_test(config["test"]), strata, config["seed"])
+    return test_data, rows
+
+
+def cells(source: RawData, row: int, names: Sequence[str]) -> list[str]:
+    """What stands in some columns of a row."""
+    values = [source.columns[name][row] for name in names]
+    return [f"{value:.6g}" if isinstance(value, float | np.floating) else str(value) for value in values]
