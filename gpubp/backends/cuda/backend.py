@@ -25,6 +25,9 @@ THREADS = 256  # of every block, as kernels/common.cuh has it
 MOST_BLOCKS = 65535  # along a grid's y and z, of which one counts networks
 GATHERED = (1024, 4096)  # elements that a block gathers: where they are few, the more blocks; else four a thread
 MOST_GATHERED_ROWS = 64  # of a block, as kernels/gather.cu has it
+LOSS_ROWS = {32: THREADS // 32, THREADS: 4}  # the fewest of a block, by the threads that share a row
+MOST_LOSS_CHUNKS = 512  # blocks of a loss for each network, so that their sums stay few
+MOST_ADDED = 1 << 14  # sums of chunks that the last block of a loss adds up by itself
 LINE = 128  # bytes of a row in a block's tile of columns
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
 NULL = np.uint64(0)
@@ -114,7 +117,11 @@ class CudaBackend(UnfusedBackend):
             return super().hadamard_derivative(activation, cache, grad_b, dropout)
         delta, z_or_a = cache.delta, cache.derivative_input(activation)
         networks, rows, n = delta.shape
-        partial, chunks, height = self._chunks(networks, rows, n, grad_b)
+        # A function of rows and n alone, and so are the sums.
+        wanted = 1 if rows <= 256 else min(-(-rows // 128), max(1, 1024 // self._tiles(n)))
+        height = -(-rows // wanted)  # rows of a block
+        chunks = -(-rows // height)
+        partial = self._partial(chunks, grad_b)
         grid = (self._tiles(n), chunks, networks)
         args: tuple[Any, ...] = (delta, z_or_a, partial, np.int32(rows), np.int32(n), np.int32(height))
         args += (_stride(delta), _stride(z_or_a), _stride(partial))
@@ -133,17 +140,19 @@ class CudaBackend(UnfusedBackend):
             self._unfuse(loss.name)
             return super().loss_delta(loss, cache, batch, epoch, grad_b)
         name, group, formulas = kernel
-        row_values = self._scratch("row_values", (networks, rows, 2), np.float64)
+        least = LOSS_ROWS[group]
+        height = least * -(-rows // (least * MOST_LOSS_CHUNKS))  # rows of a block
+        chunks = -(-rows // height)
+        partial = self._partial(chunks, grad_b)
+        added = chunks == 1 or chunks * n > MOST_ADDED  # not by the kernel's last block
         args: tuple[Any, ...] = (logits, y, weight, epoch.normalizer, batch.smoothing)
-        args += (None if scaling is None else scaling.scale, row_values, epoch.cursor, _steps(epoch))
-        args += (np.int32(rows), np.int32(n), _stride(logits), _stride(y))
-        args += (_stride(weight),)
-        self._launch(name, (-(-rows * group // THREADS), networks, 1), args, **formulas)
-        partial, chunks, height = self._chunks(networks, rows, n, grad_b)
-        args = (logits, partial, row_values, epoch.totals, epoch.cursor, _steps(epoch))
-        args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(partial))
-        self._launch("loss_sums", (self._tiles(n) + 1, chunks, networks), args)
-        self._sum_chunks(partial, chunks, grad_b)
+        args += (None if scaling is None else scaling.scale, epoch.cursor, _steps(epoch))
+        args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(y), _stride(weight))
+        args += (partial, None if added else grad_b, self._scratch("totals", (networks, chunks, 2), np.float64))
+        args += (epoch.totals, self._arrived(networks), _stride(partial), _stride(grad_b))
+        self._launch(name, (chunks, networks, 1), args, **formulas)
+        if added:
+            self._sum_chunks(partial, chunks, grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         networks, rows, n = logits.shape
@@ -231,20 +240,16 @@ class CudaBackend(UnfusedBackend):
         """Blocks side by side over n columns."""
         return -(-n * int(self.storage.itemsize) // LINE)
 
-    def _chunks(self, networks: int, rows: int, n: int, grad_b: Array) -> tuple[Array, int, int]:
-        """Where sums over chunks of rows go, how many chunks, and their height: a function of rows and n alone."""
-        wanted = 1 if rows <= 256 else min(-(-rows // 128), max(1, 1024 // self._tiles(n)))
-        height = -(-rows // wanted)
-        chunks = -(-rows // height)
-        if chunks == 1:
-            return grad_b, 1, height
-        return self._scratch("partial", (networks, chunks, n), self.dtype), chunks, height
+    def _partial(self, chunks: int, grad_b: Array) -> Array:
+        """Where sums over so many chunks of rows go: into the gradient itself if it is one."""
+        networks, _, n = grad_b.shape
+        return grad_b if chunks == 1 else self._scratch("partial", (networks, chunks, n), self.dtype)
 
     def _sum_chunks(self, partial: Array, chunks: int, grad_b: Array) -> None:
         if chunks > 1:
             networks, _, n = grad_b.shape
             args = (partial, grad_b, np.int32(chunks), np.int32(n), _stride(partial), _stride(grad_b))
-            self._launch("column_sum", (_blocks(n), 1, networks), args)
+            self._launch("column_sum", (self._tiles(n), 1, networks), args)
 
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer kept for as long as the backend, since graphs hold its address."""
