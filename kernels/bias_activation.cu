@@ -24,14 +24,15 @@ struct Philox {
 #endif
 
 template <int N>
-__device__ __forceinline__ void activate(T* z, const A* __restrict__ b, T* a, int rows, int n, int rows_per_block
+__device__ __forceinline__ void activate(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_per_block
 #ifdef DROPOUT
-                                         , unsigned char* __restrict__ mask, double rate, unsigned long long seed, Index step, int layer
+                                         , unsigned char* __restrict__ mask, double rate, unsigned long long seed,
+                                         Index step, int layer
 #endif
 ) {
     const Tile<N> at(blockIdx.x);
     if (at.column >= n) return;
-    const Pack<A, N> bias = load<N>(b + at.column);
+    const Pack<T, N> bias = load<N>(b + at.column);
     const int first = blockIdx.y * rows_per_block, last = min(first + rows_per_block, rows);
 #ifdef DROPOUT
     const unsigned long long threshold = rint(rate * 4294967296.0);
@@ -55,7 +56,7 @@ __device__ __forceinline__ void activate(T* z, const A* __restrict__ b, T* a, in
             Philox random(place / 4, layer, step, seed);
 #endif
             for (int i = 0; i < N; i++) {
-                const A sum = convert<A>(before[r].x[i]) + bias.x[i];
+                const A sum = convert<A>(before[r].x[i]) + convert<A>(bias.x[i]);
                 A value = Act::f(sum);
 #ifdef DROPOUT
                 if (i > 0 && i % 4 == 0) random = Philox((place + i) / 4, layer, step, seed);  // N > 4 starts at a quad
@@ -75,7 +76,7 @@ __device__ __forceinline__ void activate(T* z, const A* __restrict__ b, T* a, in
 }
 
 extern "C" __global__ void
-bias_activation(T* z, const A* __restrict__ b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride,
+bias_activation(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride,
                 Index a_stride
 #ifdef DROPOUT
                 , unsigned char* __restrict__ mask, Index mask_stride, const double* __restrict__ rates,

@@ -171,8 +171,8 @@ struct LossSums {
 
 // What ends a kernel of a loss, whose block x has left delta (rows, n) in its rows first to last and has its share
 // of their totals.
-__device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Totals mine, int first, int last, int n, Index k,
-                                         Index now) {
+__device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Totals mine, int first, int last, int n,
+                                         Index k, Index now) {
     const int chunks = gridDim.x;
     A* chunk_sums = to.chunk_sums + k * to.chunk_sums_stride;
     Totals* chunk_totals = to.chunk_totals + k * chunks;

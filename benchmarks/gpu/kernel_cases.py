@@ -119,7 +119,7 @@ class Cases:
     def bias_activation(self, name: str, asked: float) -> Case:
         """In place where the derivative is taken from a."""
         activation, rows = get_activation(name), self.rows(COLUMNS)
-        z, b = self.drawn(rows, COLUMNS), self.backend.from_host(self.tile[None, None, :COLUMNS])
+        z, b = self.drawn(rows, COLUMNS), self.drawn(1, COLUMNS)
         b *= 0.01  # added anew at every launch
         a = z if activation.derivative_from == "a" else self.backend.empty(z.shape, self.backend.storage)
         layer, cache = Layer(None, b), LayerCache(0, z, a, delta=None, mask=None)

@@ -12,7 +12,7 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity, relu
 from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
-from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError
+from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError, sign_bytes
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride
@@ -33,7 +33,8 @@ FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it 
 NULL = np.uint64(0)
 
 # Formulas that cuBLASLt applies itself, after adding the bias, as it writes the product.
-EPILOGUES = {relu().scalar_f: "relu_bias", identity().scalar_f: "bias"}
+RELU = relu()
+EPILOGUES = {RELU.scalar_f: "relu_bias", identity().scalar_f: "bias"}
 
 
 class CudaBackend(UnfusedBackend):
@@ -61,6 +62,7 @@ class CudaBackend(UnfusedBackend):
         return LossScale(scale, self.zeros((networks,), np.int64), self.zeros((networks,), np.int64))
 
     def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
+        self.driver.join()
         orders, rows, columns = len(out.X), out.X.shape[1], prod(out.X.shape[2:])
         elements = GATHERED[orders * rows * columns >= 1 << 20]
         height = max(1, min(elements // columns, MOST_GATHERED_ROWS))  # rows of a block
@@ -75,6 +77,7 @@ class CudaBackend(UnfusedBackend):
         self._launch("gather", (-(-rows // height), orders, 1), args, defines=types)
 
     def cast(self, source: Array, out: Array) -> None:
+        self.driver.join()
         self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
 
     # -- the four equations ---------------------------------------------------------------------------
@@ -82,14 +85,26 @@ class CudaBackend(UnfusedBackend):
     def dense(
         self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        z, b = cache.z, layer.b
+        self.driver.join()
+        z, b, signs = cache.z, layer.b, cache.signs
         epilogue = EPILOGUES.get(activation.scalar_f)
-        if epilogue is not None and z is cache.a and cache.mask is None and b.dtype == z.dtype:
-            spec = self._product(a_prev, layer.W, z, False, False, epilogue, stride(b))
+        if signs is not None:
+            signs.kept = False
+            spec = self._product(a_prev, layer.W, z, epilogue="relu_aux_bias", bias=b, signs=signs.bits)
+            with suppress(NoAlgorithmError):  # there may be one that keeps no signs
+                self.driver.gemm(spec)(a_prev, layer.W, z, b, signs.bits)
+                signs.kept = True
+                return
+        if epilogue is not None and z is cache.a and cache.mask is None:
+            spec = self._product(a_prev, layer.W, z, epilogue=epilogue, bias=b)
             with suppress(NoAlgorithmError):  # there may be one without the epilogue
                 return self.driver.gemm(spec)(a_prev, layer.W, z, b)
         self.matmul(a_prev, layer.W, out=z)
         self.bias_activation(activation, layer, cache, dropout)
+
+    def sign_bytes(self, activation: Activation, n: int) -> int:
+        formulas = activation.scalar_f, activation.scalar_derivative, activation.derivative_from
+        return sign_bytes(n) if formulas == (RELU.scalar_f, RELU.scalar_derivative, RELU.derivative_from) else 0
 
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
@@ -108,6 +123,47 @@ class CudaBackend(UnfusedBackend):
         args += (cache.mask, _stride(cache.mask), dropout.rate, dropout.seeds)
         args += (dropout.cursor, dropout.first_step, np.int32(cache.index))
         self._launch("bias_activation", grid, args, activation=activation, defines={"DROPOUT": 1})
+
+    def weight_gradient(self, a_prev: Array, cache: LayerCache, grad: Layer) -> None:
+        delta = cache.delta
+        if cache.signs is not None and cache.signs.sums_due:
+            if delta.shape[1] > 1:  # older versions of cuBLASLt do not sum a single row
+                spec = self._product(a_prev, delta, grad.W, transpose_a=True, epilogue="bgrad", bias=grad.b)
+                with suppress(NoAlgorithmError), self.driver.aside():
+                    return self.driver.gemm(spec)(a_prev, delta, grad.W, grad.b)
+            self.hadamard_derivative(RELU, cache, grad.b)  # leaves δ, which is it already, and sums it
+        with self.driver.aside():  # BP2 does not need it
+            self.matmul(a_prev, delta, out=grad.W, transpose_a=True)
+
+    def backpropagate(
+        self,
+        activation: Activation,
+        delta: Array,
+        W: Array,
+        below: LayerCache,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+    ) -> None:
+        if not self._backpropagate_signs(delta, W, below, grad_b):
+            super().backpropagate(activation, delta, W, below, grad_b, dropout)
+        self.driver.join()  # what comes next writes into the memory of δ, which BP4 reads
+
+    def _backpropagate_signs(self, delta: Array, W: Array, below: LayerCache, grad_b: Array) -> bool:
+        """BP2 in one product, with BP3 where its sums can have the type of `grad_b`; whether there is one."""
+        signs, out = below.signs, below.delta
+        if signs is None:
+            return False
+        signs.sums_due = False
+        if not signs.kept or delta.shape[2] == 1:  # cuBLASLt wants at least two terms in a sum
+            return False
+        sums = grad_b if grad_b.dtype == out.dtype else None
+        epilogue = "drelu" if sums is None else "drelu_bgrad"
+        spec = self._product(delta, W, out, transpose_b=True, epilogue=epilogue, bias=sums, signs=signs.bits)
+        with suppress(NoAlgorithmError):
+            self.driver.gemm(spec)(delta, W, out, sums, signs.bits)
+            signs.sums_due = sums is None
+            return True
+        return False
 
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
@@ -169,6 +225,7 @@ class CudaBackend(UnfusedBackend):
     # -- the update -----------------------------------------------------------------------------------
 
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
+        self.driver.join()
         rule = state.rule
         if rule.scalar_step is None or rule.scalar_prologue is None:
             self._unfuse(rule.name)
