@@ -66,7 +66,8 @@ def test_what_nvmath_says() -> None:
     assert {kind: int(cublas.ComputeType[name]) for kind, name in names.items()} == cublaslt.COMPUTE_TYPES
     names = {"float32": "32F", "float64": "64F", "float16": "16F", "bfloat16": "16BF"}
     assert {kind: int(nvmath.CudaDataType[f"CUDA_R_{name}"]) for kind, name in names.items()} == cublaslt.DATA_TYPES
-    assert (int(cublas.Status.SUCCESS), int(cublas.Status.NOT_SUPPORTED)) == (cublaslt.SUCCESS, cublaslt.NOT_SUPPORTED)
+    for name in ("SUCCESS", "INVALID_VALUE", "NOT_SUPPORTED"):
+        assert int(cublas.Status[name]) == getattr(cublaslt, name)
     assert (int(cublas.Operation.N), int(cublas.Operation.T)) == (0, 1)
     fields = lt.matmul_heuristic_result_dtype.fields
     assert lt.matmul_heuristic_result_dtype.itemsize == ctypes.sizeof(HeuristicResult)
@@ -114,6 +115,7 @@ def test_what_the_headers_say_of_other_numbers(headers: Path) -> None:
         "CUBLASLT_EPILOGUE_BGRADA": cublaslt.EPILOGUES["bgrad"],
         "CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE": cublaslt.REDUCE_IN_COMPUTE_TYPE,
         "CUBLAS_STATUS_SUCCESS": cublaslt.SUCCESS,
+        "CUBLAS_STATUS_INVALID_VALUE": cublaslt.INVALID_VALUE,
         "CUBLAS_STATUS_NOT_SUPPORTED": cublaslt.NOT_SUPPORTED,
         "CUBLAS_OP_N": 0,
         "CUBLAS_OP_T": 1,

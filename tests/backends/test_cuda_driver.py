@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from support import cuda_stubs
 from support.cuda_host import HostDriverError
 from support.cuda_host.gemm import HostProduct
 from support.cuda_stubs import CompileException, CublasLtStub, CUDARuntimeError, CupyStub, OutOfMemoryError, configured
+from support.package import REPOSITORY
 
 WITH_EVERY_TRANSPOSE = list(itertools.product([False, True], repeat=2))
 
@@ -243,6 +247,24 @@ def test_no_algorithm_with_the_epilogue(cupy: CupyStub, lt: CublasLtStub) -> Non
         run(driver, product(spec_of(epilogue="bias")))
     run(driver, product(spec_of()))
     assert driver.prepared() == [spec_of()]
+
+
+@pytest.mark.parametrize("status", [7, 15])
+@pytest.mark.parametrize("call", ["cublasLtMatmul", "cublasLtMatmulAlgoGetHeuristic"])
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_an_epilogue_that_the_library_refuses_is_left_to_kernels(
+    cupy: CupyStub, lt: CublasLtStub, call: str, status: int, epilogue: str
+) -> None:
+    """Whether it says so where an algorithm is chosen or where it is used; a product without one cannot be left."""
+    driver, spec = CupyDriver(), spec_of(epilogue=epilogue)
+    operands = operands_of(driver, product(spec), np.zeros(12, np.float32))
+    lt.statuses[call] = status
+    without = epilogue == "none" and not (call.endswith("Heuristic") and status == 15)
+    for _ in range(2):
+        with pytest.raises(DeviceError, match=f"CUBLAS_STATUS_{status}" if without else "no algorithm") as caught:
+            driver.gemm(spec)(*operands)
+        assert isinstance(caught.value, NoAlgorithmError) is not without
+    assert spec not in driver.prepared() or without
 
 
 def test_another_failure_of_the_choice_is_not_taken_for_a_refusal(cupy: CupyStub, lt: CublasLtStub) -> None:
@@ -482,6 +504,27 @@ def test_arithmetic_inside_a_captured_step(cupy: CupyStub) -> None:
     assert not cupy.stream.capturing
 
 
+START = """
+import time
+import numpy, pytest
+begin = time.process_time()
+from support import cuda_stubs
+cuda_stubs.install(pytest.MonkeyPatch(), cuda_stubs.CupyStub(), cuda_stubs.CublasLtStub())
+from gpubp.backends.cuda import open_backend
+open_backend("cuda", "cuda", 0, "float32")
+print(time.process_time() - begin)
+"""
+
+
+def test_the_backend_starts_soon_after_cupy(tmp_path: Path) -> None:
+    """What CuPy brings, NumPy, is there already; libraries that take long to load would show."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
+    env |= dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), str(tmp_path))
+    done = [subprocess.run([sys.executable, "-c", START], env=env, capture_output=True, text=True) for _ in range(2)]
+    assert not any(each.returncode for each in done), done[0].stderr
+    assert min(float(each.stdout) for each in done) <= 0.6
+
+
 # -- faults --------------------------------------------------------------------------------------------
 
 
@@ -571,6 +614,20 @@ def test_gpu_products(device: CupyDriver, types: tuple[str, str], networks: int,
             continue  # a kernel does it
         np.testing.assert_array_equal(result, of.expected, str(of.spec))
         assert (gaps == 77).all(), of.spec
+
+
+@pytest.mark.gpu
+def test_gpu_epilogues(device: CupyDriver, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which of them the library has is printed: what it lacks costs a kernel, and is no error."""
+    with capsys.disabled():
+        for types, epilogue in itertools.product(TYPES, EPILOGUES[3:]):
+            spec = replace(spec_of(types=types, epilogue=epilogue), m=128, n=256, k=64)
+            of = product(spec)
+            try:
+                device.gemm(spec)(*operands_of(device, of, np.zeros(128 * 256, dtype_of(types[1]))))
+                print(f"\n{' to '.join(types)}: {epilogue}", end="")
+            except NoAlgorithmError:
+                print(f"\n{' to '.join(types)}: {epilogue} is not there", end="")
 
 
 @pytest.mark.gpu

@@ -29,7 +29,7 @@ from typing import Any
 
 OLDEST = 120000  # the version of CUDA 12.0, the first in which an algorithm has all of `AlgorithmAttribute`
 
-SUCCESS, NOT_SUPPORTED = 0, 15  # cublasStatus_t
+SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
 DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_TYPES = {"float32": 68, "float64": 70, "tf32": 77}  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32
 EPILOGUES = {  # cublasLtEpilogue_t

@@ -14,7 +14,10 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.backends.cuda.cublaslt import (
     EPILOGUES,
+    INVALID_VALUE,
+    NOT_SUPPORTED,
     REDUCE_IN_COMPUTE_TYPE,
+    CublasLtError,
     CublasLtLibrary,
     LayoutAttribute,
     OperationAttribute,
@@ -128,21 +131,19 @@ class LtGemm:
         return any(algorithm is not None for algorithm in self._algorithms.values())
 
     def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None) -> None:
-        context, lane = self._context, self._context.lane()
-        with context.at_work(self._name):
+        with self._context.at_work(self._name):
             pointers = _pointers(a, b, out, bias, signs)
-            algorithm = self._algorithm(pointers)
-            self._point(pointers[3], pointers[4])
-            result = (out.data.ptr, self._out)
-            context.library.matmul(
-                handle=context.handle,
-                operation=self._operation,
-                scales=(self._one.ctypes.data, self._zero.ctypes.data),
-                operands=((b.data.ptr, self._b), (a.data.ptr, self._a), result, result),
-                algorithm=algorithm,
-                workspace=(lane.workspace.data.ptr, context.workspace_size),
-                stream=lane.stream.ptr,
-            )
+            alignments = self._alignments(*pointers)
+            if alignments not in self._algorithms:
+                self._algorithms[alignments] = self._choose(alignments, pointers)
+            algorithm = self._algorithms[alignments]
+            if algorithm is not None and not self._launch(algorithm, pointers):
+                algorithm = self._algorithms[alignments] = None
+            if algorithm is None:
+                raise NoAlgorithmError(
+                    f"{self._name}: cuBLASLt has no algorithm for this on {self._context.device}; use another "
+                    "precision, or update the nvidia-cublas package"
+                )
 
     def proposals(
         self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None
@@ -173,22 +174,38 @@ class LtGemm:
     def _describe(self, attribute: OperationAttribute, value: int) -> None:
         self._context.library.set_operation(self._operation, attribute, value)
 
-    def _algorithm(self, pointers: tuple[int, ...]) -> Any:
-        """The choice for operands whose addresses are divisible by as much as these."""
-        alignments = self._alignments(*pointers)
-        if alignments not in self._algorithms:
-            self._algorithms[alignments] = self._choose(alignments, pointers)
-        algorithm = self._algorithms[alignments]
-        if algorithm is None:
-            raise NoAlgorithmError(
-                f"{self._name}: cuBLASLt has no algorithm for this on {self._context.device}; use another precision, "
-                "or update the nvidia-cublas package"
+    def _launch(self, algorithm: Any, pointers: tuple[int, ...]) -> bool:
+        """Launch the product; False where the library will not, since it lacks the epilogue."""
+        context, lane, (a, b, out, bias, signs) = self._context, self._context.lane(), pointers
+        self._point(bias, signs)
+        try:
+            context.library.matmul(
+                handle=context.handle,
+                operation=self._operation,
+                scales=(self._one.ctypes.data, self._zero.ctypes.data),
+                operands=((b, self._b), (a, self._a), (out, self._out), (out, self._out)),
+                algorithm=algorithm,
+                workspace=(lane.workspace.data.ptr, context.workspace_size),
+                stream=lane.stream.ptr,
             )
-        return algorithm
+        except CublasLtError as error:
+            if not self._lacks_epilogue(error):
+                raise
+            return False
+        return True
+
+    def _lacks_epilogue(self, error: CublasLtError) -> bool:
+        """Whether an error may mean that, which is none of ours: a kernel does it instead."""
+        return self._spec.epilogue != "none" and error.status in (INVALID_VALUE, NOT_SUPPORTED)
 
     def _choose(self, alignments: tuple[int, ...], pointers: tuple[int, ...]) -> Any:
-        """An algorithm; None where there is none."""
-        proposals = self._propose(1 if self._wanted is None else PROPOSALS, alignments, pointers)
+        """An algorithm for operands whose addresses are divisible by as much as these; None where there is none."""
+        try:
+            proposals = self._propose(1 if self._wanted is None else PROPOSALS, alignments, pointers)
+        except CublasLtError as error:
+            if not self._lacks_epilogue(error):
+                raise
+            return None
         for proposed in proposals if self._wanted is not None else ():
             if configuration(self._context.library, proposed) == self._wanted:
                 return proposed
