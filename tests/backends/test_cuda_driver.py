@@ -520,9 +520,9 @@ def test_the_backend_starts_soon_after_cupy(tmp_path: Path) -> None:
     """What CuPy brings, NumPy, is there already; libraries that take long to load would show."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
     env |= dict.fromkeys(("XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"), str(tmp_path))
-    done = [subprocess.run([sys.executable, "-c", START], env=env, capture_output=True, text=True) for _ in range(2)]
-    assert not any(each.returncode for each in done), done[0].stderr
-    assert min(float(each.stdout) for each in done) <= 0.6
+    done = subprocess.run([sys.executable, "-c", START], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= 0.6  # of the processor's time, over importing CuPy
 
 
 # -- faults --------------------------------------------------------------------------------------------

@@ -176,6 +176,10 @@ def test_a_step_of_three_layers_takes_twelve_launches(precision: str, rows: int)
     assert launches_of_a_step(precision, "relu", rows, [9, 17, 12, 5], **everything) == 12
 
 
+def test_the_sums_of_a_large_loss_take_one_more() -> None:
+    assert launches_of_a_step("float32", "relu", 300, [9, 17, 12, 500]) == 13
+
+
 @pytest.mark.parametrize("precision", precisions_of_kernels(("float32", "bfloat16")))
 @pytest.mark.parametrize(
     ("activation", "options", "count"), [("tanh", {}, 16), ("relu", {"dropout": 0.5}, 16)], ids=["tanh", "dropout"]

@@ -200,14 +200,14 @@ class CudaBackend(UnfusedBackend):
         height = least * -(-rows // (least * MOST_LOSS_CHUNKS))  # rows of a block
         chunks = -(-rows // height)
         partial = self._partial(chunks, grad_b)
-        added = chunks == 1 or chunks * n > MOST_ADDED  # not by the kernel's last block
+        by_last_block = chunks > 1 and chunks * n <= MOST_ADDED
         args: tuple[Any, ...] = (logits, y, weight, epoch.normalizer, batch.smoothing)
         args += (None if scaling is None else scaling.scale, epoch.cursor, _steps(epoch))
         args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(y), _stride(weight))
-        args += (partial, None if added else grad_b, self._scratch("totals", (networks, chunks, 2), np.float64))
+        args += (partial, grad_b if by_last_block else None, self._scratch("totals", (networks, chunks, 2), np.float64))
         args += (epoch.totals, self._arrived(networks), _stride(partial), _stride(grad_b))
         self._launch(name, (chunks, networks, 1), args, **formulas)
-        if added:
+        if not by_last_block:
             self._sum_chunks(partial, chunks, grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:

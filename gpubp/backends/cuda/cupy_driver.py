@@ -13,7 +13,7 @@ from gpubp._typing import Array, Namespace
 from gpubp.backends.cuda.cublaslt import load_cublaslt
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
 from gpubp.backends.cuda.faults import explain, is_fault
-from gpubp.backends.cuda.gemm import CublasLt, Lane, LtGemm, handle_of, workspace_size
+from gpubp.backends.cuda.gemm import CublasLt, LtGemm, StreamWorkspace, handle_of, workspace_size
 from gpubp.backends.cuda.gemm_table import read_table
 from gpubp.errors import DeviceError
 
@@ -72,10 +72,10 @@ class CupyDriver:
             self.name = properties["name"].decode()
             self.compute_capability: tuple[int, int] = (properties["major"], properties["minor"])
             self.multiprocessors: int = properties["multiProcessorCount"]
-            self._main, self._aside = (self._new_lane() for _ in range(2))
-            self._lane = self._main
+            self._main, self._aside = (self._new_stream() for _ in range(2))
+            self._current = self._main
             self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
-            self._divided = False  # whether anything was launched aside since the lanes were joined
+            self._unjoined = False  # whether anything was launched aside since the streams were joined
             self.cublas = self._start_cublas()
         self.gemm_table = self.cublas.table.digest
 
@@ -124,18 +124,18 @@ class CupyDriver:
         with self._at_work("work on a second stream"):
             self._forked.record(self._main.stream)
             self._aside.stream.wait_event(self._forked)
-        self._lane, self._divided = self._aside, True
+        self._current, self._unjoined = self._aside, True
         try:
             yield
         finally:
-            self._lane = self._main
+            self._current = self._main
 
     def join(self) -> None:
-        if self._divided:
+        if self._unjoined:
             with self._at_work("work on a second stream"):
                 self._joined.record(self._aside.stream)
                 self._main.stream.wait_event(self._joined)
-            self._divided = False
+            self._unjoined = False
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         self.join()  # or a captured step would wait for what is not in it
@@ -148,7 +148,7 @@ class CupyDriver:
                 self.join()
             except BaseException:
                 # An invalid capture ends with an error of its own; what made it invalid is the one to raise.
-                self._divided = False
+                self._unjoined = False
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
                     stream.end_capture()
                 raise
@@ -176,12 +176,12 @@ class CupyDriver:
         handle = handle_of(library, self._index)
         table = read_table(self.name, self.multiprocessors, library.version)
         size = workspace_size(self.compute_capability)
-        return CublasLt(library, handle, size, lambda: self._lane, self.name, self._at_work, table)
+        return CublasLt(library, handle, size, lambda: self._current, self.name, self._at_work, table)
 
-    def _new_lane(self) -> Lane:
+    def _new_stream(self) -> StreamWorkspace:
         stream, size = self._cupy.cuda.Stream(non_blocking=False), workspace_size(self.compute_capability)
         with self._at_work("allocation", size), stream:
-            return Lane(stream, self._cupy.empty((size,), np.uint8))
+            return StreamWorkspace(stream, self._cupy.empty((size,), np.uint8))
 
     def _launcher(self, name: str, function: Any) -> Kernel:
         doing = f'kernel "{name}"'
@@ -209,7 +209,7 @@ class CupyDriver:
     @contextmanager
     def _in_stream(self, doing: str, asked: int | None = None) -> Iterator[None]:
         """As `_at_work`, and what CuPy does inside goes to the stream in which work is launched now."""
-        with self._at_work(doing, asked), self._lane.stream:
+        with self._at_work(doing, asked), self._current.stream:
             yield
 
     def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:

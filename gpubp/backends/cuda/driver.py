@@ -109,9 +109,9 @@ class GemmSpec:
         How products are formed and summed.
     epilogue : one of EPILOGUES
         What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0). "relu_aux_bias"
-        is the last, and keeps as a bit whether x + bias is positive; with "drelu" x stays where that bit is set, and
-        else is 0. "drelu_bgrad" is that, and the bias receives the sums of out over m; with "bgrad" x stays, and the
-        bias receives the sums of op(b) over k.
+        makes the last of it, and keeps as a bit whether x + bias is positive; with "drelu" x stays where that bit is
+        set, and is 0 elsewhere. "drelu_bgrad" makes the same of it, and the bias receives the sums of out over m; with
+        "bgrad" x stays, and the bias receives the sums of op(b) over k.
     bias_stride : int
         Elements from one network's bias (n,) to the next one's. A bias is of out_type: cuBLASLt takes no other.
     signs_stride : int

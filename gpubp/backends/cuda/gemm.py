@@ -49,7 +49,7 @@ def workspace_size(compute_capability: tuple[int, int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class StreamWorkspace:
     """A stream, and the workspace of the products in it: they run one after the other, so one serves them all."""
 
     stream: Any
@@ -66,8 +66,8 @@ class CublasLt:
     handle : int
     workspace_size : int
         Bytes.
-    lane : callable
-        ``lane()`` is where products are launched now.
+    current : callable
+        ``current()`` is where products are launched now.
     device : str
         The device's name, for messages.
     at_work : callable
@@ -79,7 +79,7 @@ class CublasLt:
     library: CublasLtLibrary
     handle: int
     workspace_size: int
-    lane: Callable[[], Lane]
+    current: Callable[[], StreamWorkspace]
     device: str
     at_work: AtWork
     table: GemmTable
@@ -176,7 +176,7 @@ class LtGemm:
 
     def _launch(self, algorithm: Any, pointers: tuple[int, ...]) -> bool:
         """Launch the product; False where the library will not, since it lacks the epilogue."""
-        context, lane, (a, b, out, bias, signs) = self._context, self._context.lane(), pointers
+        context, current, (a, b, out, bias, signs) = self._context, self._context.current(), pointers
         self._point(bias, signs)
         try:
             context.library.matmul(
@@ -185,8 +185,8 @@ class LtGemm:
                 scales=(self._one.ctypes.data, self._zero.ctypes.data),
                 operands=((b, self._b), (a, self._a), (out, self._out), (out, self._out)),
                 algorithm=algorithm,
-                workspace=(lane.workspace.data.ptr, context.workspace_size),
-                stream=lane.stream.ptr,
+                workspace=(current.workspace.data.ptr, context.workspace_size),
+                stream=current.stream.ptr,
             )
         except CublasLtError as error:
             if not self._lacks_epilogue(error):
