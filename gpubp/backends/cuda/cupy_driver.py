@@ -124,11 +124,11 @@ class CupyDriver:
         with self._at_work("work on a second stream"):
             self._forked.record(self._main.stream)
             self._aside.stream.wait_event(self._forked)
-        self._current, self._unjoined = self._aside, True
+        self._current = self._aside
         try:
             yield
         finally:
-            self._current = self._main
+            self._current, self._unjoined = self._main, True
 
     def join(self) -> None:
         if self._unjoined:
@@ -213,6 +213,7 @@ class CupyDriver:
             yield
 
     def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.join()  # the pool may give out what was freed while work aside still reads it
         return self._in_stream("allocation", int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
 
     def _out_of_memory(self, asked: int) -> OutOfDeviceMemoryError:

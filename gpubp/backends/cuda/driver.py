@@ -214,7 +214,7 @@ class Driver(Protocol):
     def aside(self) -> AbstractContextManager[None]:
         """What is launched inside runs after all work so far, and beside what is launched later, until `join`.
 
-        Copies to the host, waiting, and the end of a capture are such ends too.
+        Allocations, copies, waiting and the end of a capture are such ends too.
         """
 
     def join(self) -> None:

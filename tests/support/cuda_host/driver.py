@@ -48,14 +48,18 @@ class HostDriver:
     # -- memory ---------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        self.device.check("an allocation")
+        self.join()
         return empty(self.device, shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        array = empty(self.device, shape, dtype)
+        array = self.empty(shape, dtype)
         array.fill(0)
         return array
 
     def to_device(self, host: Any) -> DeviceArray:
+        self.device.check("an allocation")
+        self.join()
         return to_device(self.device, host)
 
     def to_host(self, array: DeviceArray) -> Any:

@@ -66,8 +66,8 @@ class Streams:
 
     def join(self) -> None:
         """Let what is launched from now on run after all of it."""
-        self._unjoined.clear()
         self._send("join", lambda: None)
+        self._unjoined.clear()  # until now it kept their memory
 
     def launch(self, accesses: Sequence[Access], run: Launch) -> None:
         """Run it now or later, or while launches are recorded, note it down."""
