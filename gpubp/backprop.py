@@ -70,10 +70,8 @@ def backward(
     last = len(network.layers) - 1
     backend.loss_delta(network.loss, caches[last], batch, epoch, grads[last].b)  # BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ); BP3
     for l in range(last, -1, -1):
-        delta, a_prev = caches[l].delta, caches[l - 1].a if l else batch.X
-        backend.matmul(a_prev, delta, out=grads[l].W, transpose_a=True)  # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ
+        backend.weight_gradient(caches[l - 1].a if l else batch.X, caches[l], grads[l])  # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ
         if l:
-            below, activation = caches[l - 1], network.activations[l - 1]
-            backend.matmul(delta, network.layers[l].W, out=below.delta, transpose_b=True)  # BP2, first half: δˡ Wˡᵀ
-            # BP2, second half: ⊙ σ′(zˡ⁻¹), which makes it δˡ⁻¹; BP3 in the same pass: ∂C/∂bˡ⁻¹ = Σ_rows δˡ⁻¹
-            backend.hadamard_derivative(activation, below, grads[l - 1].b, dropout)
+            activation, below = network.activations[l - 1], caches[l - 1]
+            # BP2: δˡ⁻¹ = (δˡ Wˡᵀ) ⊙ σ′(zˡ⁻¹); BP3 in the same pass: ∂C/∂bˡ⁻¹ = Σ_rows δˡ⁻¹
+            backend.backpropagate(activation, caches[l].delta, network.layers[l].W, below, grads[l - 1].b, dropout)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gpubp import checks
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity
-from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache
+from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache, Signs
 from gpubp.backprop import Network, forward, gradients
 from gpubp.errors import UsageError
 from gpubp.initializers import get_initializer
@@ -56,7 +56,7 @@ class Stack:
     operand_buffer : (K, P) array
         θ as matrix products read it: θ itself, or a copy in the backend's storage type; see `refresh`.
     network : backprop.Network
-        What `backprop` computes with: W from the operands, b from θ; an activation per layer, of which the output
+        What `backprop` computes with: W and b from the operands; an activation per layer, of which the output
         layer's leaves the logits as they are; the loss.
     """
 
@@ -119,8 +119,7 @@ class Stack:
             as_they_are = backend.storage == backend.dtype
             operand_buffer = theta if as_they_are else backend.empty(theta.shape, backend.storage)
         self.operand_buffer = operand_buffer
-        operands = zip(self.layout.layers(operand_buffer), self.layers, strict=True)
-        layers = [Layer(operand.W, layer.b) for operand, layer in operands]
+        layers = self.layout.layers(operand_buffer)
         self.network = Network(layers, [*self.activations, _LOGITS], self.loss)
 
     # -- parameters ------------------------------------------------------------------------------------
@@ -170,20 +169,20 @@ class Stack:
         item, storage = (self.models * int(np.dtype(t).itemsize) for t in (self.backend.dtype, self.backend.storage))
         copied = storage if self.operand_buffer is not self.theta else 0
         slots = len(get_optimizer(optimizer).slots)
-        per_row = sum(
-            n * (2 + (a.derivative_from == "z")) for n, a in zip(self.layer_sizes[1:-1], self.activations, strict=True)
-        )
+        hidden = list(zip(self.layer_sizes[1:-1], self.activations, strict=True))
+        per_row = sum(n * (2 + (a.derivative_from == "z")) for n, a in hidden)
+        signs = self.models * sum(self.backend.sign_bytes(a, n) for n, a in hidden)
         parts = {
             "parameters": (item + copied) * self.layout.size,
             "optimizer": item * self.layout.size * (2 + slots),  # gradients, a copy from the epoch's start, slots
-            "activations": storage * batch_size * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]),
+            "activations": batch_size * (storage * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]) + signs),
         }
         return {**parts, "total": sum(parts.values())}
 
-    def caches(self, rows: int, dropout: bool = False) -> list[LayerCache]:
-        """Buffers for the forward and backward pass of batches of up to `rows` rows, one per layer.
+    def caches(self, rows: int, dropout: bool = False, *, backward: bool = True) -> list[LayerCache]:
+        """Buffers for the forward and, unless it is left away, backward pass of batches of up to `rows` rows.
 
-        δ of one layer and of the next lie in two buffers by turns: more are never alive at once.
+        One per layer. δ of one layer and of the next lie in two buffers by turns: more are never alive at once.
         """
         widest = max(self.layer_sizes[1:])
         storage = self.backend.storage
@@ -198,7 +197,9 @@ class Stack:
             a = z if activation.derivative_from == "a" else self.backend.empty(shape, storage)
             delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if hidden else a
             mask = self.backend.empty(shape, np.bool_) if dropout and hidden else None
-            caches.append(LayerCache(l, z, a, delta, mask))
+            sign_bytes = self.backend.sign_bytes(activation, shape[2]) if backward and hidden and mask is None else 0
+            signs = Signs(self.backend.empty((*shape[:2], sign_bytes), np.uint8)) if sign_bytes else None
+            caches.append(LayerCache(l, z, a, delta, mask, signs))
         return caches
 
     def epoch(self, rows: int, batch_size: int) -> Epoch:
@@ -280,7 +281,7 @@ class Stack:
         """
         backend, m = self.backend, len(X) if rows is None else rows.shape[1]
         height = max(1, min(m, _CHUNK // (max(self.layer_sizes) * self.models)))
-        caches = self.caches(height)
+        caches = self.caches(height, backward=False)
         self.refresh()
 
         for start in range(0, m, height):

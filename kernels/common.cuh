@@ -9,6 +9,7 @@ using Index = long long;
 constexpr int THREADS = 256;
 constexpr int COLUMNS = 128 / sizeof(T);    // of a block's tile: one memory line a row
 constexpr int WIDTH = 16 / sizeof(T);       // elements of a 16-byte access
+constexpr int AT_ONCE = 4;                  // loads of a thread before it stores the first of them
 
 // -- types ---------------------------------------------------------------------------------------------
 
@@ -72,7 +73,9 @@ template <int N>
 struct Tile {
     static constexpr int width = COLUMNS / N, lanes = THREADS / width;
     int inside = threadIdx.x % width * N, lane = threadIdx.x / width;
-    int column = blockIdx.x * COLUMNS + inside;
+    int column;
+
+    __device__ __forceinline__ explicit Tile(int tile) : column(tile * COLUMNS + inside) {}
 };
 
 // Adds up, in a fixed order, what the lanes of a block hold for the same columns; lane 0 ends with the totals.
@@ -118,6 +121,80 @@ __device__ __forceinline__ V over_group(V x, Combine combine) {
         for (int warp = 1; warp < SPAN / 32; warp++) x = combine(x, warps[warp]);
     }
     return x;
+}
+
+// -- sums over rows, in two stages ---------------------------------------------------------------------
+
+// Second stage of sums over rows: sums = those of the chunks (chunks, n), for the columns of a tile.
+__device__ __forceinline__ void add_chunks(const Tile<1>& at, const A* chunk_sums, A* sums, int chunks, int n) {
+    A sum[1] = {};
+    if (at.column < n) {
+#pragma unroll 8
+        for (int chunk = at.lane; chunk < chunks; chunk += at.lanes) sum[0] += chunk_sums[Index(chunk) * n + at.column];
+    }
+    add_lanes(at, sum);
+    if (at.lane == 0 && at.column < n) sums[at.column] = sum[0];
+}
+
+// Whether all other `blocks` were here before; then what they wrote can be read. `arrived` is zero between launches.
+__device__ __forceinline__ bool is_last(unsigned* arrived, unsigned blocks) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();  // every thread's writes are out
+    if (threadIdx.x == 0) {
+        last = atomicAdd(arrived, 1u) == blocks - 1;
+        if (last) *arrived = 0;
+    }
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+// What a loss leaves of its rows: the sums of value and metric, times the rows' weights.
+struct Totals {
+    double value, metric;
+};
+
+// Where a kernel of a loss puts its sums, for each network.
+struct LossSums {
+    A* chunk_sums;         // (K, chunks, n) of delta over the rows of each block; grad_b itself where there is one
+    A* grad_b;             // (K, n), for the last block to fill; null where column_sum does, or chunk_sums is it
+    Totals* chunk_totals;  // (K, chunks)
+    Totals* totals;        // (K, steps), of which the step's is filled
+    unsigned* arrived;     // (K)
+    Index chunk_sums_stride, grad_b_stride;
+};
+#define LOSS_SUMS_PARAMETERS                                                                                    \
+    , A* chunk_sums, A* grad_b, Totals* chunk_totals, Totals* totals, unsigned* arrived, Index chunk_sums_stride, \
+        Index grad_b_stride
+#define LOSS_SUMS {chunk_sums, grad_b, chunk_totals, totals, arrived, chunk_sums_stride, grad_b_stride}
+
+// What ends a kernel of a loss, whose block x has left delta (rows, n) in its rows first to last and has its share
+// of their totals.
+__device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Totals mine, int first, int last, int n,
+                                         Index k, Index now) {
+    const int chunks = gridDim.x;
+    A* chunk_sums = to.chunk_sums + k * to.chunk_sums_stride;
+    Totals* chunk_totals = to.chunk_totals + k * chunks;
+    mine.value = over_group<THREADS>(mine.value, Add());  // and what the block's other threads wrote can be read
+    mine.metric = over_group<THREADS>(mine.metric, Add());
+    for (int column = threadIdx.x; column < n; column += THREADS) {
+        A sum = 0;
+#pragma unroll 8
+        for (int row = first; row < last; row++) sum += convert<A>(delta[Index(row) * n + column]);
+        chunk_sums[Index(blockIdx.x) * n + column] = sum;
+    }
+    if (threadIdx.x == 0) chunk_totals[blockIdx.x] = mine;
+    if (!is_last(to.arrived + k, chunks)) return;
+    Totals all = {0, 0};
+    for (int chunk = threadIdx.x; chunk < chunks; chunk += THREADS)
+        all.value += chunk_totals[chunk].value, all.metric += chunk_totals[chunk].metric;
+    all.value = over_group<THREADS>(all.value, Add());
+    all.metric = over_group<THREADS>(all.metric, Add());
+    if (threadIdx.x == 0) to.totals[now] = all;
+    if (!to.grad_b) return;
+    for (int tile = 0; tile * COLUMNS < n; tile++)
+        add_chunks(Tile<1>(tile), chunk_sums, to.grad_b + k * to.grad_b_stride, chunks, n);
 }
 
 // -- an update -----------------------------------------------------------------------------------------

@@ -1,66 +1,69 @@
-// BP1 for losses that are sums over the outputs: logits become delta = weight * normalizer * dC/dz, row_values
-// weight * (C, metric) with the metric averaged over the outputs: LABELS hit, or the squared error of the outputs.
+// BP1 for losses that are sums over the outputs: logits become delta = weight * normalizer * dC/dz; the sums of delta
+// over the rows (BP3), and the totals of the step: those of weight * (C, metric), with the metric averaged over the
+// outputs: LABELS hit, or the squared error of the outputs.
 // logits (K, rows, n), y (rows, n), weight (rows) or null, normalizer (K, steps), smoothing (K), loss_scale (K) or
-// null, row_values (K, rows, 2). A loss on the outputs a^L is linked to the logits by Out' (LINK 1), or by the
+// null. What is summed is in common.cuh. A loss on the outputs a^L is linked to the logits by Out' (LINK 1), or by the
 // Jacobian of softmax (LINK 2): delta = a * (grad_a - sum(a * grad_a)). A warp shares a row. Moves logits twice, y once.
 
 extern "C" __global__ void
-elementwise_loss(T* logits, const A* y, const double* weight, const double* normalizer, const double* smoothing,
-                 const double* loss_scale, double* row_values, const Index* cursor, Index steps, int rows, int n,
-                 Index logits_stride, Index y_stride, Index weight_stride) {
-    const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Index k = blockIdx.y;
-    if (row >= rows) return;
-    T* z = logits + k * logits_stride + Index(row) * n;
-    y += k * y_stride + Index(row) * n;
+elementwise_loss(T* __restrict__ logits, const A* __restrict__ y, const double* __restrict__ weight,
+                 const double* __restrict__ normalizer, const double* __restrict__ smoothing,
+                 const double* __restrict__ loss_scale, const Index* __restrict__ cursor, Index steps, int rows, int n,
+                 int rows_per_block, Index logits_stride, Index y_stride, Index weight_stride LOSS_SUMS_PARAMETERS) {
+    const int first = blockIdx.x * rows_per_block, last = min(first + rows_per_block, rows), lane = threadIdx.x % 32;
+    const Index k = blockIdx.y, now = k * steps + cursor[0];
+    logits += k * logits_stride, y += k * y_stride;
     const A s = smoothing[k];
-    const double w = weight ? weight[k * weight_stride + row] : 1.0;
-    const A factor = w * normalizer[k * steps + cursor[0]] * (loss_scale ? loss_scale[k] : 1.0);
+    const double scale = normalizer[now] * (loss_scale ? loss_scale[k] : 1.0);
+    Totals mine = {0, 0};
+    for (int row = first + threadIdx.x / 32; row < last; row += THREADS / 32) {
+        T* z = logits + Index(row) * n;
+        const A* target = y + Index(row) * n;
+        const double w = weight ? weight[k * weight_stride + row] : 1.0;
+        const A factor = w * scale;
 
 #if LINK == 2
-    A top = least(), total = 0, mean = 0;
-    for (int j = lane; j < n; j += 32) top = Max()(top, convert<A>(z[j]));
-    top = over_group<32>(top, Max());
-    for (int j = lane; j < n; j += 32) total += exp(convert<A>(z[j]) - top);
-    total = over_group<32>(total, Add());
-    auto output = [&](A zj) { return exp(zj - top) / total; };
-    for (int j = lane; j < n; j += 32) {
-        const A a = output(convert<A>(z[j]));
-        mean += a * Loss::delta(a, y[j], s);
-    }
-    mean = over_group<32>(mean, Add());
+        A top = least(), total = 0, mean = 0;
+        for (int j = lane; j < n; j += 32) top = Max()(top, convert<A>(z[j]));
+        top = over_group<32>(top, Max());
+        for (int j = lane; j < n; j += 32) total += exp(convert<A>(z[j]) - top);
+        total = over_group<32>(total, Add());
+        auto output = [&](A zj) { return exp(zj - top) / total; };
+        for (int j = lane; j < n; j += 32) {
+            const A a = output(convert<A>(z[j]));
+            mean += a * Loss::delta(a, target[j], s);
+        }
+        mean = over_group<32>(mean, Add());
 #else
-    [[maybe_unused]] auto output = [](A zj) { return Out::f(zj); };
+        [[maybe_unused]] auto output = [](A zj) { return Out::f(zj); };
 #endif
 
-    double value = 0, metric = 0;
-    for (int j = lane; j < n; j += 32) {
-        const A zj = convert<A>(z[j]), yj = y[j];
+        double value = 0, metric = 0;
+        for (int j = lane; j < n; j += 32) {
+            const A zj = convert<A>(z[j]), yj = target[j];
 #if LINK == 0
-        value += Loss::value(zj, yj, s);
-        const A delta = Loss::delta(zj, yj, s);
+            value += Loss::value(zj, yj, s);
+            const A delta = Loss::delta(zj, yj, s);
 #else
-        const A a = output(zj), grad_a = Loss::delta(a, yj, s);
-        value += Loss::value(a, yj, s);
+            const A a = output(zj), grad_a = Loss::delta(a, yj, s);
+            value += Loss::value(a, yj, s);
 #if LINK == 1
-        const A delta = grad_a * Out::derivative(Out::from_a ? a : zj);
+            const A delta = grad_a * Out::derivative(Out::from_a ? a : zj);
 #else
-        const A delta = a * (grad_a - mean);
+            const A delta = a * (grad_a - mean);
 #endif
 #endif
 #ifdef LABELS
-        metric += (zj > A(0)) == (yj > A(0.5));
+            metric += (zj > A(0)) == (yj > A(0.5));
 #else
-        const A error = output(zj) - yj;
-        metric += error * error;
+            const A error = output(zj) - yj;
+            metric += error * error;
 #endif
-        z[j] = convert<T>(delta * factor);
+            z[j] = convert<T>(delta * factor);
+        }
+        value = over_group<32>(value, Add());
+        metric = over_group<32>(metric, Add());
+        if (lane == 0) mine.value += w * value, mine.metric += w * (metric / n);
     }
-    value = over_group<32>(value, Add());
-    metric = over_group<32>(metric, Add());
-    if (lane == 0) {
-        double* values = row_values + (k * rows + row) * 2;
-        values[0] = w * value;
-        values[1] = w * (metric / n);
-    }
+    sum_loss(LOSS_SUMS, logits, mine, first, last, n, k, now);
 }

@@ -7,7 +7,6 @@
 // each round changes one half by the upper bits of (other half * a + b) mod 2^32. gpubp/backends/shuffle.py says more.
 
 constexpr int MOST_ROWS = 64;  // of a block
-constexpr int AT_ONCE = 4;     // loads of a thread before it stores the first of them
 
 __device__ __forceinline__ Index shuffled(unsigned place, const unsigned* __restrict__ keys, Index count) {
     int bits = 2;
@@ -58,10 +57,12 @@ __device__ __forceinline__ void take(const From* source, To* out, const Index* t
 }
 
 extern "C" __global__ void
-gather(const S* X, D* X_out, const Y* y, Y* y_out, const double* weight, double* weight_out, const Index* order,
-       const unsigned* keys, const Index* counts, const Index* cursor, Index X_stride, Index X_out_stride, Index y_stride,
-       Index y_out_stride, Index weight_stride, Index weight_out_stride, Index order_stride, Index keys_stride,
-       Index counts_stride, int rows, int columns, int y_columns, int batch_size, int rows_per_block) {
+gather(const S* __restrict__ X, D* __restrict__ X_out, const Y* __restrict__ y, Y* __restrict__ y_out,
+       const double* __restrict__ weight, double* __restrict__ weight_out, const Index* __restrict__ order,
+       const unsigned* __restrict__ keys, const Index* __restrict__ counts, const Index* __restrict__ cursor,
+       Index X_stride, Index X_out_stride, Index y_stride, Index y_out_stride, Index weight_stride,
+       Index weight_out_stride, Index order_stride, Index keys_stride, Index counts_stride, int rows, int columns,
+       int y_columns, int batch_size, int rows_per_block) {
     __shared__ Index taken[MOST_ROWS];
     const int first = blockIdx.x * rows_per_block, height = min(rows_per_block, rows - first);
     const Index k = blockIdx.y;

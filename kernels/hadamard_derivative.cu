@@ -4,35 +4,50 @@
 // kept is a, the scaled activation. Moves grad twice, kept once and the mask once.
 
 template <int N>
-__device__ __forceinline__ void differentiate(T* grad, const T* kept, A* partial, int rows, int n, int rows_per_chunk
+__device__ __forceinline__ void differentiate(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial,
+                                              int rows, int n, int rows_per_chunk
 #ifdef DROPOUT
-                                              , const unsigned char* mask, double rate
+                                              , const unsigned char* __restrict__ mask, double rate
 #endif
 ) {
-    const Tile<N> at;
+    const Tile<N> at(blockIdx.x);
     const int first = blockIdx.y * rows_per_chunk, last = min(first + rows_per_chunk, rows);
     A sum[N] = {};
 #ifdef DROPOUT
     const A scale = 1.0 / (1.0 - rate);
 #endif
-    for (int row = first + at.lane; at.column < n && row < last; row += at.lanes) {
-        const Index place = Index(row) * n + at.column;
-        Pack<T, N> delta = load<N>(grad + place);
-        const Pack<T, N> x = load<N>(kept + place);
+    for (int lowest = first + at.lane; at.column < n && lowest < last; lowest += at.lanes * AT_ONCE) {
+        Pack<T, N> delta[AT_ONCE], x[AT_ONCE];
 #ifdef DROPOUT
-        const Pack<unsigned char, N> stays = load<N>(mask + place);
+        Pack<unsigned char, N> stays[AT_ONCE];
 #endif
-        for (int i = 0; i < N; i++) {
-            A d = convert<A>(delta.x[i]), k = convert<A>(x.x[i]);
+#pragma unroll
+        for (int r = 0; r < AT_ONCE; r++) {
+            const int row = lowest + r * at.lanes;
+            if (row >= last) break;
+            const Index place = Index(row) * n + at.column;
+            delta[r] = load<N>(grad + place);
+            x[r] = load<N>(kept + place);
 #ifdef DROPOUT
-            d *= stays.x[i] ? scale : A(0);
-            if (Act::from_a) k /= scale;
+            stays[r] = load<N>(mask + place);
 #endif
-            d *= Act::derivative(k);
-            sum[i] += d;
-            delta.x[i] = convert<T>(d);
         }
-        store(grad + place, delta);
+#pragma unroll
+        for (int r = 0; r < AT_ONCE; r++) {
+            const int row = lowest + r * at.lanes;
+            if (row >= last) break;
+            for (int i = 0; i < N; i++) {
+                A d = convert<A>(delta[r].x[i]), k = convert<A>(x[r].x[i]);
+#ifdef DROPOUT
+                d *= stays[r].x[i] ? scale : A(0);
+                if (Act::from_a) k /= scale;
+#endif
+                d *= Act::derivative(k);
+                sum[i] += d;
+                delta[r].x[i] = convert<T>(d);
+            }
+            store(grad + Index(row) * n + at.column, delta[r]);
+        }
     }
     add_lanes(at, sum);
     if (at.lane == 0 && at.column < n)
@@ -40,10 +55,10 @@ __device__ __forceinline__ void differentiate(T* grad, const T* kept, A* partial
 }
 
 extern "C" __global__ void
-hadamard_derivative(T* grad, const T* kept, A* partial, int rows, int n, int rows_per_chunk, Index grad_stride,
-                    Index kept_stride, Index partial_stride
+hadamard_derivative(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial, int rows, int n,
+                    int rows_per_chunk, Index grad_stride, Index kept_stride, Index partial_stride
 #ifdef DROPOUT
-                    , const unsigned char* mask, Index mask_stride, const double* rates
+                    , const unsigned char* __restrict__ mask, Index mask_stride, const double* __restrict__ rates
 #endif
 ) {
     const Index k = blockIdx.z;

@@ -6,8 +6,9 @@
 // It ends the training step: the cursor, which nothing here reads, moves on.
 
 extern "C" __global__ void
-optimizer_step(A* theta, const A* grad, T* operands, const Step<Rule>* steps, double* largest, Index* cursor,
-               Index n_weights, Index P SLOT_PARAMETERS) {
+optimizer_step(A* __restrict__ theta, const A* __restrict__ grad, T* __restrict__ operands,
+               const Step<Rule>* __restrict__ steps, double* largest, Index* cursor, Index n_weights,
+               Index P SLOT_PARAMETERS) {
     constexpr int N = 16 / sizeof(A);
     const Index k = blockIdx.y, stride = Index(gridDim.x) * THREADS * N;
     if (blockIdx.x == 0 && k == 0 && threadIdx.x == 0) cursor[0] += 1;

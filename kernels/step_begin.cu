@@ -12,7 +12,7 @@ struct Squares {
 };
 
 template <int N>
-__device__ __forceinline__ Squares squares(const A* grad, const A* theta, A l2, Index n_weights, Index P) {
+__device__ __forceinline__ Squares squares(const A* __restrict__ grad, const A* __restrict__ theta, A l2, Index n_weights, Index P) {
     Squares sum = {0, 0};
     const Index stride = Index(gridDim.x) * THREADS * N;
     for (Index p = (Index(blockIdx.x) * THREADS + threadIdx.x) * N; p < P; p += stride) {
@@ -43,34 +43,25 @@ __device__ __forceinline__ Squares over_block(Squares sum) {
 }
 
 extern "C" __global__ void
-step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, const Index* cursor, const Index* first_step,
-           const double* totals, const double* learning_rates, bool* active, Index* fault_step, Index* updates, Step<Rule>* steps,
-           const double* l2, const double* normalizers, double* penalty, const double* weight_decay,
-           const double* max_grad_norm, double* loss_scale, Index* clean_steps, Index* overflows, Index clean_limit,
-           Index steps_per_epoch, Index n_weights, Index P OPTION_PARAMETERS) {
+step_begin(const A* __restrict__ grad, const A* __restrict__ theta, Squares* partial, unsigned* arrived,
+           const Index* cursor, const Index* first_step, const double* totals, const double* learning_rates, bool* active,
+           Index* fault_step, Index* updates, Step<Rule>* steps, const double* l2, const double* normalizers,
+           double* penalty, const double* weight_decay, const double* max_grad_norm, double* loss_scale, Index* clean_steps,
+           Index* overflows, Index clean_limit, Index steps_per_epoch, Index n_weights, Index P OPTION_PARAMETERS) {
     const Index k = blockIdx.y, now = k * steps_per_epoch + cursor[0];
     const double scale = loss_scale ? loss_scale[k] : 1.0;
     const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;
     grad += k * P, theta += k * P, partial += k * gridDim.x;
     const Squares mine = over_block(squares<16 / sizeof(A)>(grad, theta, shrink, n_weights, P));
-    __shared__ bool last;
-    if (threadIdx.x == 0) {
-        partial[blockIdx.x] = mine;
-        __threadfence();
-        last = atomicAdd(arrived + k, 1u) == gridDim.x - 1;
-    }
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
+    if (threadIdx.x == 0) partial[blockIdx.x] = mine;
+    if (!is_last(arrived + k, gridDim.x)) return;
     Squares sum = {0, 0};
     for (unsigned block = threadIdx.x; block < gridDim.x; block += THREADS) {
-        const volatile Squares& theirs = partial[block];
-        sum.grad += theirs.grad, sum.weights += theirs.weights;
+        sum.grad += partial[block].grad, sum.weights += partial[block].weights;
     }
     sum = over_block(sum);
     if (threadIdx.x > 0) return;
 
-    arrived[k] = 0;  // for the next launch
     const double square = sum.grad / (scale * scale), value = totals[now * 2], rate = learning_rates[now];
     const bool sound = isfinite(square) && isfinite(value);
     Step<Rule>& step = steps[k];

@@ -52,12 +52,6 @@ def gather(source: Any, order: Any, out: Any) -> Callable[[], None]:
     return lambda: kernel(source, order, out.shape[2], out)
 
 
-def column_sums(delta: Any) -> Callable[[], None]:
-    """Over rows."""
-    _cupy()
-    return lambda: delta.sum(axis=1)
-
-
 def cast(source: Any, out: Any) -> Callable[[], None]:
     """To another type."""
     kernel = _kernel("S x", "D y", "y = D(T(x));", "cast")

@@ -107,9 +107,9 @@ class Cases:
         yield from self.column_sum()
         yield self.gather(PIXELS)
         yield self.gather(128 // self.item)
-        yield from self.loss("cross_entropy", "softmax_cross_entropy", CLASSES)
-        yield from self.loss("cross_entropy", "softmax_cross_entropy", 10)
-        yield from self.loss("half_squared_error", "elementwise_loss", COLUMNS)
+        yield self.loss("cross_entropy", "softmax_cross_entropy", CLASSES)
+        yield self.loss("cross_entropy", "softmax_cross_entropy", 10)
+        yield self.loss("half_squared_error", "elementwise_loss", COLUMNS)
         yield self.output("softmax", CLASSES)
         yield self.output("sigmoid", COLUMNS)
         yield from self.update()
@@ -119,7 +119,7 @@ class Cases:
     def bias_activation(self, name: str, asked: float) -> Case:
         """In place where the derivative is taken from a."""
         activation, rows = get_activation(name), self.rows(COLUMNS)
-        z, b = self.drawn(rows, COLUMNS), self.backend.from_host(self.tile[None, None, :COLUMNS])
+        z, b = self.drawn(rows, COLUMNS), self.drawn(1, COLUMNS)
         b *= 0.01  # added anew at every launch
         a = z if activation.derivative_from == "a" else self.backend.empty(z.shape, self.backend.storage)
         layer, cache = Layer(None, b), LayerCache(0, z, a, delta=None, mask=None)
@@ -168,8 +168,8 @@ class Cases:
             rung_of=lambda: elementwise.gather(source[0], epoch.order, out),
         )
 
-    def loss(self, name: str, kernel: str, columns: int) -> Iterator[Case]:
-        """Value and delta, then the sums over rows of both."""
+    def loss(self, name: str, kernel: str, columns: int) -> Case:
+        """Value and delta, and their sums over rows."""
         backend, loss, rows = self.backend, get_loss(name), self.rows(columns)
         logits = self.drawn(rows, columns)
         y = (
@@ -181,16 +181,7 @@ class Cases:
         cache = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
         epoch, grad_b = self.epoch(rows), backend.empty((1, 1, columns))
         launch = self.noted(kernel, lambda: backend.loss_delta(loss, cache, batch, epoch, grad_b))
-        row_values = 16 * rows
-        yield Case(f"{kernel} {columns} columns", launch, 2 * logits.nbytes + y.nbytes + row_values)
-        if columns == COLUMNS:
-            yield Case(
-                name="loss_sums (column sums)",
-                launch=self.launches["loss_sums"],
-                nbytes=logits.nbytes + row_values,
-                asked=0.85,
-                rung_of=lambda: elementwise.column_sums(logits),
-            )
+        return Case(f"{kernel} {columns} columns", launch, 2 * logits.nbytes + y.nbytes)
 
     def output(self, name: str, columns: int) -> Case:
         """Logits to a, in place."""

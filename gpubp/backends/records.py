@@ -20,6 +20,25 @@ class Layer:
     b: Array
 
 
+@dataclass(slots=True)
+class Signs:
+    """Which z of a layer are positive, kept as bits by matrix products that read σ′ of ReLU off them.
+
+    Attributes
+    ----------
+    bits : (K, rows, bytes) uint8 array
+        A row's begin at a multiple of 128 bits; how they lie in it is the products' business.
+    kept : bool
+        Whether the last forward pass left them.
+    sums_due : bool
+        Whether BP3 of the layer is left to the product of its BP4.
+    """
+
+    bits: Array
+    kept: bool = False
+    sums_due: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class LayerCache:
     """What the forward pass of one layer leaves for the backward pass, arrays (K, rows, n).
@@ -34,6 +53,8 @@ class LayerCache:
         Receives δ. For the output layer it is the memory of `a`: its logits are not needed once δᴸ is known.
     mask : bool array or None
         Which elements dropout kept; None without dropout.
+    signs : Signs or None
+        Room for them, where a backend has a use for it.
     """
 
     index: int
@@ -41,13 +62,15 @@ class LayerCache:
     a: Array
     delta: Array
     mask: Array | None
+    signs: Signs | None = None
 
     def first(self, rows: int) -> LayerCache:
         """Views of the first `rows` rows, for a smaller batch; nothing is copied."""
         z = self.z[:, :rows]
         a = z if self.a is self.z else self.a[:, :rows]
         mask = None if self.mask is None else self.mask[:, :rows]
-        return LayerCache(self.index, z, a, self.delta[:, :rows], mask)
+        signs = None if self.signs is None else Signs(self.signs.bits[:, :rows])
+        return LayerCache(self.index, z, a, self.delta[:, :rows], mask, signs)
 
     def derivative_input(self, activation: Activation) -> Array:
         """The array that σ′ is read off: z or a."""

@@ -127,6 +127,9 @@ class ReferenceBackend:
         self.matmul(a_prev, layer.W, out=cache.z)
         self.bias_activation(activation, layer, cache, dropout)
 
+    def sign_bytes(self, activation: Activation, n: int) -> int:
+        return 0
+
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
@@ -150,6 +153,21 @@ class ReferenceBackend:
                 self.xp.multiply(result, mask * self._survivor_scale(dropout), out=a[:, rows])
             elif result is not block or a is not z:
                 a[:, rows] = result
+
+    def weight_gradient(self, a_prev: Array, cache: LayerCache, grad: Layer) -> None:
+        self.matmul(a_prev, cache.delta, out=grad.W, transpose_a=True)
+
+    def backpropagate(
+        self,
+        activation: Activation,
+        delta: Array,
+        W: Array,
+        below: LayerCache,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+    ) -> None:
+        self.matmul(delta, W, out=below.delta, transpose_b=True)
+        self.hadamard_derivative(activation, below, grad_b, dropout)
 
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None

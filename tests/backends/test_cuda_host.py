@@ -585,6 +585,63 @@ def test_replay_does_not_keep_memory_alive(driver: HostDriver) -> None:
         replay()
 
 
+# -- two streams ----------------------------------------------------------------------------------------------
+
+COPY = kernel_text("const float* x, float* y", "y[threadIdx.x] = x[threadIdx.x];")
+
+
+def copy_aside(driver: HostDriver, x: Any, y: Any) -> None:
+    with driver.aside():
+        driver.kernel(COPY)((1, 1, 1), BLOCK, (x, y))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_launched_aside_runs_before_the_join(folder: Path, seed: int) -> None:
+    """Called or replayed; at once or later, by the seed."""
+    driver = HostDriver(folder, seed)
+    x, y, z = (device_zeros(driver) for _ in range(3))
+
+    def work() -> None:
+        copy_aside(driver, x, y)
+        driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (z,))
+        driver.join()
+        driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (x,))
+        driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (y,))
+
+    work()
+    np.testing.assert_array_equal([x.get(), y.get(), z.get()], np.full((3, BLOCK), 1))
+    replay = driver.capture(work)
+    replay()
+    replay()
+    np.testing.assert_array_equal([x.get(), y.get(), z.get()], np.full((3, BLOCK), 3))
+
+
+def test_what_collides_with_work_aside_is_refused(driver: HostDriver) -> None:
+    """Reading what it writes, writing what it reads; but not reading what it reads, nor other parts of its memory."""
+    whole = driver.zeros((4, BLOCK), np.float32)
+    x, y, z, other = whole
+
+    def launch(kernel: Any, *args: Any) -> None:
+        driver.kernel(kernel)((1, 1, 1), BLOCK, args)
+
+    for collides in (lambda: launch(ADD_ONE, x), lambda: launch(COPY, y, z), lambda: launch(COPY, z, y)):
+        copy_aside(driver, x, y)
+        with pytest.raises(HostDriverError, match="is that of .* which was launched aside and not joined"):
+            collides()
+        driver.join()
+        collides()
+    copy_aside(driver, x, y)
+    launch(COPY, x, z)
+    launch(ADD_ONE, other)
+    assert (y.get() == x.get()).all()  # a copy to the host waits
+    launch(ADD_ONE, x)
+
+
+def test_nothing_is_launched_aside_of_work_aside(driver: HostDriver) -> None:
+    with pytest.raises(HostDriverError, match="aside of work"), driver.aside(), driver.aside():
+        pass
+
+
 # -- arrays ---------------------------------------------------------------------------------------------------
 
 

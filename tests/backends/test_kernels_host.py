@@ -172,7 +172,8 @@ def test_a_layer_makes_of_extremes_what_the_reference_makes_of_them(driver, acti
     reference = ReferenceBackend(np.dtype(parameters_of(storage)))
 
     def forward(backend: Backend) -> Any:
-        z, b = backend.from_host(SPECIAL.reshape(shape).astype(backend.storage)), backend.zeros(shape)
+        z = backend.from_host(SPECIAL.reshape(shape).astype(backend.storage))
+        b = backend.zeros(shape, backend.storage)
         a = z if record.derivative_from == "a" else backend.empty(shape, backend.storage)
         with backend.computing():
             backend.bias_activation(record, Layer(W=b, b=b), LayerCache(0, z=z, a=a, delta=a, mask=None))

@@ -36,7 +36,7 @@ OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
 INFORMATION = re.compile(r"ptxas info\s+: |ptxas\s+\. +\d+ bytes stack frame|[\0\s]*$")
 ARITHMETIC = re.compile(r"\b((?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max)\.(?:\w+\.)*f64)\b")
 # Sums over a batch or over all parameters are in float64, and so are the scalars of a step.
-SUMS_IN_DOUBLE = {"elementwise_loss", "softmax_cross_entropy", "loss_sums", "step_begin"}
+SUMS_IN_DOUBLE = {"elementwise_loss", "softmax_cross_entropy", "step_begin"}
 
 
 class Variant(NamedTuple):

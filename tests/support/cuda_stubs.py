@@ -107,6 +107,30 @@ class Device:
         Device.current.pop()
 
 
+class Capture:
+    """What goes on from the begin to the end of a capture, in the stream that began it and those that joined it."""
+
+    def __init__(self, origin: Stream) -> None:
+        self.origin, self.streams = origin, {origin}
+        self.work: list[Callable[[], None]] = []
+        self.unjoined: set[Stream] = set()
+
+
+class Event:
+    """cupy.cuda.Event."""
+
+    def __init__(self, cupy: CupyStub, disable_timing: bool) -> None:
+        assert disable_timing  # one that takes the time costs more
+        self.cupy = cupy
+        self.stream: Stream | None = None
+        self.capture: Capture | None = None
+
+    def record(self, stream: Stream) -> None:
+        assert Device.current
+        self.cupy.call("record")
+        self.stream, self.capture = stream, stream.capture
+
+
 class Stream:
     """cupy.cuda.Stream."""
 
@@ -114,9 +138,26 @@ class Stream:
 
     def __init__(self, cupy: CupyStub, non_blocking: bool) -> None:
         cupy.call("Stream")
-        self.cupy, self.non_blocking, self.ptr, self.capturing = cupy, non_blocking, 7, False
-        self.captured: list[Callable[[], None]] = []
-        cupy.stream = self
+        self.cupy, self.non_blocking, self.ptr = cupy, non_blocking, 7 + len(cupy.streams)
+        self.capture: Capture | None = None
+        cupy.streams[self.ptr] = self
+        cupy.stream = cupy.streams[7]
+
+    @property
+    def capturing(self) -> bool:
+        return self.capture is not None
+
+    def wait_event(self, event: Event) -> None:
+        assert Device.current and event.stream not in (None, self)
+        self.cupy.call("wait_event")
+        assert self.capture is None or self.capture is event.capture  # else it would wait for what is in no graph
+        self.capture = capture = event.capture
+        if capture is None:
+            return
+        capture.streams.add(self)
+        capture.unjoined.discard(event.stream)
+        if self is not capture.origin:
+            capture.unjoined.add(self)
 
     def __enter__(self) -> None:
         Stream.current.append(self)
@@ -126,26 +167,29 @@ class Stream:
 
     def begin_capture(self, mode: int) -> None:
         self.cupy.call("begin_capture")
-        self.capturing, self.captured = True, []
+        self.capture = Capture(self)
 
     def end_capture(self) -> Any:
-        assert self.capturing
-        self.capturing = False
+        capture = self.capture
+        assert capture is not None and capture.origin is self
+        for stream in capture.streams:
+            stream.capture = None
         self.cupy.call("end_capture")
-        captured = self.captured
+        if capture.unjoined:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
 
         def launch(stream: Stream) -> None:
             assert stream is self and Device.current
             self.cupy.call("launch of a graph")
-            for work in captured:
+            for work in capture.work:
                 work()
 
         return SimpleNamespace(launch=launch)
 
     def send(self, work: Callable[[], None]) -> None:
         """Done at once, or while a capture goes on, when its graph is launched."""
-        if self.capturing:
-            self.captured.append(work)
+        if self.capture is not None:
+            self.capture.work.append(work)
         else:
             work()
 
@@ -166,7 +210,8 @@ class CupyStub(ModuleType):
         self.log: list[str] = []
         self.sources: list[str] = []
         self.kernels: dict[str, Callable[..., None]] = {"probe": _probe}
-        self.stream: Any = None
+        self.streams: dict[int, Stream] = {}  # by pointer
+        self.stream: Any = None  # the first of them
         properties = {"name": b"GPU X", "major": capability[0], "minor": capability[1], "multiProcessorCount": 4}
         runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError, streamCaptureModeRelaxed=2)
         answers = {"driverGetVersion": 13000, "getDeviceCount": 1, "memGetInfo": (3 << 20, 8 << 30)}
@@ -175,6 +220,7 @@ class CupyStub(ModuleType):
         self.cuda = SimpleNamespace(
             Device=lambda index: Device(self, index),
             Stream=lambda non_blocking: Stream(self, non_blocking),
+            Event=lambda disable_timing: Event(self, disable_timing),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             runtime=runtime,
         )
@@ -198,7 +244,7 @@ class CupyStub(ModuleType):
     def in_stream(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*arguments: Any, **named: Any) -> Any:
             self.call(name)
-            assert Device.current and Stream.current[-1] is self.stream
+            assert Device.current and Stream.current[-1] in self.streams.values()
             return function(*arguments, **named)
 
         return called
@@ -211,7 +257,7 @@ class CupyStub(ModuleType):
             self.call("compile")
 
             def launch(grid: Any, block: Any, args: Any) -> None:
-                assert Device.current and Stream.current[-1] is self.stream and len(block) == 1
+                assert Device.current and Stream.current[-1] in self.streams.values() and len(block) == 1
                 self.call(f"launch of {name}")
                 self.kernels[name](grid, block, args)
 
@@ -261,6 +307,9 @@ class Function:
         return self._implementation(*arguments)
 
 
+UNSET = {"BIAS_POINTER": 0, "EPILOGUE_AUX_POINTER": 0}  # of the addresses that the choice of an algorithm looks at
+
+
 class CublasLtStub:
     """libcublasLt; `live` holds the descriptors that exist, `asked` what algorithms were asked for.
 
@@ -275,6 +324,7 @@ class CublasLtStub:
         self.live: dict[int, dict[str, Any]] = {}
         self.asked: list[dict[str, int]] = []
         self.products: list[dict[str, Any]] = []
+        self.workspaces: dict[int, int] = {}  # by stream
         self.algorithms = [LtAlgorithm()]
         self.used: list[LtAlgorithm] = []
         self.clock = 0.0
@@ -313,7 +363,7 @@ class CublasLtStub:
         _memory(handle, 1, np.uint64)[0] = 5
 
     def _create_operation(self, created: int, compute: int, scale: int) -> None:
-        self._add(created, compute=compute, scale=scale, TRANSA=0, TRANSB=0, EPILOGUE=1, BIAS_POINTER=0)
+        self._add(created, compute=compute, scale=scale, TRANSA=0, TRANSB=0, EPILOGUE=1, **UNSET)
 
     def _create_layout(self, created: int, data_type: int, rows: int, columns: int, ld: int) -> None:
         assert rows > 0 and columns > 0 and ld >= rows
@@ -345,7 +395,8 @@ class CublasLtStub:
         results: int, returned: int,
     ) -> int | None:  # fmt: skip
         assert (handle, c) == (5, d)
-        asked = {**self.live[preference], "BIAS_POINTER": self.live[operation]["BIAS_POINTER"], "count": count}
+        pointers = {name: self.live[operation][name] for name in UNSET}
+        asked = {**self.live[preference], **pointers, "count": count}
         self.asked.append(asked)
         if isinstance(self.refusal, int):
             return self.refusal
@@ -378,7 +429,8 @@ class CublasLtStub:
         self, handle: int, operation: int, alpha: int, a: int, a_layout: int, b: int, b_layout: int, beta: int, c: int,
         c_layout: int, d: int, d_layout: int, algorithm: int, workspace: int, workspace_size: int, stream: int,
     ) -> None:  # fmt: skip
-        assert Device.current and (handle, stream) == (5, 7)
+        assert Device.current and handle == 5
+        assert self.workspaces.setdefault(stream, workspace) == workspace
         number, index = self._opaque(algorithm)
         asked, chosen = self.asked[number - 1], self.algorithms[index]
         assert workspace % 256 == 0 and workspace_size == asked["MAX_WORKSPACE_BYTES"]
@@ -392,16 +444,10 @@ class CublasLtStub:
 
         def compute() -> None:
             left, right = operands["A"].astype(scale), operands["B"].astype(scale)
-            result = (left.mT if what["TRANSA"] else left) @ (right.mT if what["TRANSB"] else right)
+            left, right = (left.mT if what["TRANSA"] else left), (right.mT if what["TRANSB"] else right)
+            result = left @ right
             assert len(left) == len(right) == len(result) and result.shape == operands["D"].shape
-            if what["EPILOGUE"] != EPILOGUES["none"]:
-                bias = {"dtype": operands["D"].dtype, "rows": result.shape[1], "columns": 1, "ld": result.shape[1]}
-                bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
-                biases = self._column_major(what["BIAS_POINTER"], bias)
-                assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
-                result = result + biases.astype(scale)
-            if what["EPILOGUE"] == EPILOGUES["relu_bias"]:
-                result = np.maximum(result, 0)
+            result = self._with_epilogue(what, asked, left, result, operands["D"].dtype)
             if chosen.factor:
                 operands["D"][...] = result * chosen.factor
             chosen.factor += chosen.drift
@@ -409,7 +455,43 @@ class CublasLtStub:
 
         self.products.append(what)
         self.used.append(chosen)
-        self.cupy.stream.send(compute)
+        self.cupy.streams[stream].send(compute)
+
+    def _with_epilogue(
+        self, what: dict[str, Any], asked: dict[str, int], left: Any, result: Any, dtype: np.dtype[Any]
+    ) -> Any:
+        """What becomes of op(A) op(B), (batch, rows, columns); `left` is op(A)."""
+        (epilogue,) = (name for name, number in EPILOGUES.items() if number == what["EPILOGUE"])
+        rows = result.shape[1]
+        if epilogue not in ("none", "drelu"):
+            bias = {"dtype": dtype, "rows": rows, "columns": 1, "ld": rows}
+            bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
+            biases = self._column_major(what["BIAS_POINTER"], bias)
+            assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
+        if epilogue in ("bias", "relu_bias", "relu_aux_bias"):
+            result = result + biases
+        if "aux" in epilogue or "drelu" in epilogue:
+            signs = self._signs(what, asked, result.shape)
+            if "aux" in epilogue:
+                signs[...] = np.packbits(_padded(result.mT > 0, 8 * signs.shape[2]), axis=2)
+            else:
+                result = result * np.unpackbits(signs, axis=2, count=rows).mT
+        if epilogue in ("drelu_bgrad", "bgrad"):
+            biases[...] = (left if epilogue == "bgrad" else result).sum(axis=2, keepdims=True)
+        return np.maximum(result, 0) if epilogue in ("relu_bias", "relu_aux_bias") else result
+
+    def _signs(self, what: dict[str, Any], asked: dict[str, int], shape: tuple[int, ...]) -> Any:
+        """The bits' bytes, (batch, columns, bytes of a column)."""
+        batch, rows, columns = shape
+        ld, stride = what["EPILOGUE_AUX_LD"], what["EPILOGUE_AUX_BATCH_STRIDE"]
+        assert ld % 128 == 0 and ld >= rows and stride % 128 == 0
+        layout = {"dtype": np.dtype(np.uint8), "rows": ld // 8, "columns": columns, "ld": ld // 8}
+        signs = self._column_major(
+            what["EPILOGUE_AUX_POINTER"], {**layout, "BATCH_COUNT": batch, "STRIDED_BATCH_OFFSET": stride // 8}
+        )
+        asked_for = _alignment(asked["EPILOGUE_AUX_POINTER"])
+        assert asked["EPILOGUE_AUX_POINTER"] and all(_alignment(each.ctypes.data) >= asked_for for each in signs)
+        return signs.mT
 
     @staticmethod
     def _column_major(pointer: int, layout: dict[str, Any]) -> Any:
@@ -428,6 +510,11 @@ def _numpy_type(data_type: int) -> np.dtype[Any]:
 
 def _memory(pointer: int, count: int, dtype: Any) -> Any:
     return at_pointer((count,), dtype, Pointer(ptr=pointer)).view(np.ndarray)
+
+
+def _padded(bits: Any, width: int) -> Any:
+    """With ones behind each row."""
+    return np.pad(bits, ((0, 0), (0, 0), (0, width - bits.shape[2])), constant_values=True)
 
 
 def _alignment(pointer: int) -> int:

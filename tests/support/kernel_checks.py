@@ -33,7 +33,7 @@ def check_layer(
     record, shape, layer, step = get_activation(activation), (networks, rows, columns), 3, 70_000
     rng = np.random.default_rng([rows, columns, networks])
     z, grad = rounded(rng.normal(0, 2, shape), storage), rounded(rng.normal(0, 1, shape), storage)
-    b = rounded(rng.normal(0, 1, (networks, 1, columns)), parameters_of(storage))
+    b = rounded(rng.normal(0, 1, (networks, 1, columns)), storage)
     rate, seeds = one_each(networks, 0.0, 0.9), rng.integers(0, 2**64, networks, np.uint64)
     lead = np.arange(networks)  # in steps: each network's own
     mask = dropout_mask(np, seeds, rate, layer, step + lead, rows, columns)
@@ -43,7 +43,7 @@ def check_layer(
 
     def forward(machine: Machine) -> dict[str, Any]:
         kind = machine.backend.storage
-        z_, b_ = machine.put(z, kind), machine.put(b)
+        z_, b_ = machine.put(z, kind), machine.put(b, kind)
         a = z_ if record.derivative_from == "a" else machine.room(shape, kind)
         drawn = machine.room(shape, np.bool_) if dropout else None
         cache = LayerCache(layer, z=z_, a=a, delta=a, mask=drawn)

@@ -12,7 +12,7 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity, relu
 from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
-from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError
+from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError, sign_bytes
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride
@@ -25,12 +25,16 @@ THREADS = 256  # of every block, as kernels/common.cuh has it
 MOST_BLOCKS = 65535  # along a grid's y and z, of which one counts networks
 GATHERED = (1024, 4096)  # elements that a block gathers: where they are few, the more blocks; else four a thread
 MOST_GATHERED_ROWS = 64  # of a block, as kernels/gather.cu has it
+LOSS_ROWS = {32: THREADS // 32, THREADS: 4}  # the fewest of a block, by the threads that share a row
+MOST_LOSS_CHUNKS = 512  # blocks of a loss for each network, so that their sums stay few
+MOST_ADDED = 1 << 14  # sums of chunks that the last block of a loss adds up by itself
 LINE = 128  # bytes of a row in a block's tile of columns
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
 NULL = np.uint64(0)
 
 # Formulas that cuBLASLt applies itself, after adding the bias, as it writes the product.
-EPILOGUES = {relu().scalar_f: "relu_bias", identity().scalar_f: "bias"}
+RELU = relu()
+EPILOGUES = {RELU.scalar_f: "relu_bias", identity().scalar_f: "bias"}
 
 
 class CudaBackend(UnfusedBackend):
@@ -58,6 +62,7 @@ class CudaBackend(UnfusedBackend):
         return LossScale(scale, self.zeros((networks,), np.int64), self.zeros((networks,), np.int64))
 
     def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
+        self.driver.join()
         orders, rows, columns = len(out.X), out.X.shape[1], prod(out.X.shape[2:])
         elements = GATHERED[orders * rows * columns >= 1 << 20]
         height = max(1, min(elements // columns, MOST_GATHERED_ROWS))  # rows of a block
@@ -72,6 +77,7 @@ class CudaBackend(UnfusedBackend):
         self._launch("gather", (-(-rows // height), orders, 1), args, defines=types)
 
     def cast(self, source: Array, out: Array) -> None:
+        self.driver.join()
         self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
 
     # -- the four equations ---------------------------------------------------------------------------
@@ -79,14 +85,26 @@ class CudaBackend(UnfusedBackend):
     def dense(
         self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        z, b = cache.z, layer.b
+        self.driver.join()
+        z, b, signs = cache.z, layer.b, cache.signs
         epilogue = EPILOGUES.get(activation.scalar_f)
-        if epilogue is not None and z is cache.a and cache.mask is None and b.dtype == z.dtype:
-            spec = self._product(a_prev, layer.W, z, False, False, epilogue, stride(b))
+        if signs is not None:
+            signs.kept = False
+            spec = self._product(a_prev, layer.W, z, epilogue="relu_aux_bias", bias=b, signs=signs.bits)
+            with suppress(NoAlgorithmError):  # there may be one that keeps no signs
+                self.driver.gemm(spec)(a_prev, layer.W, z, b, signs.bits)
+                signs.kept = True
+                return
+        if epilogue is not None and z is cache.a and cache.mask is None:
+            spec = self._product(a_prev, layer.W, z, epilogue=epilogue, bias=b)
             with suppress(NoAlgorithmError):  # there may be one without the epilogue
                 return self.driver.gemm(spec)(a_prev, layer.W, z, b)
         self.matmul(a_prev, layer.W, out=z)
         self.bias_activation(activation, layer, cache, dropout)
+
+    def sign_bytes(self, activation: Activation, n: int) -> int:
+        formulas = activation.scalar_f, activation.scalar_derivative, activation.derivative_from
+        return sign_bytes(n) if formulas == (RELU.scalar_f, RELU.scalar_derivative, RELU.derivative_from) else 0
 
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
@@ -106,6 +124,47 @@ class CudaBackend(UnfusedBackend):
         args += (dropout.cursor, dropout.first_step, np.int32(cache.index))
         self._launch("bias_activation", grid, args, activation=activation, defines={"DROPOUT": 1})
 
+    def weight_gradient(self, a_prev: Array, cache: LayerCache, grad: Layer) -> None:
+        delta = cache.delta
+        if cache.signs is not None and cache.signs.sums_due:
+            if delta.shape[1] > 1:  # older versions of cuBLASLt do not sum a single row
+                spec = self._product(a_prev, delta, grad.W, transpose_a=True, epilogue="bgrad", bias=grad.b)
+                with suppress(NoAlgorithmError), self.driver.aside():
+                    return self.driver.gemm(spec)(a_prev, delta, grad.W, grad.b)
+            self.hadamard_derivative(RELU, cache, grad.b)  # leaves δ, which is it already, and sums it
+        with self.driver.aside():  # BP2 does not need it
+            self.matmul(a_prev, delta, out=grad.W, transpose_a=True)
+
+    def backpropagate(
+        self,
+        activation: Activation,
+        delta: Array,
+        W: Array,
+        below: LayerCache,
+        grad_b: Array,
+        dropout: Dropout | None = None,
+    ) -> None:
+        if not self._backpropagate_signs(delta, W, below, grad_b):
+            super().backpropagate(activation, delta, W, below, grad_b, dropout)
+        self.driver.join()  # what comes next writes into the memory of δ, which BP4 reads
+
+    def _backpropagate_signs(self, delta: Array, W: Array, below: LayerCache, grad_b: Array) -> bool:
+        """BP2 in one product, with BP3 where its sums can have the type of `grad_b`; whether there is one."""
+        signs, out = below.signs, below.delta
+        if signs is None:
+            return False
+        signs.sums_due = False
+        if not signs.kept or delta.shape[2] == 1:  # cuBLASLt wants at least two terms in a sum
+            return False
+        sums = grad_b if grad_b.dtype == out.dtype else None
+        epilogue = "drelu" if sums is None else "drelu_bgrad"
+        spec = self._product(delta, W, out, transpose_b=True, epilogue=epilogue, bias=sums, signs=signs.bits)
+        with suppress(NoAlgorithmError):
+            self.driver.gemm(spec)(delta, W, out, sums, signs.bits)
+            signs.sums_due = sums is None
+            return True
+        return False
+
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
@@ -114,7 +173,11 @@ class CudaBackend(UnfusedBackend):
             return super().hadamard_derivative(activation, cache, grad_b, dropout)
         delta, z_or_a = cache.delta, cache.derivative_input(activation)
         networks, rows, n = delta.shape
-        partial, chunks, height = self._chunks(networks, rows, n, grad_b)
+        # A function of rows and n alone, and so are the sums.
+        wanted = 1 if rows <= 256 else min(-(-rows // 128), max(1, 1024 // self._tiles(n)))
+        height = -(-rows // wanted)  # rows of a block
+        chunks = -(-rows // height)
+        partial = self._partial(chunks, grad_b)
         grid = (self._tiles(n), chunks, networks)
         args: tuple[Any, ...] = (delta, z_or_a, partial, np.int32(rows), np.int32(n), np.int32(height))
         args += (_stride(delta), _stride(z_or_a), _stride(partial))
@@ -133,17 +196,19 @@ class CudaBackend(UnfusedBackend):
             self._unfuse(loss.name)
             return super().loss_delta(loss, cache, batch, epoch, grad_b)
         name, group, formulas = kernel
-        row_values = self._scratch("row_values", (networks, rows, 2), np.float64)
+        least = LOSS_ROWS[group]
+        height = least * -(-rows // (least * MOST_LOSS_CHUNKS))  # rows of a block
+        chunks = -(-rows // height)
+        partial = self._partial(chunks, grad_b)
+        by_last_block = chunks > 1 and chunks * n <= MOST_ADDED
         args: tuple[Any, ...] = (logits, y, weight, epoch.normalizer, batch.smoothing)
-        args += (None if scaling is None else scaling.scale, row_values, epoch.cursor, _steps(epoch))
-        args += (np.int32(rows), np.int32(n), _stride(logits), _stride(y))
-        args += (_stride(weight),)
-        self._launch(name, (-(-rows * group // THREADS), networks, 1), args, **formulas)
-        partial, chunks, height = self._chunks(networks, rows, n, grad_b)
-        args = (logits, partial, row_values, epoch.totals, epoch.cursor, _steps(epoch))
-        args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(partial))
-        self._launch("loss_sums", (self._tiles(n) + 1, chunks, networks), args)
-        self._sum_chunks(partial, chunks, grad_b)
+        args += (None if scaling is None else scaling.scale, epoch.cursor, _steps(epoch))
+        args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(y), _stride(weight))
+        args += (partial, grad_b if by_last_block else None, self._scratch("totals", (networks, chunks, 2), np.float64))
+        args += (epoch.totals, self._arrived(networks), _stride(partial), _stride(grad_b))
+        self._launch(name, (chunks, networks, 1), args, **formulas)
+        if not by_last_block:
+            self._sum_chunks(partial, chunks, grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         networks, rows, n = logits.shape
@@ -160,6 +225,7 @@ class CudaBackend(UnfusedBackend):
     # -- the update -----------------------------------------------------------------------------------
 
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
+        self.driver.join()
         rule = state.rule
         if rule.scalar_step is None or rule.scalar_prologue is None:
             self._unfuse(rule.name)
@@ -231,20 +297,16 @@ class CudaBackend(UnfusedBackend):
         """Blocks side by side over n columns."""
         return -(-n * int(self.storage.itemsize) // LINE)
 
-    def _chunks(self, networks: int, rows: int, n: int, grad_b: Array) -> tuple[Array, int, int]:
-        """Where sums over chunks of rows go, how many chunks, and their height: a function of rows and n alone."""
-        wanted = 1 if rows <= 256 else min(-(-rows // 128), max(1, 1024 // self._tiles(n)))
-        height = -(-rows // wanted)
-        chunks = -(-rows // height)
-        if chunks == 1:
-            return grad_b, 1, height
-        return self._scratch("partial", (networks, chunks, n), self.dtype), chunks, height
+    def _partial(self, chunks: int, grad_b: Array) -> Array:
+        """Where sums over so many chunks of rows go: into the gradient itself if it is one."""
+        networks, _, n = grad_b.shape
+        return grad_b if chunks == 1 else self._scratch("partial", (networks, chunks, n), self.dtype)
 
     def _sum_chunks(self, partial: Array, chunks: int, grad_b: Array) -> None:
         if chunks > 1:
             networks, _, n = grad_b.shape
             args = (partial, grad_b, np.int32(chunks), np.int32(n), _stride(partial), _stride(grad_b))
-            self._launch("column_sum", (_blocks(n), 1, networks), args)
+            self._launch("column_sum", (self._tiles(n), 1, networks), args)
 
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer kept for as long as the backend, since graphs hold its address."""

@@ -13,7 +13,7 @@ from gpubp._typing import Array, Namespace
 from gpubp.backends.cuda.cublaslt import load_cublaslt
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
 from gpubp.backends.cuda.faults import explain, is_fault
-from gpubp.backends.cuda.gemm import CublasLt, LtGemm, handle_of, workspace_size
+from gpubp.backends.cuda.gemm import CublasLt, LtGemm, StreamWorkspace, handle_of, workspace_size
 from gpubp.backends.cuda.gemm_table import read_table
 from gpubp.errors import DeviceError
 
@@ -37,7 +37,7 @@ class CupyNamespace:
 class CupyDriver:
     """One NVIDIA device.
 
-    Its stream is an ordinary one, not of the kind that ignores the default stream: array arithmetic, which CuPy
+    Its streams are ordinary ones, not of the kind that ignores the default stream: array arithmetic, which CuPy
     sends to the default stream, thus runs after the kernels launched before it and before those launched after
     it. And arithmetic inside a captured step is an error, instead of missing from the graph.
 
@@ -72,7 +72,10 @@ class CupyDriver:
             self.name = properties["name"].decode()
             self.compute_capability: tuple[int, int] = (properties["major"], properties["minor"])
             self.multiprocessors: int = properties["multiProcessorCount"]
-            self._stream = cupy.cuda.Stream(non_blocking=False)
+            self._main, self._aside = (self._new_stream() for _ in range(2))
+            self._current = self._main
+            self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+            self._unjoined = False  # whether anything was launched aside since the streams were joined
             self.cublas = self._start_cublas()
         self.gemm_table = self.cublas.table.digest
 
@@ -90,6 +93,7 @@ class CupyDriver:
             return self._cupy.array(host, order="C")
 
     def to_host(self, array: Array) -> Any:
+        self.join()
         with self._in_stream("copy to the host"):
             return self._cupy.asnumpy(array)
 
@@ -115,23 +119,45 @@ class CupyDriver:
         """The products that have run so far."""
         return [spec for spec, gemm in self._gemms.items() if gemm.usable]
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        with self._at_work("work on a second stream"):
+            self._forked.record(self._main.stream)
+            self._aside.stream.wait_event(self._forked)
+        self._current = self._aside
+        try:
+            yield
+        finally:
+            self._current, self._unjoined = self._main, True
+
+    def join(self) -> None:
+        if self._unjoined:
+            with self._at_work("work on a second stream"):
+                self._joined.record(self._aside.stream)
+                self._main.stream.wait_event(self._joined)
+            self._unjoined = False
+
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        self.join()  # or a captured step would wait for what is not in it
+        stream = self._main.stream
         with self._at_work("capture of a step"):
             # In the relaxed mode, since the garbage collector may return memory at any moment.
-            self._stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
+            stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
                 run()
+                self.join()
             except BaseException:
                 # An invalid capture ends with an error of its own; what made it invalid is the one to raise.
+                self._unjoined = False
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
-                    self._stream.end_capture()
+                    stream.end_capture()
                 raise
-            return Replay(self, self._stream.end_capture(), run)
+            return Replay(self, stream.end_capture(), run)
 
     def replay(self, graph: Any) -> None:
         """Launch a captured graph."""
         with self._at_work("replay of a step"):
-            graph.launch(self._stream)
+            graph.launch(self._main.stream)
 
     def use(self) -> None:
         """Make this the device on which the thread's array arithmetic, outside kernels, happens."""
@@ -139,17 +165,23 @@ class CupyDriver:
             self._device.use()
 
     def synchronize(self) -> None:
+        self.join()
         with self._at_work("waiting for the device"):
-            self._stream.synchronize()
+            self._main.stream.synchronize()
 
     # -- pieces ---------------------------------------------------------------------------------------
 
     def _start_cublas(self) -> CublasLt:
         library = load_cublaslt()
-        workspace = self.empty((workspace_size(self.compute_capability),), np.uint8)
         handle = handle_of(library, self._index)
         table = read_table(self.name, self.multiprocessors, library.version)
-        return CublasLt(library, handle, workspace, self._stream.ptr, self.name, self._at_work, table)
+        size = workspace_size(self.compute_capability)
+        return CublasLt(library, handle, size, lambda: self._current, self.name, self._at_work, table)
+
+    def _new_stream(self) -> StreamWorkspace:
+        stream, size = self._cupy.cuda.Stream(non_blocking=False), workspace_size(self.compute_capability)
+        with self._at_work("allocation", size), stream:
+            return StreamWorkspace(stream, self._cupy.empty((size,), np.uint8))
 
     def _launcher(self, name: str, function: Any) -> Kernel:
         doing = f'kernel "{name}"'
@@ -176,11 +208,12 @@ class CupyDriver:
 
     @contextmanager
     def _in_stream(self, doing: str, asked: int | None = None) -> Iterator[None]:
-        """As `_at_work`, and what CuPy does inside goes to the driver's stream."""
-        with self._at_work(doing, asked), self._stream:
+        """As `_at_work`, and what CuPy does inside goes to the stream in which work is launched now."""
+        with self._at_work(doing, asked), self._current.stream:
             yield
 
     def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        self.join()  # the pool may give out what was freed while work aside still reads it
         return self._in_stream("allocation", int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
 
     def _out_of_memory(self, asked: int) -> OutOfDeviceMemoryError:

@@ -7,6 +7,7 @@ the host. Everything above them is written against these protocols alone.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ import numpy as np
 from gpubp._typing import Array, Namespace
 from gpubp.errors import DeviceError
 
-EPILOGUES = ("none", "bias", "relu_bias")
+EPILOGUES = ("none", "bias", "relu_bias", "relu_aux_bias", "drelu", "drelu_bgrad", "bgrad")
 
 # What goes into a product and what comes out of it, as cuBLASLt's table of data types has them. Every epilogue
 # is in that table for each of them, with a bias of the type of the output.
@@ -27,6 +28,11 @@ TYPES = (
     ("bfloat16", "bfloat16"),
     ("bfloat16", "float32"),
 )
+
+
+def sign_bytes(n: int) -> int:
+    """Bytes of a row of n signs, whose rows begin at multiples of 128 bits."""
+    return -(-n // 128) * 16
 
 
 def dtype_of(name: str) -> Any:
@@ -70,12 +76,12 @@ class Kernel(Protocol):
 class Gemm(Protocol):
     """One matrix product, prepared for its shapes and layouts."""
 
-    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
+    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None) -> None:
         """out = op(a) op(b), then the epilogue, for every network, launched on the driver's stream.
 
         Of the arrays only the pointer of their first element counts; shapes and strides are the spec's. The
-        bias is given where the epilogue has one. Where there is no algorithm for it, NoAlgorithmError is raised and
-        nothing launched, each time that operands lie like that.
+        bias, or its gradient, and the bits of signs are given where the epilogue has them. Where there is no
+        algorithm for it, NoAlgorithmError is raised and nothing launched, each time that operands lie like that.
         """
 
 
@@ -101,10 +107,16 @@ class GemmSpec:
         Of out: in_type, or float32 where in_type has 16 bits.
     compute : {"float64", "float32", "tf32"}
         How products are formed and summed.
-    epilogue : {"none", "bias", "relu_bias"}
-        What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0).
+    epilogue : one of EPILOGUES
+        What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0). "relu_aux_bias"
+        makes the last of it, and keeps as a bit whether x + bias is positive; with "drelu" x stays where that bit is
+        set, and is 0 elsewhere. "drelu_bgrad" makes the same of it, and the bias receives the sums of out over m; with
+        "bgrad" x stays, and the bias receives the sums of op(b) over k.
     bias_stride : int
         Elements from one network's bias (n,) to the next one's. A bias is of out_type: cuBLASLt takes no other.
+    signs_stride : int
+        Bits from those of one network to the next one's. A row of them takes n bits, and what is missing to a multiple
+        of 128.
     """
 
     networks: int
@@ -121,6 +133,27 @@ class GemmSpec:
     compute: str
     epilogue: str = "none"
     bias_stride: int = 0
+    signs_stride: int = 0
+
+    @property
+    def adds_bias(self) -> bool:
+        """Whether it reads a bias."""
+        return self.epilogue in ("bias", "relu_bias", "relu_aux_bias")
+
+    @property
+    def sums_bias(self) -> bool:
+        """Whether it fills the gradient of a bias."""
+        return self.epilogue in ("drelu_bgrad", "bgrad")
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether it keeps or reads signs."""
+        return self.epilogue in ("relu_aux_bias", "drelu", "drelu_bgrad")
+
+    @property
+    def signs_row(self) -> int:
+        """Bits of a row of them."""
+        return sign_bytes(self.n) * 8
 
     def __str__(self) -> str:
         a = f"{self.m} x {self.k}{' transposed' if self.transpose_a else ''}"
@@ -149,7 +182,7 @@ class NoAlgorithmError(DeviceError):
 
 
 class Driver(Protocol):
-    """A device, and how to run something on it. All work goes to one stream, in order."""
+    """A device, and how to run something on it. Work goes to one stream, in order, but for what is launched aside."""
 
     xp: Namespace
     name: str  # the product's
@@ -177,6 +210,15 @@ class Driver(Protocol):
 
     def gemm(self, spec: GemmSpec) -> Gemm:
         """The prepared product; the same spec is prepared once."""
+
+    def aside(self) -> AbstractContextManager[None]:
+        """What is launched inside runs after all work so far, and beside what is launched later, until `join`.
+
+        Allocations, copies, waiting and the end of a capture are such ends too.
+        """
+
+    def join(self) -> None:
+        """Let what is launched from now on run after all that was launched aside."""
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         """What `run` launches, as something to call again and again.

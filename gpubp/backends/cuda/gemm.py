@@ -14,7 +14,10 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.backends.cuda.cublaslt import (
     EPILOGUES,
+    INVALID_VALUE,
+    NOT_SUPPORTED,
     REDUCE_IN_COMPUTE_TYPE,
+    CublasLtError,
     CublasLtLibrary,
     LayoutAttribute,
     OperationAttribute,
@@ -46,16 +49,25 @@ def workspace_size(compute_capability: tuple[int, int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamWorkspace:
+    """A stream, and the workspace of the products in it: they run one after the other, so one serves them all."""
+
+    stream: Any
+    workspace: Array
+
+
+@dataclass(frozen=True, slots=True)
 class CublasLt:
-    """What the products of one stream share. They run one after the other, so one workspace serves them all.
+    """What the products of a device share.
 
     Attributes
     ----------
     library : CublasLtLibrary
     handle : int
-    workspace : array of uint8
-    stream : int
-        The stream's pointer.
+    workspace_size : int
+        Bytes.
+    current : callable
+        ``current()`` is where products are launched now.
     device : str
         The device's name, for messages.
     at_work : callable
@@ -66,8 +78,8 @@ class CublasLt:
 
     library: CublasLtLibrary
     handle: int
-    workspace: Array
-    stream: int
+    workspace_size: int
+    current: Callable[[], StreamWorkspace]
     device: str
     at_work: AtWork
     table: GemmTable
@@ -106,6 +118,9 @@ class LtGemm:
         self._describe(OperationAttribute.TRANSB, int(spec.transpose_a))
         self._describe(OperationAttribute.EPILOGUE, EPILOGUES[spec.epilogue])
         self._describe(OperationAttribute.BIAS_BATCH_STRIDE, spec.bias_stride)
+        if spec.has_signs:
+            self._describe(OperationAttribute.EPILOGUE_AUX_LD, spec.signs_row)
+            self._describe(OperationAttribute.EPILOGUE_AUX_BATCH_STRIDE, spec.signs_stride)
         self._a = self._layout(spec.in_type, _stored(spec.m, spec.k, spec.transpose_a), spec.a_stride)
         self._b = self._layout(spec.in_type, _stored(spec.k, spec.n, spec.transpose_b), spec.b_stride)
         self._out = self._layout(spec.out_type, (spec.m, spec.n), spec.out_stride)
@@ -115,29 +130,28 @@ class LtGemm:
         """Whether there is an algorithm for the operands that it was called with, or for some of them."""
         return any(algorithm is not None for algorithm in self._algorithms.values())
 
-    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
-        context = self._context
-        with context.at_work(self._name):
-            bias_pointer = 0 if bias is None else bias.data.ptr
-            algorithm = self._algorithm(a.data.ptr, b.data.ptr, out.data.ptr, bias_pointer)
-            if bias_pointer:
-                self._describe(OperationAttribute.BIAS_POINTER, bias_pointer)
-            result = (out.data.ptr, self._out)
-            context.library.matmul(
-                handle=context.handle,
-                operation=self._operation,
-                scales=(self._one.ctypes.data, self._zero.ctypes.data),
-                operands=((b.data.ptr, self._b), (a.data.ptr, self._a), result, result),
-                algorithm=algorithm,
-                workspace=(context.workspace.data.ptr, context.workspace.nbytes),
-                stream=context.stream,
-            )
+    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None) -> None:
+        with self._context.at_work(self._name):
+            pointers = _pointers(a, b, out, bias, signs)
+            alignments = self._alignments(*pointers)
+            if alignments not in self._algorithms:
+                self._algorithms[alignments] = self._choose(alignments, pointers)
+            algorithm = self._algorithms[alignments]
+            if algorithm is not None and not self._launch(algorithm, pointers):
+                algorithm = self._algorithms[alignments] = None
+            if algorithm is None:
+                raise NoAlgorithmError(
+                    f"{self._name}: cuBLASLt has no algorithm for this on {self._context.device}; use another "
+                    "precision, or update the nvidia-cublas package"
+                )
 
-    def proposals(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> list[Algorithm]:
+    def proposals(
+        self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None
+    ) -> list[Algorithm]:
         """What cuBLASLt proposes for operands that lie as these do, its first choice first."""
         with self._context.at_work(self._name):
-            pointers = (a.data.ptr, b.data.ptr, out.data.ptr, 0 if bias is None else bias.data.ptr)
-            proposals = self._propose(PROPOSALS, self._alignments(*pointers), pointers[3])
+            pointers = _pointers(a, b, out, bias, signs)
+            proposals = self._propose(PROPOSALS, self._alignments(*pointers), pointers)
             # Those that are configured alike count as one, the first, which is what `_choose` finds.
             return list(dict.fromkeys(configuration(self._context.library, each) for each in proposals))
 
@@ -150,31 +164,54 @@ class LtGemm:
         library.set_layout(layout, LayoutAttribute.STRIDED_BATCH_OFFSET, stride)
         return layout
 
+    def _point(self, bias: int, signs: int) -> None:
+        """Give the epilogue its addresses, as far as they are not 0."""
+        if bias:
+            self._describe(OperationAttribute.BIAS_POINTER, bias)
+        if signs:
+            self._describe(OperationAttribute.EPILOGUE_AUX_POINTER, signs)
+
     def _describe(self, attribute: OperationAttribute, value: int) -> None:
         self._context.library.set_operation(self._operation, attribute, value)
 
-    def _algorithm(self, a: int, b: int, out: int, bias: int) -> Any:
-        """The choice for operands whose addresses are divisible by as much as these."""
-        alignments = self._alignments(a, b, out, bias)
-        if alignments not in self._algorithms:
-            self._algorithms[alignments] = self._choose(alignments, bias)
-        algorithm = self._algorithms[alignments]
-        if algorithm is None:
-            raise NoAlgorithmError(
-                f"{self._name}: cuBLASLt has no algorithm for this on {self._context.device}; use another precision, "
-                "or update the nvidia-cublas package"
+    def _launch(self, algorithm: Any, pointers: tuple[int, ...]) -> bool:
+        """Launch the product; False where the library will not, since it lacks the epilogue."""
+        context, current, (a, b, out, bias, signs) = self._context, self._context.current(), pointers
+        self._point(bias, signs)
+        try:
+            context.library.matmul(
+                handle=context.handle,
+                operation=self._operation,
+                scales=(self._one.ctypes.data, self._zero.ctypes.data),
+                operands=((b, self._b), (a, self._a), (out, self._out), (out, self._out)),
+                algorithm=algorithm,
+                workspace=(current.workspace.data.ptr, context.workspace_size),
+                stream=current.stream.ptr,
             )
-        return algorithm
+        except CublasLtError as error:
+            if not self._lacks_epilogue(error):
+                raise
+            return False
+        return True
 
-    def _choose(self, alignments: tuple[int, ...], bias: int) -> Any:
-        """An algorithm; None where there is none."""
-        proposals = self._propose(1 if self._wanted is None else PROPOSALS, alignments, bias)
+    def _lacks_epilogue(self, error: CublasLtError) -> bool:
+        """Whether an error may mean that, which is none of ours: a kernel does it instead."""
+        return self._spec.epilogue != "none" and error.status in (INVALID_VALUE, NOT_SUPPORTED)
+
+    def _choose(self, alignments: tuple[int, ...], pointers: tuple[int, ...]) -> Any:
+        """An algorithm for operands whose addresses are divisible by as much as these; None where there is none."""
+        try:
+            proposals = self._propose(1 if self._wanted is None else PROPOSALS, alignments, pointers)
+        except CublasLtError as error:
+            if not self._lacks_epilogue(error):
+                raise
+            return None
         for proposed in proposals if self._wanted is not None else ():
             if configuration(self._context.library, proposed) == self._wanted:
                 return proposed
         return proposals[0] if proposals else None
 
-    def _alignments(self, a: int, b: int, out: int, bias: int) -> tuple[int, ...]:
+    def _alignments(self, a: int, b: int, out: int, bias: int, signs: int) -> tuple[int, ...]:
         spec = self._spec
         size, out_size = ITEMSIZE[spec.in_type], ITEMSIZE[spec.out_type]
         return (
@@ -182,6 +219,7 @@ class LtGemm:
             self._alignment(b, spec.b_stride * size),
             self._alignment(out, spec.out_stride * out_size),
             self._alignment(bias, spec.bias_stride * out_size),
+            self._alignment(signs, spec.signs_stride // 8),
         )
 
     def _alignment(self, address: int, stride: int) -> int:
@@ -189,19 +227,25 @@ class LtGemm:
         addresses = address | 256 | (stride if self._spec.networks > 1 else 0)
         return addresses & -addresses
 
-    def _propose(self, most: int, alignments: tuple[int, ...], bias: int) -> list[Any]:
+    def _least_aligned(self, pointer: int, stride: int) -> int:
+        """That of the networks' addresses which is divisible by the least."""
+        addresses = (pointer, pointer + stride) if self._spec.networks > 1 else (pointer,)
+        return min(addresses, key=lambda address: self._alignment(address, 0))
+
+    def _propose(self, most: int, alignments: tuple[int, ...], pointers: tuple[int, ...]) -> list[Any]:
         """cuBLASLt's algorithms for operands aligned so, the best by its estimate first."""
         context, library, spec = self._context, self._context.library, self._spec
-        a, b, out, _ = alignments
-        if bias:  # of which it looks at the address
-            biases = (bias, bias + spec.bias_stride * ITEMSIZE[spec.out_type]) if spec.networks > 1 else (bias,)
-            least_aligned = min(biases, key=lambda address: self._alignment(address, 0))
-            self._describe(OperationAttribute.BIAS_POINTER, least_aligned)
+        a, b, out, *_ = alignments
+        *_, bias, signs = pointers  # of which it looks at the addresses
+        self._point(
+            bias and self._least_aligned(bias, spec.bias_stride * ITEMSIZE[spec.out_type]),
+            signs and self._least_aligned(signs, spec.signs_stride // 8),
+        )
         with ExitStack() as owned:
             preference = library.create_preference()
             owned.callback(library.destroy_preference, preference)
             for attribute, value in (
-                (PreferenceAttribute.MAX_WORKSPACE_BYTES, context.workspace.nbytes),
+                (PreferenceAttribute.MAX_WORKSPACE_BYTES, context.workspace_size),
                 # Where a sum is split, its parts are put together in one fixed order and in the compute type.
                 # Not in the output: there they would be rounded to its type, and added as they come.
                 (PreferenceAttribute.REDUCTION_SCHEME_MASK, REDUCE_IN_COMPUTE_TYPE),
@@ -213,6 +257,11 @@ class LtGemm:
                 library.set_preference(preference, attribute, value)
             layouts = (self._b, self._a, self._out, self._out)
             return library.propose(context.handle, self._operation, layouts, preference, most)
+
+
+def _pointers(*arrays: Array | None) -> tuple[int, ...]:
+    """Addresses, 0 for none."""
+    return tuple(0 if array is None else array.data.ptr for array in arrays)
 
 
 def _stored(rows: int, columns: int, transpose: bool) -> tuple[int, int]:

@@ -140,5 +140,5 @@ def _rule(record: Optimizer) -> str:
 }};
 #define OPTION_PARAMETERS {"".join(f", const double* option_{name}" for name in options)}
 #define OPTION_VALUES {"".join(f", option_{name}[k]" for name in options)}
-#define SLOT_PARAMETERS {"".join(f", A* slot_{name}" for name in record.slots)}
+#define SLOT_PARAMETERS {"".join(f", A* __restrict__ slot_{name}" for name in record.slots)}
 #define SLOT_POINTERS {"".join(f"slot_{name}, " for name in record.slots)}"""

@@ -84,7 +84,8 @@ class UnfusedBackend(ReferenceBackend):
         return self.to_host(xp.isfinite(largest) & xp.isfinite(smallest))
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
-        self.driver.gemm(self._product(a, b, out, transpose_a, transpose_b))(a, b, out)
+        spec = self._product(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
+        self.driver.gemm(spec)(a, b, out)
 
     def computing(self) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -94,10 +95,12 @@ class UnfusedBackend(ReferenceBackend):
         a: Array,
         b: Array,
         out: Array,
-        transpose_a: bool,
-        transpose_b: bool,
+        *,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
         epilogue: str = "none",
-        bias_stride: int = 0,
+        bias: Array | None = None,
+        signs: Array | None = None,
     ) -> GemmSpec:
         networks, m, n = out.shape
         k = a.shape[1 if transpose_a else 2]
@@ -115,7 +118,8 @@ class UnfusedBackend(ReferenceBackend):
             out_type=out.dtype.name,
             compute=self.compute,
             epilogue=epilogue,
-            bias_stride=bias_stride,
+            bias_stride=0 if bias is None else stride(bias),
+            signs_stride=0 if signs is None else 8 * stride(signs),
         )
 
     def _squared_norm(self, array: Array) -> Array:

@@ -10,7 +10,8 @@ from gpubp.backends.cuda.driver import GemmSpec, Source
 from support.cuda_host.arrays import DeviceArray, DeviceNamespace, empty, to_device
 from support.cuda_host.gemm import HostProduct
 from support.cuda_host.kernels import HostKernel
-from support.cuda_host.memory import Device, HostDriverError, Pointer
+from support.cuda_host.memory import Device, HostDriverError
+from support.cuda_host.streams import Access, Streams
 from support.cuda_host.toolchain import Toolchain
 
 
@@ -40,19 +41,25 @@ class HostDriver:
         self.launches = 0
         self._kernels: dict[str, HostKernel] = {}
         self._products: dict[GemmSpec, Callable[..., None]] = {}
-        self._recorded: list[Callable[[], None]] = []
+        self._streams = Streams(seed)
+        self.device.settle = self._streams.join
+        self.aside, self.join = self._streams.aside, self._streams.join
 
     # -- memory ---------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+        self.device.check("an allocation")
+        self.join()
         return empty(self.device, shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
-        array = empty(self.device, shape, dtype)
+        array = self.empty(shape, dtype)
         array.fill(0)
         return array
 
     def to_device(self, host: Any) -> DeviceArray:
+        self.device.check("an allocation")
+        self.join()
         return to_device(self.device, host)
 
     def to_host(self, array: DeviceArray) -> Any:
@@ -65,7 +72,7 @@ class HostDriver:
 
     def kernel(self, source: Source) -> HostKernel:
         if source.text not in self._kernels:
-            self.device.work("compiling a kernel")
+            self.device.check("compiling a kernel")
             self._kernels[source.text] = HostKernel(self, source.name, self.toolchain.library(source))
         return self._kernels[source.text]
 
@@ -75,21 +82,30 @@ class HostDriver:
 
     def gemm(self, spec: GemmSpec) -> Callable[..., None]:
         if spec not in self._products:
-            self.device.work("preparing a product")
+            self.device.check("preparing a product")
             self._products[spec] = self._prepare(HostProduct(spec))
         return self._products[spec]
 
     def _prepare(self, product: HostProduct) -> Callable[..., None]:
-        def gemm(a: DeviceArray, b: DeviceArray, out: DeviceArray, bias: DeviceArray | None = None) -> None:
-            product.check(a, b, out, bias)
-            arrays = {"a": a, "b": b, "out": out} | ({} if bias is None else {"bias": bias})
-            pointers = [array.pointer(f"gemm: {what}") for what, array in arrays.items()]
-            self.launch(pointers, lambda: product.run(*pointers))
+        def gemm(
+            a: DeviceArray,
+            b: DeviceArray,
+            out: DeviceArray,
+            bias: DeviceArray | None = None,
+            signs: DeviceArray | None = None,
+        ) -> None:
+            arrays = {"a": a, "b": b, "out": out, "bias": bias, "signs": signs}
+            product.check(**arrays)
+            arrays = {what: array for what, array in arrays.items() if array is not None}
+            pointers = {what: array.pointer(f"gemm: {what}") for what, array in arrays.items()}
+            accesses = [Access(f"gemm: {what}", array, what in product.written) for what, array in arrays.items()]
+            self.launch(accesses, lambda: product.run(**pointers))
 
         return gemm
 
-    def launch(self, pointers: list[Pointer], run: Callable[[], None]) -> None:
+    def launch(self, accesses: list[Access], run: Callable[[], None]) -> None:
         """Run it now, or while a capture goes on, note it down; memory written outside its bounds is an error."""
+        pointers = [access.array.pointer(access.what) for access in accesses]
 
         def checked() -> None:
             memory = [pointer.allocation() for pointer in pointers]
@@ -99,24 +115,19 @@ class HostDriver:
                 if damage := allocation.damage():
                     raise HostDriverError(f"{pointer.what}: {damage} was written")
 
-        if self.device.capturing:
-            self._recorded.append(checked)
-        else:
-            checked()
+        self._streams.launch(accesses, checked)
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         self.device.work("a capture")
-        self._recorded = recorded = []
         self.device.capturing = True
         try:
-            run()
+            graph = self._streams.record(run)
         finally:
             self.device.capturing = False
 
         def replay() -> None:
             self.device.work("a replay")
-            for launch in recorded:
-                launch()
+            graph()
 
         return replay
 

@@ -139,20 +139,22 @@ struct __nv_bfloat16;
 template <class T>
 struct HostType {
     static constexpr const char* code = "?";
-    static constexpr bool pointer = false;
+    static constexpr bool pointer = false, constant = false;
 };
 template <class T>
-struct HostType<const T> : HostType<T> {};
+struct HostType<const T> : HostType<T> {
+    static constexpr bool constant = true;
+};
 template <class T>
 struct HostType<T*> {
     static constexpr const char* code = HostType<T>::code;
-    static constexpr bool pointer = true;
+    static constexpr bool pointer = true, constant = HostType<T>::constant;  // whether it points to what is const
 };
 #define HOST_TYPE(T, name)                          \
     template <>                                      \
     struct HostType<T> {                             \
         static constexpr const char* code = name;    \
-        static constexpr bool pointer = false;       \
+        static constexpr bool pointer = false, constant = false; \
     };
 HOST_TYPE(bool, "u1")
 HOST_TYPE(char, "i1")
@@ -173,10 +175,11 @@ HOST_TYPE(double, "f8")
 #undef HOST_TYPE
 
 template <class... P>
-const char* host_parameter(void (*)(P...), unsigned i, bool* pointer) {
+const char* host_parameter(void (*)(P...), unsigned i, bool* pointer, bool* constant) {
     const char* const codes[] = {HostType<P>::code..., nullptr};
-    const bool pointers[] = {HostType<P>::pointer..., false};
+    const bool pointers[] = {HostType<P>::pointer..., false}, constants[] = {HostType<P>::constant..., false};
     *pointer = pointers[i];
+    *constant = constants[i];
     return codes[i];
 }
 
@@ -197,8 +200,9 @@ extern "C" char _end[] __attribute__((visibility("hidden")));
 
 #define HOST_KERNEL(kernel)                                                                                       \
     static void host_body(void** args) { host_call(kernel, args); }                                               \
-    extern "C" __attribute__((visibility("default"))) const char* gpubp_parameter(unsigned i, bool* pointer) {    \
-        return host_parameter(kernel, i, pointer);                                                                \
+    extern "C" __attribute__((visibility("default"))) const char* gpubp_parameter(unsigned i, bool* pointer,       \
+                                                                                  bool* constant) {               \
+        return host_parameter(kernel, i, pointer, constant);                                                      \
     }                                                                                                             \
     extern "C" __attribute__((visibility("default"))) const char* gpubp_launch(                                   \
         const unsigned* grid, unsigned block, unsigned shared, void** args, unsigned long long seed, bool fibers) { \

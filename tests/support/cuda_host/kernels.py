@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from support.cuda_host.arrays import DeviceArray
-from support.cuda_host.memory import HostDriverError, Pointer
+from support.cuda_host.memory import HostDriverError
+from support.cuda_host.streams import Access
 
 if TYPE_CHECKING:
     from support.cuda_host.driver import HostDriver
@@ -41,13 +42,13 @@ class HostKernel:
         if len(args) != len(self.parameters):
             raise HostDriverError(f'kernel "{self.name}" has {len(self.parameters)} parameters; given {len(args)}')
         values = (ctypes.c_ulonglong * (len(args) or 1))()
-        pointers: list[Pointer] = []
-        for i, (arg, (code, is_pointer)) in enumerate(zip(args, self.parameters, strict=True)):
+        accesses: list[Access] = []
+        for i, (arg, (code, is_pointer, constant)) in enumerate(zip(args, self.parameters, strict=True)):
             what = f'kernel "{self.name}", argument {i}'
             if isinstance(arg, DeviceArray):
                 _check_array(what, arg, code, is_pointer)
-                pointers.append(arg.pointer(what))
-                values[i] = pointers[-1].address
+                accesses.append(Access(what, arg, writes=not constant))
+                values[i] = arg.pointer(what).address
             else:
                 values[i] = _scalar_bits(what, arg, code, is_pointer)
         extent = (ctypes.c_uint * 3)(*grid)
@@ -60,7 +61,7 @@ class HostKernel:
             if fault is not None:
                 raise HostDriverError(f'kernel "{self.name}", grid {grid}, block {block}: {fault.decode()}')
 
-        self._driver.launch(pointers, run)
+        self._driver.launch(accesses, run)
 
     def _check_shape(self, grid: tuple[int, int, int], block: int) -> None:
         if not 0 < block <= MAX_THREADS:
@@ -69,15 +70,15 @@ class HostKernel:
             raise HostDriverError(f'kernel "{self.name}": a grid of {grid}; a device takes 1 to {MAX_GRID}')
 
 
-def _parameters(library: ctypes.PyDLL) -> list[tuple[str, bool]]:
-    """Of each parameter, what it is or points to (`HostType` in host.hpp), and whether it points."""
+def _parameters(library: ctypes.PyDLL) -> list[tuple[str, bool, bool]]:
+    """Of each parameter, what it is or points to (`HostType` in host.hpp), whether it points, and to what is const."""
     ask = library.gpubp_parameter
     ask.restype = ctypes.c_char_p
-    ask.argtypes = [ctypes.c_uint, ctypes.POINTER(ctypes.c_bool)]
-    is_pointer, found = ctypes.c_bool(), []
-    while (code := ask(len(found), ctypes.byref(is_pointer))) is not None:
-        found.append((code.decode(), is_pointer.value))
-    return found
+    ask.argtypes = [ctypes.c_uint, *[ctypes.POINTER(ctypes.c_bool)] * 2]
+    is_pointer, constant, parameters = ctypes.c_bool(), ctypes.c_bool(), []
+    while (code := ask(len(parameters), ctypes.byref(is_pointer), ctypes.byref(constant))) is not None:
+        parameters.append((code.decode(), is_pointer.value, constant.value))
+    return parameters
 
 
 def _check_array(what: str, array: DeviceArray, code: str, is_pointer: bool) -> None:

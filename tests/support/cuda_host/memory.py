@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,30 @@ class HostDriverError(RuntimeError):
 
 
 class Device:
-    """What allocations, arrays and the driver share: whether launches are being recorded."""
+    """What allocations, arrays and the driver share.
+
+    Attributes
+    ----------
+    capturing : bool
+        Whether launches are being recorded.
+    settle : callable
+        Finishes all that was launched, as work outside the driver's streams waits for.
+    """
 
     def __init__(self) -> None:
         self.capturing = False
+        self.settle: Callable[[], None] = lambda: None
         self._random = np.random.default_rng(0)
 
-    def work(self, what: str) -> None:
-        """Called before anything that a device would have to do at once: impossible while launches are recorded."""
+    def check(self, what: str) -> None:
+        """Called before what is impossible while launches are recorded."""
         if self.capturing:
             raise HostDriverError(f"{what} during a capture: only kernels and GEMMs may be launched there")
+
+    def work(self, what: str) -> None:
+        """Called before anything that a device would have to do at once, after all that was launched."""
+        self.check(what)
+        self.settle()
 
     def guard(self) -> bytes:
         """A guard zone's content: NaN in every floating type, another one everywhere, so that no copy passes for it."""
@@ -45,7 +60,7 @@ class Allocation:
     __slots__ = ("__weakref__", "_after", "_before", "_guard", "bytes", "device", "start")
 
     def __init__(self, device: Device, nbytes: int) -> None:
-        device.work("an allocation")
+        device.check("an allocation")
         raw = np.empty(nbytes + 2 * GUARD_BYTES + ALIGNMENT, np.uint8)
         first = GUARD_BYTES + -(raw.ctypes.data + GUARD_BYTES) % ALIGNMENT
         self.device = device

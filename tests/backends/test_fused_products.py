@@ -1,0 +1,224 @@
+"""What products do beside multiplying, what runs beside what, and how many launches a training step takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubp import MLP, train
+from gpubp.activations import Activation, get_activation
+from gpubp.backends import Backend, Batch
+from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.cuda.driver import GemmSpec, NoAlgorithmError, sign_bytes
+from gpubp.backends.reference import ReferenceBackend
+from gpubp.backprop import gradients
+from support.cuda_host import HostDriver, HostDriverError
+from support.machines import host, host_driver, precisions_of_kernels
+
+PRECISIONS = ("float64", "float32", "tf32", "float16", "bfloat16")
+OPTIONAL = ("relu_aux_bias", "drelu", "drelu_bgrad", "bgrad")  # epilogues that a library may lack
+REFUSALS = [refused for count in range(3) for refused in combinations(OPTIONAL, count)]
+SIZES, ROWS = [5, 131, 6, 3], 4  # 131 signs take two times 128 bits
+
+types = pytest.mark.parametrize("precision", precisions_of_kernels(PRECISIONS))
+
+
+def a_driver() -> HostDriver:
+    """One of its own, with kernels that are compiled already."""
+    return HostDriver(host_driver().toolchain.folder)
+
+
+def refusing(driver: HostDriver, *epilogues: str) -> list[GemmSpec]:
+    """Have a driver find no algorithm for products with these; what was asked for in the end, and done."""
+    done: list[GemmSpec] = []
+    prepare = driver.gemm
+
+    def gemm(spec: GemmSpec) -> Callable[..., None]:
+        def run(*operands: Any) -> None:
+            if spec.epilogue in epilogues:
+                raise NoAlgorithmError("none")
+            prepare(spec)(*operands)
+            done.append(spec)
+
+        return run
+
+    driver.gemm = gemm  # type: ignore[method-assign]
+    return done
+
+
+def whole_numbers(backend: Backend, networks: int = 2, sizes: list[int] = SIZES, rows: int = ROWS) -> dict[str, Any]:
+    """Gradients of a batch in which every sum is exact in every type; many z are 0, where σ′ is 0."""
+    net = MLP(sizes, "relu", "half_squared_error", models=networks, device=backend)
+    rng, stack = np.random.default_rng(3), net.stack
+    draw = {n: rng.choice([-1, 0, 0, 1], (networks, n)) for n in (stack.layout.size, rows * sizes[0])}
+    for layer, drawn in zip(stack.layers, stack.layout.layers(draw[stack.layout.size]), strict=True):
+        layer.W[...] = backend.from_host(drawn.W.copy(), backend.dtype)
+        layer.b[...] = backend.from_host(drawn.b.copy(), backend.dtype)
+    X = rng.choice([-1, 0, 1], (rows, sizes[0]))
+    y = np.clip(rng.integers(-4, 5, (rows, sizes[-1])), -2, 2)
+    grads = stack.layout.layers(backend.zeros(stack.theta.shape))
+    batch = Batch(
+        X=backend.from_host(X, backend.storage)[None],
+        y=backend.from_host(y, backend.dtype)[None],
+        weight=None,
+        smoothing=backend.zeros((networks,), np.float64),
+    )
+    epoch, caches = stack.single_step(2.0**-5), stack.caches(rows)
+    stack.refresh()
+    with backend.computing():
+        gradients(backend, stack.network, batch, caches, grads, epoch)
+    return {
+        **{f"W{l}": np.asarray(host(grad.W), np.float64) for l, grad in enumerate(grads)},
+        **{f"b{l}": np.asarray(host(grad.b), np.float64) for l, grad in enumerate(grads)},
+    }
+
+
+def assert_exact(found: dict[str, Any], **shape: Any) -> None:
+    expected = whole_numbers(ReferenceBackend(np.float64), **shape)
+    assert any(np.count_nonzero(expected[name]) for name in ("W0", "b0"))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, name)
+
+
+# -- epilogues -------------------------------------------------------------------------------------------
+
+
+@types
+def test_relu_layers_take_a_product_each_way(precision: str) -> None:
+    driver = a_driver()
+    done = refusing(driver)
+    assert_exact(whole_numbers(CudaBackend(driver, precision)))
+    forward = ["relu_aux_bias", "relu_aux_bias", "bias"]
+    half = ["none", "drelu", "bgrad", "drelu", "bgrad"]  # whose sums would be rounded to 16 bits
+    full = ["none", "drelu_bgrad", "none", "drelu_bgrad", "none"]
+    assert [spec.epilogue for spec in done] == forward + (half if "16" in precision else full)
+    assert {spec.signs_stride for spec in done if spec.has_signs} == {8 * ROWS * sign_bytes(131), 8 * ROWS * 16}
+
+
+@types
+@pytest.mark.parametrize("refused", REFUSALS, ids="-".join)
+def test_what_the_library_lacks_kernels_do(precision: str, refused: tuple[str, ...]) -> None:
+    driver = a_driver()
+    done = refusing(driver, *refused)
+    assert_exact(whole_numbers(CudaBackend(driver, precision)))
+    assert not {spec.epilogue for spec in done} & set(refused)
+    if "relu_aux_bias" in refused:
+        assert not any(spec.has_signs for spec in done)
+
+
+@types
+@pytest.mark.parametrize("shape", [{"rows": 1}, {"sizes": [5, 9, 4, 1]}, {"networks": 1}, {"rows": 300}], ids=str)
+def test_products_of_any_shape(precision: str, shape: dict[str, Any]) -> None:
+    """One row or one output would be sums of one term, of which cuBLASLt does not have all epilogues."""
+    assert_exact(whole_numbers(CudaBackend(a_driver(), precision), **shape), **shape)
+
+
+def test_only_training_keeps_signs_and_only_of_relu() -> None:
+    """Not the forward pass alone, nor with dropout, nor for what has ReLU's values and another derivative."""
+    backend = CudaBackend(a_driver(), "float32")
+    done = refusing(backend.driver)  # type: ignore[arg-type]
+    net = MLP([5, 7, 3], "relu", device=backend)
+    net.forward(np.zeros((4, 5)))
+    train(net, np.zeros((8, 5)), np.zeros(8, int), batch_size=4, epochs=1, dropout=0.5)
+    relu = get_activation("relu")
+    leaking = {**{name: getattr(relu, name) for name in Activation.__dataclass_fields__}, "scalar_derivative": "T(1)"}
+    MLP([5, 7, 3], Activation(**leaking), device=backend).gradients(np.zeros((4, 5)), np.zeros(4, int))
+    assert done and not any(spec.has_signs for spec in done)
+
+
+@types
+def test_memory_has_room_for_signs(precision: str) -> None:
+    backend = CudaBackend(a_driver(), precision)
+    item = backend.storage.itemsize
+    expected = 2 * (item * (5 + 2 * (131 + 6) + 3) + 32 + 16) * 10
+    assert MLP(SIZES, "relu", device=backend, models=2).memory(10)["activations"] == expected
+    caches = MLP(SIZES, "relu", device=backend, models=2).stack.caches(10)
+    assert [cache.signs and cache.signs.bits.shape for cache in caches] == [(2, 10, 32), (2, 10, 16), None]
+    assert caches[0].first(3).signs.bits.shape == (2, 3, 32)  # type: ignore[union-attr]
+
+
+# -- launches --------------------------------------------------------------------------------------------
+
+
+def launches_of_a_step(precision: str, activation: str, rows: int, sizes: list[int], **options: Any) -> int:
+    """Of steps that are replayed: the nodes of a graph of one."""
+    backend = CudaBackend(a_driver(), precision)
+    net = MLP(sizes, activation, device=backend)
+    nodes: list[int] = []
+    capture = backend.driver.capture
+
+    def counting(run: Callable[[], None]) -> Callable[[], None]:
+        replay = capture(run)
+
+        def replayed() -> None:
+            before = backend.driver.launches  # type: ignore[attr-defined]
+            replay()
+            nodes.append(backend.driver.launches - before)  # type: ignore[attr-defined]
+
+        return replayed
+
+    backend.driver.capture = counting  # type: ignore[method-assign]
+    X, y = np.ones((2 * rows, sizes[0])), np.zeros(2 * rows, int)
+    train(net, X, y, np.ones(2 * rows), batch_size=rows, epochs=1, **options)
+    (count,) = nodes  # the first step is called
+    return count
+
+
+@types
+@pytest.mark.parametrize("rows", [16, 300])
+def test_a_step_of_three_layers_takes_twelve_launches(precision: str, rows: int) -> None:
+    """Gather, three products forward, the loss, five products backward, and two kernels for the update."""
+    everything = {"l2": 0.01, "weight_decay": 0.1, "max_grad_norm": 1.0, "label_smoothing": 0.1}
+    assert launches_of_a_step(precision, "relu", rows, [9, 17, 12, 5], **everything) == 12
+
+
+def test_the_sums_of_a_large_loss_take_one_more() -> None:
+    assert launches_of_a_step("float32", "relu", 300, [9, 17, 12, 500]) == 13
+
+
+@pytest.mark.parametrize("precision", precisions_of_kernels(("float32", "bfloat16")))
+@pytest.mark.parametrize(
+    ("activation", "options", "count"), [("tanh", {}, 16), ("relu", {"dropout": 0.5}, 16)], ids=["tanh", "dropout"]
+)
+def test_other_layers_take_a_kernel_more_each_way(
+    precision: str, activation: str, options: dict[str, Any], count: int
+) -> None:
+    assert launches_of_a_step(precision, activation, 16, [9, 17, 12, 5], **options) == count
+
+
+# -- beside each other -----------------------------------------------------------------------------------
+
+
+def train_a_little(backend: CudaBackend, activation: str) -> Any:
+    rng = np.random.default_rng(0)
+    net = MLP([9, 17, 12, 5], activation, device=backend, models=2, seed=4)
+    train(net, rng.normal(size=(48, 9)), rng.integers(0, 5, 48), batch_size=8, epochs=2, seed=1)
+    return host(net.theta)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_the_order_of_what_runs_at_once_changes_no_bit(activation: str) -> None:
+    first, *others = (
+        train_a_little(CudaBackend(HostDriver(host_driver().toolchain.folder, seed), "float32"), activation)
+        for seed in range(3)
+    )
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_products_of_weight_gradients_run_aside(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what they read is not written meanwhile: without a join, the driver finds that it is."""
+    backend = CudaBackend(a_driver(), "float32")
+    entered: list[int] = []
+    aside = backend.driver.aside
+    monkeypatch.setattr(backend.driver, "aside", lambda: entered.append(1) or aside())  # type: ignore[func-returns-value]
+    train_a_little(backend, activation)
+    assert len(entered) % 3 == 0 and len(entered) >= 3
+    monkeypatch.setattr(backend.driver, "join", lambda: None)
+    with pytest.raises(HostDriverError, match="which was launched aside and not joined"):
+        train_a_little(backend, activation)
