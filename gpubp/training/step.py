@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,16 @@ class EpochResult:
     overflows: NDArray[np.int64] | None
 
 
+class Pauses(Protocol):
+    """What is asked between steps of an epoch, where all networks stand at the same step."""
+
+    def most_steps(self, position: int) -> int:
+        """How many steps may be taken from step `position` of the epoch on before the next pause."""
+
+    def reached(self, position: int) -> None:
+        """Step `position` of the epoch comes next, and is not its first or beyond its last."""
+
+
 class TrainingStep:
     """Gather batch → forward → BP1 with loss → (BP4, BP2 + BP3) per layer → optimizer, for all of a stack.
 
@@ -74,6 +86,8 @@ class TrainingStep:
         They, with the parameters that are being trained.
     table : StepTable
         Of the epoch that was begun last.
+    began : (K,) bool
+        Which networks trained when it began.
     """
 
     def __init__(
@@ -98,6 +112,7 @@ class TrainingStep:
         self.data = DeviceData(backend, (X, stack.cast_targets(y), weight), batch_size, orders, free)
         self.counts = np.full(stack.models, m) if counts is None else counts
         self.members, self.live = np.arange(stack.models), stack.copy()
+        self.began = np.ones(stack.models, np.bool_)
         optimizer.operands = None if self.live.operand_buffer is self.live.theta else self.live.operand_buffer
         epoch = stack.epoch(int(self.counts.max()), batch_size)
         epoch.loss_scale = backend.loss_scale(stack.models)
@@ -146,20 +161,54 @@ class TrainingStep:
         place, optimizer = slice(int(places[0]), int(places[0]) + 1), self.state.optimizer
         return optimizer.updates[place], tuple(slot[place] for slot in optimizer.slots)
 
+    def carried(self) -> dict[str, Array]:
+        """What the networks that have a place carry from step to step, by name, where it lies."""
+        optimizer, epoch = self.state.optimizer, self.state.epoch
+        scaling, largest = epoch.loss_scale, optimizer.largest_update
+        return {
+            "theta": self.live.theta,
+            **{f"slots.{name}": slot for name, slot in zip(optimizer.rule.slots, optimizer.slots, strict=True)},
+            "updates": optimizer.updates,
+            "active": optimizer.active,
+            "fault_step": optimizer.fault_step,
+            "totals": epoch.totals,
+            **({} if largest is None else {"largest_update": largest}),
+            **({} if scaling is None else {"scale": scaling.scale, "clean_steps": scaling.clean_steps}),
+            **({} if scaling is None else {"overflows": scaling.overflows}),
+        }
+
+    def restore(self, members: NDArray[np.int64], began: NDArray[np.bool_], carried: Mapping[str, Any]) -> None:
+        """Go back to where networks stood, of which `members` had a place, by what they carried, on the host."""
+        if len(members) < len(self.members):
+            self._keep(members)
+        self.began = began
+        for name, array in self.carried().items():
+            array[...] = self.stack.backend.from_host(carried[name])
+
     # -- training --------------------------------------------------------------------------------------
 
     def stop(self, networks: NDArray[np.bool_]) -> None:
         """Train these networks, (K,) bool, no further."""
         self.stack.backend.assign(self.state.optimizer.active, False, networks[self.members])
 
-    def run_epoch(self, table: StepTable) -> EpochResult:
-        """Take all steps of a table, read on the host what came of them, and give `stack` the finite parameters."""
-        self._compact()
+    def run_epoch(self, table: StepTable, first: int = 0, pauses: Pauses | None = None) -> EpochResult:
+        """Take all steps of a table, read on the host what came of them, and give `stack` the finite parameters.
+
+        Parameters
+        ----------
+        table : StepTable
+        first : int
+            The step to begin with; what came before was done when the networks were `restore`d.
+        pauses : Pauses, optional
+        """
+        if not first:
+            self._compact()
+            if self.state.optimizer.largest_update is not None:
+                self.state.optimizer.largest_update[...] = 0
+            self.began = self.active()
         backend, optimizer, scaling = self.stack.backend, self.state.optimizer, self.state.epoch.loss_scale
-        if optimizer.largest_update is not None:
-            optimizer.largest_update[...] = 0
-        before = self.active()
-        self.train_epoch(table)
+        before = self.began
+        self.train_epoch(table, first, pauses)
         finite = backend.finite(self.live.theta)
         overflowed = before[self.members] & ~finite
         if overflowed.any():
@@ -173,22 +222,35 @@ class TrainingStep:
             overflows=None if scaling is None else self._for_all(scaling.overflows),
         )
 
-    def train_epoch(self, table: StepTable) -> None:
-        """Take all steps of a table."""
-        self.begin(table)
-        for start in range(0, table.longest, self.data.segment):
-            self._load(start)
-            for group in self._row_groups():
-                if start <= group.first * self.batch_size < start + self.data.segment:
-                    self.seek(group.first)
-                    self._slice_step(group.networks).run(group.steps, group.rows)
+    def train_epoch(self, table: StepTable, first: int = 0, pauses: Pauses | None = None) -> None:
+        """Take all steps of a table, or those from `first` on, for which the networks are as they are to be."""
+        self.begin(table, first, parameters=not first)
+        steps_of_segment, loaded = self.data.segment // self.batch_size, -1
+        for start, groups in groupby(self._row_groups(), lambda group: group.first):
+            together = list(groups)
+            position, end = max(start, first), start + together[0].steps
+            if position < end and position // steps_of_segment != loaded:
+                loaded = position // steps_of_segment
+                self._load(loaded * self.data.segment)
+            while position < end:
+                count = end - position if pauses is None else min(end - position, pauses.most_steps(position))
+                for group in together:
+                    self.seek(position)
+                    self._slice_step(group.networks).run(count, group.rows)
+                position += count
+                if pauses is not None and position < table.steps:
+                    pauses.reached(position)
 
-    def begin(self, table: StepTable, at: int = 0) -> None:
-        """Take over the parameters of `stack` and copy a table to the device, with the cursor at step `at`."""
+    def give_back(self) -> None:
+        """Give `stack` the parameters, where they are finite, that networks have within an epoch."""
+        self._copy_back(self.stack.backend.finite(self.live.theta))
+
+    def begin(self, table: StepTable, at: int = 0, *, parameters: bool = True) -> None:
+        """Copy a table to the device, the cursor at step `at`, and take over the parameters of `stack`, if asked."""
         self.table, epoch = table, self.state.epoch
-        if len(self.members) == self.stack.models:
+        if parameters and len(self.members) == self.stack.models:
             self.live.theta[...] = self.stack.theta
-        else:
+        elif parameters:
             places = np.arange(len(self.members))
             self.stack.backend.copy_networks(self.stack.theta, self.members, self.live.theta, places)
         self.live.refresh()
@@ -273,7 +335,10 @@ class TrainingStep:
         active = self.stack.backend.to_host(self.state.optimizer.active)
         if active.all() or not active.any() or active.sum() > COMPACT_BELOW * len(active):
             return
-        stay = np.flatnonzero(active)
+        self._keep(np.flatnonzero(active))
+
+    def _keep(self, stay: NDArray[np.int64]) -> None:
+        """Move the networks at these places together and give the rest of the memory up."""
         self.members, first = self.members[stay], slice(0, len(stay))
         self.state, self.workspace = compacted(self.state, stay), of_networks(self.workspace, first)
         self.live = self.live.part(first)
