@@ -116,7 +116,7 @@ class TrainingIdentity:
     @cached_property
     def described(self) -> dict[str, Any]:
         """The identity as JSON holds it: of the data, their shapes, types and digests."""
-        return {"network": self.network, "settings": self.settings, "data": _fingerprint(self.data)}
+        return {"network": self.network, "settings": self.settings, "data": fingerprint(self.data)}
 
     def check(self, path: Path, metadata: Mapping[str, Any]) -> None:
         """Refuse a checkpoint of another training, with both sides named; say where other bits are to be expected.
@@ -125,7 +125,7 @@ class TrainingIdentity:
         ------
         DataError
         """
-        difference = _first_difference("", metadata["training"], self.described)
+        difference = first_difference("", metadata["training"], self.described)
         if difference is not None:
             name, there, here = difference
             raise DataError(
@@ -344,26 +344,26 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             writing.result()
 
 
-def _fingerprint(data: Any) -> Any:
+def fingerprint(data: Any) -> Any:
     """Shapes, types and digests of arrays, as `TrainingIdentity` takes them."""
     if data is None:
         return None
     if isinstance(data, Mapping):
-        return {name: _fingerprint(value) for name, value in data.items()}
+        return {name: fingerprint(value) for name, value in data.items()}
     if isinstance(data, SparseRows):
         matrix = data.matrix
-        return {name: _fingerprint(getattr(matrix, name)) for name in ("data", "indices", "indptr")}
+        return {name: fingerprint(getattr(matrix, name)) for name in ("data", "indices", "indptr")}
     if isinstance(data, Sequence):
-        return {"lengths": _fingerprint(np.array([len(rows) for rows in data])), "rows": _fingerprint(np.hstack(data))}
+        return {"lengths": fingerprint(np.array([len(rows) for rows in data])), "rows": fingerprint(np.hstack(data))}
     return f"{data.shape} {data.dtype} with digest {serialization.digest_of_array(data)[:32]}"
 
 
-def _first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
+def first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
     """Where two JSON-able records differ: the name, and what each has; None where they do not."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in [*here, *(key for key in there if key not in here)]:
             inner = f"{name}.{key}" if name else key
-            if (difference := _first_difference(inner, there.get(key), here.get(key))) is not None:
+            if (difference := first_difference(inner, there.get(key), here.get(key))) is not None:
                 return difference
         return None
     return None if there == here else (name, there, here)

@@ -121,8 +121,8 @@ def test_metrics_are_those_of_the_design(folder: Path) -> None:
     done("train", "flowers.csv", *QUICK, "--validation", "0.25", "--seed", "3", "--out", "run")
     metrics = json.loads(Path("run/metrics.json").read_text())
     keys = (
-        "task train validation test epochs steps stopped seconds device precision gemm_table seed parameters layer_sizes "
-        "config versions"
+        "task train validation test epochs steps stopped seconds device precision gemm_table seed parameters "
+        "layer_sizes config versions"
     )
     assert list(metrics) == keys.split()
     for part in ("train", "validation", "test"):
