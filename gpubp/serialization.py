@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +34,7 @@ except ImportError:  # not on Windows, where leftovers stay
 FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables. 3: a digest
 HEADER, DIGEST = "gpubp", "gpubp_sha256"  # what the header of a file calls our metadata, and their digest
 DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  # as safetensors calls them
-_CHUNK = 1 << 22  # bytes that are written, and hashed meanwhile, at a time
+_CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # where a folder cannot be flushed
 
 
@@ -100,11 +100,14 @@ def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str,
     text = json.dumps({"format": FORMAT, **metadata}, allow_nan=False)
     unknown = "0" * hashlib.sha256().digest_size * 2
     header = _header(ordered, {HEADER: text, DIGEST: unknown})
-    with atomic_writer(path, len(header) + sum(tensor.nbytes for tensor in ordered.values())) as file:
-        file.write(header)
-        digest = _digest(text, ordered, file)
-        file.seek(header.index(unknown.encode()))
-        file.write(digest.encode())
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(_digest, text, ordered)  # while the system writes
+        with atomic_writer(path, len(header) + sum(tensor.nbytes for tensor in ordered.values())) as file:
+            file.write(header)
+            for tensor in ordered.values():
+                file.write(_bytes_of(tensor))
+            file.seek(header.index(unknown.encode()))
+            file.write(digest.result().encode())
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -173,26 +176,13 @@ def _header(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes
     return len(text).to_bytes(8, "little") + text
 
 
-def _digest(text: str, tensors: dict[str, NDArray[Any]], file: BinaryIO | None = None) -> str:
-    """The SHA-256 of metadata and tensors in their order; the tensors are written to a file meanwhile, if any."""
+def _digest(text: str, tensors: dict[str, NDArray[Any]]) -> str:
+    """The SHA-256 of metadata and tensors in their order."""
     digest = hashlib.sha256(text.encode())
-    with ThreadPoolExecutor(1) as pool:
-        for name, tensor in tensors.items():
-            digest.update(f"\n{name} {DTYPES[tensor.dtype.name]} {list(tensor.shape)}\n".encode())
-            for chunk in _chunks(tensor):
-                if file is None:
-                    digest.update(chunk)
-                    continue
-                hashing = pool.submit(digest.update, chunk)  # hashlib and the system let each other work
-                file.write(chunk)
-                hashing.result()
+    for name, tensor in tensors.items():
+        digest.update(f"\n{name} {DTYPES[tensor.dtype.name]} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
-
-
-def _chunks(tensor: NDArray[Any]) -> Iterable[memoryview]:
-    """The bytes of an array in one piece, some at a time."""
-    data = _bytes_of(tensor)
-    return (data[start : start + _CHUNK] for start in range(0, data.nbytes, _CHUNK))
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:
