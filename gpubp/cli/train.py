@@ -134,7 +134,8 @@ def fit(
 
     rows = len(prepared.train[0])
     display.show_network(console, net)
-    memory = net.memory(min(settings["batch_size"], rows), settings["optimizer"])
+    part = -(-min(settings["batch_size"], rows) // settings["accumulate"])
+    memory = net.memory(part, settings["optimizer"])
     parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
     needed, data = display.size(memory["total"]), display.size(prepared.bytes)
     display.say(console, f"loss {net.loss.name}; memory {needed} beside {data} of data ({parts})")

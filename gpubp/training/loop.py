@@ -18,6 +18,7 @@ from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
 from gpubp.stack import Stack
+from gpubp.training.accumulation import Batches, with_batches_that_fit
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
 from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
@@ -49,6 +50,7 @@ def train(
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     max_grad_norm: Numbers | None = None,
     batch_size: int = 128,
+    accumulate: int = 1,
     epochs: int | Sequence[int] | NDArray[Any] = 20,
     patience: int | Sequence[int] | NDArray[Any] | None = None,
     update_tolerance: Numbers | None = None,
@@ -98,6 +100,10 @@ def train(
         The gradient over all parameters is scaled down to this norm where it is longer.
     batch_size : int
         1 is online, m or more full-batch. The last batch of an epoch may be smaller and counts by its rows.
+    accumulate : int
+        Parts that each batch is gone through in, of equal size: their gradients are added up for one update, which
+        takes the memory of a part. Up to rounding the result is that of whole batches; dropout draws other masks. A
+        batch that does not fit on the device is cut into parts without being asked to, which is said.
     epochs : int (K,)
     patience : int or None (K,)
         Stop after so many epochs without a lower validation loss, and return to the best weights.
@@ -177,6 +183,7 @@ def train(
         label_smoothing=label_smoothing,
         max_grad_norm=max_grad_norm,
         batch_size=batch_size,
+        accumulate=accumulate,
         epochs=epochs,
         patience=patience,
         update_tolerance=update_tolerance,
@@ -229,25 +236,30 @@ def _training_step(
     options: Mapping[str, Any],
 ) -> TrainingStep:
     """The step that trains a stack, from checked options."""
-    tolerance = options["update_tolerance"]
-    state = initial_state(
-        stack,
-        rule,
-        rule_options,
-        weight_decay=_unless_zero(options["weight_decay"]),
-        l2=_unless_zero(options["l2"]),
-        max_grad_norm=options["max_grad_norm"],
-        largest_update=None if tolerance is None else np.zeros(stack.models),
-    )
-    return TrainingStep(
-        stack,
-        (samples.X, samples.y, samples.weight),
-        planner.batch_size,
-        state,
-        dropout=options["dropout"],
-        label_smoothing=options["label_smoothing"],
-        orders=planner.orders,
-        counts=None if samples.rows is None else planner.counts,
+
+    def build(batches: Batches) -> TrainingStep:
+        state = initial_state(
+            stack,
+            rule,
+            rule_options,
+            weight_decay=_unless_zero(options["weight_decay"]),
+            l2=_unless_zero(options["l2"]),
+            max_grad_norm=options["max_grad_norm"],
+            largest_update=None if options["update_tolerance"] is None else np.zeros(stack.models),
+        )
+        return TrainingStep(
+            stack,
+            (samples.X, samples.y, samples.weight),
+            batches,
+            state,
+            dropout=options["dropout"],
+            label_smoothing=options["label_smoothing"],
+            orders=planner.orders,
+            counts=None if samples.rows is None else planner.counts,
+        )
+
+    return with_batches_that_fit(
+        build, Batches(planner.batch_size, options["accumulate"]), stack, rule, samples.most_rows
     )
 
 

@@ -117,6 +117,10 @@ def test_rows_that_are_sent_in_segments_go_on_with_the_same_bits(tmp_path, all_k
     assert resumed_everywhere(network, tmp_path) >= 12
 
 
+def test_batches_in_parts_go_on_with_the_same_bits(tmp_path, all_kept):
+    assert resumed_everywhere(network, tmp_path, accumulate=2) >= 12
+
+
 def test_a_full_batch_and_the_end_of_a_training_are_checkpoints_too(tmp_path, all_kept):
     assert resumed_everywhere(network, tmp_path, batch_size=34, patience=None) == 4
     last = checkpoint.CheckpointFolder(tmp_path / "all").files()[-1]
