@@ -72,6 +72,9 @@ def backward(
     for l in range(last, -1, -1):
         delta, a_prev = caches[l].delta, caches[l - 1].a if l else batch.X
         backend.matmul(a_prev, delta, out=grads[l].W, transpose_a=True)  # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ
+        if l and (start := caches[l - 1].again_from) is not None:  # their memory was used by layers above
+            again = Network(network.layers[start:l], network.activations[start:l], network.loss)
+            forward(backend, again, caches[start - 1].a if start else batch.X, caches[start:l], dropout)
         if l:
             below, activation = caches[l - 1], network.activations[l - 1]
             backend.matmul(delta, network.layers[l].W, out=below.delta, transpose_b=True)  # BP2, first half: δˡ Wˡᵀ

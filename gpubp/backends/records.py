@@ -34,6 +34,9 @@ class LayerCache:
         Receives δ. For the output layer it is the memory of `a`: its logits are not needed once δᴸ is known.
     mask : bool array or None
         Which elements dropout kept; None without dropout.
+    again_from : int or None
+        Where layers share memory, and others have written into it by the time that the backward pass comes here: the
+        first of the layers to be run again, of which this one is the last.
     """
 
     index: int
@@ -41,13 +44,14 @@ class LayerCache:
     a: Array
     delta: Array
     mask: Array | None
+    again_from: int | None = None
 
     def first(self, rows: int) -> LayerCache:
         """Views of the first `rows` rows, for a smaller batch; nothing is copied."""
         z = self.z[:, :rows]
         a = z if self.a is self.z else self.a[:, :rows]
         mask = None if self.mask is None else self.mask[:, :rows]
-        return LayerCache(self.index, z, a, self.delta[:, :rows], mask)
+        return LayerCache(self.index, z, a, self.delta[:, :rows], mask, self.again_from)
 
     def derivative_input(self, activation: Activation) -> Array:
         """The array that σ′ is read off: z or a."""

@@ -223,6 +223,14 @@ Out = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run that --out holds already.", rich_help_panel="Run")
 ]
+Recompute = Annotated[
+    bool,
+    typer.Option(
+        "--recompute",
+        help="Keep few layers' activations and compute the others again in the backward pass: less memory if deep.",
+        rich_help_panel="Run",
+    ),
+]
 CheckpointEvery = Annotated[
     str | None,
     typer.Option(

@@ -46,6 +46,7 @@ def train(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    recompute: options.Recompute = False,
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = None,
     out: options.Out = None,
@@ -94,7 +95,7 @@ def train(
         interruption = None
         try:
             checkpoints = {"checkpoint": folder / FOLDER, "checkpoint_every": checkpoint_every, "resume": resume}
-            history = fit(console, net, prepared, settings, seed, checkpoints)
+            history = fit(console, net, prepared, settings, seed, {"recompute": recompute, **checkpoints})
         except TrainingInterrupted as error:
             interruption, history = error, error.history
         save(console, net, prepared, history, config, folder, quiet)
@@ -126,16 +127,16 @@ def fit(
     prepared: PreparedData,
     settings: Settings,
     seed: int,
-    checkpoints: Mapping[str, Any] = MappingProxyType({}),
+    others: Mapping[str, Any] = MappingProxyType({}),
 ) -> History:
-    """Train `net` on the data, and show it all; `checkpoints` are arguments of `gpubp.train`."""
+    """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`."""
     from gpubp.cli import display
     from gpubp.training import train as run_training
 
     rows = len(prepared.train[0])
     display.show_network(console, net)
     part = -(-min(settings["batch_size"], rows) // settings["accumulate"])
-    memory = net.memory(part, settings["optimizer"])
+    memory = net.memory(part, settings["optimizer"], others.get("recompute", False))
     parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
     needed, data = display.size(memory["total"]), display.size(prepared.bytes)
     display.say(console, f"loss {net.loss.name}; memory {needed} beside {data} of data ({parts})")
@@ -147,7 +148,7 @@ def fit(
             net,
             *prepared.train,
             validation_data=prepared.validation,
-            **{**settings.train_arguments(), **checkpoints},
+            **{**settings.train_arguments(), **others},
             seed=seed,
             callbacks=(progress,),
         )

@@ -28,7 +28,7 @@ Built = TypeVar("Built")
 
 
 class Batches(NamedTuple):
-    """How the rows of an epoch are taken.
+    """How the batches of an epoch are gone through.
 
     Attributes
     ----------
@@ -36,10 +36,13 @@ class Batches(NamedTuple):
         Rows of an update.
     parts : int
         In how many parts they are gone through.
+    recompute : bool
+        Whether the backward pass runs segments of layers again, instead of keeping what all of them left.
     """
 
     size: int
     parts: int = 1
+    recompute: bool = False
 
     @property
     def part_size(self) -> int:
@@ -58,8 +61,8 @@ class Batches(NamedTuple):
         free = stack.backend.free_memory()
         if training_bytes(stack, self, optimizer) <= free:
             return self
-        a_row = stack.memory(1, optimizer)["activations"]
-        rows = int((free - training_bytes(stack, Batches(self.size, self.size), optimizer)) // a_row) + 1
+        a_row = stack.memory(1, optimizer, self.recompute)["activations"]
+        rows = int((free - training_bytes(stack, self._replace(parts=self.size), optimizer)) // a_row) + 1
         if rows < 1 or self.size == 1:
             return self
         return self.in_parts(max(self.parts, -(-self.size // rows)), most_rows)
@@ -67,7 +70,7 @@ class Batches(NamedTuple):
     def in_parts(self, fewest: int, most_rows: int) -> Batches:
         """These batches in as few equal parts as there can be, but no fewer than so many; a row each at most."""
         candidates = range(min(fewest, self.size), self.size + 1)
-        return Batches(self.size, next(n for n in candidates if not self.size % n or self.size >= most_rows))
+        return self._replace(parts=next(n for n in candidates if not self.size % n or self.size >= most_rows))
 
 
 def with_batches_that_fit(
@@ -102,7 +105,7 @@ def with_batches_that_fit(
 
 def training_bytes(stack: Stack, batches: Batches, optimizer: Optimizer) -> int:
     """Bytes that training takes beside parameters, which are there already, and data."""
-    memory = stack.memory(batches.part_size, optimizer)
+    memory = stack.memory(batches.part_size, optimizer, batches.recompute)
     sums = memory["parameters"] if batches.parts > 1 else 0
     return memory["total"] - memory["parameters"] + sums
 

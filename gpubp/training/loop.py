@@ -51,6 +51,7 @@ def train(
     max_grad_norm: Numbers | None = None,
     batch_size: int = 128,
     accumulate: int = 1,
+    recompute: bool = False,
     epochs: int | Sequence[int] | NDArray[Any] = 20,
     patience: int | Sequence[int] | NDArray[Any] | None = None,
     update_tolerance: Numbers | None = None,
@@ -104,6 +105,9 @@ def train(
         Parts that each batch is gone through in, of equal size: their gradients are added up for one update, which
         takes the memory of a part. Up to rounding the result is that of whole batches; dropout draws other masks. A
         batch that does not fit on the device is cut into parts without being asked to, which is said.
+    recompute : bool
+        Keep the activations of about √L of L hidden layers, and run the others again in the backward pass: deep
+        networks take less memory and about a third more time, and end with the same bits.
     epochs : int (K,)
     patience : int or None (K,)
         Stop after so many epochs without a lower validation loss, and return to the best weights.
@@ -207,7 +211,8 @@ def train(
         schedules=schedules,
         seeds=seeds if shuffle and (samples.rows is not None or batch_size < len(X)) else None,
     )
-    step = _training_step(stack, samples, planner, rule, rule_options, options)
+    batches = Batches(batch_size, options["accumulate"], bool(recompute))
+    step = _training_step(stack, samples, planner, batches, rule, rule_options, options)
     others = {"schedule": [one.name for one in schedules], "seed": list(seeds), "shuffle": bool(shuffle)}
     identity = TrainingIdentity(
         stack,
@@ -231,6 +236,7 @@ def _training_step(
     stack: Stack,
     samples: Samples,
     planner: Planner,
+    asked: Batches,
     rule: Optimizer,
     rule_options: Mapping[str, NDArray[np.float64]],
     options: Mapping[str, Any],
@@ -258,9 +264,7 @@ def _training_step(
             counts=None if samples.rows is None else planner.counts,
         )
 
-    return with_batches_that_fit(
-        build, Batches(planner.batch_size, options["accumulate"]), stack, rule, samples.most_rows
-    )
+    return with_batches_that_fit(build, asked, stack, rule, samples.most_rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ class TrainingStep:
         m, weight = len(X), None if weight is None else np.atleast_2d(weight)
         if weight is not None and len(weight) > 1:
             orders = stack.models
-        in_place = batches == Batches(m) and counts is None and orders == 1
+        in_place = (batches.size, batches.parts) == (m, 1) and counts is None and orders == 1
         free = _memory_for_data(stack, batches, optimizer.rule)
         X = X.astype(backend.storage, copy=False) if in_place else X
         self.data = DeviceData(backend, (X, stack.cast_targets(y), weight), batches.size, orders, free)
@@ -132,7 +132,7 @@ class TrainingStep:
         self.state = StepState(optimizer, epoch, drop, data_batch, added)
         self.workspace = Workspace(
             batch=None if in_place else self._batch_buffers(orders),
-            caches=stack.caches(batches.part_size, drop is not None),
+            caches=stack.caches(batches.part_size, drop is not None, batches.recompute),
             grad=backend.zeros(stack.theta.shape),
             total=None if added is None else backend.zeros(stack.theta.shape),
         )
@@ -412,7 +412,7 @@ def _memory_for_data(stack: Stack, batches: Batches, optimizer: Optimizer) -> fl
     taken, free = training_bytes(stack, batches, optimizer), stack.backend.free_memory()
     if taken <= free:
         return free - taken
-    needed, size = stack.memory(batches.part_size, optimizer), batches.part_size
+    needed, size = stack.memory(batches.part_size, optimizer, batches.recompute), batches.part_size
     fits = int((free - needed["optimizer"]) * size // needed["activations"])
     remedy = f"batch_size={fits} would fit" if fits > 0 else "no batch would fit beside its optimizer"
     raise DeviceError(
