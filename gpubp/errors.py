@@ -95,6 +95,11 @@ class DivergenceError(GpubpError, ArithmeticError):
 class CheckpointError(GpubpError, OSError):
     """A checkpoint could not be written; those before it are intact, and the network holds the weights so far.
 
+    Attributes
+    ----------
+    history : gpubp.History or None
+        The curves of the epochs that were finished.
+
     Examples
     --------
     >>> import tempfile
@@ -110,6 +115,8 @@ class CheckpointError(GpubpError, OSError):
     ...         print("bytes needed" in str(error))
     True
     """
+
+    history: Any = None
 
 
 class TrainingInterrupted(KeyboardInterrupt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from gpubp.backends import get_backend
 from gpubp.cli import options
 from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.cli.settings import Settings
-from gpubp.errors import TrainingInterrupted, UsageError
+from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gpubp.training.history import History
 
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "quiet", "help")  # on what comes of it
 
 
 @options.takes_options(before="seed")
@@ -98,6 +100,10 @@ def train(
             history = fit(console, net, prepared, settings, seed, {"recompute": recompute, **checkpoints})
         except TrainingInterrupted as error:
             interruption, history = error, error.history
+        except CheckpointError as error:
+            with suppress(UsageError):  # there is no room for the network either
+                save(console, net, prepared, error.history, config, folder, quiet)
+            raise
         save(console, net, prepared, history, config, folder, quiet)
     if interruption is not None:
         typer.echo(
@@ -172,11 +178,7 @@ def command_to_resume(ctx: typer.Context, folder: Path) -> str:
 def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) -> dict[str, Any]:
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
     asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
-    config = {
-        str(key): value
-        for key, value in asked.items()
-        if key not in (*NOT_REPEATED, "checkpoint_every", "quiet", "help")
-    }
+    config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 

@@ -211,7 +211,8 @@ def train(
         schedules=schedules,
         seeds=seeds if shuffle and (samples.rows is not None or batch_size < len(X)) else None,
     )
-    batches = Batches(batch_size, options["accumulate"], bool(recompute))
+    most_parts = batch_size if batch_size == samples.most_rows else options["accumulate"]
+    batches = Batches(batch_size, min(options["accumulate"], most_parts), bool(recompute))
     step = _training_step(stack, samples, planner, batches, rule, rule_options, options)
     others = {"schedule": [one.name for one in schedules], "seed": list(seeds), "shuffle": bool(shuffle)}
     identity = TrainingIdentity(
@@ -325,10 +326,12 @@ class _TrainingRun:
                     self.epoch, self.position = self.epoch + 1, 0
                     self._stop(self.step.active() & (self.planner.epochs == self.epoch), "epochs")
                     self._look_up()
-        except (TrainingInterrupted, CheckpointError):
+        except (TrainingInterrupted, CheckpointError) as error:
             if self.position:
                 self.step.give_back()
             history.steps += self.position
+            self.stopped[self.step.active()] = "interrupted"
+            error.history = history
             raise
         finally:
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
@@ -382,7 +385,6 @@ class _TrainingRun:
         checkpoints.write(self.state())
         if checkpoints.interruption.signal is not None and self.step.active().any():
             checkpoints.wait()
-            self.stopped[self.step.active()] = "interrupted"
             raise TrainingInterrupted(checkpoints.interruption.signal, self.history, checkpoints.folder.path)
 
     def _steps_before(self) -> int:

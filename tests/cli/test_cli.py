@@ -598,6 +598,17 @@ def test_a_checkpoint_that_cannot_be_written_ends_with_one_line_and_exit_code_1(
     )
 
 
+def test_where_only_a_checkpoint_fails_the_network_so_far_is_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("run").mkdir()
+    Path("run/checkpoints").write_text("in the way")
+    failed = invoke("train", "prices.csv", *QUICK, "--checkpoint-every", "1epochs", "--out", "run", "--overwrite")
+    assert failed.exit_code == 1 and "run/checkpoints/step-" in failed.stderr
+    assert {path.name for path in Path("run").iterdir()} == RUN_FILES | {"checkpoints"}
+    assert json.loads(Path("run/metrics.json").read_text())["stopped"] in ("interrupted", "epochs")
+
+
 def test_commands_at_once_have_folders_of_their_own(folder: Path) -> None:
     with run_folder.claimed(None, "prices.csv") as first, run_folder.claimed(None, "prices.csv") as second:
         assert first != second

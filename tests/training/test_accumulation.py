@@ -111,6 +111,13 @@ def test_parts_that_are_not_equal_are_refused(options):
         trained(gpubp.MLP, accumulate=0)
 
 
+def test_rows_that_are_fewer_than_the_parts_are_a_part_each():
+    net, whole = (gpubp.MLP([6, 3], device="cpu-reference", precision="float64") for _ in range(2))
+    gpubp.train(net, X[:2], Y[:2], accumulate=4)
+    gpubp.train(whole, X[:2], Y[:2])
+    np.testing.assert_allclose(net.theta, whole.theta, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.backends
 def test_the_loss_scale_of_float16_is_refused():
     with pytest.raises(UsageError, match='accumulate does not go with precision "float16"'):

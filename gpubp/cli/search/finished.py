@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def load(folder: Path, search: Search) -> int:
     return sum(stack.finished for stack in search.stacks)
 
 
+@lru_cache(maxsize=1)
 def _identity(search: Search) -> dict[str, Any]:
     """What two searches must have in common for one to go on where the other stood."""
     digests: dict[int, Any] = {}  # folds share arrays
