@@ -32,6 +32,8 @@ _PUBLIC = {
     "DataError": "errors",
     "DeviceError": "errors",
     "DivergenceError": "errors",
+    "CheckpointError": "errors",
+    "TrainingInterrupted": "errors",
 }
 
 _MODULES = ("activations", "initializers", "losses", "optimizers", "plots", "schedules")  # modules, as attributes too
@@ -47,10 +49,12 @@ if TYPE_CHECKING:
     from gpubp import schedules as schedules
     from gpubp.activations import Activation as Activation
     from gpubp.diagnostics import check_gradients as check_gradients
+    from gpubp.errors import CheckpointError as CheckpointError
     from gpubp.errors import DataError as DataError
     from gpubp.errors import DeviceError as DeviceError
     from gpubp.errors import DivergenceError as DivergenceError
     from gpubp.errors import GpubpError as GpubpError
+    from gpubp.errors import TrainingInterrupted as TrainingInterrupted
     from gpubp.errors import UsageError as UsageError
     from gpubp.estimators import MLPClassifier as MLPClassifier
     from gpubp.estimators import MLPRegressor as MLPRegressor

@@ -70,6 +70,9 @@ def backward(
     last = len(network.layers) - 1
     backend.loss_delta(network.loss, caches[last], batch, epoch, grads[last].b)  # BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ); BP3
     for l in range(last, -1, -1):
+        if l and (start := caches[l - 1].again_from) is not None:  # their memory was used by layers above
+            again = Network(network.layers[start:l], network.activations[start:l], network.loss)
+            forward(backend, again, caches[start - 1].a if start else batch.X, caches[start:l], dropout)
         backend.weight_gradient(caches[l - 1].a if l else batch.X, caches[l], grads[l])  # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ
         if l:
             activation, below = network.activations[l - 1], caches[l - 1]

@@ -92,6 +92,51 @@ class DivergenceError(GpubpError, ArithmeticError):
         self.history = history
 
 
+class CheckpointError(GpubpError, OSError):
+    """A checkpoint could not be written; those before it are intact, and the network holds the weights so far.
+
+    Attributes
+    ----------
+    history : gpubp.History or None
+        The curves of the epochs that were finished.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import gpubp
+    >>> net = gpubp.MLP([1, 1], loss="half_squared_error", device="cpu-reference")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "file")
+    ...     file.touch()
+    ...     try:
+    ...         history = gpubp.train(net, [[1.0]], [1.0], checkpoint=file / "run", checkpoint_every="1epochs")
+    ...     except gpubp.CheckpointError as error:
+    ...         print("bytes needed" in str(error))
+    True
+    """
+
+    history: Any = None
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training with checkpoints, once it had written one. The network has the weights so far.
+
+    Attributes
+    ----------
+    signal : int
+        That it was ended by.
+    history : gpubp.History
+        The curves of the epochs that were finished.
+    checkpoint : pathlib.Path
+        The folder to resume from.
+    """
+
+    def __init__(self, signal: int, history: Any, checkpoint: Any) -> None:
+        super().__init__(f"resume from {checkpoint}")
+        self.signal, self.history, self.checkpoint = signal, history, checkpoint
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """How an error about an unknown `name` ends: the nearest known name, or all of them."""
     names = list(known)

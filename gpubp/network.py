@@ -199,20 +199,25 @@ class MLP:
             lines.append(f"{number:>5}  {name:<{width}}  {shape:<7}  {n_in * n_out + n_out:>10,}  {norm:>9.4g}")
         return "\n".join([*lines, f"in all {'':<{width}}          {self.parameters:>10,}"])
 
-    def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
+    def memory(
+        self, batch_size: int = 128, optimizer: str | Optimizer = "adam", recompute: bool = False
+    ) -> dict[str, int]:
         """Bytes that training takes beside the data.
 
         Parameters
         ----------
         batch_size : int
+            Rows that are gone through at once.
         optimizer : str or Optimizer
+        recompute : bool
+            As in `gpubp.train`.
 
         Returns
         -------
         dict of str to int
             "parameters", "optimizer", "activations" and "total".
         """
-        return self.stack.memory(batch_size, optimizer)
+        return self.stack.memory(batch_size, optimizer, recompute)
 
     # -- what it computes ------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from gpubp.errors import UsageError
 if TYPE_CHECKING:
     from gpubp.diagnostics.health import Health
     from gpubp.network import MLP
-    from gpubp.training.history import History
 
 HEALTH = {  # what of a layer is drawn -> how it is called, and whether on a logarithmic scale
     "gradient_norm": ("norm of ∂C/∂W", True),
@@ -38,7 +37,7 @@ def new_axes(axes: Any = None, **figure: Any) -> Any:
     return Figure(**{"figsize": (6.4, 3.6), "layout": "constrained", **figure}).add_subplot()
 
 
-def curves(history: History, axes: Any = None) -> Any:
+def curves(history: Any, axes: Any = None) -> Any:
     """Draw the losses by epoch; of a stack, a thin line for each network.
 
     Parameters

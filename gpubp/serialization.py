@@ -1,30 +1,49 @@
 """Arrays and records to disk and back: safetensors with a JSON header, never pickle.
 
 Nothing is overwritten in place: a file is written beside its target, flushed to the disk and renamed over
-it, so a reader sees the old file or the new one, whatever happens in between.
+it, so a reader sees the old file or the new one, whatever happens in between. A digest in the file tells a
+reader whether it is what was written.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import re
 import secrets
 import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp.backends.notices import say_once
 from gpubp.errors import DataError, UsageError
 
-FORMAT = 2  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables
+try:
+    import fcntl
+except ImportError:  # not on Windows, where leftovers stay
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables. 3: a digest
+HEADER, DIGEST = "gpubp", "gpubp_sha256"  # what the header of a file calls our metadata, and their digest
+DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  # as safetensors calls them
+_CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # where a folder cannot be flushed
 
 
-def atomic_write(path: str | Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all.
+@contextmanager
+def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
+    """A file to write `size` bytes to, which is at `path` once the block has ended well, whole or not at all.
 
-    A link stays one: what it leads to is written. A file that was there keeps its permissions.
+    A link stays one: what it leads to is written. A file that was there keeps its permissions. What writers to this
+    path left that were killed is removed.
 
     Raises
     ------
@@ -34,32 +53,61 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-        # Not by tempfile, whose files are for their owner alone: the kernel applies the umask here, race-free.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with os.fdopen(handle, "wb") as file:
+        sweep(target.parent, re.escape(target.name))
+        temporary, file = _locked_file(target)
+        with file:
+            try:
                 if target.is_file():
-                    os.fchmod(handle, stat.S_IMODE(target.stat().st_mode))
-                file.write(data)
+                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+                if fcntl is None:  # an open file cannot be renamed there
+                    file.close()
+                os.replace(temporary, target)  # while the lock is held, so that nobody sweeps it away
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
         _sync_folder(target.parent)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written ({error.strerror}; {len(data):,} bytes needed)") from error
+        raise UsageError(f"{path}: cannot be written ({error.strerror}; {size:,} bytes needed)") from error
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all, as `atomic_writer` does."""
+    with atomic_writer(path, len(data)) as file:
+        file.write(data)
+
+
+def sweep(folder: Path, name: str) -> None:
+    """Remove what writers left in a folder that were killed while they wrote a file whose name matches `name`.
+
+    A writer holds a lock on its file for as long as it lives, so files of others that still write are left alone.
+    """
+    if fcntl is None:
+        return
+    leftover = re.compile(rf"\.{name}\.[0-9a-f]{{8}}")
+    for path in [Path(entry.path) for entry in os.scandir(folder) if leftover.fullmatch(entry.name)]:
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
-    """Write named tensors and a JSON-able dict as one safetensors file."""
-    from safetensors.numpy import save as to_bytes
-
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    header = {"gpubp": json.dumps({"format": FORMAT, **metadata}, allow_nan=False)}
-    atomic_write(path, to_bytes(contiguous, metadata=header))
+    """Write named tensors and a JSON-able dict as one safetensors file, with a digest of both."""
+    ordered = {name: np.ascontiguousarray(tensors[name]) for name in _order(tensors)}
+    text = json.dumps({"format": FORMAT, **metadata}, allow_nan=False)
+    unknown = "0" * hashlib.sha256().digest_size * 2
+    header = _header(ordered, {HEADER: text, DIGEST: unknown})
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(_digest, text, ordered)  # while the system writes
+        with atomic_writer(path, len(header) + sum(tensor.nbytes for tensor in ordered.values())) as file:
+            file.write(header)
+            for tensor in ordered.values():
+                file.write(_bytes_of(tensor))
+            file.seek(header.index(unknown.encode()))
+            file.write(digest.result().encode())
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -68,7 +116,8 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     Raises
     ------
     DataError
-        If the file is missing, is no safetensors file, was not written by gpubp, or by a newer format.
+        If the file is missing, is no safetensors file, was not written by gpubp, or by a newer format, or if it is not
+        what was written.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -77,27 +126,96 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         raise DataError(f"{path}: no such file; a model is a .safetensors file that MLP.save wrote")
     try:
         with safe_open(path, framework="numpy") as file:
-            header = (file.metadata() or {}).get("gpubp")
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        metadata = json.loads(header) if header else None
+        metadata = json.loads(header[HEADER]) if HEADER in header else None
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
         raise DataError(f"{path}: not written by gpubp; load a file that MLP.save wrote")
     if metadata["format"] > FORMAT:
         raise DataError(f"{path}: format {metadata['format']}, but this gpubp reads up to {FORMAT}; update gpubp")
+    _check_digest(path, tensors, header, metadata["format"])
     return tensors, metadata
 
 
+def digest_of_array(array: NDArray[Any]) -> str:
+    """The SHA-256 of an array's values in the order of its indices."""
+    digest = hashlib.sha256()
+    rows = max(1, _CHUNK // max(1, array[:1].nbytes)) if array.ndim else 1
+    for start in range(0, len(array), rows):
+        digest.update(_bytes_of(np.ascontiguousarray(array[start : start + rows])))
+    return digest.hexdigest()
+
+
+def _check_digest(path: Path, tensors: dict[str, NDArray[Any]], header: dict[str, str], version: int) -> None:
+    """Refuse a file that is not what was written; one from before there was a digest is loaded, which is said."""
+    if DIGEST not in header and version < 3:
+        say_once(f"{path}: of format {version}, which has no digest, so damage would not be noticed; save it anew")
+        return
+    ordered = {name: tensors[name] for name in _order(tensors)}
+    if header.get(DIGEST) != _digest(header[HEADER], ordered):
+        raise DataError(f"{path}: the file is damaged: its contents are not those that its digest was made of")
+
+
+def _order(tensors: dict[str, NDArray[Any]]) -> list[str]:
+    """The names of tensors as they lie in a file: the longest types first, so that each is aligned."""
+    return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+
+
+def _header(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
+    """What stands before the tensors in a safetensors file: its length, and where each tensor lies."""
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    start = 0
+    for name, tensor in tensors.items():
+        offsets = [start, start + tensor.nbytes]
+        entries[name] = {"dtype": DTYPES[tensor.dtype.name], "shape": list(tensor.shape), "data_offsets": offsets}
+        start += tensor.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _digest(text: str, tensors: dict[str, NDArray[Any]]) -> str:
+    """The SHA-256 of metadata and tensors in their order."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"\n{name} {DTYPES[tensor.dtype.name]} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    data: memoryview = array.reshape(-1).view(np.uint8).data
+    return data
+
+
+def _locked_file(target: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside `target`, which is locked while it is open."""
+    while True:
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+        # Not by tempfile, whose files are for their owner alone: the kernel applies the umask here, race-free.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        file = os.fdopen(handle, "wb")
+        if fcntl is None:
+            return temporary, file
+        with suppress(OSError):  # where a file system has no locks, nobody else can take one either
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:  # nobody swept it away before it was locked
+            return temporary, file
+        file.close()
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system lets a folder be opened."""
+    """Make a rename durable, where the system lets a folder be opened and flushed."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
         return
     try:
         os.fsync(handle)
-    except OSError:
-        pass
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
     finally:
         os.close(handle)

@@ -7,6 +7,7 @@ has its leading axis K, also where K is 1.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Self
@@ -164,14 +165,22 @@ class Stack:
 
     # -- buffers ---------------------------------------------------------------------------------------
 
-    def memory(self, batch_size: int = 128, optimizer: str | Optimizer = "adam") -> dict[str, int]:
+    def memory(
+        self, batch_size: int = 128, optimizer: str | Optimizer = "adam", recompute: bool = False
+    ) -> dict[str, int]:
         """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
         item, storage = (self.models * int(np.dtype(t).itemsize) for t in (self.backend.dtype, self.backend.storage))
         copied = storage if self.operand_buffer is not self.theta else 0
         slots = len(get_optimizer(optimizer).slots)
-        hidden = list(zip(self.layer_sizes[1:-1], self.activations, strict=True))
-        per_row = sum(n * (2 + (a.derivative_from == "z")) for n, a in hidden)
-        signs = self.models * sum(self.backend.sign_bytes(a, n) for n, a in hidden)
+        hidden = self.layer_sizes[1:-1]
+        arrays = [1 + (a.derivative_from == "z") for a in self.activations]
+        per_row = sum(n * (1 + count) for n, count in zip(hidden, arrays, strict=True))
+        length = _segment_length(len(hidden), recompute)
+        if length < len(hidden):
+            kept = sum(hidden[length - 1 : -1 : length])
+            shared = max(arrays) * sum(max(hidden[place::length]) for place in range(length))
+            per_row = min(per_row, kept + shared + 2 * max(hidden))
+        signs = self.models * sum(self.backend.sign_bytes(a, n) for a, n in zip(self.activations, hidden, strict=True))
         parts = {
             "parameters": (item + copied) * self.layout.size,
             "optimizer": item * self.layout.size * (2 + slots),  # gradients, a copy from the epoch's start, slots
@@ -179,27 +188,45 @@ class Stack:
         }
         return {**parts, "total": sum(parts.values())}
 
-    def caches(self, rows: int, dropout: bool = False, *, backward: bool = True) -> list[LayerCache]:
+    def caches(
+        self, rows: int, dropout: bool = False, *, backward: bool = True, recompute: bool = False
+    ) -> list[LayerCache]:
         """Buffers for the forward and, unless it is left away, backward pass of batches of up to `rows` rows.
 
-        One per layer. δ of one layer and of the next lie in two buffers by turns: more are never alive at once.
+        One per layer. δ of one layer and of the next lie in two buffers by turns: more are never alive at once. To
+        `recompute`, hidden layers are cut into segments that share one segment's memory, but for a of each last layer;
+        the backward pass runs a segment again when it comes to it.
         """
         widest = max(self.layer_sizes[1:])
-        storage = self.backend.storage
-        deltas = [
-            self.backend.empty((self.models, rows * widest), storage) for _ in range(min(2, len(self.activations)))
-        ]
+        storage, hidden = self.backend.storage, len(self.activations)
+        deltas = [self.backend.empty((self.models, rows * widest), storage) for _ in range(min(2, hidden))]
+        length = _segment_length(hidden, recompute)
+        shared: dict[tuple[str, int], Array] = {}
+
+        def buffer(kind: str, l: int, dtype: Any) -> Array:
+            """z, a or the mask of layer l: its own, or where it lies in that of its segment."""
+            shape = (self.models, rows, self.layer_sizes[l + 1])
+            if l >= hidden or length >= hidden:
+                return self.backend.empty(shape, dtype)
+            place = l % length
+            if (kind, place) not in shared:
+                most = rows * max(self.layer_sizes[1:-1][place::length])
+                shared[kind, place] = self.backend.empty((self.models, most), dtype)
+            return shared[kind, place][:, : rows * shape[2]].reshape(shape)
+
         caches = []
         for l, activation in enumerate(self.network.activations):
             shape = (self.models, rows, self.layer_sizes[l + 1])
-            hidden = l < len(self.activations)
-            z = self.backend.empty(shape, storage)
-            a = z if activation.derivative_from == "a" else self.backend.empty(shape, storage)
-            delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if hidden else a
-            mask = self.backend.empty(shape, np.bool_) if dropout and hidden else None
-            sign_bytes = self.backend.sign_bytes(activation, shape[2]) if backward and hidden and mask is None else 0
+            one = activation.derivative_from == "a"
+            last_of_segment = l < hidden - 1 and l % length == length - 1
+            a = self.backend.empty(shape, storage) if last_of_segment or l >= hidden else buffer("a", l, storage)
+            z = a if one else buffer("z", l, storage)
+            delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if l < hidden else a
+            mask = buffer("mask", l, np.bool_) if dropout and l < hidden else None
+            with_signs = backward and l < hidden and mask is None
+            sign_bytes = self.backend.sign_bytes(activation, shape[2]) if with_signs else 0
             signs = Signs(self.backend.empty((*shape[:2], sign_bytes), np.uint8)) if sign_bytes else None
-            caches.append(LayerCache(l, z, a, delta, mask, signs))
+            caches.append(LayerCache(l, z, a, delta, mask, signs, l - length + 1 if last_of_segment else None))
         return caches
 
     def epoch(self, rows: int, batch_size: int) -> Epoch:
@@ -394,6 +421,11 @@ class Stack:
         m = len(X) if rows is None else rows.shape[1]
         means: NDArray[np.float64] = total / (m if weight is None else weight.sum(axis=1, keepdims=True))
         return means
+
+
+def _segment_length(hidden: int, recompute: bool) -> int:
+    """Layers of a segment: all hidden layers, or about the root of their number where segments are run again."""
+    return math.isqrt(hidden - 1) + 1 if recompute and hidden > 2 else max(hidden, 1)
 
 
 def neighbours(values: NDArray[np.int64]) -> Iterator[tuple[slice, int]]:

@@ -353,16 +353,16 @@ def test_the_file_is_plain_safetensors_with_json_and_holds_no_padding(tmp_path):
 
 
 def header_of(net: MLP, **changes) -> dict:
-    """What `save` writes about a [4, 5, 3] network, changed; None takes a key away."""
+    """What `save` wrote about a [4, 5, 3] network before files had a digest, changed; ... takes a key away."""
     known = {
-        "format": FORMAT, "layer_sizes": [4, 5, 3], "activations": ["relu"], "loss": "cross_entropy",
+        "format": 2, "layer_sizes": [4, 5, 3], "activations": ["relu"], "loss": "cross_entropy",
         "output_activation": "softmax", "precision": "float32", "models": 1, "seeds": [0], "preprocessing": None,
     }  # fmt: skip
     return {key: value for key, value in {**known, **changes}.items() if value is not ...}
 
 
 DAMAGES = {
-    "another format": ({"format": 3}, {}, "format 3, but this gpubp reads up to 2; update gpubp"),
+    "another format": ({"format": 4}, {}, "format 4, but this gpubp reads up to 3; update gpubp"),
     "no format": ({"format": ...}, {}, "not written by gpubp"),
     "a key missing": ({"loss": ...}, {}, "'loss' is missing; the file is damaged"),
     "a tensor missing": ({}, {"biases.1": None}, "'biases.1' is missing; the file is damaged"),

@@ -55,6 +55,9 @@ class LayerCache:
         Which elements dropout kept; None without dropout.
     signs : Signs or None
         Room for them, where a backend has a use for it.
+    again_from : int or None
+        Where layers share memory, and others have written into it by the time that the backward pass comes here: the
+        first of the layers to be run again, of which this one is the last.
     """
 
     index: int
@@ -63,6 +66,7 @@ class LayerCache:
     delta: Array
     mask: Array | None
     signs: Signs | None = None
+    again_from: int | None = None
 
     def first(self, rows: int) -> LayerCache:
         """Views of the first `rows` rows, for a smaller batch; nothing is copied."""
@@ -70,7 +74,7 @@ class LayerCache:
         a = z if self.a is self.z else self.a[:, :rows]
         mask = None if self.mask is None else self.mask[:, :rows]
         signs = None if self.signs is None else Signs(self.signs.bits[:, :rows])
-        return LayerCache(self.index, z, a, self.delta[:, :rows], mask, signs)
+        return LayerCache(self.index, z, a, self.delta[:, :rows], mask, signs, self.again_from)
 
     def derivative_input(self, activation: Activation) -> Array:
         """The array that σ′ is read off: z or a."""

@@ -19,7 +19,7 @@ from gpubp.cli.parsing import parse_layers, parse_precisions
 from gpubp.cli.report.command import report
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
-from gpubp.errors import DivergenceError, GpubpError, UsageError
+from gpubp.errors import CheckpointError, DivergenceError, GpubpError, UsageError
 from gpubp.optimizers import get_optimizer
 
 
@@ -27,12 +27,12 @@ class Commands(TyperGroup):
     """The commands, with one place where errors become one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command: 1 where the training failed, 2 for wrong usage or data, 130 for Ctrl-C."""
+        """Run a command: 1 where the training or a checkpoint failed, 2 for wrong usage or data, 130 for Ctrl-C."""
         try:
             return super().invoke(ctx)
         except GpubpError as error:
             typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(1 if isinstance(error, DivergenceError) else 2) from None
+            raise typer.Exit(1 if isinstance(error, (DivergenceError, CheckpointError)) else 2) from None
         except MemoryError as error:
             typer.echo(f"Error: not enough memory ({error}); use less data or a smaller network", err=True)
             raise typer.Exit(1) from None

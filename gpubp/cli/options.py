@@ -226,6 +226,40 @@ Out = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run that --out holds already.", rich_help_panel="Run")
 ]
+Recompute = Annotated[
+    bool,
+    typer.Option(
+        "--recompute",
+        help="Keep few layers' activations and compute the others again in the backward pass: less memory if deep.",
+        rich_help_panel="Run",
+    ),
+]
+CheckpointEvery = Annotated[
+    str | None,
+    typer.Option(
+        help="Write a checkpoint to go on from, such as every 500steps, 1epochs or 10minutes; one is always written at "
+        "Ctrl-C and SIGTERM.",
+        metavar="N{steps|epochs|minutes}",
+        rich_help_panel="Run",
+    ),
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        help="Go on in this folder from its last checkpoint, with all other options as they were.",
+        metavar="DIR",
+        rich_help_panel="Run",
+    ),
+]
+ResumeSearch = Annotated[
+    Path | None,
+    typer.Option(
+        "--resume",
+        help="Go on in this folder after the stacks that were finished, with all other options as they were.",
+        metavar="DIR",
+        rich_help_panel="Run",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the result only.", rich_help_panel="Run")]
 
 Predictions = Annotated[

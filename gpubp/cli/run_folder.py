@@ -8,7 +8,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -90,7 +91,8 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
         **{name: score(net, *part) for name, part in parts.items() if part is not None},
         "epochs": history.epochs,
         "steps": history.steps,
-        "seconds": round(history.seconds[-1], 3),
+        "stopped": history.stopped,
+        "seconds": round(history.seconds[-1], 3) if history.seconds else 0.0,
         "device": net.device,
         "precision": net.precision,
         "gemm_table": net.stack.backend.gemm_table,
@@ -115,6 +117,48 @@ def default_folder(name: str) -> Path:
         n += 1
         folder = first.with_name(f"{first.name}-{n}")
     return folder
+
+
+def choose(out: Path | None, resume: Path | None, overwrite: bool, also: Sequence[str] = ()) -> Path | None:
+    """The folder of a run that is named, or gone on with; None for a new one. It is checked before all else.
+
+    Raises
+    ------
+    UsageError
+        Where options do not go together, the folder cannot be written to, or holds a run already.
+    """
+    if resume is not None and (out is not None or overwrite):
+        raise UsageError(f"--resume {resume} goes on in that folder; leave out --out and --overwrite")
+    check_writable(resume or out or Path("runs"))
+    if out is not None:
+        check_new(out, overwrite, also)
+    return resume or out
+
+
+@contextmanager
+def claimed(folder: Path | None, name: str) -> Iterator[Path]:
+    """`folder`, or a new ``runs/NAME-DATE``, which is there from now on, and goes if nothing is written into it."""
+    if folder is not None:
+        yield folder
+        return
+    try:
+        folder = default_folder(name)
+        first_run = not folder.parent.exists()
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:  # another command took it
+                folder = default_folder(name)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
+            if first_run:
+                folder.parent.rmdir()
 
 
 def check_writable(path: Path) -> None:
@@ -162,14 +206,17 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
     UsageError
         If it cannot be written; then nothing of it was.
     """
-    stage = (folder if folder.is_dir() else folder.parent) / f".{folder.name}.{os.getpid()}"
+    within = folder.is_dir() and (any(folder.iterdir()) or folder.is_mount() or not os.access(folder.parent, os.W_OK))
+    stage = (folder if within else folder.parent) / f".{folder.name}.{os.getpid()}"
     try:
         stage.mkdir(parents=True)
         net.save(stage / MODEL)
         atomic_write(stage / HISTORY, history.to_csv().encode())
         text = json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n"
         atomic_write(stage / METRICS, text.encode())
-        if not folder.exists():
+        if not within:
+            with suppress(FileNotFoundError):
+                folder.rmdir()  # an empty one
             stage.rename(folder)
             return
         for name in FILES:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,7 +16,8 @@ from gpubp.backends import get_backend
 from gpubp.cli import options
 from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.cli.settings import Settings
-from gpubp.errors import UsageError
+from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
+from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 
 if TYPE_CHECKING:
@@ -21,6 +26,9 @@ if TYPE_CHECKING:
     from gpubp.data import PreparedData
     from gpubp.network import MLP
     from gpubp.training.history import History
+
+NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "quiet", "help")  # on what comes of it
 
 
 @options.takes_options(before="seed")
@@ -40,6 +48,9 @@ def train(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    recompute: options.Recompute = False,
+    checkpoint_every: options.CheckpointEvery = None,
+    resume: options.Resume = None,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
@@ -58,9 +69,10 @@ def train(
     from gpubp import data as reading
     from gpubp.cli import display, run_folder
 
-    run_folder.check_writable(out or Path("runs"))
-    if out is not None:
-        run_folder.check_new(out, overwrite)
+    folder = run_folder.choose(out, resume, overwrite, (FOLDER,))
+    from_checkpoint = None if resume is None else newest(resume)
+    if checkpoint_every is not None:
+        Interval.parse(checkpoint_every)
     console = display.make_console(quiet=quiet)
     source = reading.read(data, target, **parse_table_options(ctx.params))
     prepared = reading.prepare(
@@ -75,10 +87,30 @@ def train(
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     display.say(console, display.describe_data(source.name, prepared), "bold")
     display.show_notes(console, prepared.notes)
+    if from_checkpoint is not None:
+        display.say(console, f"going on from {from_checkpoint}")
     (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
-    history = fit(console, net, prepared, settings, seed)
     config = config_of(ctx, settings, prepared)
-    save(console, net, prepared, history, config, out or run_folder.default_folder(source.name), quiet)
+    with run_folder.claimed(folder, source.name) as folder:
+        if overwrite:
+            shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        interruption = None
+        try:
+            checkpoints = {"checkpoint": folder / FOLDER, "checkpoint_every": checkpoint_every, "resume": resume}
+            history = fit(console, net, prepared, settings, seed, {"recompute": recompute, **checkpoints})
+        except TrainingInterrupted as error:
+            interruption, history = error, error.history
+        except CheckpointError as error:
+            with suppress(UsageError):  # there is no room for the network either
+                save(console, net, prepared, error.history, config, folder, quiet)
+            raise
+        save(console, net, prepared, history, config, folder, quiet)
+    if interruption is not None:
+        typer.echo(
+            f"Interrupted after {display.plural(history.steps, 'step')}; to go on: {command_to_resume(ctx, folder)}",
+            err=True,
+        )
+        raise typer.Exit(128 + interruption.signal)
 
 
 def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -> list[Settings]:
@@ -95,14 +127,22 @@ def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -
     return with_epochs
 
 
-def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, seed: int) -> History:
-    """Train `net` on the data, and show it all."""
+def fit(
+    console: Console,
+    net: MLP,
+    prepared: PreparedData,
+    settings: Settings,
+    seed: int,
+    others: Mapping[str, Any] = MappingProxyType({}),
+) -> History:
+    """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`."""
     from gpubp.cli import display
     from gpubp.training import train as run_training
 
     rows = len(prepared.train[0])
     display.show_network(console, net)
-    memory = net.memory(min(settings["batch_size"], rows), settings["optimizer"])
+    part = -(-min(settings["batch_size"], rows) // settings["accumulate"])
+    memory = net.memory(part, settings["optimizer"], others.get("recompute", False))
     parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
     needed, data = display.size(memory["total"]), display.size(prepared.bytes)
     display.say(console, f"loss {net.loss.name}; memory {needed} beside {data} of data ({parts})")
@@ -114,7 +154,7 @@ def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, 
             net,
             *prepared.train,
             validation_data=prepared.validation,
-            **settings.train_arguments(),
+            **{**settings.train_arguments(), **others},
             seed=seed,
             callbacks=(progress,),
         )
@@ -122,10 +162,23 @@ def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, 
     return history
 
 
+def command_to_resume(ctx: typer.Context, folder: Path) -> str:
+    """The command as it was typed, but to go on in `folder`."""
+    words = ["gpubp", str(ctx.info_name)]
+    for parameter in ctx.command.params:
+        name = str(parameter.name)
+        if getattr(ctx.get_parameter_source(name), "name", "") != "COMMANDLINE" or name in NOT_REPEATED:
+            continue
+        value = ctx.params[name]
+        words += [parameter.opts[0]] if parameter.param_type_name == "option" else []
+        words += [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
+    return shlex.join([*words, "--resume", str(folder)])
+
+
 def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) -> dict[str, Any]:
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
     asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
-    config = {str(key): value for key, value in asked.items() if key not in ("out", "overwrite", "quiet", "help")}
+    config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 

@@ -26,7 +26,9 @@ def divergence_error(
     fault = step.fault_step(k)
     at = first + steps - 1 if fault < 0 else fault
     layer, what = None, "an update overflowed"
-    if fault >= 0:
+    if fault >= 0 and (step.batches.parts > 1 or step.batches.recompute):  # not all of the batch is there to be seen
+        what = "the loss or the gradient overflowed"
+    elif fault >= 0:
         replayed, place = step.replay(fault - first, k)
         totals = stack.backend.to_host(replayed.state.epoch.totals)[place, fault - first]
         layer, what = _first_not_finite(replayed, place, bool(np.isfinite(totals[0])))

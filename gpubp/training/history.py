@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class History:
     overflows : int or (K,) array
         Steps that precision "float16" skipped, as their gradients overflowed; its loss scale then halves.
     stopped : str or list of str
-        Why each network ended: "epochs", "patience", "update_tolerance", "callback" or "diverged".
+        Why each network ended: "epochs", "patience", "update_tolerance", "callback", "diverged" or "interrupted".
     best_epoch : int, (K,) array or None
         The epoch, counted from 0, of the least validation loss, with `patience` that of the weights kept.
     samples_per_second : float
@@ -141,6 +142,18 @@ class History:
         import pandas as pd
 
         return pd.read_csv(io.StringIO(self.to_csv()))
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All that stands in it of finished epochs as arrays, by name; `restore` takes them."""
+        curves = {name: self.curve(name) for name in CURVES if getattr(self, name)}
+        return {**curves, "seconds": np.array(self.seconds), "overflows": self.overflows_by_network.copy()}
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Take over what another history had as `tensors`, in place of what stands here."""
+        curves = [name for name in CURVES if name in tensors]
+        for epoch, seconds in enumerate(tensors["seconds"].tolist()):
+            self.append(seconds, **{name: tensors[name][epoch] for name in curves})
+        self.overflows_by_network = tensors["overflows"]
 
     def to_csv(self) -> str:
         """A header and a line per epoch; for a stack, a line per epoch and network."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +14,17 @@ from numpy.typing import NDArray
 
 from gpubp import checks
 from gpubp.diagnostics.health import HealthWatch
-from gpubp.errors import DataError, UsageError
+from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
 from gpubp.stack import Stack
+from gpubp.training.accumulation import Batches, with_batches_that_fit
+from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
 from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
+from gpubp.training.samples import Samples, total_weights, validation_samples, with_class_weight
 from gpubp.training.slice_step import initial_state
 from gpubp.training.step import EpochResult, TrainingStep
 from gpubp.training.step_table import Planner, StepTable
@@ -46,6 +51,8 @@ def train(
     class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
     max_grad_norm: Numbers | None = None,
     batch_size: int = 128,
+    accumulate: int = 1,
+    recompute: bool = False,
     epochs: int | Sequence[int] | NDArray[Any] = 20,
     patience: int | Sequence[int] | NDArray[Any] | None = None,
     update_tolerance: Numbers | None = None,
@@ -55,6 +62,9 @@ def train(
     rows: Sequence[Any] | None = None,
     validation_rows: Sequence[Any] | None = None,
     diagnostics: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: str | None = "10minutes",
+    resume: str | Path | None = None,
 ) -> History:
     """Train a network, or a stack, in place.
 
@@ -93,6 +103,13 @@ def train(
         The gradient over all parameters is scaled down to this norm where it is longer.
     batch_size : int
         1 is online, m or more full-batch. The last batch of an epoch may be smaller and counts by its rows.
+    accumulate : int
+        Parts that each batch is gone through in, of equal size: their gradients are added up for one update, which
+        takes the memory of a part. Up to rounding the result is that of whole batches; dropout draws other masks. A
+        batch that does not fit on the device is cut into parts without being asked to, which is said.
+    recompute : bool
+        Keep the activations of about √L of L hidden layers, and run the others again in the backward pass: deep
+        networks take less memory and about a third more time, and end with the same bits.
     epochs : int (K,)
     patience : int or None (K,)
         Stop after so many epochs without a lower validation loss, and return to the best weights.
@@ -113,6 +130,15 @@ def train(
         Look at every layer of a single network before the training and after each epoch, on up to 256 training rows:
         ``history.health`` has norms, saturated and dead units, and ``history.health.verdicts(history)`` says what is
         wrong.
+    checkpoint : path, optional
+        A folder for checkpoints: the last two, and the one after the epoch of the least loss. With it, Ctrl-C and
+        SIGTERM end the training between two steps, once a checkpoint is written.
+    checkpoint_every : str or None
+        ``"500steps"``, ``"1epochs"`` or ``"10minutes"``; None for a checkpoint at an interrupt alone.
+    resume : path, optional
+        A folder with checkpoints, of which the last one is taken, or one of them: the training goes on where it was
+        written, and ends with the bits of an unbroken run, if the machine and the versions are those it was begun
+        with. All other arguments are as they were. Checkpoints go on in that folder, unless `checkpoint` is given.
 
     Returns
     -------
@@ -121,7 +147,11 @@ def train(
     Raises
     ------
     DataError, UsageError
-        Before anything is trained, naming what does not fit.
+        Before anything is trained, naming what does not fit; also where `resume` is of another training.
+    CheckpointError
+        Where a checkpoint cannot be written. Those before it are intact, the weights so far are in `net`.
+    TrainingInterrupted
+        Where Ctrl-C or SIGTERM ended a training with checkpoints, in `net` likewise.
     DivergenceError
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
         weights are in `net`. In a stack the others go on; it is raised when none is left.
@@ -147,87 +177,112 @@ def train(
     stack, models = net.stack, net.models
     X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)
     samples = Samples(X, y, weight, checks.rows(rows, models, len(X)))
-    validation = _validation_samples(stack, validation_data, validation_rows, samples)
-    samples = _with_class_weight(samples, class_weight, stack)
-    total_weight = _total_weights(samples, models)
-    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
-        raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
-
-    def checked(name: str, value: Any) -> Any:
-        return TRAINING_OPTIONS[name].check(value, models)
-
-    epochs_by_network = checked("epochs", epochs)
-    if patience is not None and validation is None:
-        raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
-    smoothing = checked("label_smoothing", label_smoothing)
-    if smoothing.any() and not net.loss.classification:
-        raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
+    validation = validation_samples(stack, validation_data, validation_rows, samples)
+    samples = with_class_weight(samples, class_weight, stack)
+    total_weight = total_weights(samples, models)
+    callbacks = _checked_callbacks(callbacks, diagnostics, stack, samples)
     rule = get_optimizer(optimizer)
+    options = _checked_options(
+        models,
+        learning_rate=learning_rate,
+        l2=l2,
+        weight_decay=rule.weight_decay if weight_decay is None else weight_decay,
+        dropout=dropout,
+        label_smoothing=label_smoothing,
+        max_grad_norm=max_grad_norm,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        epochs=epochs,
+        patience=patience,
+        update_tolerance=update_tolerance,
+    )
     rule_options = {
         name: checks.per_network(name, value, models, 0.0) for name, value in rule.configured(optimizer_options).items()
     }
-    tolerance = checked("update_tolerance", update_tolerance)
-    state = initial_state(
-        stack,
-        rule,
-        rule_options,
-        weight_decay=_unless_zero(checked("weight_decay", rule.weight_decay if weight_decay is None else weight_decay)),
-        l2=_unless_zero(checked("l2", l2)),
-        max_grad_norm=checked("max_grad_norm", max_grad_norm),
-        largest_update=None if tolerance is None else np.zeros(models),
-    )
-    if diagnostics:
-        if models > 1:
-            raise UsageError(f"diagnostics looks at a single network; this is a stack of {models}")
-        callbacks = (HealthWatch(stack, X, y, samples.weight), *callbacks)
-    seeds = checks.seeds(seed, models)
-    batch_size = min(checked("batch_size", batch_size), samples.most_rows)
+    if patience is not None and validation is None:
+        raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
+    if options["label_smoothing"].any() and not net.loss.classification:
+        raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
+    batch_size = options["batch_size"] = min(options["batch_size"], samples.most_rows)
+    schedules, seeds = schedules_of(schedule, models), checks.seeds(seed, models)
     planner = Planner(
         m=len(X),
         rows=samples.rows,
         batch_size=batch_size,
-        epochs=epochs_by_network,
+        epochs=options["epochs"],
         weight=samples.weight,
-        learning_rate=checked("learning_rate", learning_rate),
-        schedules=schedules_of(schedule, models),
+        learning_rate=options["learning_rate"],
+        schedules=schedules,
         seeds=seeds if shuffle and (samples.rows is not None or batch_size < len(X)) else None,
     )
-    step = TrainingStep(
+    most_parts = batch_size if batch_size == samples.most_rows else options["accumulate"]
+    batches = Batches(batch_size, min(options["accumulate"], most_parts), bool(recompute))
+    step = _training_step(stack, samples, planner, batches, rule, rule_options, options)
+    others = {"schedule": [one.name for one in schedules], "seed": list(seeds), "shuffle": bool(shuffle)}
+    identity = TrainingIdentity(
         stack,
-        (X, y, samples.weight),
-        batch_size,
-        state,
-        dropout=checked("dropout", dropout),
-        label_smoothing=smoothing,
-        orders=planner.orders,
-        counts=None if samples.rows is None else planner.counts,
+        {"optimizer": rule.name, **rule_options, **options, **others},
+        {"training": samples.arrays(), "validation": None if validation is None else validation.arrays()},
     )
-    stopping = EarlyStopping(patience=checked("patience", patience), update_tolerance=tolerance)
-    return _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks).run()
+    checkpoints, state = open_checkpoints(checkpoint, checkpoint_every, resume, identity)
+    stopping = EarlyStopping(patience=options["patience"], update_tolerance=options["update_tolerance"])
+    run = _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks, checkpoints)
+    if state is not None:
+        run.restore(state)
+    return run.run()
 
 
-@dataclass(frozen=True)
-class Samples:
-    """What networks are trained or validated on, as `checks` makes it regular.
+def _checked_callbacks(
+    callbacks: Sequence[Callback], diagnostics: bool, stack: Stack, samples: Samples
+) -> Sequence[Callback]:
+    """What is called after every epoch: what users give, and before it what looks at the layers."""
+    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
+        raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
+    if not diagnostics:
+        return callbacks
+    if stack.models > 1:
+        raise UsageError(f"diagnostics looks at a single network; this is a stack of {stack.models}")
+    return (HealthWatch(stack, samples.X, samples.y, samples.weight), *callbacks)
 
-    Attributes
-    ----------
-    X : (m, n_0) array
-    y : (m,) or (m, n_L) array
-    weight : (m,) or (K, m) float64, or None
-    rows : K arrays of int, or None
-        The rows that each network uses; None where each uses all m.
-    """
 
-    X: NDArray[Any]
-    y: NDArray[Any]
-    weight: NDArray[np.float64] | None
-    rows: Sequence[NDArray[np.int64]] | None = None
+def _checked_options(models: int, **values: Any) -> dict[str, Any]:
+    """Options of a training by name, as numbers for K = `models` networks."""
+    return {name: TRAINING_OPTIONS[name].check(value, models) for name, value in values.items()}
 
-    @property
-    def most_rows(self) -> int:
-        """How many rows the network with the most of them uses."""
-        return max(map(len, self.rows)) if self.rows else len(self.X)
+
+def _training_step(
+    stack: Stack,
+    samples: Samples,
+    planner: Planner,
+    asked: Batches,
+    rule: Optimizer,
+    rule_options: Mapping[str, NDArray[np.float64]],
+    options: Mapping[str, Any],
+) -> TrainingStep:
+    """The step that trains a stack, from checked options."""
+
+    def build(batches: Batches) -> TrainingStep:
+        state = initial_state(
+            stack,
+            rule,
+            rule_options,
+            weight_decay=_unless_zero(options["weight_decay"]),
+            l2=_unless_zero(options["l2"]),
+            max_grad_norm=options["max_grad_norm"],
+            largest_update=None if options["update_tolerance"] is None else np.zeros(stack.models),
+        )
+        return TrainingStep(
+            stack,
+            (samples.X, samples.y, samples.weight),
+            batches,
+            state,
+            dropout=options["dropout"],
+            label_smoothing=options["label_smoothing"],
+            orders=planner.orders,
+            counts=None if samples.rows is None else planner.counts,
+        )
+
+    return with_batches_that_fit(build, asked, stack, rule, samples.most_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,47 +297,6 @@ class EarlyStopping:
 
     patience: NDArray[np.int64] | None
     update_tolerance: NDArray[np.float64] | None
-
-
-def _validation_samples(
-    stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: Samples
-) -> Samples | None:
-    """What is evaluated after every epoch, checked before anything is trained."""
-    if rows is not None:
-        if data is not None:
-            raise UsageError("validation_data and validation_rows are both given; give one of them")
-        return replace(training, rows=checks.rows(rows, stack.models, len(training.X), "validation_rows"))
-    if data is None:
-        return None
-    if not isinstance(data, Sequence) or len(data) not in (2, 3):
-        raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
-    X, y, *weight = data
-    return Samples(*stack.checked(X, y, weight[0] if weight else None, "validation"))
-
-
-def _with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samples:
-    """Samples whose weights are multiplied by those of classes, which each network counts in the rows it uses."""
-    if class_weight is None:
-        return samples
-    m, y = len(samples.X), samples.y
-    by_class = np.zeros(m if samples.rows is None else (stack.models, m))
-    for weights, rows in zip(np.atleast_2d(by_class), samples.rows or [np.arange(m)], strict=True):
-        weights[rows] = checks.class_weights(class_weight, y[rows], stack.layer_sizes[-1], stack.loss)
-    return replace(samples, weight=by_class if samples.weight is None else samples.weight * by_class)
-
-
-def _total_weights(samples: Samples, models: int) -> NDArray[np.float64]:
-    """What the rows that each network uses weigh, (K,); refused where it is nothing."""
-    weight, rows, m = samples.weight, samples.rows, len(samples.X)
-    if weight is None:
-        total = np.full(models, float(m)) if rows is None else np.array([float(len(r)) for r in rows])
-    else:
-        weights = np.broadcast_to(np.atleast_2d(weight), (models, m))
-        total = np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(weights)])
-    if not total.all():
-        who = f" of network {int(np.argmin(total))}" if models > 1 else ""
-        raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
-    return total
 
 
 def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -302,47 +316,55 @@ class _TrainingRun:
         validation: Samples | None,
         stopping: EarlyStopping,
         callbacks: Sequence[Callback],
+        checkpoints: Checkpoints | None,
     ) -> None:
         self.net, self.stack, self.step = net, net.stack, step
         self.planner, self.total_weight, self.validation = planner, total_weight, validation
-        self.stopping, self.callbacks = stopping, callbacks
+        self.stopping, self.callbacks, self.checkpoints = stopping, callbacks, checkpoints
         self.history = History(net.loss.metric_name(net.layer_sizes[-1]), net.models)
         self.stopped = self.history.stopped_by_network
         self.best_loss = np.full(net.models, np.inf)
         self.best_epoch = np.zeros(net.models, np.int64)
         self.best_theta = None if stopping.patience is None else self.stack.theta.copy()
         self.monitored = np.empty((0, net.models))
+        self.epoch = self.position = 0  # the epoch and the step within it that come next
+        self.start = time.perf_counter()
 
     def run(self) -> History:
         """Train epoch after epoch until the last, or until no network is active."""
         history = self.history
-        start = time.perf_counter()
         try:
-            for epoch in range(int(self.planner.epochs.max())):
-                self._train_epoch(epoch, start)
-                answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
-                if any(answer is True for answer in answers):
-                    self.stopped[self.step.active()] = "callback"
-                    break
-                self._stop(self.step.active() & (self.planner.epochs == epoch + 1), "epochs")
-                if not self.step.active().any():
-                    break
+            with self.checkpoints or nullcontext():
+                while self.step.active().any():
+                    self._train_epoch()
+                    answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
+                    if any(answer is True for answer in answers):
+                        self._stop(self.step.active(), "callback")
+                    self.epoch, self.position = self.epoch + 1, 0
+                    self._stop(self.step.active() & (self.planner.epochs == self.epoch), "epochs")
+                    self._look_up()
+        except (TrainingInterrupted, CheckpointError) as error:
+            if self.position:
+                self.step.give_back()
+            history.steps += self.position
+            self.stopped[self.step.active()] = "interrupted"
+            error.history = history
+            raise
         finally:
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
                 self.stack.backend.assign(self.stack.theta, self.best_theta, np.isfinite(self.best_loss))
             if self.validation is not None and history.epochs:
                 history.best_epoch_by_network = self.best_epoch
         rows = float(self.planner.counts.mean()) * history.epochs
-        history.samples_per_second = rows / (time.perf_counter() - start)
+        history.samples_per_second = rows / (time.perf_counter() - self.start)
         return history
 
-    def _train_epoch(self, epoch: int, start: float) -> None:
+    def _train_epoch(self) -> None:
         """Take the steps of an epoch, write it into the history, and see which networks end with it."""
         step, history = self.step, self.history
-        active = step.active()
-        table = self.planner.table(epoch, self.monitored)
-        result = step.run_epoch(table)
-        trains = active & ~result.diverged
+        table = self.planner.table(self.epoch, self.monitored)
+        result = step.run_epoch(table, self.position, None if self.checkpoints is None else self)
+        trains = step.began & ~result.diverged
         history.steps += table.steps
         if result.overflows is not None:
             history.overflows_by_network = result.overflows
@@ -351,13 +373,86 @@ class _TrainingRun:
         if self.validation is not None:
             monitored, validation_metric = self._validate(self.validation, trains)
             curves |= {"validation_loss": monitored, "validation_metric": validation_metric}
-        history.append(time.perf_counter() - start, **curves)
+        history.append(time.perf_counter() - self.start, **curves)
         self.monitored = np.vstack([self.monitored, monitored])
         if result.diverged.any():
             self.stopped[result.diverged] = "diverged"
             if not step.active().any() and (self.stopped == "diverged").all():
                 raise divergence_error(step, result.diverged, history)
-        self._stop_early(epoch, monitored, result.largest_update)
+        self._stop_early(self.epoch, monitored, result.largest_update)
+
+    # -- checkpoints -----------------------------------------------------------------------------------
+
+    def most_steps(self, position: int) -> int:
+        """How many steps of the epoch may be taken before a checkpoint could be due."""
+        assert self.checkpoints is not None
+        return self.checkpoints.most_steps(self._steps_before() + position)
+
+    def reached(self, position: int) -> None:
+        """Write a checkpoint before this step of the epoch, if one is due."""
+        self.position = position
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Write a checkpoint, if one is due, and end the training where that was asked for."""
+        checkpoints = self.checkpoints
+        ended = None if self.position else self.epoch
+        if checkpoints is None or not checkpoints.due(self._steps_before() + self.position, ended):
+            return
+        checkpoints.write(self.state())
+        if checkpoints.interruption.signal is not None and self.step.active().any():
+            checkpoints.wait()
+            raise TrainingInterrupted(checkpoints.interruption.signal, self.history, checkpoints.folder.path)
+
+    def _steps_before(self) -> int:
+        """Steps of the epochs that are over, of the network that takes the most."""
+        return self.epoch * int(self.planner.steps_per_epoch.max())
+
+    def state(self) -> TrainingState:
+        """All that is needed to go on from here, on the host, in memory of its own."""
+        to_host, last = self.stack.backend.to_host, self.monitored[-1:]
+        tensors = {
+            "theta": np.array(to_host(self.stack.theta)),
+            "members": self.step.members,
+            "began": self.step.began,
+            "monitored": self.monitored,
+            "best_loss": self.best_loss.copy(),
+            "best_epoch": self.best_epoch.copy(),
+            **({} if self.best_theta is None else {"best_theta": np.array(to_host(self.best_theta))}),
+            **{f"step.{name}": np.array(to_host(array)) for name, array in self.step.carried().items()},
+            **{f"history.{name}": array for name, array in self.history.tensors().items()},
+        }
+        return TrainingState(
+            epoch=self.epoch,
+            position=self.position,
+            step=self._steps_before() + self.position,
+            score=float(last[np.isfinite(last)].mean()) if np.isfinite(last).any() else np.inf,
+            tensors=tensors,
+            metadata={
+                "steps": self.history.steps,
+                "stopped": self.stopped.tolist(),
+                "seconds": time.perf_counter() - self.start,
+            },
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from where a training like this one stood."""
+        backend, tensors = self.stack.backend, state.tensors
+        self.epoch, self.position = state.epoch, state.position
+        self.stack.theta[...] = backend.from_host(tensors["theta"])
+        if self.best_theta is not None:
+            self.best_theta[...] = backend.from_host(tensors["best_theta"])
+        self.best_loss, self.best_epoch, self.monitored = (
+            tensors[name] for name in ("best_loss", "best_epoch", "monitored")
+        )
+        self.history.restore({key.partition(".")[2]: tensors[key] for key in tensors if key.startswith("history.")})
+        self.history.steps = state.metadata["steps"]
+        self.stopped[:] = state.metadata["stopped"]
+        self.start = time.perf_counter() - state.metadata["seconds"]
+        carried = {key.partition(".")[2]: tensors[key] for key in tensors if key.startswith("step.")}
+        self.step.restore(tensors["members"], tensors["began"], carried)
+
+    # -- what comes of an epoch ------------------------------------------------------------------------
 
     def _training_curves(
         self, table: StepTable, result: EpochResult, trains: NDArray[np.bool_]

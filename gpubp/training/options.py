@@ -185,6 +185,14 @@ TRAINING_OPTIONS: dict[str, Option] = {
             help="Rows of a step.",
         ),
         Option(
+            name="accumulate",
+            type=int,
+            default=1,
+            low=1,
+            per_network=False,
+            help="Go through each batch in N parts, in the memory of one, for one update.",
+        ),
+        Option(
             name="epochs",
             type=int,
             default=EPOCHS,

@@ -50,6 +50,26 @@ def initial_state(
 
 
 @dataclass
+class Accumulation:
+    """What adds up the gradients of a batch's parts.
+
+    Attributes
+    ----------
+    parts : Epoch
+        A step for each part, of which every learning rate is −1.
+    whole : Epoch
+        A step for each batch, of which every learning rate is 1.
+    adding, clearing : OptimizerState
+        Of gradient descent on the sum.
+    """
+
+    parts: Epoch
+    whole: Epoch
+    adding: OptimizerState
+    clearing: OptimizerState
+
+
+@dataclass
 class StepState:
     """What networks carry from step to step, besides their parameters.
 
@@ -60,12 +80,15 @@ class StepState:
     dropout : Dropout or None
     data : Batch
         All rows, (1 or K, m, …), which a step gathers its batch from.
+    accumulation : Accumulation or None
+        Where a batch is gone through in parts.
     """
 
     optimizer: OptimizerState
     epoch: Epoch
     dropout: Dropout | None
     data: Batch
+    accumulation: Accumulation | None = None
 
 
 @dataclass
@@ -79,11 +102,14 @@ class Workspace:
         where they lie.
     caches : list of LayerCache
     grad : (K, P) array
+    total : (K, P) array or None
+        The sum of the gradients of a batch's parts, zero between two steps.
     """
 
     batch: tuple[Array | None, ...] | None
     caches: list[LayerCache]
     grad: Array
+    total: Array | None = None
 
 
 class SliceStep:
@@ -104,6 +130,7 @@ class SliceStep:
 
     def __init__(self, stack: Stack, state: StepState, workspace: Workspace) -> None:
         self.stack, self.state, self.workspace = stack, state, workspace
+        self.epoch = state.epoch  # whose steps `gradients` takes
         self.grads = stack.layout.layers(workspace.grad)
         self.run = stack.backend.capture(self._step)
 
@@ -113,7 +140,7 @@ class SliceStep:
         if rows < caches[0].z.shape[1]:
             caches = [cache.first(rows) for cache in caches]
         batch = self._batch(rows)
-        backprop.gradients(stack.backend, stack.network, batch, caches, self.grads, state.epoch, state.dropout)
+        backprop.gradients(stack.backend, stack.network, batch, caches, self.grads, self.epoch, state.dropout)
 
     def _step(self, rows: int) -> None:
         self.gradients(rows)
@@ -127,5 +154,5 @@ class SliceStep:
             return data
         X, y, weight = (None if buffer is None else buffer[:, :rows] for buffer in buffers)
         batch = Batch(X, y, weight, data.smoothing)
-        self.stack.backend.gather(data, self.state.epoch, batch)
+        self.stack.backend.gather(data, self.epoch, batch)
         return batch

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,14 @@ from gpubp.backends import Batch, OptimizerState
 from gpubp.errors import DeviceError
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
+from gpubp.training.accumulation import (
+    AccumulatingStep,
+    Batches,
+    accumulation,
+    parts_per_batch,
+    training_bytes,
+)
+from gpubp.training.accumulation import begin as begin_parts
 from gpubp.training.device_data import DeviceData
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
 from gpubp.training.slice_step import SliceStep, StepState, Workspace
@@ -46,6 +56,16 @@ class EpochResult:
     overflows: NDArray[np.int64] | None
 
 
+class Pauses(Protocol):
+    """What is asked between steps of an epoch, where all networks stand at the same step."""
+
+    def most_steps(self, position: int) -> int:
+        """How many steps may be taken from step `position` of the epoch on before the next pause."""
+
+    def reached(self, position: int) -> None:
+        """Step `position` of the epoch comes next, and is not its first or beyond its last."""
+
+
 class TrainingStep:
     """Gather batch → forward → BP1 with loss → (BP4, BP2 + BP3) per layer → optimizer, for all of a stack.
 
@@ -57,8 +77,8 @@ class TrainingStep:
     stack : Stack
     data : (X, y, weight)
         X (m, n_0), y (m,) integers or (m, n_L), and sample weights (m,) or (K, m) float64, or None.
-    batch_size : int
-        At most m. With m, the rows are used where they lie, in their own order.
+    batch_size : int or Batches
+        Of at most m rows. With m in one part, the rows are used where they lie, in their own order.
     optimizer : OptimizerState
     dropout, label_smoothing : (K,) float64
     orders : int
@@ -74,40 +94,47 @@ class TrainingStep:
         They, with the parameters that are being trained.
     table : StepTable
         Of the epoch that was begun last.
+    began : (K,) bool
+        Which networks trained when it began.
     """
 
     def __init__(
         self,
         stack: Stack,
         data: tuple[Any, Array, NDArray[np.float64] | None],
-        batch_size: int,
+        batch_size: int | Batches,
         optimizer: OptimizerState,
         dropout: NDArray[np.float64],
         label_smoothing: NDArray[np.float64],
         orders: int = 1,
         counts: NDArray[np.int64] | None = None,
     ) -> None:
-        self.stack, self.batch_size = stack, batch_size
+        batches = Batches(batch_size) if isinstance(batch_size, int) else batch_size
+        self.stack, self.batches, self.batch_size = stack, batches, batches.size
         backend, (X, y, weight) = stack.backend, data
         m, weight = len(X), None if weight is None else np.atleast_2d(weight)
         if weight is not None and len(weight) > 1:
             orders = stack.models
-        in_place = batch_size == m and counts is None and orders == 1
-        free = _memory_for_data(stack, batch_size, optimizer.rule)
+        in_place = (batches.size, batches.parts) == (m, 1) and counts is None and orders == 1
+        free = _memory_for_data(stack, batches, optimizer.rule)
         X = X.astype(backend.storage, copy=False) if in_place else X
-        self.data = DeviceData(backend, (X, stack.cast_targets(y), weight), batch_size, orders, free)
+        self.data = DeviceData(backend, (X, stack.cast_targets(y), weight), batches.size, orders, free)
         self.counts = np.full(stack.models, m) if counts is None else counts
         self.members, self.live = np.arange(stack.models), stack.copy()
+        self.began = np.ones(stack.models, np.bool_)
         optimizer.operands = None if self.live.operand_buffer is self.live.theta else self.live.operand_buffer
-        epoch = stack.epoch(int(self.counts.max()), batch_size)
+        epoch = stack.epoch(most_rows := int(self.counts.max()), batches.size)
         epoch.loss_scale = backend.loss_scale(stack.models)
-        drop = stack.dropout(dropout, epoch)
+        added = None if batches.parts == 1 else accumulation(stack, batches, epoch, optimizer, most_rows)
+        drop = stack.dropout(dropout, epoch if added is None else added.parts)
         X, y, weight = self.data.device
-        self.state = StepState(optimizer, epoch, drop, Batch(X, y, weight, backend.from_host(label_smoothing)))
+        data_batch = Batch(X, y, weight, backend.from_host(label_smoothing))
+        self.state = StepState(optimizer, epoch, drop, data_batch, added)
         self.workspace = Workspace(
             batch=None if in_place else self._batch_buffers(orders),
-            caches=stack.caches(batch_size, drop is not None),
+            caches=stack.caches(batches.part_size, drop is not None, recompute=batches.recompute),
             grad=backend.zeros(stack.theta.shape),
+            total=None if added is None else backend.zeros(stack.theta.shape),
         )
         self._slice_steps: dict[tuple[int, int], SliceStep] = {}
 
@@ -116,7 +143,7 @@ class TrainingStep:
         backend, sources = self.stack.backend, self.data.device
         dtypes = (backend.storage, sources[1].dtype, np.float64)
         return tuple(
-            None if source is None else backend.empty((orders, self.batch_size, *source.shape[2:]), dtype)
+            None if source is None else backend.empty((orders, self.batches.part_size, *source.shape[2:]), dtype)
             for source, dtype in zip(sources, dtypes, strict=True)
         )
 
@@ -127,11 +154,14 @@ class TrainingStep:
         return self._for_all(self.state.optimizer.active)
 
     def totals(self) -> NDArray[np.float64]:
-        """Σ weight · (value, metric) over the rows of each step of the epoch, (K, steps, 2) on the host."""
-        return self._for_all(self.state.epoch.totals)
+        """Σ weight · (value, metric) over the rows of each step or part of the epoch, (K, steps, 2) on the host."""
+        return self._for_all(self._totals())
 
     def fault_step(self, k: int) -> int:
         """The step over the whole training at which network k left the finite numbers; −1 if it did not."""
+        added = self.state.accumulation
+        if added is not None:
+            return int(self._for_all(added.adding.fault_step)[k]) // parts_per_batch(added)  # −1 stays
         return int(self._for_all(self.state.optimizer.fault_step)[k])
 
     def steps_of(self, k: int) -> int:
@@ -146,20 +176,56 @@ class TrainingStep:
         place, optimizer = slice(int(places[0]), int(places[0]) + 1), self.state.optimizer
         return optimizer.updates[place], tuple(slot[place] for slot in optimizer.slots)
 
+    def carried(self) -> dict[str, Array]:
+        """What the networks that have a place carry from step to step, by name, where it lies."""
+        optimizer, epoch = self.state.optimizer, self.state.epoch
+        scaling, largest = epoch.loss_scale, optimizer.largest_update
+        added = self.state.accumulation
+        return {
+            "theta": self.live.theta,
+            **{f"slots.{name}": slot for name, slot in zip(optimizer.rule.slots, optimizer.slots, strict=True)},
+            "updates": optimizer.updates,
+            "active": optimizer.active,
+            "fault_step": optimizer.fault_step,
+            "totals": self._totals(),
+            **({} if added is None else {"fault_part": added.adding.fault_step}),
+            **({} if largest is None else {"largest_update": largest}),
+            **({} if scaling is None else {"scale": scaling.scale, "clean_steps": scaling.clean_steps}),
+            **({} if scaling is None else {"overflows": scaling.overflows}),
+        }
+
+    def restore(self, members: NDArray[np.int64], began: NDArray[np.bool_], carried: Mapping[str, Any]) -> None:
+        """Go back to where networks stood, of which `members` had a place, by what they carried, on the host."""
+        if len(members) < len(self.members):
+            self._keep(members)
+        self.began = began
+        for name, array in self.carried().items():
+            array[...] = self.stack.backend.from_host(carried[name])
+
     # -- training --------------------------------------------------------------------------------------
 
     def stop(self, networks: NDArray[np.bool_]) -> None:
         """Train these networks, (K,) bool, no further."""
         self.stack.backend.assign(self.state.optimizer.active, False, networks[self.members])
 
-    def run_epoch(self, table: StepTable) -> EpochResult:
-        """Take all steps of a table, read on the host what came of them, and give `stack` the finite parameters."""
-        self._compact()
+    def run_epoch(self, table: StepTable, first: int = 0, pauses: Pauses | None = None) -> EpochResult:
+        """Take all steps of a table, read on the host what came of them, and give `stack` the finite parameters.
+
+        Parameters
+        ----------
+        table : StepTable
+        first : int
+            The step to begin with; what came before was done when the networks were `restore`d.
+        pauses : Pauses, optional
+        """
+        if not first:
+            self._compact()
+            if self.state.optimizer.largest_update is not None:
+                self.state.optimizer.largest_update[...] = 0
+            self.began = self.active()
         backend, optimizer, scaling = self.stack.backend, self.state.optimizer, self.state.epoch.loss_scale
-        if optimizer.largest_update is not None:
-            optimizer.largest_update[...] = 0
-        before = self.active()
-        self.train_epoch(table)
+        before = self.began
+        self.train_epoch(table, first, pauses)
         finite = backend.finite(self.live.theta)
         overflowed = before[self.members] & ~finite
         if overflowed.any():
@@ -173,22 +239,35 @@ class TrainingStep:
             overflows=None if scaling is None else self._for_all(scaling.overflows),
         )
 
-    def train_epoch(self, table: StepTable) -> None:
-        """Take all steps of a table."""
-        self.begin(table)
-        for start in range(0, table.longest, self.data.segment):
-            self._load(start)
-            for group in self._row_groups():
-                if start <= group.first * self.batch_size < start + self.data.segment:
-                    self.seek(group.first)
-                    self._slice_step(group.networks).run(group.steps, group.rows)
+    def train_epoch(self, table: StepTable, first: int = 0, pauses: Pauses | None = None) -> None:
+        """Take all steps of a table, or those from `first` on, for which the networks are as they are to be."""
+        self.begin(table, first, parameters=not first)
+        steps_of_segment, loaded = self.data.segment // self.batch_size, -1
+        for start, groups in groupby(self._row_groups(), lambda group: group.first):
+            together = list(groups)
+            position, end = max(start, first), start + together[0].steps
+            if position < end and position // steps_of_segment != loaded:
+                loaded = position // steps_of_segment
+                self._load(loaded * self.data.segment)
+            while position < end:
+                count = end - position if pauses is None else min(end - position, pauses.most_steps(position))
+                for group in together:
+                    self.seek(position)
+                    self._slice_step(group.networks).run(count, group.rows)
+                position += count
+                if pauses is not None and position < table.steps:
+                    pauses.reached(position)
 
-    def begin(self, table: StepTable, at: int = 0) -> None:
-        """Take over the parameters of `stack` and copy a table to the device, with the cursor at step `at`."""
+    def give_back(self) -> None:
+        """Give `stack` the parameters, where they are finite, that networks have within an epoch."""
+        self._copy_back(self.stack.backend.finite(self.live.theta))
+
+    def begin(self, table: StepTable, at: int = 0, *, parameters: bool = True) -> None:
+        """Copy a table to the device, the cursor at step `at`, and take over the parameters of `stack`, if asked."""
         self.table, epoch = table, self.state.epoch
-        if len(self.members) == self.stack.models:
+        if parameters and len(self.members) == self.stack.models:
             self.live.theta[...] = self.stack.theta
-        else:
+        elif parameters:
             places = np.arange(len(self.members))
             self.stack.backend.copy_networks(self.stack.theta, self.members, self.live.theta, places)
         self.live.refresh()
@@ -200,6 +279,8 @@ class TrainingStep:
         ):
             array[...] = self.stack.backend.from_host(values)
         self._send_order(table)
+        if self.state.accumulation is not None:
+            begin_parts(self.state.accumulation, self.stack, epoch, table, self.members)
 
     def _send_order(self, table: StepTable) -> None:
         """Give the device the order of rows: keys where it works it out itself, else a table of the rows."""
@@ -233,6 +314,8 @@ class TrainingStep:
     def seek(self, index: int) -> None:
         """Let step `index` of the epoch come next."""
         self.state.epoch.cursor[...] = index
+        if (added := self.state.accumulation) is not None:
+            added.whole.cursor[...], added.parts.cursor[...] = index, index * parts_per_batch(added)
 
     def position(self) -> int:
         """Which step of the epoch comes next; waits for the device."""
@@ -273,7 +356,10 @@ class TrainingStep:
         active = self.stack.backend.to_host(self.state.optimizer.active)
         if active.all() or not active.any() or active.sum() > COMPACT_BELOW * len(active):
             return
-        stay = np.flatnonzero(active)
+        self._keep(np.flatnonzero(active))
+
+    def _keep(self, stay: NDArray[np.int64]) -> None:
+        """Move the networks at these places together and give the rest of the memory up."""
         self.members, first = self.members[stay], slice(0, len(stay))
         self.state, self.workspace = compacted(self.state, stay), of_networks(self.workspace, first)
         self.live = self.live.part(first)
@@ -284,7 +370,8 @@ class TrainingStep:
         key = networks.start, networks.stop
         if key not in self._slice_steps:
             state, workspace = of_networks((self.state, self.workspace), networks)
-            self._slice_steps[key] = SliceStep(self.live.part(networks), state, workspace)
+            kind = SliceStep if state.accumulation is None else AccumulatingStep
+            self._slice_steps[key] = kind(self.live.part(networks), state, workspace)
         return self._slice_steps[key]
 
     def _row_groups(self) -> list[RowGroup]:
@@ -296,6 +383,11 @@ class TrainingStep:
     def _of_members(self, array: NDArray[Any]) -> NDArray[Any]:
         """The part of the networks that have a place, of a host's array (K or 1, …)."""
         return array if len(array) == 1 else array[self.members]
+
+    def _totals(self) -> Array:
+        """Sums of the losses and metrics of each step, or of each part, of those that have a place."""
+        added = self.state.accumulation
+        return self.state.epoch.totals if added is None else added.parts.totals
 
     def _for_all(self, array: Array) -> NDArray[Any]:
         """An array of those that have a place as one (K, …) on the host, zero for the others."""
@@ -315,15 +407,15 @@ class TrainingStep:
         self.stack.backend.copy_networks(self.live.theta, places, self.stack.theta, self.members[places])
 
 
-def _memory_for_data(stack: Stack, batch_size: int, optimizer: Optimizer) -> float:
+def _memory_for_data(stack: Stack, batches: Batches, optimizer: Optimizer) -> float:
     """Bytes that are left for the data on the device beside what training takes."""
-    needed, free = stack.memory(batch_size, optimizer), stack.backend.free_memory()
-    taken = needed["total"] - needed["parameters"]  # those are there already
+    taken, free = training_bytes(stack, batches, optimizer), stack.backend.free_memory()
     if taken <= free:
         return free - taken
-    fits = int((free - needed["optimizer"]) * batch_size // needed["activations"])
+    needed, size = stack.memory(batches.part_size, optimizer, batches.recompute), batches.part_size
+    fits = int((free - needed["optimizer"]) * size // needed["activations"])
     remedy = f"batch_size={fits} would fit" if fits > 0 else "no batch would fit beside its optimizer"
     raise DeviceError(
-        f"training {stack} with batch_size={batch_size} takes {taken / 2**20:,.0f} MiB more of "
+        f"training {stack} with batch_size={size} takes {taken / 2**20:,.0f} MiB more of "
         f"{stack.backend.device}, where {free / 2**20:,.0f} MiB are free; {remedy}"
     )

@@ -413,9 +413,33 @@ def test_ctrl_c_keeps_what_is_done_and_the_best_of_it(folder: Path, interrupt: C
     }
     assert [row["status"] for row in rows] == ["done"] * 3 + ["unfinished"] + ["not started"] * 2
     assert rows[3]["accuracy_mean"] and not rows[4]["accuracy_mean"]
-    assert {p.name for p in Path("run").iterdir()} == FILES
+    assert {p.name for p in Path("run").iterdir()} == FILES | {"finished.safetensors"}
     assert json.loads(Path("run/metrics.json").read_text())["config"]["hidden"] == rows[0]["hidden"]
     done("predict", "run", "iris")
+
+
+def test_a_search_goes_on_after_its_finished_stacks_and_ends_like_an_unbroken_one(
+    folder: Path, interrupt: Callable[[int, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["search", "iris", "--grid", "hidden=2,3,4;epochs=3,6", "--folds", "2", "--device", "cpu-reference"]
+    done(*command, "--out", "whole")
+    with monkeypatch.context():
+        interrupt(1, 3)
+        assert invoke(*command, "--out", "run").exit_code == 130
+        monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    other = invoke(*command, "--seed", "1", "--resume", "run")
+    assert other.exit_code == 2 and "belongs to another search: seeds is [0, 1, 2] there and [1, 2, 3]" in other.stderr
+    trained, train = [], Search.train
+    monkeypatch.setattr(Search, "train", lambda self, stack, then: trained.append(stack) or train(self, stack, then))
+    assert "going on in run: 1 of 3 stacks finished" in done(*command, "--resume", "run")
+    assert len(trained) == 2
+    assert Path("run/results.csv").read_bytes() == Path("whole/results.csv").read_bytes()
+    assert {p.name for p in Path("run").iterdir()} == FILES
+    again = invoke(*command, "--resume", "run")
+    assert again.exit_code == 2 and "run: holds no search to go on with" in again.stderr
+    whole, resumed = (gpubp.MLP.load(f"{run}/model.safetensors", device="cpu") for run in ("whole", "run"))
+    np.testing.assert_array_equal(resumed.theta, whole.theta)
 
 
 def test_ctrl_c_before_a_candidate_is_done_keeps_the_scores_so_far(
@@ -450,7 +474,7 @@ def test_ctrl_c_while_the_winner_is_trained_leaves_the_results(folder: Path, mon
     result = invoke("search", "flowers.csv", "--grid", "dropout=0,0.2", *QUICK, "--out", "run")
     assert result.exit_code == 130
     assert result.stderr == "Interrupted: run/results.csv was written, and no network\n"
-    assert {p.name for p in Path("run").iterdir()} == {"results.csv"}
+    assert {p.name for p in Path("run").iterdir()} == {"results.csv", "finished.safetensors"}
 
 
 BAD = [

@@ -142,11 +142,11 @@ def test_those_that_diverge_are_left_out(iris):
 def test_an_interrupt_keeps_what_there_is(iris, monkeypatch):
     epoch, calls = TrainingStep.train_epoch, []
 
-    def interrupted(step, table):
+    def interrupted(step, table, *where):
         calls.append(table)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        epoch(step, table)
+        epoch(step, table, *where)
 
     monkeypatch.setattr(TrainingStep, "train_epoch", interrupted)
     with pytest.warns(UserWarning, match="Training interrupted by user"):

@@ -282,11 +282,11 @@ def test_divergence_names_its_cause_and_keeps_finite_weights(iris):
 def test_an_interrupt_ends_the_training_and_keeps_what_there_is(iris, monkeypatch):
     epoch, calls = TrainingStep.train_epoch, []
 
-    def interrupted(step, table):
+    def interrupted(step, table, *where):
         calls.append(table)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        epoch(step, table)
+        epoch(step, table, *where)
 
     monkeypatch.setattr(TrainingStep, "train_epoch", interrupted)
     with pytest.warns(UserWarning, match="Training interrupted by user"):

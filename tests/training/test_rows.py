@@ -7,6 +7,9 @@ import pytest
 
 import gpubp
 from gpubp.errors import DeviceError
+from gpubp.optimizers import get_optimizer
+from gpubp.training.slice_step import initial_state
+from gpubp.training.step import TrainingStep
 
 
 def trained(mlp, monkeypatch, room=None, **settings):
@@ -42,12 +45,19 @@ def test_a_divergence_is_found_in_the_segment_where_it_happened(mlp, monkeypatch
     assert str(streamed.value) == str(resident.value)
 
 
-def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(mlp, monkeypatch):
-    net = mlp([6, 9, 3])
-    needed = net.memory(64, "adam")
-    monkeypatch.setattr(net.stack.backend, "free_memory", lambda: needed["optimizer"] + needed["activations"] / 2)
+def test_a_batch_that_does_not_fit_is_refused_with_one_that_does_where_nobody_cuts_it(mlp, monkeypatch):
+    stack, rule, none = mlp([6, 9, 3]).stack, get_optimizer("adam"), np.zeros(1)
+    needed = stack.memory(64, rule)
+    monkeypatch.setattr(stack.backend, "free_memory", lambda: needed["optimizer"] + needed["activations"] / 2)
+    options = {name: np.full(1, value) for name, value in rule.options.items()}
     with pytest.raises(DeviceError, match="batch_size=32 would fit"):
-        gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)
+        TrainingStep(
+            stack, (np.zeros((64, 6)), np.zeros(64, int), None), 64, initial_state(stack, rule, options), none, none
+        )
+
+
+def test_where_no_batch_fits_that_is_said(mlp, monkeypatch):
+    net = mlp([6, 9, 3])
     monkeypatch.setattr(net.stack.backend, "free_memory", lambda: 10.0)
     with pytest.raises(DeviceError, match="no batch would fit"):
         gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,6 +84,7 @@ def search(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
+    resume: options.ResumeSearch = None,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
@@ -103,13 +103,13 @@ def search(
     from gpubp import data as reading
     from gpubp.cli import display, run_folder
     from gpubp.cli.search import display as search_display
+    from gpubp.cli.search import finished
+    from gpubp.cli.search.finished import FINISHED
     from gpubp.cli.search.results import RESULTS, Results
     from gpubp.cli.search.trials import Search
     from gpubp.data.folds import cut
 
-    run_folder.check_writable(out or Path("runs"))
-    if out is not None:
-        run_folder.check_new(out, overwrite, (RESULTS,))
+    out = run_folder.choose(out, resume, overwrite, (RESULTS, FINISHED))
     console = display.make_console(quiet=quiet)
     source = reading.read(data, target, **parse_table_options(ctx.params))
     rows = {"test": parse_test(test), "seed": seed, "dtype": backend.dtype}
@@ -127,16 +127,26 @@ def search(
     folder = out or run_folder.default_folder(f"search-{source.name}")
     metric = {"regression": "rmse", "multilabel": "label_accuracy"}.get(prepared.task, "accuracy")
     results = Results(trained, searched.names, metric, folder / RESULTS)
+    if resume is not None:
+        stacks = finished.load(folder, trained)
+        display.say(
+            console, f"going on in {folder}: {stacks} of {display.plural(len(trained.stacks), 'stack')} finished"
+        )
+    else:
+        (folder / FINISHED).unlink(missing_ok=True)
     complete = _train_stacks(console, results)
     search_display.show_results(console, results)
     best = results.ranked()[0]
     if not best.done:
         typer.echo(_why_no_winner(complete, results), err=True)
+        if complete:
+            (folder / FINISHED).unlink()
         raise typer.Exit(1 if complete else 130)
     typer.echo(f"best: {search_display.summary(best, metric)}")
     _train_winner(ctx, console, results, best, prepared)
     if not complete:
         raise typer.Exit(130)
+    (folder / FINISHED).unlink(missing_ok=True)
 
 
 def _parse_grid(ctx: typer.Context, texts: list[str], settings: Settings) -> Grid:
@@ -161,14 +171,17 @@ def _parse_split(folds: int | None, validation: float | None) -> tuple[int, floa
 
 def _train_stacks(console: Console, results: Results) -> bool:
     """Train stack after stack, saving what is known by then; False if Ctrl-C ended it."""
+    from gpubp.cli.search import finished
     from gpubp.cli.search.display import SearchProgress
 
     search = results.search
     try:
         with SearchProgress(console, results) as progress:
             for stack in search.stacks:
-                search.train(stack, progress)
-                results.save()
+                if not stack.finished:
+                    search.train(stack, progress)
+                    results.save()
+                    finished.save(results.path.parent, search)
     except KeyboardInterrupt:
         if not any(trial.epochs for trial in search.trials):
             raise

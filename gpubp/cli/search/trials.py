@@ -57,6 +57,11 @@ class Trial:
         """Whether it left the finite numbers."""
         return self.state.startswith("diverged")
 
+    @property
+    def finished(self) -> bool:
+        """Whether it needs no more training."""
+        return self.state == DONE or self.diverged
+
 
 @dataclass(eq=False)
 class TrialStack:
@@ -64,6 +69,11 @@ class TrialStack:
 
     trials: list[Trial]
     bytes: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether none of its networks needs more training."""
+        return all(trial.finished for trial in self.trials)
 
 
 @dataclass(eq=False)

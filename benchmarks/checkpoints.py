@@ -1,0 +1,106 @@
+"""Checkpoints: ``python -m benchmarks.checkpoints --out DIR``.
+
+What a checkpoint of ten million parameters with Adam costs beside a bare write of as many bytes and an fsync, in turns,
+and for how long the training stands still for it: while its state is copied in memory. What is behind the table goes
+into DIR/checkpoints.json. The checkpoints themselves lie under DIR, whose disk is what is measured, and are removed.
+``--dry-run`` does so with a small network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+import gpubp
+from benchmarks.machine import described
+from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from gpubp import serialization
+from gpubp.training.checkpoint import CheckpointFolder, TrainingState, newest
+
+FILE = "checkpoints.json"
+LAYERS, ROUNDS, ROWS, BATCH = (784, 2048, 2048, 2048, 10), 21, 256, 64
+
+
+def checkpoint_of(layers: Sequence[int], folder: Path) -> Path:
+    """The file of a checkpoint that is written within an epoch of Adam."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((ROWS, layers[0])), rng.integers(0, layers[-1], ROWS)
+    where = {"checkpoint": folder, "checkpoint_every": "3steps"}
+    gpubp.train(gpubp.MLP(layers, device="cpu"), X, y, epochs=1, batch_size=BATCH, **where)
+    return newest(folder)
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """That a call takes."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def bare_write(path: Path, data: bytes) -> None:
+    """A new file and an fsync."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cost(part: Part, out: Path) -> None:
+    """A checkpoint written, the same bytes written, and the state copied, in turns."""
+    layers, rounds = ((20, 30, 2), 2) if part.dry_run else (LAYERS, ROUNDS)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as name:
+        folder, bare = CheckpointFolder(Path(name, "written")), Path(name, "bare")
+        path = checkpoint_of(layers, Path(name, "trained"))
+        data = path.read_bytes()
+        tensors, metadata = serialization.load(path)
+        about = metadata["checkpoint"]
+        identity: Any = SimpleNamespace(described=about["training"], machine=about["machine"])
+        times = []
+        for step in range(rounds):
+            state = TrainingState(0, 3, step, 0.0, tensors, about["state"])
+            checkpoint = seconds(lambda state=state: folder.write(state, identity))
+            same_bytes = seconds(lambda: bare_write(bare, data))
+            bare.unlink()
+            times.append((checkpoint, same_bytes, seconds(lambda: [np.array(tensor) for tensor in tensors.values()])))
+    ours, bytes_alone, copied = np.median(times, axis=0)
+    ratio = float(np.median([checkpoint / same_bytes for checkpoint, same_bytes, _ in times]))
+    parameters = sum((n_in + 1) * n_out for n_in, n_out in zip(layers, layers[1:], strict=False))
+    what = f"{parameters:,} parameters with Adam, {len(data) / 1e6:,.1f} MB"
+    measured = f"{ratio:.2f}; {ours:.3f} s over {bytes_alone:.3f} s"
+    part.timed(f"{what}: a checkpoint over a bare write", "<= 1.3", measured, ratio <= 1.3)
+    part.timed(f"{what}: copied, while the training stands", "", f"{copied:.3f} s", None)
+    part.figures.append({"what": what, "load": os.getloadavg(), "checkpoint, bare, copied": times})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; 1 if what was asked for was not met, 2 if nothing can be measured here."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
+    parser.add_argument("--dry-run", action="store_true", help="a small network, to see that everything runs")
+    options = parser.parse_args(arguments)
+    try:
+        load(options.out, options.dry_run, FILE)
+    except MixedError as error:
+        print(f"benchmarks.checkpoints: {error}", file=sys.stderr)
+        return 2
+    part = Part("cost", options.dry_run, FILE)
+    with saving(part, options.out, described()):
+        cost(part, options.out)
+    print(f"\n{kind(options.dry_run)}:")
+    for row in part.rows:
+        print(line(row))
+    return 1 if any(row.met is False for row in part.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

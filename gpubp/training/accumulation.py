@@ -1,0 +1,187 @@
+"""Batches that are gone through in parts, whose gradients are added up for one update, in the memory of one part.
+
+Nothing here is an operation of its own. Adding to a sum is a step of gradient descent on it with the learning rate −1,
+and clearing it one with the learning rate 1 along itself: both are exact, and a network whose loss or gradient is not
+finite in any part becomes inactive before anything of it is written, as in every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp._typing import Array
+from gpubp.backends import Epoch, OptimizerState
+from gpubp.backends.cuda.driver import OutOfDeviceMemoryError
+from gpubp.backends.notices import say_once
+from gpubp.errors import UsageError
+from gpubp.optimizers import Optimizer, get_optimizer
+from gpubp.stack import Stack
+from gpubp.training.slice_step import Accumulation, SliceStep, StepState, Workspace, initial_state
+from gpubp.training.step_table import StepTable
+
+Built = TypeVar("Built")
+
+
+class Batches(NamedTuple):
+    """How the batches of an epoch are gone through.
+
+    Attributes
+    ----------
+    size : int
+        Rows of an update.
+    parts : int
+        In how many parts they are gone through.
+    recompute : bool
+        Whether the backward pass runs segments of layers again, instead of keeping what all of them left.
+    """
+
+    size: int
+    parts: int = 1
+    recompute: bool = False
+
+    @property
+    def part_size(self) -> int:
+        """Rows of a part; the last one of a batch may have fewer."""
+        return -(-self.size // self.parts)
+
+    def check(self, most_rows: int) -> None:
+        """Refuse parts of different sizes, where an epoch has several batches."""
+        if self.parts > self.size or (self.size % self.parts and self.size < most_rows):
+            raise UsageError(
+                f"accumulate={self.parts} does not divide batch_size={self.size} into equal parts; use a divisor of it"
+            )
+
+    def that_fit(self, stack: Stack, optimizer: Optimizer, most_rows: int) -> Batches:
+        """As few parts, but no fewer than these, as fit into the device's memory; these where none do."""
+        free = stack.backend.free_memory()
+        if training_bytes(stack, self, optimizer) <= free:
+            return self
+        a_row = stack.memory(1, optimizer, self.recompute)["activations"]
+        rows = int((free - training_bytes(stack, self._replace(parts=self.size), optimizer)) // a_row) + 1
+        if rows < 1 or self.size == 1:
+            return self
+        return self.in_parts(max(self.parts, -(-self.size // rows)), most_rows)
+
+    def in_parts(self, fewest: int, most_rows: int) -> Batches:
+        """These batches in as few equal parts as there can be, but no fewer than so many; a row each at most."""
+        candidates = range(min(fewest, self.size), self.size + 1)
+        return self._replace(parts=next(n for n in candidates if not self.size % n or self.size >= most_rows))
+
+
+def with_batches_that_fit(
+    build: Callable[[Batches], Built], asked: Batches, stack: Stack, optimizer: Optimizer, most_rows: int
+) -> Built:
+    """What `build` makes for batches in as many parts as asked for, or in more where they do not fit into memory.
+
+    That is computed beforehand. Where memory runs out nevertheless, `build` is called once more, for parts of half
+    their size.
+
+    Raises
+    ------
+    UsageError
+        If what is asked for is not equal parts.
+    """
+    asked.check(most_rows)
+    batches = asked.that_fit(stack, optimizer, most_rows)
+    try:
+        built = build(batches)
+    except (OutOfDeviceMemoryError, MemoryError):
+        batches, before = batches.in_parts(2 * batches.parts, most_rows), batches
+        if batches == before:
+            raise
+        built = None
+    if batches != asked:
+        say_once(
+            f"{asked.part_size:,} rows at once do not fit on {stack.backend.device}: a batch is gone through in "
+            f"{batches.parts} parts of {batches.part_size:,}, for one update"
+        )
+    return build(batches) if built is None else built
+
+
+def training_bytes(stack: Stack, batches: Batches, optimizer: Optimizer) -> int:
+    """Bytes that training takes beside parameters, which are there already, and data."""
+    memory = stack.memory(batches.part_size, optimizer, batches.recompute)
+    sums = memory["parameters"] if batches.parts > 1 else 0
+    return memory["total"] - memory["parameters"] + sums
+
+
+def accumulation(
+    stack: Stack, batches: Batches, epoch: Epoch, optimizer: OptimizerState, most_rows: int
+) -> Accumulation:
+    """What adds up gradients for an optimizer, whose networks it makes inactive; its tables are empty yet."""
+    if epoch.loss_scale is not None:
+        raise UsageError(
+            'accumulate does not go with precision "float16", whose loss scale is of one batch; use "bfloat16"'
+        )
+    parts, whole = stack.epoch(most_rows, batches.part_size), stack.epoch(most_rows, batches.size)
+    parts.learning_rate[...], whole.learning_rate[...] = -1.0, 1.0
+    adding, clearing = (
+        replace(initial_state(stack, get_optimizer("sgd"), {}), active=optimizer.active) for _ in range(2)
+    )
+    return Accumulation(parts, whole, adding, clearing)
+
+
+def begin(added: Accumulation, stack: Stack, epoch: Epoch, table: StepTable, members: NDArray[np.intp]) -> None:
+    """Fill the tables of the parts from those of their batches, of the networks that have a place."""
+    per_batch = parts_per_batch(added)
+    width = added.parts.normalizer.shape[1]
+    normalizer = np.repeat(table.normalizer, per_batch, axis=1)[:, :width]
+    first_step = table.first_step * per_batch
+    for array, values in ((added.parts.normalizer, normalizer), (added.parts.first_step, first_step)):
+        array[...] = stack.backend.from_host(values if len(values) == 1 else values[members])
+    added.parts.order, added.parts.keys, added.parts.counts = epoch.order, epoch.keys, epoch.counts
+
+
+def parts_per_batch(added: Accumulation) -> int:
+    """Steps of the parts in one of a whole batch."""
+    return -(-added.whole.batch_size // added.parts.batch_size)
+
+
+class AccumulatingStep(SliceStep):
+    """A training step of neighbours in a stack that goes through its batch in parts.
+
+    Parameters
+    ----------
+    stack, state, workspace
+        As for `SliceStep`; the state with an accumulation, the workspace with buffers for a part, and for the sum.
+    """
+
+    def __init__(self, stack: Stack, state: StepState, workspace: Workspace) -> None:
+        assert state.accumulation is not None and workspace.total is not None
+        super().__init__(stack, state, workspace)
+        self.added: Accumulation = state.accumulation
+        self.total: Array = workspace.total
+        self.epoch = self.added.parts
+        capture = stack.backend.capture
+        self._add, self._update, self._clear = (
+            capture(self._add_part),
+            capture(self._take_update),
+            capture(self._clear_sum),
+        )
+        self.run = self._run
+
+    def _run(self, count: int, rows: int) -> None:
+        """Take steps of so many rows; each part is a recorded step of its own."""
+        parts, rest = divmod(rows, self.added.parts.batch_size)
+        for _ in range(count):
+            if parts:
+                self._add(parts, self.added.parts.batch_size)
+            if rest:
+                self._add(1, rest)
+            self._update(1, rows)
+            self._clear(1, rows)
+
+    def _add_part(self, rows: int) -> None:
+        self.gradients(rows)
+        self.stack.backend.optimizer_step(self.added.adding, self.total, self.workspace.grad, self.added.parts)
+
+    def _take_update(self, rows: int) -> None:
+        self.stack.backend.optimizer_step(self.state.optimizer, self.stack.theta, self.total, self.state.epoch)
+
+    def _clear_sum(self, rows: int) -> None:
+        self.stack.backend.optimizer_step(self.added.clearing, self.total, self.total, self.added.whole)

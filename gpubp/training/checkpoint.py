@@ -1,0 +1,369 @@
+"""Checkpoints: the whole state of a training in a file, of which a folder keeps the last two and the best.
+
+What a checkpoint holds is what a training needs to go on with the same bits; `loop` and `step` say what that is. Here
+stand when one is due, how it is written while the training goes on, which files are kept, and that a training goes on
+from its own checkpoints alone.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import gpubp
+from gpubp import serialization
+from gpubp.backends.notices import say_once
+from gpubp.checks import SparseRows
+from gpubp.errors import CheckpointError, DataError, UsageError
+from gpubp.stack import Stack
+from gpubp.training.interruption import Interruption
+
+FOLDER = "checkpoints"  # of a run, in its folder
+KEPT = 2  # checkpoints besides the best
+LOOK = 0.05  # seconds of steps after which the clock and signals are looked at
+SUFFIX = ".safetensors"
+NAME = re.compile(rf"step-(\d{{12}}){re.escape(SUFFIX)}")
+INTERVAL = re.compile(r"(\d+(?:\.\d+)?) ?(step|epoch|minute)s?")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often a checkpoint is written.
+
+    Attributes
+    ----------
+    number : float
+    unit : {"step", "epoch", "minute"}
+    """
+
+    number: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> Interval:
+        """``"500steps"``, ``"1 epoch"``, ``"2.5minutes"``."""
+        match = INTERVAL.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None or not float(match[1]) or (match[2] != "minute" and "." in match[1]):
+            raise UsageError(
+                f"checkpoint_every={text!r} does not fit; give a number of steps, epochs or minutes, such as "
+                '"500steps", "1epochs" or "10minutes"'
+            )
+        return cls(float(match[1]), match[2])
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where a training stands.
+
+    Attributes
+    ----------
+    epoch, position : int
+        The epoch, counted from 0, and the step within it that come next.
+    step : int
+        The same over the whole training.
+    score : float
+        The monitored loss of the last epoch, mean over networks; infinite before there is one.
+    tensors : dict of str to array
+        On the host, in memory of their own.
+    metadata : dict
+        What JSON holds.
+    """
+
+    epoch: int
+    position: int
+    step: int
+    score: float
+    tensors: dict[str, NDArray[Any]]
+    metadata: dict[str, Any]
+
+
+class TrainingIdentity:
+    """What two trainings must have in common for one to go on where the other stood.
+
+    Parameters
+    ----------
+    stack : Stack
+    settings : mapping
+        The options of the training: arrays, and what JSON holds.
+    data : mapping
+        All that is trained and validated on: arrays, SparseRows, sequences of arrays, None, and mappings of those.
+    """
+
+    def __init__(self, stack: Stack, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        self.network, self.data = stack.describe(), data
+        self.settings = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in settings.items()}
+        self.machine = {
+            "gpubp": gpubp.__version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "device": stack.backend.device,
+            "backend": stack.backend.name,
+        }
+
+    @cached_property
+    def described(self) -> dict[str, Any]:
+        """The identity as JSON holds it: of the data, their shapes, types and digests."""
+        return {"network": self.network, "settings": self.settings, "data": fingerprint(self.data)}
+
+    def check(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Refuse a checkpoint of another training, with both sides named; say where other bits are to be expected.
+
+        Raises
+        ------
+        DataError
+        """
+        difference = first_difference("", metadata["training"], self.described)
+        if difference is not None:
+            name, there, here = difference
+            raise DataError(
+                f"{path}: belongs to another training: {name} is {there} there and {here} here; resume with what it "
+                "was begun with, or train anew"
+            )
+        machines = [(name, metadata["machine"].get(name), value) for name, value in self.machine.items()]
+        if changed := [f"{name} is {there} there and {here} here" for name, there, here in machines if there != here]:
+            say_once(f"{path}: {', '.join(changed)}; the training goes on, but perhaps not with the same bits")
+
+
+class CheckpointFolder:
+    """A folder that holds the last checkpoints of one training, and its best.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._latest: list[str] = []
+        self._best: tuple[float, str | None] = (math.inf, None)
+
+    def files(self) -> list[Path]:
+        """All checkpoints, the oldest first."""
+        if not self.path.is_dir():
+            return []
+        return sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
+
+    def check_new(self) -> None:
+        """Refuse to begin a training in a folder that holds checkpoints of another one."""
+        if files := self.files():
+            raise UsageError(
+                f"{self.path}: holds checkpoints already ({files[-1].name}); go on from them with "
+                f"resume={str(self.path)!r}, or choose another folder"
+            )
+
+    def write(self, state: TrainingState, identity: TrainingIdentity) -> None:
+        """Write a checkpoint, and then remove those that are no longer to be kept.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written; those that were there are untouched.
+        """
+        path = self.path / f"step-{state.step:012d}{SUFFIX}"
+        best = min(self._best, (state.score, path.name), key=lambda scored: scored[0])
+        about = {
+            "epoch": state.epoch,
+            "position": state.position,
+            "step": state.step,
+            "best": [best[0], best[1]] if best[1] is not None and math.isfinite(best[0]) else None,
+            "training": identity.described,
+            "machine": identity.machine,
+            "state": state.metadata,
+        }
+        try:
+            serialization.save(path, state.tensors, {"checkpoint": about})
+        except UsageError as error:
+            before = f"{self.path / self._latest[-1]} is intact" if self._latest else "there is none before it"
+            raise CheckpointError(f"{error}; of the checkpoints, {before}") from error
+        self._best, self._latest = best, [*self._latest, path.name][-KEPT:]
+        with suppress(OSError):  # one too many does no harm
+            for old in self.files():
+                if old.name not in (*self._latest, best[1]):
+                    old.unlink()
+            serialization.sweep(self.path, NAME.pattern)
+
+    def goes_on_from(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Let a checkpoint that was read be the last one, with the best that was known then."""
+        serialization.sweep(self.path, NAME.pattern)
+        self._latest = [path.name]
+        if metadata["best"] is not None:
+            self._best = (float(metadata["best"][0]), str(metadata["best"][1]))
+
+
+def newest(path: Path) -> Path:
+    """The last checkpoint in a folder, or in that of a run; a file is itself.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if path.is_file():
+        return path
+    for folder in (path, path / FOLDER):
+        if files := CheckpointFolder(folder).files():
+            return files[-1]
+    raise DataError(f"{path}: holds no checkpoint; train without resume to begin anew")
+
+
+def read(path: Path, identity: TrainingIdentity) -> tuple[TrainingState, dict[str, Any]]:
+    """The state that a checkpoint of this training holds, and what the checkpoint says besides.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, no checkpoint, or of another training.
+    """
+    try:
+        tensors, metadata = serialization.load(path)
+    except DataError as error:
+        others = [str(other) for other in CheckpointFolder(path.parent).files() if other != path]
+        remedy = f"; an older one is {others[-1]}" if others else ""
+        raise DataError(f"{error}{remedy}") from None
+    about = metadata.get("checkpoint")
+    if not isinstance(about, dict):
+        raise DataError(
+            f"{path}: is a model, and no checkpoint; resume from the folder that checkpoints are written to"
+        )
+    identity.check(path, about)
+    return TrainingState(about["epoch"], about["position"], about["step"], math.inf, tensors, about["state"]), about
+
+
+def open_checkpoints(
+    folder: str | Path | None, every: str | None, resume: str | Path | None, identity: TrainingIdentity
+) -> tuple[Checkpoints | None, TrainingState | None]:
+    """The checkpoints of a training, where it has any, and the state that it goes on from, as `train` takes them.
+
+    Raises
+    ------
+    DataError, UsageError
+        Where there is nothing to go on from, or it is of another training, or a folder holds one already.
+    """
+    interval = None if every is None else Interval.parse(every)
+    if resume is None:
+        if folder is None:
+            return None, None
+        kept = CheckpointFolder(Path(folder))
+        kept.check_new()
+        return Checkpoints(kept, interval, identity), None
+    path = newest(Path(resume))
+    state, about = read(path, identity)
+    kept = CheckpointFolder(path.parent if folder is None else Path(folder))
+    if kept.path.resolve() == path.parent.resolve():
+        kept.goes_on_from(path, about)
+    else:
+        kept.check_new()
+    return Checkpoints(kept, interval, identity), state
+
+
+class Checkpoints(AbstractContextManager["Checkpoints"]):
+    """The checkpoints of a training: when they are due, and the thread that writes them.
+
+    Parameters
+    ----------
+    folder : CheckpointFolder
+    every : Interval or None
+        None for those alone that an interrupt asks for.
+    identity : TrainingIdentity
+    """
+
+    def __init__(self, folder: CheckpointFolder, every: Interval | None, identity: TrainingIdentity) -> None:
+        self.folder, self.every, self.identity = folder, every, identity
+        self.interruption = Interruption()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+        self._written_at = self._looked_at = time.monotonic()
+        self._pace = 1  # steps between two looks at the clock
+
+    def __enter__(self) -> Checkpoints:
+        self.interruption.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.interruption.__exit__(kind, error, traceback)
+        self._thread.shutdown()
+        if error is None:
+            self.wait()
+
+    def most_steps(self, step: int) -> int:
+        """How many steps may be taken from `step` on before `due` is to be asked."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK:
+            self._pace *= 2
+        elif now - self._looked_at > 4 * LOOK:
+            self._pace = max(1, self._pace // 2)
+        self._looked_at = now
+        if self.every is not None and self.every.unit == "step":
+            number = int(self.every.number)
+            return min(self._pace, number - step % number)
+        return self._pace
+
+    def due(self, step: int, epoch: int | None) -> bool:
+        """Whether a checkpoint is to be written before `step`, at which so many epochs end, if any do."""
+        if self.interruption.signal is not None:
+            return True
+        if self.every is None:
+            return False
+        if self.every.unit == "minute":
+            return time.monotonic() - self._written_at >= 60 * self.every.number
+        if self.every.unit == "step":
+            return step % int(self.every.number) == 0
+        return epoch is not None and epoch % int(self.every.number) == 0
+
+    def write(self, state: TrainingState) -> None:
+        """Write a checkpoint while the training goes on, once the one before is written."""
+        self.wait()
+        self._writing = self._thread.submit(self.folder.write, state, self.identity)
+        self._written_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Wait until all is on the disk.
+
+        Raises
+        ------
+        CheckpointError
+            If that failed.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+
+def fingerprint(data: Any) -> Any:
+    """Shapes, types and digests of arrays, as `TrainingIdentity` takes them."""
+    if data is None:
+        return None
+    if isinstance(data, Mapping):
+        return {name: fingerprint(value) for name, value in data.items()}
+    if isinstance(data, SparseRows):
+        matrix = data.matrix
+        return {name: fingerprint(getattr(matrix, name)) for name in ("data", "indices", "indptr")}
+    if isinstance(data, Sequence):
+        return {"lengths": fingerprint(np.array([len(rows) for rows in data])), "rows": fingerprint(np.hstack(data))}
+    return f"{data.shape} {data.dtype} with digest {serialization.digest_of_array(data)[:32]}"
+
+
+def first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
+    """Where two JSON-able records differ: the name, and what each has; None where they do not."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in [*here, *(key for key in there if key not in here)]:
+            inner = f"{name}.{key}" if name else key
+            if (difference := first_difference(inner, there.get(key), here.get(key))) is not None:
+                return difference
+        return None
+    return None if there == here else (name, there, here)
