@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from gpubp.activations import get_activation
 from gpubp.cli import options
-from gpubp.cli.parsing import parse_layers, parse_precisions
+from gpubp.cli.parsing import parse_delimiter, parse_layers, parse_precisions
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
 from gpubp.errors import DivergenceError, GpubpError, UsageError
@@ -64,14 +64,20 @@ app.command()(train)
 
 
 @app.command()
-def predict(model: options.Model, data: options.Rows, out: options.Predictions = Path("predictions.csv")) -> None:
+def predict(
+    model: options.Model,
+    data: options.Rows,
+    delimiter: options.Delimiter = None,
+    encoding: options.Encoding = None,
+    out: options.Predictions = Path("predictions.csv"),
+) -> None:
     """Predict the rows of DATA with a trained network; classes come with their probabilities."""
     from gpubp import data as reading
     from gpubp.cli import display, predictions, run_folder
 
     predictions.check(out, data)
     net, preprocessing = run_folder.load_predictor(model)
-    source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
+    source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
     columns = reading.decode(preprocessing, net.forward(X))
     console = display.make_console(stderr=predictions.goes_to_standard_output(out))
@@ -81,13 +87,19 @@ def predict(model: options.Model, data: options.Rows, out: options.Predictions =
 
 
 @app.command()
-def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = False) -> None:
+def evaluate(
+    model: options.Model,
+    data: options.Rows,
+    delimiter: options.Delimiter = None,
+    encoding: options.Encoding = None,
+    as_json: options.Json = False,
+) -> None:
     """Measure how well a trained network predicts DATA."""
     from gpubp import data as reading
     from gpubp.cli import display, run_folder
 
     net, preprocessing = run_folder.load_predictor(model)
-    source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
+    source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
@@ -99,6 +111,13 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
         typer.echo(json.dumps({"rows": len(X), **scores}))
     else:
         display.show_metrics(console, {f"{source.name}, {len(X):,} rows": scores})
+
+
+def _read_rows(data: str, trained: dict[str, Any], delimiter: str | None, encoding: str | None) -> Any:
+    """Rows as a network's training read them, but for how the file is written, which may be another."""
+    from gpubp import data as reading
+
+    return reading.read(data, trained=trained, delimiter=parse_delimiter(delimiter), encoding=encoding)
 
 
 app.command()(search)

@@ -195,6 +195,10 @@ Delimiter = Annotated[
 Encoding = Annotated[
     str | None, _table_option(help="Of a CSV file (detected by default), such as latin-1.", metavar="NAME")
 ]
+Header = Annotated[
+    bool,
+    _table_option("--header", help="The first line of a CSV file names the columns, though it looks like data."),
+]
 NoHeader = Annotated[
     bool,
     _table_option("--no-header", help='The first line of a CSV file is a row; columns are called "1", "2", ….'),

@@ -98,6 +98,10 @@ def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
     UsageError
         If ``--kind`` does not name columns and kinds.
     """
+    asked = values.get("header", False)
+    header = False if values["no_header"] else True if asked else None
+    if asked and values["no_header"]:
+        raise UsageError("--header and --no-header contradict each other; leave out one of them")
     kinds = {}
     for part in _parse_texts(values["kind"]):
         column, equals, kind = part.rpartition("=")
@@ -109,10 +113,15 @@ def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
         "kinds": kinds,
         "missing": _parse_texts(values["missing"]),
         "decimal": values["decimal"],
-        "delimiter": "\t" if values["delimiter"] in ("tab", r"\t") else values["delimiter"],
+        "delimiter": parse_delimiter(values["delimiter"]),
         "encoding": values["encoding"],
-        "header": not values["no_header"],
+        "header": header,
     }
+
+
+def parse_delimiter(text: str | None) -> str | None:
+    """``--delimiter``: a character, or "tab"."""
+    return "\t" if text in ("tab", r"\t") else text
 
 
 def _parse_texts(text: str | None) -> list[str]:

@@ -35,6 +35,7 @@ def train(
     decimal: options.Decimal = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
+    header: options.Header = False,
     no_header: options.NoHeader = False,
     validation: options.Validation = None,
     seed: options.Seed = 0,

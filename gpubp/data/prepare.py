@@ -245,6 +245,8 @@ def with_default_target(data: RawData) -> RawData:
     column = schema.columns.get(data.target)
     if column is not None and column.kind == "ignored":
         raise UsageError(f'{data.name}: the target "{data.target}" is ignored by {column.why}; choose another --target')
+    if column is not None and column.kind == "date":
+        data.say(f'target: "{data.target}" holds dates; predictions are seconds since 1970, in UTC')
     for name in data.target_columns or (data.target,):
         if name in schema.problems:
             raise DataError(schema.problems[name])

@@ -81,6 +81,7 @@ def search(
     decimal: options.Decimal = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
+    header: options.Header = False,
     no_header: options.NoHeader = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
