@@ -19,6 +19,8 @@ from gpubp.cli.train import train
 from gpubp.errors import DivergenceError, GpubpError, UsageError
 from gpubp.optimizers import get_optimizer
 
+MOST_SHOWN_CLASSES = 10  # in a confusion matrix
+
 
 class Commands(TyperGroup):
     """The commands, with one place where errors become one line and an exit code."""
@@ -96,7 +98,7 @@ def evaluate(
 ) -> None:
     """Measure how well a trained network predicts DATA."""
     from gpubp import data as reading
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display, metrics, run_folder
 
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
@@ -104,13 +106,22 @@ def evaluate(
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
-    scores = run_folder.score(net, X, y)
+    scores = metrics.score(net, X, y)
+    reached = metrics.baseline(preprocessing, y)
+    name = metrics.baseline_name(preprocessing) if reached is not None else None
+    matrix = metrics.confusion(preprocessing, y, net.forward(X))
     console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
     display.show_notes(console, source.notes)
+    classes = preprocessing["target"].get("classes")
     if as_json:
-        typer.echo(json.dumps({"rows": len(X), **scores}))
-    else:
-        display.show_metrics(console, {f"{source.name}, {len(X):,} rows": scores})
+        more = {"baseline": {"predicts": name, **(reached or {})}, "classes": classes, "confusion": matrix}
+        return typer.echo(json.dumps({"rows": len(X), **scores, **more}))
+    part = f"{source.name}, {len(X):,} rows"
+    display.show_metrics(console, display.with_baseline({part: scores}, {"predicts": name, part: reached}))
+    if matrix is not None and len(matrix) <= MOST_SHOWN_CLASSES:
+        display.show_confusion(console, classes, matrix)
+    for remark in metrics.remarks(preprocessing, matrix, {part: scores}):
+        display.say(console, remark, "yellow")
 
 
 def _read_rows(data: str, trained: dict[str, Any], delimiter: str | None, encoding: str | None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpubp.errors import UsageError, suggest
@@ -83,6 +83,33 @@ def parse_test(text: str | None) -> float | str | None:
         return None if text is None else float(text)
     except ValueError:
         return text
+
+
+def parse_class_weight(text: str | None, classes: Sequence[Any] | None) -> Any:
+    """``--class-weight``: "balanced", or weights by the names of classes, which become those by their numbers.
+
+    Raises
+    ------
+    UsageError
+        If there are no classes, or one that is named is none, or has no weight.
+    """
+    if text is None or classes is None:
+        if text is not None:
+            raise UsageError("--class-weight: the target has no classes; leave it out")
+        return None
+    if text == "balanced":
+        return text
+    numbers = {str(name): number for number, name in enumerate(classes)}
+    weights = {}
+    for part in _parse_texts(text):
+        name, _, weight = part.rpartition("=")
+        if name not in numbers:
+            raise UsageError(f'--class-weight "{part}": write "balanced", or CLASS=WEIGHT; {suggest(name, numbers)}')
+        try:
+            weights[numbers[name]] = float(weight)
+        except ValueError:
+            raise UsageError(f'--class-weight "{part}": "{weight}" is no number') from None
+    return weights
 
 
 def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from gpubp.backends import get_backend
 from gpubp.cli import options
-from gpubp.cli.parsing import parse_table_options, parse_test
+from gpubp.cli.parsing import parse_class_weight, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import UsageError
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
@@ -38,6 +38,7 @@ def train(
     header: options.Header = False,
     no_header: options.NoHeader = False,
     validation: options.Validation = None,
+    class_weight: options.ClassWeight = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -73,11 +74,12 @@ def train(
         seed=seed,
         dtype=backend.dtype,
     )
+    weights = parse_class_weight(class_weight, prepared.classes)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     display.say(console, display.describe_data(source.name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
-    history = fit(console, net, prepared, settings, seed)
+    history = fit(console, net, prepared, settings, seed, weights)
     config = config_of(ctx, settings, prepared)
     save(console, net, prepared, history, config, out or run_folder.default_folder(source.name), quiet)
 
@@ -96,7 +98,14 @@ def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -
     return with_epochs
 
 
-def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, seed: int) -> History:
+def fit(
+    console: Console,
+    net: MLP,
+    prepared: PreparedData,
+    settings: Settings,
+    seed: int,
+    class_weight: Any = None,
+) -> History:
     """Train `net` on the data, and show it all."""
     from gpubp.cli import display
     from gpubp.training import train as run_training
@@ -116,6 +125,7 @@ def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, 
             *prepared.train,
             validation_data=prepared.validation,
             **settings.train_arguments(),
+            class_weight=class_weight,
             seed=seed,
             callbacks=(progress,),
         )
@@ -140,15 +150,18 @@ def save(
     quiet: bool,
 ) -> None:
     """Measure a trained network, write its folder, and say so; if `quiet`, in one line."""
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display, metrics, run_folder
 
     net.preprocessing = prepared.preprocessing
-    metrics = run_folder.summarize(net, prepared, history, config)
-    run_folder.write(folder, net, history, metrics)
-    scores: dict[str, Any] = {part: metrics[part] for part in run_folder.PARTS if part in metrics}
+    summary = run_folder.summarize(net, prepared, history, config)
+    run_folder.write(folder, net, history, summary)
+    scores = {part: summary[part] for part in run_folder.PARTS if part in summary}
+    baseline = dict(summary["baseline"])
+    last = list(scores)[-1]
     if quiet:
-        last = list(scores)[-1]
-        typer.echo(f"{last} {display.figures(scores[last])}; {folder}")
+        typer.echo(f"{last} {display.figures(scores[last])}; {display.baseline_in_short(baseline, last)}; {folder}")
     else:
-        display.show_metrics(console, scores)
+        display.show_metrics(console, display.with_baseline(scores, baseline))
+        for remark in metrics.remarks(prepared.preprocessing, summary["confusion"], scores):
+            display.say(console, remark, "yellow")
         display.say(console, f"wrote {', '.join(run_folder.FILES)} in {folder}")

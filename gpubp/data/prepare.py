@@ -128,6 +128,8 @@ def prepare(
 
     train = encoded(data, train_rows)
     assert train is not None
+    target["training_mean"] = targets.training_mean(target, train[1])
+    targets.say_few_rows(target, data)
     return PreparedData(
         task=TASKS[target["type"]],
         loss=chosen_loss.name,

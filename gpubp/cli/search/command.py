@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -64,6 +64,15 @@ SplitValidation = Annotated[
     ),
 ]
 
+RankBy = Annotated[
+    Literal["loss", "metric"],
+    typer.Option(
+        help="What candidates are ranked by: their validation loss, of classes the log loss; or the accuracy, "
+        "label_accuracy or rmse.",
+        rich_help_panel="Search",
+    ),
+]
+
 
 @options.takes_options(before="seed")
 def search(
@@ -73,6 +82,7 @@ def search(
     folds: Folds = None,
     validation: SplitValidation = None,
     seeds: Seeds = 3,
+    rank_by: RankBy = "loss",
     target: options.Target = None,
     test: options.Test = None,
     ignore: options.Ignore = None,
@@ -93,9 +103,9 @@ def search(
 ) -> None:
     """Search the best settings for DATA: all candidates are trained at once, on folds of its training rows.
 
-    They are ranked by validation accuracy, of labels by label_accuracy, for values by validation loss. The best is
-    trained again on all training rows and kept like that of "gpubp train", beside results.csv. Ctrl-C ends the
-    search early; if a candidate is done by then, the best one is still trained.
+    They are ranked by validation loss, or as --rank-by says. The best is trained again on all training rows and kept
+    like that of "gpubp train", beside results.csv. Ctrl-C ends the search early; if a candidate is done by then, the
+    best one is still trained.
     """
     searched = _parse_grid(ctx, grid, Settings(values))
     number, fraction = _parse_split(folds, validation)
@@ -127,7 +137,7 @@ def search(
 
     folder = out or run_folder.default_folder(f"search-{source.name}")
     metric = {"regression": "rmse", "multilabel": "label_accuracy"}.get(prepared.task, "accuracy")
-    results = Results(trained, searched.names, metric, folder / RESULTS)
+    results = Results(trained, searched.names, metric, folder / RESULTS, rank_by)
     complete = _train_stacks(console, results)
     search_display.show_results(console, results)
     best = results.ranked()[0]
