@@ -224,6 +224,8 @@ class MLP:
     def forward(self, X: Any) -> Array:
         """The outputs aᴸ: probabilities, or values for regression.
 
+        On the CPU a row has the same outputs, to the last bit, whatever rows stand beside it.
+
         Parameters
         ----------
         X : (m, n_0) array
@@ -239,7 +241,7 @@ class MLP:
         DataError
             Naming the shape, dtype or cell of X that does not fit.
         """
-        a = self.stack.outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
+        a = self.stack.reproducible_outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
         return a if self.models > 1 else a[0]
 
     def predict(self, X: Any) -> Array:

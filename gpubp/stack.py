@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpubp import checks
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity
-from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache, Signs
+from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache, Signs, row_products
 from gpubp.backprop import Network, forward, gradients
 from gpubp.errors import UsageError
 from gpubp.initializers import get_initializer
@@ -360,6 +360,34 @@ class Stack:
         copied = backend.empty(values.shape)
         backend.cast(values, copied)
         return copied
+
+    def reproducible_outputs(self, X: Array) -> Array:
+        """aᴸ (K, m, n_L) of checked rows, on the host. On the CPU, no row's bits depend on the other rows.
+
+        Rows go through the network in batches of one size, the last filled up with rows of the one before it, by
+        products that treat all rows alike.
+        """
+        if self.backend.device != "cpu":
+            return self.outputs(X)
+        size = row_products.batch_rows(self.layout.parameters * self.models)
+        batch, caches = self.backend.zeros((1, size, self.layer_sizes[0])), self.caches(size)
+        out = self.backend.empty((self.models, len(X), self.layer_sizes[-1]))
+        for start in range(0, len(X), size):
+            rows = X[start : start + size]
+            batch[0, : len(rows)] = rows
+            out[:, start : start + size] = self._outputs_of_batch(batch, caches)[:, : len(rows)]
+        return out
+
+    def _outputs_of_batch(self, batch: Array, caches: list[LayerCache]) -> Array:
+        """aᴸ (K, size, n_L) as `backprop.forward` computes them, but for the products of `row_products`."""
+        backend, network, a = self.backend, self.network, batch
+        with backend.computing():
+            for layer, activation, cache in zip(network.layers, network.activations, caches, strict=True):
+                row_products.product(a, layer.W, cache.z)
+                backend.bias_activation(activation, layer, cache)
+                a = cache.a
+            backend.output(self.output_activation, a)
+        return a
 
     def outputs(self, X: Array, rows: Array | None = None, *, on_device: bool = False) -> Array:
         """aᴸ (K, m, n_L) of checked rows: of all of X, or of each network's own rows (K, m) of it."""

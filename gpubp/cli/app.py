@@ -15,12 +15,14 @@ from gpubp.activations import get_activation
 from gpubp.cli import options
 from gpubp.cli.demo import demo
 from gpubp.cli.explain import explain
-from gpubp.cli.parsing import parse_layers, parse_precisions
+from gpubp.cli.parsing import parse_delimiter, parse_layers, parse_precisions
 from gpubp.cli.report.command import report
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
 from gpubp.errors import CheckpointError, DivergenceError, GpubpError, UsageError
 from gpubp.optimizers import get_optimizer
+
+MOST_SHOWN_CLASSES = 10  # in a confusion matrix
 
 
 class Commands(TyperGroup):
@@ -67,14 +69,20 @@ app.command()(train)
 
 
 @app.command()
-def predict(model: options.Model, data: options.Rows, out: options.Predictions = Path("predictions.csv")) -> None:
+def predict(
+    model: options.Model,
+    data: options.Rows,
+    delimiter: options.Delimiter = None,
+    encoding: options.Encoding = None,
+    out: options.Predictions = Path("predictions.csv"),
+) -> None:
     """Predict the rows of DATA with a trained network; classes come with their probabilities."""
     from gpubp import data as reading
     from gpubp.cli import display, predictions, run_folder
 
     predictions.check(out, data)
     net, preprocessing = run_folder.load_predictor(model)
-    source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
+    source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
     columns = reading.decode(preprocessing, net.forward(X))
     console = display.make_console(stderr=predictions.goes_to_standard_output(out))
@@ -84,24 +92,46 @@ def predict(model: options.Model, data: options.Rows, out: options.Predictions =
 
 
 @app.command()
-def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = False) -> None:
+def evaluate(
+    model: options.Model,
+    data: options.Rows,
+    delimiter: options.Delimiter = None,
+    encoding: options.Encoding = None,
+    as_json: options.Json = False,
+) -> None:
     """Measure how well a trained network predicts DATA."""
     from gpubp import data as reading
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display, metrics, run_folder
 
     net, preprocessing = run_folder.load_predictor(model)
-    source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
+    source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
-    scores = run_folder.score(net, X, y)
+    scores = metrics.score(net, X, y)
+    reached = metrics.baseline(preprocessing, y)
+    name = metrics.baseline_name(preprocessing) if reached is not None else None
+    matrix = metrics.confusion(preprocessing, y, net.forward(X))
     console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
     display.show_notes(console, source.notes)
+    classes = preprocessing["target"].get("classes")
     if as_json:
-        typer.echo(json.dumps({"rows": len(X), **scores}))
-    else:
-        display.show_metrics(console, {f"{source.name}, {len(X):,} rows": scores})
+        more = {"baseline": {"predicts": name, **(reached or {})}, "classes": classes, "confusion": matrix}
+        return typer.echo(json.dumps({"rows": len(X), **scores, **more}))
+    part = f"{source.name}, {len(X):,} rows"
+    display.show_metrics(console, display.with_baseline({part: scores}, {"predicts": name, part: reached}))
+    if matrix is not None and len(matrix) <= MOST_SHOWN_CLASSES:
+        display.show_confusion(console, classes, matrix)
+    for remark in metrics.remarks(preprocessing, matrix, {part: scores}):
+        display.say(console, remark, "yellow")
+
+
+def _read_rows(data: str, trained: dict[str, Any], delimiter: str | None, encoding: str | None) -> Any:
+    """Rows as a network's training read them, but for how the file is written, which may be another."""
+    from gpubp import data as reading
+
+    return reading.read(data, trained=trained, delimiter=parse_delimiter(delimiter), encoding=encoding)
 
 
 app.command()(search)

@@ -125,7 +125,31 @@ def show_metrics(console: Console, parts: Mapping[str, Mapping[str, float | None
     names = list(next(iter(parts.values())))
     table = make_table("", *(f">{name}" for name in names))
     for part, values in parts.items():
-        table.add_row(part, *(figure(name, values[name]) for name in names))
+        table.add_row(part, *(figure(name, values.get(name)) for name in names))
+    console.print(table)
+
+
+def with_baseline(
+    parts: Mapping[str, Mapping[str, float | None]], baseline: Mapping[str, Any]
+) -> dict[str, Mapping[str, float | None]]:
+    """The metrics of parts of the data with the baseline's on the last part below; `baseline` is of metrics.json."""
+    last = list(parts)[-1]
+    if baseline.get(last) is None:
+        return dict(parts)
+    return {**parts, f"{last}, {baseline['predicts']}": baseline[last]}
+
+
+def baseline_in_short(baseline: Mapping[str, Any], part: str) -> str:
+    """``always "cat": accuracy 0.5012``: the most telling figure of the baseline on a part of the data."""
+    name = next(iter(baseline[part]))
+    return f"{baseline['predicts']}: {name} {figure(name, baseline[part][name])}"
+
+
+def show_confusion(console: Console, classes: Sequence[Any], matrix: Sequence[Sequence[int]]) -> None:
+    """How many rows of each class are predicted as each class."""
+    table = make_table("class", *(f">as {name}" for name in classes))
+    for name, counts in zip(classes, matrix, strict=True):
+        table.add_row(str(name), *(f"{count:,}" for count in counts))
     console.print(table)
 
 
@@ -190,7 +214,7 @@ def figure(name: str, value: float | None) -> str:
     """A metric as it is printed: accuracies and r2 with four decimals, others with four digits or more."""
     if value is None:
         return "-"
-    if name in ("accuracy", "exact_match", "label_accuracy", "r2"):
+    if name in ("accuracy", "balanced_accuracy", "auc", "exact_match", "label_accuracy", "r2"):
         return f"{value:.4f}"
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 

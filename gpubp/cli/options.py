@@ -172,6 +172,15 @@ Validation = Annotated[
     typer.Option(help="Part of the training rows to watch, not train on.", metavar="FRACTION", rich_help_panel="Data"),
 ]
 
+ClassWeight = Annotated[
+    str | None,
+    typer.Option(
+        help='How much rows of a class count: "balanced" for all classes alike, or such as cat=5,dog=1.',
+        metavar="balanced|CLASS=WEIGHT,…",
+        rich_help_panel="Data",
+    ),
+]
+
 
 def _table_option(*names: str, help: str, metavar: str | None = None) -> Any:
     """Declare an option on how a table is read."""
@@ -197,6 +206,10 @@ Delimiter = Annotated[
 ]
 Encoding = Annotated[
     str | None, _table_option(help="Of a CSV file (detected by default), such as latin-1.", metavar="NAME")
+]
+Header = Annotated[
+    bool,
+    _table_option("--header", help="The first line of a CSV file names the columns, though it looks like data."),
 ]
 NoHeader = Annotated[
     bool,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpubp.errors import UsageError, suggest
@@ -85,6 +85,33 @@ def parse_test(text: str | None) -> float | str | None:
         return text
 
 
+def parse_class_weight(text: str | None, classes: Sequence[Any] | None) -> Any:
+    """``--class-weight``: "balanced", or weights by the names of classes, which become those by their numbers.
+
+    Raises
+    ------
+    UsageError
+        If there are no classes, or one that is named is none, or has no weight.
+    """
+    if text is None or classes is None:
+        if text is not None:
+            raise UsageError("--class-weight: the target has no classes; leave it out")
+        return None
+    if text == "balanced":
+        return text
+    numbers = {str(name): number for number, name in enumerate(classes)}
+    weights = {}
+    for part in _parse_texts(text):
+        name, _, weight = part.rpartition("=")
+        if name not in numbers:
+            raise UsageError(f'--class-weight "{part}": write "balanced", or CLASS=WEIGHT; {suggest(name, numbers)}')
+        try:
+            weights[numbers[name]] = float(weight)
+        except ValueError:
+            raise UsageError(f'--class-weight "{part}": "{weight}" is no number') from None
+    return weights
+
+
 def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `gpubp.data.read` that the options of a command say how a table is read by.
 
@@ -98,6 +125,10 @@ def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
     UsageError
         If ``--kind`` does not name columns and kinds.
     """
+    asked = values.get("header", False)
+    header = False if values["no_header"] else True if asked else None
+    if asked and values["no_header"]:
+        raise UsageError("--header and --no-header contradict each other; leave out one of them")
     kinds = {}
     for part in _parse_texts(values["kind"]):
         column, equals, kind = part.rpartition("=")
@@ -109,10 +140,15 @@ def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
         "kinds": kinds,
         "missing": _parse_texts(values["missing"]),
         "decimal": values["decimal"],
-        "delimiter": "\t" if values["delimiter"] in ("tab", r"\t") else values["delimiter"],
+        "delimiter": parse_delimiter(values["delimiter"]),
         "encoding": values["encoding"],
-        "header": not values["no_header"],
+        "header": header,
     }
+
+
+def parse_delimiter(text: str | None) -> str | None:
+    """``--delimiter``: a character, or "tab"."""
+    return "\t" if text in ("tab", r"\t") else text
 
 
 def _parse_texts(text: str | None) -> list[str]:

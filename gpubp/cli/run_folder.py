@@ -15,11 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import gpubp
-from gpubp._typing import Array
-from gpubp.data import PreparedData, RawData, decode, encode, read
+from gpubp.cli import metrics
+from gpubp.data import PreparedData, RawData, encode, read
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import DataError, UsageError
 from gpubp.network import MLP
@@ -33,62 +31,20 @@ PARTS = ("train", "validation", "test")
 FILES = (MODEL, METRICS, HISTORY)
 
 
-def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
-    """How well a network predicts: ``loss`` and figures that depend on what it predicts.
-
-    Parameters
-    ----------
-    net : MLP
-        With its preprocessing, which `y` was encoded by.
-    X : (m, n_0) array
-    y : (m,) or (m, n_L) array
-
-    Returns
-    -------
-    dict
-        ``loss``, in the units that the network was trained in. For classes ``accuracy``; for several labels
-        ``exact_match``, the fraction of rows all of whose labels are right (scikit-learn's accuracy), and
-        ``label_accuracy``, the fraction of labels; for values ``rmse``, ``mae`` and ``r2`` in the target's own units,
-        averaged over targets where there are several. r2 is None for a single row.
-    """
-    assert net.preprocessing is not None
-    scores = net.evaluate(X, y)
-    if net.preprocessing["target"]["type"] == "labels":
-        right = (net.forward(X) > 0.5) == (y > 0.5)
-        return {
-            "loss": scores["loss"],
-            "exact_match": float(right.all(axis=1).mean()),
-            "label_accuracy": float(right.mean()),
-        }
-    if net.loss.classification:
-        return {"loss": scores["loss"], "accuracy": scores["accuracy"]}
-    return {"loss": scores["loss"], **metrics_of_values(net.preprocessing, y, net.forward(X))}
-
-
-def metrics_of_values(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
-    """The figures of a network with a loss on values, by its outputs for encoded targets.
-
-    ``rmse``, ``mae`` and ``r2`` in the units of the data; ``accuracy`` where the targets are one-hot classes.
-    """
-    if preprocessing["target"]["type"] == "one_hot":
-        return {"accuracy": float((outputs.argmax(axis=-1) == y.argmax(axis=-1)).mean())}
-    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
-
-    truth = np.column_stack(list(decode(preprocessing, y).values()))
-    predicted = np.column_stack(list(decode(preprocessing, outputs).values()))
-    return {
-        "rmse": float(root_mean_squared_error(truth, predicted)),
-        "mae": float(mean_absolute_error(truth, predicted)),
-        "r2": float(r2_score(truth, predicted)) if len(truth) > 1 else None,
-    }
-
-
 def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[str, Any]) -> dict[str, Any]:
     """The contents of metrics.json; the network is evaluated on every part of the data as it is now."""
-    parts = dict(zip(PARTS, (prepared.train, prepared.validation, prepared.test), strict=True))
+    every_part = dict(zip(PARTS, (prepared.train, prepared.validation, prepared.test), strict=True))
+    parts = {name: part for name, part in every_part.items() if part is not None}
+    X, y = list(parts.values())[-1]
     return {
         "task": prepared.task,
-        **{name: score(net, *part) for name, part in parts.items() if part is not None},
+        **{name: metrics.score(net, *part) for name, part in parts.items()},
+        "baseline": {
+            "predicts": metrics.baseline_name(prepared.preprocessing),
+            **{name: metrics.baseline(prepared.preprocessing, y) for name, (_, y) in parts.items()},
+        },
+        "classes": prepared.classes,
+        "confusion": metrics.confusion(prepared.preprocessing, y, net.forward(X)),
         "epochs": history.epochs,
         "steps": history.steps,
         "stopped": history.stopped,
@@ -198,7 +154,7 @@ def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
         )
 
 
-def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> None:
+def write(folder: Path, net: MLP, history: History, summary: dict[str, Any]) -> None:
     """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
 
     Raises
@@ -212,7 +168,7 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
         stage.mkdir(parents=True)
         net.save(stage / MODEL)
         atomic_write(stage / HISTORY, history.to_csv().encode())
-        text = json.dumps(_finite(metrics), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n"
         atomic_write(stage / METRICS, text.encode())
         if not within:
             with suppress(FileNotFoundError):

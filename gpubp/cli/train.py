@@ -14,7 +14,7 @@ import typer
 
 from gpubp.backends import get_backend
 from gpubp.cli import options
-from gpubp.cli.parsing import parse_table_options, parse_test
+from gpubp.cli.parsing import parse_class_weight, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.training.checkpoint import FOLDER, Interval, newest
@@ -43,8 +43,10 @@ def train(
     decimal: options.Decimal = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
+    header: options.Header = False,
     no_header: options.NoHeader = False,
     validation: options.Validation = None,
+    class_weight: options.ClassWeight = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -84,6 +86,7 @@ def train(
         seed=seed,
         dtype=backend.dtype,
     )
+    weights = parse_class_weight(class_weight, prepared.classes)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     display.say(console, display.describe_data(source.name, prepared), "bold")
     display.show_notes(console, prepared.notes)
@@ -97,7 +100,9 @@ def train(
         interruption = None
         try:
             checkpoints = {"checkpoint": folder / FOLDER, "checkpoint_every": checkpoint_every, "resume": resume}
-            history = fit(console, net, prepared, settings, seed, {"recompute": recompute, **checkpoints})
+            history = fit(
+                console, net, prepared, settings, seed, {"recompute": recompute, "class_weight": weights, **checkpoints}
+            )
         except TrainingInterrupted as error:
             interruption, history = error, error.history
         except CheckpointError as error:
@@ -192,15 +197,18 @@ def save(
     quiet: bool,
 ) -> None:
     """Measure a trained network, write its folder, and say so; if `quiet`, in one line."""
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display, metrics, run_folder
 
     net.preprocessing = prepared.preprocessing
-    metrics = run_folder.summarize(net, prepared, history, config)
-    run_folder.write(folder, net, history, metrics)
-    scores: dict[str, Any] = {part: metrics[part] for part in run_folder.PARTS if part in metrics}
+    summary = run_folder.summarize(net, prepared, history, config)
+    run_folder.write(folder, net, history, summary)
+    scores = {part: summary[part] for part in run_folder.PARTS if part in summary}
+    baseline = dict(summary["baseline"])
+    last = list(scores)[-1]
     if quiet:
-        last = list(scores)[-1]
-        typer.echo(f"{last} {display.figures(scores[last])}; {folder}")
+        typer.echo(f"{last} {display.figures(scores[last])}; {display.baseline_in_short(baseline, last)}; {folder}")
     else:
-        display.show_metrics(console, scores)
+        display.show_metrics(console, display.with_baseline(scores, baseline))
+        for remark in metrics.remarks(prepared.preprocessing, summary["confusion"], scores):
+            display.say(console, remark, "yellow")
         display.say(console, f"wrote {', '.join(run_folder.FILES)} in {folder}")

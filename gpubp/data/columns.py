@@ -71,8 +71,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         if self.header is not None and header_is_a_row(self.cells, schema):
             first = ",".join(self.cells.names)
             raise DataError(
-                f'{self.header}: "{printable(first)}" looks like data; the first line must name the columns; if it is '
-                "a row, --no-header"
+                f'{self.header}: "{printable(first)}" looks like data; the first line must name the columns; if it '
+                "does, --header; if it is a row, --no-header"
             )
         return schema
 

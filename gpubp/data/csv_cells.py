@@ -20,14 +20,15 @@ CELLS_PER_PIECE = 2**18  # of a file with quotes, held as Python's texts at a ti
 INDEX_NAME = "Unnamed: 0"  # pandas' name for the first column, where it has none: the row numbers that it wrote
 
 
-def read_cells(text: CsvText, header: bool = True) -> tuple[TextCells, NDArray[np.int64]]:
+def read_cells(text: CsvText, header: bool | None = None) -> tuple[TextCells, NDArray[np.int64]]:
     """Take the text apart into cells.
 
     Parameters
     ----------
     text : CsvText
-    header : bool
-        Whether the first line names the columns; else they are called "1", "2", ….
+    header : bool or None
+        Whether the first line names the columns; if not, they are called "1", "2", …. With None it does, and is refused
+        if it holds nothing but numbers.
 
     Returns
     -------
@@ -46,15 +47,15 @@ def read_cells(text: CsvText, header: bool = True) -> tuple[TextCells, NDArray[n
         buffer, starts, ends, lines = _quoted_cells(text, width, names)
     else:
         buffer, starts, ends, lines = _unquoted_cells(text, width, names)
-    skip = 1 if header else 0
+    skip = 0 if header is False else 1
     if len(lines) <= skip:
         raise DataError(f"{text.name}: names {width} column(s) and holds no row; give at least two rows")
     return TextCells(names, buffer, starts[skip:], ends[skip:], text.delimiter), lines[skip:]
 
 
-def _read_names(text: CsvText, header: bool) -> tuple[int, list[str]]:
+def _read_names(text: CsvText, header: bool | None) -> tuple[int, list[str]]:
     _, cells = next(_records(text))
-    if not header:
+    if header is False:
         return len(cells), [str(i) for i in range(1, len(cells) + 1)]
     names = [cell.strip() for cell in cells]
     line = f"{text.name}, line {text.skipped + 1}"
@@ -67,10 +68,10 @@ def _read_names(text: CsvText, header: bool) -> tuple[int, list[str]]:
     for i, name in enumerate(names):
         if first.setdefault(name, i) != i:
             raise DataError(f'{line}: columns {first[name] + 1} and {i + 1} are both "{name}"; rename one')
-    if all(map(_is_number, names)):
+    if header is None and all(map(_is_number, names)):
         raise DataError(
             f'{line}: "{printable(text.line(text.skipped + 1))}" looks like data; the first line must name the '
-            "columns; if it is a row, --no-header"
+            "columns; if it does, --header; if it is a row, --no-header"
         )
     return len(names), names
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpubp.data.cells import Cells, PlainNumbers, TextCells, number_as_text
 from gpubp.data.dates import parse_date, possible_formats, varying_parts
-from gpubp.data.missing import PLAINEST, declared_numbers, is_missing
+from gpubp.data.missing import PLAINEST, declared_numbers, is_declared, is_missing
 from gpubp.data.number_style import PLAIN_NUMBER, NumberStyle, possible_styles, split_number
 from gpubp.data.schema import ColumnSchema, Schema, TableOptions
 from gpubp.data.source import option, printable
@@ -265,7 +265,10 @@ def _decide_as_asked(facts: _Facts, asked: str, style: NumberStyle | None, where
             )
         return replace(_decide_among_dates(facts, formats, lambda note: None), why=why)
     if asked == "category":
-        return ColumnSchema("category", why, boolean=_is_boolean(facts), missing=facts.missing)
+        # Whoever says that texts are categories means all of them: NA is Namibia.
+        known = tuple(text for text in facts.missing if not is_declared(text, facts.options.missing))
+        missing = tuple(text for text in facts.missing if text not in known)
+        return ColumnSchema("category", why, boolean=_is_boolean(facts), missing=missing, categories=known)
     if style is None and facts.texts and not _is_boolean(facts):
         text = _first_contradiction(facts)
         raise DataError(
@@ -285,6 +288,7 @@ def _decide_among_texts(facts: _Facts, where: Where, say: Say, problems: dict[st
     categories = ColumnSchema("category", "texts", missing=facts.missing)
     if not numbers or n_numbers < n_texts:
         _say_mixed(facts, texts, say)
+        _say_missing_codes(facts, say)
         return categories
     contradicting = {text: texts[text] for text in texts if text not in numbers} or _minority(numbers)
     n_contradicting = sum(contradicting.values())
@@ -308,6 +312,17 @@ def _say_mixed(facts: _Facts, texts: Counter[str], say: Say) -> None:
     numbers = sum(count for text, count in texts.items() if PLAIN_NUMBER.fullmatch(text))
     if numbers:
         say(f'column "{facts.name}": {numbers} numbers and {texts.total() - numbers} texts, read as categories')
+
+
+def _say_missing_codes(facts: _Facts, say: Say) -> None:
+    """Say which letters among the texts mean that a value is missing: they may be codes, as NA is Namibia's."""
+    codes = [text for text in facts.missing if text.isalpha() and not is_declared(text, facts.options.missing)]
+    if codes:
+        count = sum(text in codes for text in facts.cells.texts(facts.name))
+        say(
+            f'column "{facts.name}": {count} cells ({_some(codes)}) among texts, read as missing; where they are '
+            f"categories, {option('--kind', f'{facts.name}=category')}"
+        )
 
 
 def _minority(numbers: dict[str, int]) -> dict[str, int]:

@@ -30,6 +30,11 @@ def is_missing(text: str, declared: Iterable[str] = (), among_numbers: bool = Fa
     lowered = text.lower()
     if lowered in ALWAYS or (among_numbers and lowered in AMONG_NUMBERS):
         return True
+    return is_declared(text, declared)
+
+
+def is_declared(text: str, declared: Iterable[str]) -> bool:
+    """Whether the user says that a cell with this text lacks a value."""
     return any(text == marker or _same_number(text, marker) for marker in declared)
 
 

@@ -128,6 +128,8 @@ def prepare(
 
     train = encoded(data, train_rows)
     assert train is not None
+    target["training_mean"] = targets.training_mean(target, train[1])
+    targets.say_few_rows(target, data)
     return PreparedData(
         task=TASKS[target["type"]],
         loss=chosen_loss.name,
@@ -245,6 +247,8 @@ def with_default_target(data: RawData) -> RawData:
     column = schema.columns.get(data.target)
     if column is not None and column.kind == "ignored":
         raise UsageError(f'{data.name}: the target "{data.target}" is ignored by {column.why}; choose another --target')
+    if column is not None and column.kind == "date":
+        data.say(f'target: "{data.target}" holds dates; predictions are seconds since 1970, in UTC')
     for name in data.target_columns or (data.target,):
         if name in schema.problems:
             raise DataError(schema.problems[name])

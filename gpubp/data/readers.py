@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def read(
     decimal: str | None = None,
     delimiter: str | None = None,
     encoding: str | None = None,
-    header: bool = True,
+    header: bool | None = None,
     trained: Mapping[str, Any] | None = None,
 ) -> RawData:
     """Read a data set as it stands, nothing encoded yet.
@@ -70,10 +71,12 @@ def read(
         What stands before decimals, where the numbers of a column leave it open.
     delimiter, encoding : str, optional
         Of a CSV file; both are detected.
-    header : bool
-        Whether the first line of a CSV file names the columns.
+    header : bool, optional
+        Whether the first line of a CSV file names the columns. If it is not given, it does, and is refused where it
+        looks like data.
     trained : mapping, optional
-        The preprocessing of a trained network, whose options are taken instead of these.
+        The preprocessing of a trained network, whose options are taken instead of these, but for a delimiter and an
+        encoding that are given.
 
     Returns
     -------
@@ -89,7 +92,11 @@ def read(
     """
     schema = saved_schema(trained)
     options = (
-        schema.options
+        replace(
+            schema.options,
+            delimiter=delimiter or schema.options.delimiter,
+            encoding=encoding or schema.options.encoding,
+        )
         if schema
         else TableOptions(
             ignore=tuple(ignore),

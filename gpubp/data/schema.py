@@ -32,8 +32,9 @@ class TableOptions:
         What separates the cells of a CSV file.
     encoding : str or None
         How a CSV file writes its characters, by Python's name for it.
-    header : bool
-        Whether the first line of a CSV file names the columns; if not, they are called "1", "2", ….
+    header : bool or None
+        Whether the first line of a CSV file names the columns; if not, they are called "1", "2", …. With None it does,
+        and is refused where it looks like data.
     """
 
     ignore: tuple[str, ...] = ()
@@ -42,7 +43,7 @@ class TableOptions:
     decimal: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
-    header: bool = True
+    header: bool | None = None
 
     def check(self) -> None:
         """Raise if a value is none that the option can have.
@@ -94,7 +95,7 @@ class ColumnSchema:
     parts : tuple of str
         Dates only: the parts, such as the weekday, that vary and are inputs beside the seconds.
     categories : tuple of str
-        Texts that are categories although elsewhere they mean that a value is missing. Not saved.
+        Texts that are categories although elsewhere they mean that a value is missing.
     """
 
     kind: Kind
@@ -155,6 +156,7 @@ class Schema:
                 missing=tuple(column.get("missing", ())),
                 date_format=column.get("date_format", ""),
                 parts=tuple(column.get("parts", ())),
+                categories=tuple(column.get("categories", ())),
             )
             for name, column in saved["columns"].items()
         }
@@ -173,4 +175,6 @@ def _without_defaults(column: ColumnSchema) -> dict[str, Any]:
         saved |= {"date_format": column.date_format, "parts": list(column.parts)}
     if column.missing:
         saved["missing"] = list(column.missing)
+    if column.categories:
+        saved["categories"] = list(column.categories)
     return saved

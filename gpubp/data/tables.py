@@ -31,7 +31,7 @@ def read_csv(path: Path, options: TableOptions, schema: Schema | None = None) ->
     text = read_csv_text(path, options, data.say)
     cells, lines = read_cells(text, options.header)
     data.place = lambda row: f"line {lines[row]}"
-    header = f"{path.name}, line {text.skipped + 1}" if options.header else None
+    header = f"{path.name}, line {text.skipped + 1}" if options.header is None else None
     return _with_columns(data, cells, options, schema, header)
 
 
@@ -58,6 +58,7 @@ def read_parquet(path: Path, options: TableOptions, schema: Schema | None = None
         for first in range(0, len(columns), COLUMNS_PER_QUERY):
             block = {name: kind for name, kind, *_ in columns[first : first + COLUMNS_PER_QUERY]}
             kept = {name: kind for name, kind in block.items() if name not in options.ignore}
+            _check_texts(connection, path, kept)
             expressions = ", ".join(_parquet_sql(path, i, *item) for i, item in enumerate(kept.items()))
             arrays = connection.execute(f"SELECT {expressions} FROM read_parquet(?)", pattern).fetchnumpy()
             for i, name in enumerate(kept):
@@ -65,6 +66,18 @@ def read_parquet(path: Path, options: TableOptions, schema: Schema | None = None
     except duckdb.Error as error:
         raise DataError(f"{path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
     return _with_columns(data, cells, options, schema)
+
+
+def _check_texts(connection: Any, path: Path, columns: dict[str, str]) -> None:
+    """Raise for texts that would take far more memory than the file: a dictionary holds a long one once for all rows.
+
+    DuckDB counts their bytes without writing them out.
+    """
+    texts = [name.replace('"', '""') for name, kind in columns.items() if kind == "VARCHAR"]
+    if texts:
+        lengths = ", ".join(f'sum(strlen("{name}"))' for name in texts)
+        counted = connection.execute(f"SELECT {lengths} FROM read_parquet(?)", [glob.escape(str(path))]).fetchone()
+        check_size(path.name, sum(int(length or 0) for length in counted), path.stat().st_size)
 
 
 def is_frame(source: Any) -> bool:

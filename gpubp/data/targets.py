@@ -18,8 +18,11 @@ from gpubp.losses import Loss, get_loss
 
 OutputActivations: TypeAlias = str | Activation | Softmax | tuple[str | Activation | Softmax, ...]
 
-FEW_DISTINCT_NUMBERS = 20  # up to so many different whole numbers are classes, gaps or not
+FEW_DISTINCT_NUMBERS = 10  # up to so many different whole numbers are classes, gaps or not
+FEW_COUNTED_FROM_ONE = 20  # up to so many are, if they are 1 … k
 MOST_CLASSES = 1000
+FEW_ROWS = 10  # of a class, in all parts of the data; such classes are named
+MOST_NAMED = 5  # classes in a message
 MARGIN = 0.1  # of a bounded output's range, kept free at either end
 LEAST_SPREAD = 0.1  # of a bounded output's range; values within it that spread less are scaled
 TRUTH_VALUES = {"true": "1", "false": "0"}
@@ -55,10 +58,10 @@ class Outputs:
 def infer_loss(data: RawData) -> Loss:
     """Choose the loss by the target; the reason, and how to choose otherwise, are noted in `data`.
 
-    Texts and truth values are classes (cross_entropy). So are whole numbers if there are at most 20 different
-    ones, or if they are 0 … k − 1 without a gap, and at least two rows of each on average, and one-hot rows. Any
-    other matrix of zeros and ones is one label a column (binary_cross_entropy). All other numbers are values
-    (half_squared_error).
+    Texts and truth values are classes (cross_entropy). So are one-hot rows, and whole numbers if there are at most 10
+    different ones, or if they are 0 … k − 1, or 1 … k with k ≤ 20, without a gap, and at least two rows of each on
+    average. Any other matrix of zeros and ones is one label a column (binary_cross_entropy). All other numbers, such as
+    ages, are values (half_squared_error).
     """
     y = raw_values(data)
     distinct = np.unique(y)
@@ -281,6 +284,28 @@ def apply(
     return codes if encoding["type"] == "classes" else codes.astype(dtype)[:, None]
 
 
+def training_mean(encoding: Encoding, y: NDArray[Any]) -> list[float]:
+    """The mean of encoded targets of training, (outputs,): of classes, the fraction of rows that each has."""
+    if encoding["type"] == "classes" and y.ndim == 1:
+        mean = np.bincount(y, minlength=encoding["outputs"]) / len(y)
+    else:
+        mean = y.mean(axis=0, dtype=np.float64)
+    return [float(value) for value in mean]
+
+
+def say_few_rows(encoding: Encoding, data: RawData) -> None:
+    """Name the classes of few rows, which can hardly be learned."""
+    classes = encoding.get("classes", [])
+    codes = class_indices(encoding, data)
+    if codes is None:
+        return
+    counts = np.bincount(codes, minlength=len(classes))
+    few = [f'"{printable(str(classes[i]))}" ({counts[i]})' for i in np.flatnonzero(counts < FEW_ROWS)]
+    if few:
+        more = ", …" if len(few) > MOST_NAMED else ""
+        data.say(f"target: classes of fewer than {FEW_ROWS} rows: {', '.join(few[:MOST_NAMED])}{more}")
+
+
 def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Turn the network's outputs (m, n_outputs) into named columns (m,) of predictions and probabilities."""
     names = encoding.get("columns")
@@ -365,7 +390,9 @@ def _are_whole_numbers(distinct: NDArray[Any]) -> bool:
 def _look_like_classes(distinct: NDArray[Any], rows: int) -> bool:
     """Whether whole numbers are classes, by the rule in `infer_loss`."""
     k = len(distinct)
-    few = k <= FEW_DISTINCT_NUMBERS or (distinct[0] == 0 and distinct[-1] == k - 1)
+    counts_from_zero = distinct[0] == 0 and distinct[-1] == k - 1
+    counts_from_one = distinct[0] == 1 and distinct[-1] == k <= FEW_COUNTED_FROM_ONE
+    few = k <= FEW_DISTINCT_NUMBERS or counts_from_zero or counts_from_one
     return bool(few and 2 * k <= rows)
 
 

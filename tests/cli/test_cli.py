@@ -121,12 +121,13 @@ def test_metrics_are_those_of_the_design(folder: Path) -> None:
     done("train", "flowers.csv", *QUICK, "--validation", "0.25", "--seed", "3", "--out", "run")
     metrics = json.loads(Path("run/metrics.json").read_text())
     keys = (
-        "task train validation test epochs steps stopped seconds device precision gemm_table seed parameters "
-        "layer_sizes config versions"
+        "task train validation test baseline classes confusion epochs steps stopped seconds device precision "
+        "gemm_table seed parameters layer_sizes config versions"
     )
     assert list(metrics) == keys.split()
     for part in ("train", "validation", "test"):
-        assert list(metrics[part]) == ["loss", "accuracy"]
+        assert list(metrics[part]) == ["loss", "accuracy", "balanced_accuracy", "auc"]
+        assert list(metrics["baseline"][part]) == ["accuracy", "balanced_accuracy", "auc"]
     assert (metrics["task"], metrics["epochs"], metrics["seed"]) == ("classification", 3, 3)
     assert (metrics["device"], metrics["precision"], metrics["gemm_table"]) == ("cpu", "float32", None)
     n_inputs = metrics["layer_sizes"][0]
@@ -177,7 +178,8 @@ def test_default_epochs(rows: int, batch_size: int, epochs: int) -> None:
 
 def test_quiet_prints_the_result_alone(folder: Path) -> None:
     text = done("train", "flowers.csv", *QUICK, "--out", "run", "--quiet")
-    assert re.fullmatch(r"test accuracy \d\.\d{4}, loss \S+; run\n", text)
+    figures = r"test accuracy \d\.\d{4}, balanced_accuracy \d\.\d{4}, auc \d\.\d{4}, loss \S+"
+    assert re.fullmatch(figures + r'; always "rose": accuracy 0\.5000; run\n', text)
 
 
 def test_early_stopping_says_which_weights_are_kept(folder: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from gpubp.cli import metrics
 from gpubp.cli.app import app
 
 QUICK = ["--epochs", "5", "--hidden", "8"]
@@ -73,7 +74,7 @@ def test_the_textbooks_first_network_trains(tmp_path: Path, monkeypatch: pytest.
     text = done("train", "digits", *NIELSEN, "--out", "run")
     assert "10 classes, an output each" in text
     metrics = json.loads(Path("run/metrics.json").read_text())
-    assert list(metrics["test"]) == ["loss", "accuracy"]
+    assert list(metrics["test"]) == ["loss", "accuracy", "balanced_accuracy", "auc"]
     assert metrics["layer_sizes"][-1] == 10
     assert metrics["test"]["accuracy"] > 0.9
     scores = json.loads(done("evaluate", "run", "digits", "--json"))
@@ -136,3 +137,74 @@ def test_a_target_that_the_output_cannot_reach_is_refused(tmp_path: Path, monkey
     result = CliRunner().invoke(app, ["train", "t.csv", "--output-activation", "softplus"], prog_name="gpubp")
     assert result.exit_code == 2
     assert 't.csv, line 2, column "price": -1.0 is not in [0, inf], as outputs of softplus are' in result.stderr
+
+
+def test_figures_of_classes_are_scikit_learns(rng: np.random.Generator) -> None:
+    from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
+
+    preprocessing = {"target": {"type": "classes", "classes": ["a", "b", "c"], "training_mean": [0.2, 0.5, 0.3]}}
+    y, outputs = rng.integers(3, size=80), rng.dirichlet(np.ones(3), size=80)
+    scores = metrics.measure(preprocessing, y, outputs)
+    predicted = outputs.argmax(axis=1)
+    assert scores["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, predicted))
+    assert scores["auc"] == pytest.approx(roc_auc_score(y, outputs, multi_class="ovr"))
+    assert metrics.confusion(preprocessing, y, outputs) == confusion_matrix(y, predicted).tolist()
+    baseline = metrics.baseline(preprocessing, y)
+    assert baseline is not None and baseline["accuracy"] == (y == 1).mean() and baseline["auc"] == 0.5
+    assert metrics.baseline_name(preprocessing) == 'always "b"'
+    assert metrics.measure(preprocessing, y[y == 1], outputs[y == 1])["auc"] is None
+    assert metrics.baseline({"target": {"type": "classes", "classes": ["a", "b"]}}, y) is None  # an older file
+
+
+def test_two_classes_with_one_output(rng: np.random.Generator) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    preprocessing = {"target": {"type": "binary", "classes": [0, 1], "training_mean": [0.2]}}
+    y, outputs = rng.integers(2, size=(50, 1)).astype(float), rng.random((50, 1))
+    scores = metrics.measure(preprocessing, y, outputs)
+    assert scores["auc"] == pytest.approx(roc_auc_score(y[:, 0], outputs[:, 0]))
+    assert metrics.baseline_name(preprocessing) == 'always "0"'
+
+
+def test_what_figures_might_hide_is_said() -> None:
+    preprocessing = {"target": {"type": "classes", "classes": ["a", "b"]}}
+    parts = {"train": {"accuracy": 0.9}, "test": {"accuracy": 0.9}}
+    assert metrics.remarks(preprocessing, [[8, 1], [0, 1]], parts) == []
+    (said,) = metrics.remarks(preprocessing, [[9, 0], [1, 0]], parts)
+    assert said.startswith('predicts "a" for all 10 rows of test')
+    (said,) = metrics.remarks(preprocessing, None, {"train": {"r2": 0.9}, "test": {"r2": 0.5}})
+    assert said.startswith("r2 falls from 0.90 on training rows to 0.50 on test")
+
+
+def test_the_baseline_of_values_is_the_mean_and_evaluate_prints_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("a,y\n" + "".join(f"{i % 9},{i * i % 50 / 4}\n" for i in range(80)))
+    text = done("train", "t.csv", *QUICK, "--out", "run")
+    assert "test, mean of training" in text
+    baseline = json.loads(Path("run/metrics.json").read_text())["baseline"]
+    assert baseline["predicts"] == "mean of training" and abs(baseline["train"]["r2"]) < 1e-6
+    assert "t.csv, 80 rows, mean of training" in done("evaluate", "run", "t.csv")
+
+
+def test_class_weights_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    monkeypatch.chdir(tmp_path)
+    rare = rng.random(300) < 0.05
+    rows = [f"{x + r},{'ill' if r else 'well'}\n" for x, r in zip(rng.normal(size=300), rare, strict=True)]
+    Path("t.csv").write_text("x,state\n" + "".join(rows))
+    common = ("train", "t.csv", "--hidden", "none", "--epochs", "60", "--learning-rate", "0.1", "--out", "run")
+    text = done(*common)
+    assert 'predicts "well" for all 60 rows of test: it tells no classes apart' in text
+    for weights in ("balanced", "ill=19,well=1"):
+        done(*common, "--class-weight", weights, "--overwrite")
+        assert json.loads(Path("run/metrics.json").read_text())["test"]["balanced_accuracy"] > 0.6
+    for wrong in ("sick=2", "ill=x", "ill"):
+        result = CliRunner().invoke(app, [*common, "--class-weight", wrong, "--overwrite"])
+        assert result.exit_code == 2 and "--class-weight" in result.output
+
+
+def test_classes_of_few_rows_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("x,y\n" + "".join(f"{i % 7},{'abc'[(i > 40) + (i > 95)]}\n" for i in range(99)))
+    assert 'target: classes of fewer than 10 rows: "c" (3)' in done("train", "t.csv", *QUICK, "--out", "run")

@@ -16,7 +16,7 @@ from rich.console import Console
 from test_cli import check_failure, done, flowers, invoke, prices, read_csv, tree
 
 import gpubp
-from gpubp.cli import run_folder
+from gpubp.cli import metrics, run_folder
 from gpubp.cli.options import OPTIONS
 from gpubp.cli.search import display as search_display
 from gpubp.cli.search import trials
@@ -165,7 +165,7 @@ def test_each_network_is_trained_as_by_itself(name: str, metric: str) -> None:
         history = gpubp.train(
             net, fold.X[fold.train], fold.y[fold.train], validation_data=validation, seed=trial.seed, **arguments
         )
-        alone = run_folder.score(net, *validation)
+        alone = metrics.score(net, *validation)
         assert trial.state == "done"
         assert (trial.loss, trial.metric) == (alone["loss"], alone[metric])
         assert trial.epochs == (history.epochs if candidate["patience"] is None else history.best_epoch + 1)
@@ -228,8 +228,9 @@ def test_the_winner_is_the_network_that_train_makes(folder: Path) -> None:
     assert list(searched) == list(trained)
     for key in set(trained) - {"seconds", "config"}:
         assert searched[key] == trained[key], key
+    assert trained["config"].pop("class_weight") is None  # which a search has not
     assert searched["config"].items() >= trained["config"].items()
-    assert set(searched["config"]) - set(trained["config"]) == {"grid", "folds", "seeds"}
+    assert set(searched["config"]) - set(trained["config"]) == {"grid", "folds", "seeds", "rank_by"}
 
 
 @pytest.mark.parametrize(("data", "metric"), [("iris", "accuracy"), ("diabetes", "rmse")])
@@ -268,7 +269,10 @@ def test_results_hold_every_candidate_and_every_score(folder: Path) -> None:
             each = [float(row[f"{name}_fold{fold}_seed{seed}"]) for fold in (1, 2, 3) for seed in (0, 1)]
             assert float(row[f"{name}_mean"]) == pytest.approx(np.mean(each))
             assert float(row[f"{name}_std"]) == pytest.approx(np.std(each), abs=1e-8)
-    scores = [(-float(row["accuracy_mean"]), float(row["loss_mean"])) for row in rows]
+    losses = [float(row["loss_mean"]) for row in rows]
+    assert losses == sorted(losses)
+    done("search", "iris", *grid, *QUICK, "--folds", "3", "--rank-by", "metric", "--out", "run", "--overwrite")
+    scores = [(-float(row["accuracy_mean"]), float(row["loss_mean"])) for row in read_csv("run/results.csv")]
     assert scores == sorted(scores)
 
 
@@ -305,7 +309,9 @@ def test_quiet_prints_the_result_alone(folder: Path) -> None:
     text = done("search", "flowers.csv", "--grid", "dropout=0,0.2", *QUICK, "--out", "run", "--quiet")
     best, kept = text.splitlines()
     assert re.fullmatch(r"best: dropout=0(.2)?: accuracy 0\.\d{4} ± 0\.\d{4}, loss \S+ ± \S+", best)
-    assert re.fullmatch(r"test accuracy \d\.\d{4}, loss \S+; run", kept)
+    assert re.fullmatch(
+        r'test accuracy \d\.\d{4}, .*auc \d\.\d{4}, loss \S+; always "rose": accuracy 0\.5000; run', kept
+    )
 
 
 @pytest.mark.parametrize("labels", [True, False])

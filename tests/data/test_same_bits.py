@@ -1,4 +1,4 @@
-"""A row is encoded alike, to the last bit, whatever file it comes in, and whatever stands beside it there."""
+"""A row is encoded and predicted alike, to the last bit, whatever file it comes in, whatever stands beside it there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from gpubp import MLP
 from gpubp.data import encode, prepare, read
 
 ROWS = 60
@@ -48,16 +49,17 @@ def write_csv(path: Path, columns: dict[str, list[Any]]) -> Path:
 
 
 @pytest.mark.parametrize("case", COLUMNS)
-def test_a_row_is_encoded_alike_wherever_it_stands(case: str, tmp_path: Path) -> None:
+def test_a_row_is_encoded_and_predicted_alike_wherever_it_stands(case: str, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     cells = COLUMNS[case]
     table = {"x": cells, "other": [i * 3 % 7 for i in range(ROWS)], "y": [i * 5 % 9 / 2 for i in range(ROWS)]}
-    preprocessing = prepare(read(write_csv(tmp_path / "train.csv", table)), test=0).preprocessing
+    prepared = prepare(read(write_csv(tmp_path / "train.csv", table)), test=0)
+    net = MLP([prepared.n_inputs, 33, 17, 1], "tanh", loss="half_squared_error", device="cpu")
 
     def encoded(source: Any) -> np.ndarray:
-        X = encode(preprocessing, read(source), with_target=False)[0]
+        X = encode(prepared.preprocessing, read(source), with_target=False)[0]
         assert X.dtype == np.float32
-        return X
+        return np.hstack([X, net.forward(X)])
 
     rows = {name: column[::-1] for name, column in table.items() if name != "y"}
     X = encoded(write_csv(tmp_path / "rows.csv", rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -63,6 +63,15 @@ SplitValidation = Annotated[
     ),
 ]
 
+RankBy = Annotated[
+    Literal["loss", "metric"],
+    typer.Option(
+        help="What candidates are ranked by: their validation loss, of classes the log loss; or the accuracy, "
+        "label_accuracy or rmse.",
+        rich_help_panel="Search",
+    ),
+]
+
 
 @options.takes_options(before="seed")
 def search(
@@ -72,6 +81,7 @@ def search(
     folds: Folds = None,
     validation: SplitValidation = None,
     seeds: Seeds = 3,
+    rank_by: RankBy = "loss",
     target: options.Target = None,
     test: options.Test = None,
     ignore: options.Ignore = None,
@@ -80,6 +90,7 @@ def search(
     decimal: options.Decimal = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
+    header: options.Header = False,
     no_header: options.NoHeader = False,
     seed: options.Seed = 0,
     device: options.Device = "auto",
@@ -92,9 +103,9 @@ def search(
 ) -> None:
     """Search the best settings for DATA: all candidates are trained at once, on folds of its training rows.
 
-    They are ranked by validation accuracy, of labels by label_accuracy, for values by validation loss. The best is
-    trained again on all training rows and kept like that of "gpubp train", beside results.csv. Ctrl-C ends the
-    search early; if a candidate is done by then, the best one is still trained.
+    They are ranked by validation loss, or as --rank-by says. The best is trained again on all training rows and kept
+    like that of "gpubp train", beside results.csv. Ctrl-C ends the search early; if a candidate is done by then, the
+    best one is still trained.
     """
     searched = _parse_grid(ctx, grid, Settings(values))
     number, fraction = _parse_split(folds, validation)
@@ -126,7 +137,7 @@ def search(
 
     folder = out or run_folder.default_folder(f"search-{source.name}")
     metric = {"regression": "rmse", "multilabel": "label_accuracy"}.get(prepared.task, "accuracy")
-    results = Results(trained, searched.names, metric, folder / RESULTS)
+    results = Results(trained, searched.names, metric, folder / RESULTS, rank_by)
     if resume is not None:
         stacks = finished.load(folder, trained)
         display.say(

@@ -95,18 +95,20 @@ class Results:
         "accuracy", "label_accuracy" or "rmse".
     path : Path
         Of the table.
+    rank_by : {"loss", "metric"}
     """
 
     search: Search
     names: tuple[str, ...]
     metric: str
     path: Path
+    rank_by: str = "loss"
 
     def ranked(self) -> list[CandidateResult]:
         """Every candidate, the best first.
 
-        Classifiers are ranked by their accuracy and then by their loss, others by their loss. Candidates that are
-        done come before those that are not, and those that diverged come last.
+        They are ranked by their loss, or by their metric and then by their loss. Candidates that are done come before
+        those that are not, and those that diverged come last.
         """
         search, n = self.search, len(self.search.folds) * len(self.search.seeds)
         candidates = [
@@ -119,7 +121,9 @@ class Results:
         order = (DONE, UNFINISHED, WAITING)
         state = len(order) if candidate.diverged else order.index(candidate.state)
         loss, metric = (math.inf if math.isnan(v := candidate.mean(name)) else v for name in ("loss", "metric"))
-        return (state, loss) if self.metric == "rmse" else (state, -metric, loss)
+        if self.rank_by == "loss":
+            return (state, loss)
+        return (state, metric if self.metric == "rmse" else -metric, loss)
 
     def to_csv(self) -> str:
         """A line per candidate: its settings, mean and standard deviation of its scores, those of each network."""

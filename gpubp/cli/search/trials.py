@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.backends import get_backend
-from gpubp.cli import run_folder
+from gpubp.cli import metrics
 from gpubp.cli.options import NETWORK_OPTIONS
 from gpubp.cli.settings import Settings
 from gpubp.data.folds import Fold
@@ -249,7 +249,7 @@ def _metric_of_values(net: MLP, trials: Sequence[Trial], finite: NDArray[np.bool
         outputs = net.stack.part(slice(first, last)).outputs(fold.X[fold.validation])
         truth = fold.y[fold.validation]
         for k in first + np.flatnonzero(finite[first:last]):
-            figures = run_folder.metrics_of_values(fold.preprocessing, truth, outputs[k - first])
+            figures = metrics.measure(fold.preprocessing, truth, outputs[k - first])
             metric[k] = figures["rmse" if "rmse" in figures else "accuracy"]
         first = last
     return metric

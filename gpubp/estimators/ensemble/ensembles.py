@@ -44,7 +44,8 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
     verbose : int
     **network
         Parameters of `MLPClassifier`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
-        ``estimator=MLPClassifier(hidden_layer_sizes=(64,))``.
+        ``estimator=MLPClassifier(hidden_layer_sizes=(64,))``. On tables, ``early_stopping=True`` keeps members from
+        learning their rows by heart.
 
     Attributes
     ----------
@@ -205,7 +206,8 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
     verbose : int
     **network
         Parameters of `MLPRegressor`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
-        ``estimator=MLPRegressor(hidden_layer_sizes=(64,))``.
+        ``estimator=MLPRegressor(hidden_layer_sizes=(64,))``. On tables, ``early_stopping=True`` keeps members from
+        learning their rows by heart.
 
     Attributes
     ----------
