@@ -22,7 +22,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import gpubp
-from gpubp import DataError, MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor, UsageError
+from gpubp import (
+    DataError,
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    UsageError,
+    serialization,
+)
 from gpubp.activations import Activation, relu
 from gpubp.stack import Stack
 from gpubp.training.step import TrainingStep
@@ -390,7 +398,7 @@ def test_a_precision_of_gpus_is_loaded_on_a_processor(iris, tmp_path):
     ensemble.save(tmp_path / "ensemble")
     about = header_of(tmp_path / "ensemble")
     about["precision"] = about["ensemble"]["estimator"]["precision"] = "bfloat16"
-    save_file(load_file(tmp_path / "ensemble"), tmp_path / "ensemble", {"gpubp": json.dumps(about)})
+    serialization.save(tmp_path / "ensemble", load_file(tmp_path / "ensemble"), about)
     again = MLPEnsembleClassifier.load(tmp_path / "ensemble", "cpu-reference")
     assert again.estimator.precision == "float32"
     np.testing.assert_array_equal(again.predict_proba(X), ensemble.predict_proba(X))
@@ -410,7 +418,7 @@ def test_files_that_are_refused(iris, tmp_path):
     def refused(message, **changes):
         about = json.loads(header)
         about["ensemble"].update(changes)
-        save_file(tensors, path, {"gpubp": json.dumps(about)})
+        serialization.save(path, tensors, about)
         with pytest.raises(DataError, match=message):
             MLPEnsembleClassifier.load(path)
 
