@@ -67,15 +67,19 @@ def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
 def metrics_of_values(preprocessing: dict[str, Any], y: Array, outputs: Array) -> dict[str, float | None]:
     """The figures of a network with a loss on values, by its outputs for encoded targets.
 
-    ``rmse``, ``mae`` and ``r2`` in the units of the data; ``accuracy`` where the targets are one-hot classes.
+    ``rmse``, ``mae`` and ``r2`` in the units of the data, averaged over the outputs; beside them ``pinball_loss`` where
+    these are several quantiles. ``accuracy`` where the targets are one-hot classes.
     """
     if preprocessing["target"]["type"] == "one_hot":
         return {"accuracy": float((outputs.argmax(axis=-1) == y.argmax(axis=-1)).mean())}
-    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+    from sklearn.metrics import mean_absolute_error, mean_pinball_loss, r2_score, root_mean_squared_error
 
     truth = np.column_stack(list(decode(preprocessing, y).values()))
     predicted = np.column_stack(list(decode(preprocessing, outputs).values()))
+    quantiles = preprocessing["target"].get("quantiles", ())
+    losses = [mean_pinball_loss(truth[:, j], predicted[:, j], alpha=q) for j, q in enumerate(quantiles)]
     return {
+        **({"pinball_loss": float(np.mean(losses))} if losses else {}),
         "rmse": float(root_mean_squared_error(truth, predicted)),
         "mae": float(mean_absolute_error(truth, predicted)),
         "r2": float(r2_score(truth, predicted)) if len(truth) > 1 else None,

@@ -280,8 +280,8 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         """Refuse names that no registry knows."""
         for activation in self.activation if isinstance(self.activation, (list, tuple)) else [self.activation]:
             numerics.activation_record(activation)
-        if self.loss not in ("auto", "squared_error"):
-            get_loss(self.loss)
+        if self._loss_name not in ("auto", "squared_error"):
+            get_loss(self._loss_name)
         if not (isinstance(self.learning_rate, str) and self.learning_rate in SCHEDULES_OF_SGD):
             get_schedule(self.learning_rate)
         if isinstance(self.init, str) and self.init != "auto":
