@@ -76,7 +76,8 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
 def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name: str = "y") -> NDArray[Any]:
     """`y` as the loss takes it: integer classes (m,), or values (m, n_outputs).
 
-    One-hot rows become integer classes; a matrix of class probabilities stays one.
+    One-hot rows become integer classes; a matrix of class probabilities stays one. One target a row is repeated for
+    all outputs where these are quantiles of it.
 
     Raises
     ------
@@ -90,6 +91,8 @@ def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name:
     if loss.integer_targets and (array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1 != n_outputs)):
         return _classes(array.reshape(-1), n_outputs, loss, name)
     array = array.reshape(rows, 1) if array.ndim == 1 else array
+    if loss.quantiles and array.shape == (rows, 1):
+        array = np.repeat(array, n_outputs, axis=1)
     if array.shape != (rows, n_outputs):
         raise DataError(
             f"{name} has shape {array.shape}, but the network has {n_outputs} outputs: ({rows}, {n_outputs})"

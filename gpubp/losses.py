@@ -11,7 +11,7 @@ Formulas are per sample and unweighted; the normalizer 1/m (or 1/Σw) is the bus
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -78,13 +78,16 @@ class Loss:
     classification : bool
         Whether targets are classes or labels; only then may labels be smoothed.
     scalar_value, scalar_delta : str or None
-        The same as expressions in ``z``, ``y`` and ``s`` (the smoothing), for elementwise losses.
+        The same as expressions in ``z``, ``y``, ``s`` (the smoothing) and ``j`` (which output z is, from 0), for
+        elementwise losses.
     targets : tuple of (float, float)
         The interval in which every target must lie.
     row_loop : str or None
         A loss that is not elementwise has a loop of its own in each fused backend; this is its name.
     values : Loss or None
         The loss on values from which `with_output_activation` made this one.
+    quantiles : tuple of float
+        Which quantile each output is of, where there are several; one target a row is then the target of all outputs.
 
     Examples
     --------
@@ -110,6 +113,7 @@ class Loss:
     targets: tuple[float, float] = (-inf, inf)
     row_loop: str | None = None
     values: Loss | None = None
+    quantiles: tuple[float, ...] = ()
 
     @property
     def integer_targets(self) -> bool:
@@ -182,29 +186,43 @@ def huber(delta: float = 1.0) -> Loss:
     )
 
 
-def quantile(q: float = 0.5) -> Loss:
-    """C = Σⱼ max(q (yⱼ − zⱼ), (q − 1)(yⱼ − zⱼ)), least at the q-quantile of y. Source: Koenker and Bassett, 1978."""
-    q = float(q)
-    require("quantile", "q", q, 0 < q < 1, "0 < q < 1, such as 0.9")
+def quantile(q: float = 0.5, *others: float) -> Loss:
+    """C = Σⱼ max(q (yⱼ − zⱼ), (q − 1)(yⱼ − zⱼ)), least at the q-quantile of y. Source: Koenker and Bassett, 1978.
+
+    ``quantile(0.1, 0.5, 0.9)`` is for three outputs, the j-th of which has the j-th q. Nothing keeps them from crossing
+    where the network is unsure.
+    """
+    levels = [float(level) for level in (q, *others)]
+    for level in levels:
+        require("quantile", "q", level, 0 < level < 1, "0 < q < 1, such as 0.9")
+    slopes_over, slopes_under = [1 - level for level in levels], [-level for level in levels]
 
     def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
-        error = z - y
-        slope = xp.where(
-            error.real > 0,
-            (1 - q) * xp.ones_like(z),
-            xp.where(error.real < 0, -q * xp.ones_like(z), 0 * error),
-        )
+        error, dtype = z - y, z.real.dtype
+        over, under = (xp.asarray(slopes, dtype=dtype) for slopes in (slopes_over, slopes_under))  # (n,)
+        ones = xp.ones_like(z)
+        slope = xp.where(error.real > 0, over * ones, xp.where(error.real < 0, under * ones, 0 * error))
         return slope * error, slope
 
-    over, under = f"T({1 - q!r})", f"T({-q!r})"
+    over, under = _of_output(slopes_over), _of_output(slopes_under)
     slope = f"select(z > y, {over}, select(z < y, {under}, T(0) * (z - y)))"
     return Loss(
-        name=canonical("quantile", q=(q, 0.5)),
+        name=f"quantile({', '.join(map(str, levels))})" if others else canonical("quantile", q=(levels[0], 0.5)),
         formula=formula,
         output_activation=identity(),
         scalar_value=f"{slope} * (z - y)",
         scalar_delta=slope,
+        quantiles=tuple(levels) if others else (),
     )
+
+
+def _of_output(constants: Sequence[float]) -> str:
+    """The scalar expression of the constant of output j; the last is that of all further outputs."""
+    *first, last = (f"T({constant!r})" for constant in constants)
+    chosen = last
+    for j, constant in reversed(list(enumerate(first))):
+        chosen = f"select(j == {j}, {constant}, {chosen})"
+    return chosen
 
 
 def poisson() -> Loss:
@@ -319,6 +337,7 @@ def with_output_activation(loss: Loss, activation: Activation | Softmax) -> Loss
         classification=loss.classification,
         targets=loss.targets,
         values=loss,
+        quantiles=loss.quantiles,
     )
 
 

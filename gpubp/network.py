@@ -101,6 +101,10 @@ class MLP:
                 f"layer_sizes end with {sizes[-1]}, but softmax needs two outputs or more; use loss="
                 f'"binary_cross_entropy" for two classes with one output'
             )
+        if named.quantiles and sizes[-1] != len(named.quantiles):
+            raise UsageError(
+                f'layer_sizes end with {sizes[-1]}, but loss "{named.name}" is for {len(named.quantiles)} outputs'
+            )
         seeds = checks.seeds(seed, checks.whole("models", models, 1))
         loss = with_output_activation(named, output)
         self.stack = Stack(sizes, hidden, output, loss, get_backend(device, precision), seeds)

@@ -304,7 +304,7 @@ class Stack:
     def each_batch(self, X: Array, then: Callable[[slice, list[LayerCache]], None], rows: Array | None = None) -> None:
         """Run the forward pass without dropout, and ``then(those rows, the caches of all layers)``.
 
-        Over all of X, or each network over its own rows of it, (K, m) int.
+        Over all of X, or each network over its own rows of it, (K, m) int on the host.
         """
         backend, m = self.backend, len(X) if rows is None else rows.shape[1]
         height = max(1, min(m, _CHUNK // (max(self.layer_sizes) * self.models)))
@@ -314,22 +314,23 @@ class Stack:
         for start in range(0, m, height):
             some = slice(start, min(start + height, m))
             count = some.stop - start
-            batch = X[some][None] if rows is None else X[rows[:, some].ravel()].reshape(self.models, count, -1)
+            if rows is None:
+                batch = X[some][None]
+            else:
+                batch = self._take(X, rows[:, some].ravel()).reshape(self.models, count, -1)
             fitting = caches if count == height else [cache.first(count) for cache in caches]
             with backend.computing():
                 forward(backend, self.network, backend.from_host(batch, backend.storage), fitting)
                 then(some, fitting)
 
-    def each_output(
-        self, X: Array, then: Callable[[slice, Array], None], rows: Array | None = None, *, on_device: bool = False
-    ) -> None:
+    def each_output(self, X: Array, then: Callable[[slice, Array], None], *, on_device: bool = False) -> None:
         """``then(those rows, aᴸ (K, some rows, n_L))``, on the host or on the device, in the networks' dtype."""
 
         def collect(some: slice, caches: list[LayerCache]) -> None:
             self.backend.output(self.output_activation, caches[-1].a)
             then(some, self._in_own_dtype(caches[-1].a, on_device))
 
-        self.each_batch(X, collect, rows)
+        self.each_batch(X, collect)
 
     def layer_values(self, X: Array, layer: int, *, on_device: bool = False) -> Array:
         """aˡ (K, m, n_l) of checked rows for a hidden layer, of which 0 is the first; for the last layer its logits."""
@@ -351,6 +352,11 @@ class Stack:
         except (IndexError, TypeError):
             have = f"hidden layers 0 to {len(layers) - 1}" if layers else "no hidden layer"
             raise UsageError(f"layer={layer!r} does not fit; the network has {have}") from None
+
+    def _take(self, array: Array, rows: NDArray[np.int64]) -> Array:
+        """Some rows, whose numbers are on the host, of an array on the host or on the device."""
+        on_device = not isinstance(self.theta, np.ndarray) and isinstance(array, type(self.theta))
+        return array[self.backend.from_host(rows) if on_device else rows]
 
     def _in_own_dtype(self, values: Array, on_device: bool) -> Array:
         """Values of a cache in the networks' dtype, in new memory on the device or on the host."""
@@ -389,17 +395,16 @@ class Stack:
             backend.output(self.output_activation, a)
         return a
 
-    def outputs(self, X: Array, rows: Array | None = None, *, on_device: bool = False) -> Array:
-        """aᴸ (K, m, n_L) of checked rows: of all of X, or of each network's own rows (K, m) of it."""
-        m = len(X) if rows is None else rows.shape[1]
-        shape = (self.models, m, self.layer_sizes[-1])
+    def outputs(self, X: Array, *, on_device: bool = False) -> Array:
+        """aᴸ (K, m, n_L) of checked rows."""
+        shape = (self.models, len(X), self.layer_sizes[-1])
         out = self.backend.empty(shape) if on_device else np.empty(shape, self.backend.dtype)
 
         def collect(some: slice, a: Array) -> None:
             out[:, some] = a
 
-        if m:
-            self.each_output(X, collect, rows, on_device=on_device)
+        if len(X):
+            self.each_output(X, collect, on_device=on_device)
         return out
 
     def evaluate(
@@ -425,12 +430,28 @@ class Stack:
             means = np.concatenate(parts)
         return means[:, 0], np.array([self.loss.metric.finish(value) for value in means[:, 1]])
 
+    def evaluate_with_outputs(
+        self, X: Array, y: Array, weight: Array | None, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """The weighted mean loss (K,) over each network's own rows (K, n), and aᴸ (K, n, n_L) of these on the host.
+
+        X, y and weight are as `evaluate` takes them; one pass gives both.
+        """
+        outputs = np.empty((*rows.shape, self.layer_sizes[-1]), self.backend.dtype)
+        weight = None if weight is None else np.atleast_2d(weight)
+        return self._mean_losses(X, y, weight, rows, outputs)[:, 0], outputs
+
     def _mean_losses(
-        self, X: Array, y: Array, weight: Array | None, rows: NDArray[np.int64] | None
+        self,
+        X: Array,
+        y: Array,
+        weight: Array | None,
+        rows: NDArray[np.int64] | None,
+        outputs: NDArray[Any] | None = None,
     ) -> NDArray[np.float64]:
         """Means (K, 2) of the loss and of what its metric is made of, over all rows or over `rows` (K, n) of them.
 
-        weight is (K or 1, m).
+        weight is (K or 1, m). `outputs` (K, n, n_L) are filled with aᴸ.
         """
         backend, targets = self.backend, self.cast_targets(y)
         total, epoch = np.zeros((self.models, 2)), self.single_step(normalizer=1.0)
@@ -441,7 +462,11 @@ class Stack:
 
         def add(some: slice, caches: list[LayerCache]) -> None:
             w = None if weight is None else backend.from_host(weight[:, some])
-            target = backend.from_host(targets[some][None] if rows is None else targets[rows[:, some]])
+            target = backend.from_host(targets[some][None] if rows is None else self._take(targets, rows[:, some]))
+            if outputs is not None:
+                a = caches[-1].a.copy()  # of the logits, which become δ
+                backend.output(self.output_activation, a)
+                outputs[:, some] = self._in_own_dtype(a, on_device=False)
             backend.loss_delta(self.loss, caches[-1], Batch(None, target, w, unsmoothed), epoch, grad_b)
             total[...] += backend.to_host(epoch.totals)[:, 0]
 

@@ -31,7 +31,7 @@ elementwise_loss(T* __restrict__ logits, const A* __restrict__ y, const double* 
         auto output = [&](A zj) { return exp(zj - top) / total; };
         for (int j = lane; j < n; j += 32) {
             const A a = output(convert<A>(z[j]));
-            mean += a * Loss::delta(a, target[j], s);
+            mean += a * Loss::delta(a, target[j], s, j);
         }
         mean = over_group<32>(mean, Add());
 #else
@@ -42,11 +42,11 @@ elementwise_loss(T* __restrict__ logits, const A* __restrict__ y, const double* 
         for (int j = lane; j < n; j += 32) {
             const A zj = convert<A>(z[j]), yj = target[j];
 #if LINK == 0
-            value += Loss::value(zj, yj, s);
-            const A delta = Loss::delta(zj, yj, s);
+            value += Loss::value(zj, yj, s, j);
+            const A delta = Loss::delta(zj, yj, s, j);
 #else
-            const A a = output(zj), grad_a = Loss::delta(a, yj, s);
-            value += Loss::value(a, yj, s);
+            const A a = output(zj), grad_a = Loss::delta(a, yj, s, j);
+            value += Loss::value(a, yj, s, j);
 #if LINK == 1
             const A delta = grad_a * Out::derivative(Out::from_a ? a : zj);
 #else

@@ -80,7 +80,7 @@ def registry_table(registry: Mapping[str, Callable[..., object]]) -> str:
     rows = ["| name | what it is |", "|---|---|"]
     for name, factory in registry.items():
         parameters = inspect.signature(factory).parameters.values()
-        arguments = ", ".join(f"{p.name}={p.default}" for p in parameters)
+        arguments = ", ".join(f"{p.name}={p.default}" for p in parameters if p.kind is not p.VAR_POSITIONAL)
         summary = " ".join((inspect.getdoc(factory) or "").partition("\n\n")[0].split())
         if options := getattr(factory(), "options", None):
             summary += f" Options: {', '.join(f'`{key}={value}`' for key, value in options.items())}."

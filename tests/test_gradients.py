@@ -48,6 +48,8 @@ CASES = {
     **{name: (name, "auto", "values") for name in LOSSES},
     "huber(delta=0.3)": ("huber(delta=0.3)", "auto", "values"),
     "quantile(q=0.9)": ("quantile(q=0.9)", "auto", "values"),
+    "quantile(0.1, 0.5, 0.9)": ("quantile(0.1, 0.5, 0.9)", "auto", "values"),
+    "quantile(0.1, 0.5, 0.9), softmax": ("quantile(0.1, 0.5, 0.9)", "softmax", "distributions"),
     "poisson": ("poisson", "auto", "counts"),
     "binary_cross_entropy": ("binary_cross_entropy", "auto", "labels"),
     "binary_cross_entropy, smoothed": (smoothed("binary_cross_entropy"), "auto", "labels"),

@@ -202,6 +202,29 @@ def test_scalar_expressions_say_the_same(spec):
     np.testing.assert_allclose([scalar_delta(*p) for p in points], delta, rtol=8 * EPS, atol=EPS)
 
 
+def test_several_quantiles_are_each_the_loss_of_its_own():
+    """Formula, scalar expressions, and with another output activation: column j is of the j-th quantile."""
+    quantiles = (0.1, 0.5, 0.9, 0.25)
+    loss = get_loss(f"quantile{quantiles}")
+    assert loss.quantiles == with_output_activation(loss, get_activation("sigmoid")).quantiles == quantiles
+    z, y, s = np.array(grid("quantile")).T[:, :, None] * np.ones((1, 1, len(quantiles)))
+    value, delta = loss.formula(XP, z, y, s)
+    scalars = [scalar_function(text, "z", "y", "s", "j") for text in (loss.scalar_value, loss.scalar_delta)]
+    for j, q in enumerate(quantiles):
+        for found, expected in zip((value, delta), get_loss(f"quantile({q})").formula(XP, z, y, s), strict=True):
+            np.testing.assert_array_equal(found[:, j], expected[:, j])
+        for found, scalar in zip((value, delta), scalars, strict=True):
+            points = zip(z[:, j].tolist(), y[:, j].tolist(), s[:, j].tolist(), strict=True)
+            np.testing.assert_allclose([scalar(*p, j) for p in points], found[:, j], rtol=8 * EPS, atol=EPS)
+    assert loss.formula(XP, z.astype(np.float32), y.astype(np.float32), 0.0)[1].dtype == np.float32
+
+
+@pytest.mark.parametrize("arguments", ["0.1, 1.0", "0.1, [0.5]", "'a', 0.5", "0, 0.5"])
+def test_a_quantile_lies_between_0_and_1(arguments):
+    with pytest.raises(UsageError, match="quantile"):
+        get_loss(f"quantile({arguments})")
+
+
 def test_only_the_row_wise_loss_has_none():
     assert [name for name in LOSSES if get_loss(name).scalar_value is None] == ["cross_entropy"]
     assert [name for name in LOSSES if get_loss(name).scalar_delta is None] == ["cross_entropy"]

@@ -39,6 +39,7 @@ SPELLINGS = [
     ("loss", "huber(2)", "huber(delta=2.0)"),
     ("loss", "quantile( q = 0.9 )", "quantile(q=0.9)"),
     ("loss", "quantile(0.5)", "quantile"),
+    ("loss", "quantile(0.1,0.5, .9)", "quantile(0.1, 0.5, 0.9)"),
     ("initializer", "orthogonal(1.4142135623730951)", "orthogonal(gain=1.4142135623730951)"),
     ("schedule", "inverse_scaling(1)", "inverse_scaling(power=1)"),
     ("schedule", "step(5, gamma=0.3)", "step(every=5, gamma=0.3)"),

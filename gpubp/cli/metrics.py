@@ -55,7 +55,7 @@ def measure(preprocessing: dict[str, Any], y: Array, outputs: Array) -> Scores:
         where rows are all of one class. For several labels ``exact_match``, the fraction of rows all of whose labels
         are right (scikit-learn's accuracy), and ``label_accuracy``, the fraction of labels. For values ``rmse``,
         ``mae`` and ``r2`` in the target's own units, averaged over targets where there are several; r2 is None for a
-        single row.
+        single row. Beside them ``pinball_loss`` where the outputs are several quantiles.
     """
     kind = preprocessing["target"]["type"]
     if kind == "labels":
@@ -172,11 +172,14 @@ def _area_under_curve(codes: NDArray[np.int64], outputs: NDArray[Any]) -> float 
 
 
 def _measure_values(preprocessing: dict[str, Any], y: Array, outputs: Array) -> Scores:
-    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+    from sklearn.metrics import mean_absolute_error, mean_pinball_loss, r2_score, root_mean_squared_error
 
     truth = np.column_stack(list(decode(preprocessing, y).values()))
     predicted = np.column_stack(list(decode(preprocessing, outputs).values()))
+    quantiles = preprocessing["target"].get("quantiles", ())
+    losses = [mean_pinball_loss(truth[:, j], predicted[:, j], alpha=q) for j, q in enumerate(quantiles)]
     return {
+        **({"pinball_loss": float(np.mean(losses))} if losses else {}),
         "rmse": float(root_mean_squared_error(truth, predicted)),
         "mae": float(mean_absolute_error(truth, predicted)),
         "r2": float(r2_score(truth, predicted)) if len(truth) > 1 else None,

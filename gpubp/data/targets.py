@@ -13,7 +13,7 @@ from gpubp.activations import SOFTMAX, Activation, Softmax, get_output_activatio
 from gpubp.data.columns import JoinedColumns
 from gpubp.data.features import ALL_ROWS, LARGEST_MAGNITUDE, Encoding, RowIndices, RowSelection, as_text
 from gpubp.data.source import RawData, printable
-from gpubp.errors import DataError, suggest
+from gpubp.errors import DataError, UsageError, suggest
 from gpubp.losses import Loss, get_loss
 
 OutputActivations: TypeAlias = str | Activation | Softmax | tuple[str | Activation | Softmax, ...]
@@ -114,13 +114,12 @@ def fit(data: RawData, loss: Loss, outputs: Outputs) -> Encoding:
                 f'{_where_target(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
                 "choose cross_entropy for classes"
             )
-        n = 1 if y.ndim == 1 else y.shape[1]
-        return encoding | {
-            "type": "values",
-            "outputs": n,
-            "mean": [0.0] * n,
-            "scale": [1.0] * n,
-        }
+        columns = 1 if y.ndim == 1 else y.shape[1]
+        if loss.quantiles and columns > 1:
+            raise UsageError(f"{loss.name} predicts quantiles of one target, and there are {columns} target columns")
+        n = len(loss.quantiles) or columns
+        quantiles = {"quantiles": list(loss.quantiles)} if loss.quantiles else {}
+        return encoding | {"type": "values", "outputs": n, "mean": [0.0] * n, "scale": [1.0] * n} | quantiles
     if y.ndim == 2 and not (loss.integer_targets and is_one_hot(y)):
         return encoding | {"type": "labels", "outputs": _check_labels(data, y, loss)}
     names = _fit_classes(data, y, loss)
@@ -197,7 +196,7 @@ def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelectio
     """
     if encoding["type"] != "values":
         return
-    y = raw_values(data).reshape(data.rows, encoding["outputs"])
+    y = _by_output(encoding, raw_values(data))
     low, high = loss.targets
     _require_within(data, y, low, high, f"{loss.name} needs; correct it or choose another loss")
     if (low, high) != (-np.inf, np.inf):
@@ -218,6 +217,12 @@ def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelectio
         data.say(f"target: {how}, for outputs of {outputs} lie in [{low:g}, {high:g}]")
         if "relu" in outputs.names:
             data.say("an output of relu that is 0 learns nothing; --output-activation softplus always does")
+
+
+def _by_output(encoding: Encoding, y: NDArray[Any]) -> NDArray[Any]:
+    """Values as a matrix (m, outputs): of one target that has several quantiles, the same in each column."""
+    outputs = encoding["outputs"]
+    return np.tile(y.reshape(-1, 1), outputs) if "quantiles" in encoding else y.reshape(-1, outputs)
 
 
 def _scale_within(
@@ -273,7 +278,7 @@ def apply(
     if encoding["type"] == "values":
         if y.dtype.kind == "U":
             raise DataError(f'{_where_target(data, 0)}: "{y[0]}" is not a number, as all targets were in training')
-        scaled = (y.reshape(-1, encoding["outputs"]) - encoding["mean"]) / encoding["scale"]
+        scaled = (_by_output(encoding, y) - encoding["mean"]) / encoding["scale"]
         return np.ascontiguousarray(scaled, dtype=dtype)
     if encoding["type"] == "labels":
         _check_labels(data, raw_values(data), get_loss(encoding["loss"]), encoding["outputs"])
@@ -308,7 +313,7 @@ def say_few_rows(encoding: Encoding, data: RawData) -> None:
 
 def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Turn the network's outputs (m, n_outputs) into named columns (m,) of predictions and probabilities."""
-    names = encoding.get("columns")
+    names = encoding.get("quantiles") or encoding.get("columns")
     if encoding["type"] == "values":
         raw = np.asarray(outputs, dtype=np.float64) * encoding["scale"] + encoding["mean"]
         return _output_columns("prediction", raw, names)

@@ -146,7 +146,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         sample_weight : array-like of shape (n_samples,), optional
         validation_data : (X, y) or (X, y, sample_weight), optional
             The loss on it after each epoch is recorded in ``validation_loss_curve_``; with
-            ``early_stopping=True`` its score is watched, and no rows of X are set aside.
+            ``early_stopping=True`` its score is watched too, and no rows of X are set aside.
 
         Returns
         -------
@@ -248,6 +248,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         if self.early_stopping and validation is None:
             strata = self._strata(train.targets)
             train, validation = train.split(self.validation_fraction, self._random_state, strata)
+            self._begin_validation_curve()
         solver = getattr(self, "_optimizer", None)
         if solver is None or not incremental:
             solver = self._optimizer = StochasticSolver(self, solver, self.keep_moments)
@@ -262,6 +263,11 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
         self.best_validation_score_ = -np.inf if self.early_stopping else None
 
+    def _begin_validation_curve(self) -> None:
+        """Begin the curve of the loss on the rows of validation, which warm starts go on with."""
+        if not hasattr(self, "validation_loss_curve_"):
+            self.validation_loss_curve_: list[float] = []
+
     # -- parameters ------------------------------------------------------------------------------------
 
     def _validate_params(self) -> None:
@@ -274,8 +280,8 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         """Refuse names that no registry knows."""
         for activation in self.activation if isinstance(self.activation, (list, tuple)) else [self.activation]:
             numerics.activation_record(activation)
-        if self.loss not in ("auto", "squared_error"):
-            get_loss(self.loss)
+        if self._loss_name not in ("auto", "squared_error"):
+            get_loss(self._loss_name)
         if not (isinstance(self.learning_rate, str) and self.learning_rate in SCHEDULES_OF_SGD):
             get_schedule(self.learning_rate)
         if isinstance(self.init, str) and self.init != "auto":
@@ -359,8 +365,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         y = self._check_targets(y, incremental=True)
         sample_weight = arrays.to_host(data[2]) if data[2:] else None
         weight = checks.sample_weight(sample_weight, X.shape[0], "validation sample_weight")
-        if not hasattr(self, "validation_loss_curve_"):
-            self.validation_loss_curve_: list[float] = []
+        self._begin_validation_curve()
         return self._all_rows(stack, X, y, weight, from_user=True)
 
     def _all_rows(

@@ -127,7 +127,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     loss_curve_ : list of float
         The loss of every epoch, with its penalty, while the weights moved.
     validation_loss_curve_ : list of float
-        The loss on ``validation_data``, without the penalty, after every epoch; there if the data were given.
+        The loss on ``validation_data``, or on the rows that early stopping sets aside, without the penalty, after
+        every epoch; there if there are such rows.
     validation_scores_ : list of float or None
     best_validation_score_ : float or None
         With early stopping.

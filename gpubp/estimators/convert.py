@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from sklearn import neural_network
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import VotingClassifier, VotingRegressor
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import LabelEncoder
@@ -69,8 +70,9 @@ def to_sklearn(mlp: Any) -> Any:
     Parameters
     ----------
     mlp : MLPClassifier or MLPRegressor, or what contains them
-        A pipeline becomes one of the same other steps, which it shares; a fitted search becomes its best estimator, and
-        an ensemble a ``VotingClassifier`` (of the mean probabilities) or a ``VotingRegressor``.
+        A pipeline becomes one of the same other steps, which it shares, and a ``TransformedTargetRegressor`` one with
+        the same transformer; a fitted search becomes its best estimator, and an ensemble a ``VotingClassifier`` (of
+        the mean probabilities) or a ``VotingRegressor``.
 
     Raises
     ------
@@ -91,6 +93,11 @@ def to_sklearn(mlp: Any) -> Any:
         pipeline = copy.copy(mlp)
         pipeline.steps = [*mlp.steps[:-1], (mlp.steps[-1][0], to_sklearn(mlp.steps[-1][1]))]
         return pipeline
+    if isinstance(mlp, TransformedTargetRegressor):
+        transformed = copy.copy(mlp)
+        for name in {"regressor", "regressor_"} & vars(mlp).keys():
+            setattr(transformed, name, to_sklearn(getattr(mlp, name)))
+        return transformed
     if hasattr(mlp, "best_estimator_"):
         return to_sklearn(mlp.best_estimator_)
     if hasattr(mlp, "estimators_"):

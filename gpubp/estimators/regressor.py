@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from numbers import Real
+from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import RegressorMixin
-from sklearn.metrics import r2_score
+from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
 from gpubp import checks
 from gpubp.errors import DataError, UsageError
-from gpubp.estimators.arrays import as_numpy, destination_of, is_on_gpu, to_host
+from gpubp.estimators.arrays import as_numpy, destination_of, is_on_gpu, namespace_of, to_host
 from gpubp.estimators.base import BaseMLP, is_stochastic
 from gpubp.estimators.data import Subset
 from gpubp.estimators.numerics import poisson_deviance, squared_error
-from gpubp.estimators.sklearn_private import fit_context
+from gpubp.estimators.sklearn_private import Interval, fit_context
 from gpubp.losses import Loss, get_loss
 
 
@@ -95,6 +97,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     init : str, Initializer, or (coefs, intercepts)
         How the first weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``, …
         are gpubp's; or two lists with the arrays of each layer.
+    quantile : float, sequence of float, or None
+        With ``loss="quantile"``, which quantile of the target is predicted; None is the median. Several,
+        ``[0.1, 0.5, 0.9]``, are outputs of one network: `predict` gives a column for each. They are as they were
+        learned, which may be a little out of order where data are scarce (``np.sort(…, axis=1)`` mends that), and
+        `score` and early stopping go by their mean D² of the pinball loss in place of R².
 
     Attributes
     ----------
@@ -105,7 +112,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     loss_curve_ : list of float
         The loss of every epoch, with its penalty, while the weights moved.
     validation_loss_curve_ : list of float
-        The loss on ``validation_data``, without the penalty, after every epoch; there if the data were given.
+        The loss on ``validation_data``, or on the rows that early stopping sets aside, without the penalty, after
+        every epoch; there if there are such rows.
     validation_scores_ : list of float or None
     best_validation_score_ : float or None
         With early stopping.
@@ -131,6 +139,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     True
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseMLP._parameter_constraints,
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like", None],
+    }
     _y_numeric = True
 
     def __init__(
@@ -168,6 +180,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         early_stopping_metric: Any = None,
         keep_moments: bool = False,
         init: Any = "auto",
+        quantile: Any = None,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -201,6 +214,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         self.early_stopping_metric = early_stopping_metric
         self.keep_moments = keep_moments
         self.init = init
+        self.quantile = quantile
 
     @available_if(is_stochastic)  # type: ignore[untyped-decorator]
     @fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -235,6 +249,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The coefficient of determination R² of the predictions, averaged over outputs.
 
+        Where these are several quantiles, the mean D² of their pinball losses, ``sklearn.metrics.d2_pinball_score``.
+
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
@@ -242,22 +258,53 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         sample_weight : array-like of shape (n_samples,), optional
         """
         weight = None if sample_weight is None else to_host(sample_weight)
-        return float(r2_score(to_host(y), to_host(self.predict(X)), sample_weight=weight))
+        return self._score_of(to_host(y), to_host(self.predict(X)), weight)
+
+    def _score_of(self, y: Any, predictions: Any, weight: Any) -> float:
+        quantiles = self._named_loss().quantiles
+        if not quantiles:
+            return float(r2_score(y, predictions, sample_weight=weight))
+        targets = np.broadcast_to(np.reshape(y, (len(predictions), -1)), predictions.shape)
+        columns = zip(targets.T, predictions.T, quantiles, strict=True)
+        return float(np.mean([d2_pinball_score(*pair, alpha=q, sample_weight=weight) for *pair, q in columns]))
 
     def _check_targets(self, y: Any, incremental: bool) -> Any:
         if y.ndim == 1 or y.shape[1] > 1:
             return y
         return y[:, 0] if is_on_gpu(y) else column_or_1d(y, warn=True)
 
+    @property
+    def _loss_name(self) -> str | Loss:
+        if self.quantile is None:
+            loss: str | Loss = self.loss
+            return loss
+        if self.loss != "quantile":
+            raise UsageError(f'quantile={self.quantile!r} is for loss="quantile", and the loss is {self.loss!r}')
+        quantiles = np.asarray(self.quantile, np.float64).reshape(-1).tolist()
+        if not quantiles:
+            raise UsageError("quantile is empty; give one or several, such as [0.1, 0.5, 0.9]")
+        return f"quantile({', '.join(map(str, quantiles))})"
+
     def _n_outputs(self, y: Any) -> int:
-        return 1 if y.ndim == 1 else int(y.shape[1])
+        targets, quantiles = 1 if y.ndim == 1 else int(y.shape[1]), self._named_loss().quantiles
+        if quantiles and targets not in (1, len(quantiles)):
+            raise UsageError(
+                f"y has {targets} columns, but there are {len(quantiles)} quantiles; give one target for all of them "
+                f"or one for each, or fit a network for each target by sklearn.multioutput.MultiOutputRegressor"
+            )
+        return len(quantiles) or targets
 
     def _loss_record(self, n_outputs: int) -> Loss:
-        if self.loss == "squared_error":
-            return squared_error(n_outputs)
-        if self.loss == "poisson":
+        return squared_error(n_outputs) if self.loss == "squared_error" else self._named_loss()
+
+    def _named_loss(self) -> Loss:
+        """The loss, for one output where it depends on how many there are."""
+        name = self._loss_name
+        if name == "squared_error":
+            return squared_error(1)
+        if name == "poisson":
             return poisson_deviance()
-        loss = get_loss(self.loss)
+        loss = get_loss(name)
         if loss.classification:
             raise UsageError(
                 f'loss="{loss.name}" is for classes; MLPRegressor takes "squared_error", "poisson", "absolute_error", '
@@ -266,7 +313,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return loss
 
     def _encoding_key(self) -> Hashable:
-        return str(self.loss)
+        return str(self._loss_name)
 
     def _encode_any(self, y: Any) -> Any:
         return self._encode(y)
@@ -280,7 +327,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
             raise DataError(
                 f'y holds values outside {low:g} … {high:g}, where loss "{stack.loss.name}" has its targets'
             )
-        return y.reshape(shape)
+        xp = namespace_of(y)
+        return xp.ascontiguousarray(xp.broadcast_to(y.reshape(len(y), -1), shape))
 
     def _strata(self, targets: NDArray[Any]) -> Any:
         return None
@@ -289,7 +337,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         return a[:, 0] if a.shape[1] == 1 else a
 
     def _true_targets(self, data: Subset) -> Any:
-        return self._predictions(as_numpy(data.targets))
+        targets = as_numpy(data.targets)
+        if self._named_loss().quantiles and (targets == targets[:, :1]).all():  # one target, repeated
+            targets = targets[:, :1]
+        return self._predictions(targets)
 
     def _own_score(self, a: NDArray[Any], data: Subset) -> float:
-        return float(r2_score(as_numpy(data.targets), a, sample_weight=data.row_weight))
+        return self._score_of(as_numpy(data.targets), a, data.row_weight)

@@ -221,7 +221,7 @@ def _stack_key(fit: StochasticFit) -> Hashable:
     """What networks of a stack have in common."""
     est = fit.est
     batch_size = None if fit.steps_per_epoch == 1 else fit.batch_size
-    network = (type(est), tuple(est._layer_sizes), repr(est.activation), repr(est.loss))
+    network = (type(est), tuple(est._layer_sizes), repr(est.activation), repr(est._loss_name))
     machine = (est.device, est.precision, est.coefs_[0].dtype.name)
     return *network, fit.rule.name, batch_size, *machine
 

@@ -39,6 +39,12 @@ class WeightsMixin(ABC):
         """The loss that the parameter `loss` means, for so many outputs."""
 
     @property
+    def _loss_name(self) -> str | Loss:
+        """The loss, as `get_loss` or the estimator's own names have it."""
+        loss: str | Loss = self.loss
+        return loss
+
+    @property
     def _layer_sizes(self) -> list[int]:
         return [self.coefs_[0].shape[0], *(W.shape[1] for W in self.coefs_)]
 
@@ -56,7 +62,7 @@ class WeightsMixin(ABC):
     def _network_key(self) -> tuple[Any, ...]:
         """What the network depends on besides the weights."""
         activation = tuple(self.activation) if isinstance(self.activation, list) else self.activation
-        return (self.device, self._own_precision, activation, self.loss, self._layer_sizes)
+        return (self.device, self._own_precision, activation, self._loss_name, self._layer_sizes)
 
     def _network(self) -> Stack:
         """The network, where the parameters say, with the weights of coefs_ and intercepts_."""

@@ -89,8 +89,11 @@ BATCHES = covering(_fits, source=tuple(C_TYPES), target=STORAGES, **ORDERS, **SH
 
 # Pieces of 16 bytes are taken only of whole rows that lie so: each type, with and without.
 PIECES = {"rows": (33,), "columns": (64,), "networks": (5,), "place": PLACES}
+NO_WEIGHTS = {"targets": ("hard",), "weights": ("none",), "smoothing": (False,)}
 LAYERS += every(activation=("tanh", "gelu"), storage=STORAGES, dropout=BOTH, **PIECES)
-DELTAS += every(loss=("huber",), storage=STORAGES, targets=("hard",), weights=("none",), smoothing=(False,), **PIECES)
+QUANTILES = "quantile(0.1, 0.5, 0.9)"  # a constant for each output
+DELTAS += every(loss=(QUANTILES,), storage=STORAGES, **{**PIECES, "columns": (3,), "place": ("whole",)}, **NO_WEIGHTS)
+DELTAS += every(loss=("huber",), storage=STORAGES, **NO_WEIGHTS, **PIECES)
 BY_TYPE = {**PIECES, "order": ("shuffled list",), "targets": ("hard",), "place": ("whole", "shifted")}
 BATCHES += every(source=tuple(C_TYPES), target=STORAGES, **BY_TYPE)
 

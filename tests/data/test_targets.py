@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import mean_pinball_loss
 
+from gpubp.cli.metrics import measure
 from gpubp.data import RawData, decode, encode, prepare, read
 from gpubp.errors import DataError, UsageError
 
@@ -226,3 +228,18 @@ def test_the_way_to_values_is_the_one_that_leads_there() -> None:
         ready = prepare(data)
         assert any(f"for values, --loss {way}" in note for note in ready.notes)
         assert prepare(data, loss=way).task == "regression"
+
+
+def test_one_target_has_a_column_for_each_of_several_quantiles() -> None:
+    y = np.linspace(3.0, 9.0, 60)
+    prepared = prepare(arrays(y), loss="quantile(0.1, 0.5, 0.9)", test=0, dtype=np.float64)
+    assert prepared.n_outputs == 3 and prepared.task == "regression"
+    columns = decode(prepared.preprocessing, prepared.train[1])
+    assert list(columns) == ["prediction_0.1", "prediction_0.5", "prediction_0.9"]
+    np.testing.assert_allclose(np.sort(columns["prediction_0.9"]), y)
+    assert np.ptp(prepared.train[1], axis=1).max() == 0 and prepared.train[1].mean() == pytest.approx(0)
+    figures = measure(prepared.preprocessing, prepared.train[1], np.zeros((60, 3)))
+    expected = [mean_pinball_loss(y, np.full(60, y.mean()), alpha=q) for q in (0.1, 0.5, 0.9)]
+    assert figures["pinball_loss"] == pytest.approx(np.mean(expected))
+    with pytest.raises(UsageError, match="predicts quantiles of one target, and there are 3 target columns"):
+        prepare(arrays(INPUTS[:, [0, 1, 1]] / 7), loss="quantile(0.1, 0.5, 0.9)", test=0)

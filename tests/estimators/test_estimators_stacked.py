@@ -15,6 +15,7 @@ from gpubp.estimators.stacked_fits import FitTask, StackedFits, fit_together
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 CHECKED = ("n_iter_", "t_", "loss_", "best_loss_", "loss_curve_", "validation_scores_", "best_validation_score_")
+CHECKED += ("validation_loss_curve_",)
 
 
 def data(classes=3, rows=97):
@@ -60,7 +61,7 @@ def assert_alike(task, exact):
     own, est = alone(task), task.est
     tolerance = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-7, "atol": 1e-9}
     for name in CHECKED:
-        found, wanted = getattr(est, name), getattr(own, name)
+        found, wanted = getattr(est, name, None), getattr(own, name, None)
         assert (found is None) == (wanted is None), name
         if wanted is not None:
             np.testing.assert_allclose(found, wanted, err_msg=name, **tolerance)

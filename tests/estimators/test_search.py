@@ -12,7 +12,7 @@ import pytest
 import sklearn
 from scipy.stats import loguniform
 from sklearn.base import BaseEstimator, TransformerMixin, clone
-from sklearn.compose import ColumnTransformer
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
 from sklearn.exceptions import FitFailedWarning
@@ -34,6 +34,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import gpubp
 from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV, UsageError
 from gpubp.estimators import stacked_fits
+from gpubp.estimators.base import BaseMLP
 from gpubp.estimators.search import halving
 from gpubp.estimators.search.halving import PlannedRung, plan_halving, total_epochs
 from support.machines import by_tier
@@ -268,6 +269,71 @@ def test_weights_of_a_pipeline(iris):
     same_search(MLPSearchCV(pipeline, grid, cv=2), GridSearchCV(pipeline, grid, cv=2), X, y, **params)
 
 
+# -- targets that are transformed ------------------------------------------------------------------------------
+
+TRANSFORMED = {
+    "a network": (
+        TransformedTargetRegressor(regressor(), transformer=StandardScaler()),
+        {"regressor__alpha": [1e-4, 3.0], "transformer": [StandardScaler(), MinMaxScaler()]},
+    ),
+    "functions": (
+        TransformedTargetRegressor(regressor(), func=np.arctan, inverse_func=np.tan),
+        {"regressor": [regressor(solver="sgd"), regressor(early_stopping=True)], "check_inverse": [False]},
+    ),
+    "a pipeline inside": (
+        TransformedTargetRegressor(make_pipeline(StandardScaler(), regressor()), transformer=StandardScaler()),
+        {
+            "regressor__mlpregressor__hidden_layer_sizes": [(4,), (5,)],
+            "regressor__standardscaler__with_mean": [True, False],
+        },
+    ),
+    "inside a pipeline": (
+        Pipeline([("pca", PCA(3)), ("target", TransformedTargetRegressor(regressor(), transformer=MinMaxScaler()))]),
+        {"target__regressor__batch_size": [20, 32], "pca__n_components": [2, 3]},
+    ),
+    "twice": (
+        TransformedTargetRegressor(TransformedTargetRegressor(regressor(), transformer=MinMaxScaler())),
+        {"regressor__regressor__solver": ["adam", "lbfgs"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", by_tier(TRANSFORMED, {"a network", "inside a pipeline"}.__contains__))
+def test_a_transformed_target(name, diabetes, monkeypatch):
+    """All candidates in stacks: no network is fitted by itself but the best one and those of L-BFGS."""
+    est, grid = TRANSFORMED[name]
+    fitted, fit = [], BaseMLP._fit
+    ours, theirs = (search(est, grid, cv=3, return_train_score=True) for search in (MLPSearchCV, GridSearchCV))
+    monkeypatch.setattr(BaseMLP, "_fit", lambda self, *rest, **named: fitted.append(self) or fit(self, *rest, **named))
+    ours.fit(*diabetes)
+    assert len(fitted) == 1 + 3 * (name == "twice")
+    same_search(ours, theirs, *diabetes)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_a_transformed_target_with_weights_and_of_several_columns(columns, diabetes):
+    X, y = diabetes
+    est = TransformedTargetRegressor(regressor(), transformer=StandardScaler())
+    searches = [search(est, {"regressor__alpha": [0.0, 2.0]}, cv=2) for search in (MLPSearchCV, GridSearchCV)]
+    weight = np.linspace(0.1, 2.0, 150)
+    ours = same_search(*searches, X, y if columns == 1 else np.column_stack([y, y**2]), sample_weight=weight)
+    theirs = gpubp.to_sklearn(ours)
+    assert type(theirs.regressor_).__module__.startswith("sklearn.")
+    np.testing.assert_allclose(theirs.predict(X), ours.predict(X), rtol=1e-12)
+
+
+def test_a_transformed_target_with_halving_and_routing(diabetes):
+    X, y = diabetes
+    with sklearn.config_context(enable_metadata_routing=True):
+        net = regressor().set_fit_request(sample_weight=True)
+        est = TransformedTargetRegressor(make_pipeline(MinMaxScaler(), net), transformer=StandardScaler())
+        grid = {"regressor__mlpregressor__alpha": [0.0, 1.0, 2.0]}
+        weight = np.linspace(0.1, 2.0, 150)
+        same_search(MLPSearchCV(est, grid, cv=2), GridSearchCV(est, grid, cv=2), X, y, sample_weight=weight)
+    halved = MLPSearchCV(est, grid, cv=2, halving=True).fit(X, y)
+    assert halved.cv_results_["n_epochs"].tolist() == [2, 2, 2, 6]
+
+
 # -- what goes wrong ---------------------------------------------------------------------------------------
 
 
@@ -343,6 +409,7 @@ def test_grids_that_cannot_be_meant(grid, message, iris):
     [
         (LogisticRegression(), "estimator is LogisticRegression() of sklearn"),
         (make_pipeline(PCA(), LogisticRegression()), "the pipeline ends in LogisticRegression() of sklearn"),
+        (TransformedTargetRegressor(PCA()), "the TransformedTargetRegressor is around PCA() of sklearn"),
         (sklearn.neural_network.MLPClassifier(), "estimator is MLPClassifier() of sklearn"),
     ],
 )

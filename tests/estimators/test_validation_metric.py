@@ -1,4 +1,4 @@
-"""Early stopping by a metric of choice."""
+"""Early stopping by a metric of choice, and the loss on the rows of validation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sklearn.metrics import get_scorer, make_scorer, mean_pinball_loss, roc_auc_
 from test_estimators_parity import PAIRS, data
 
 from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV
+from gpubp.estimators.data import Subset
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 PARAMETERS = {"hidden_layer_sizes": (6,), "max_iter": 8, "random_state": 0, "early_stopping": True, "device": "cpu"}
@@ -33,6 +34,24 @@ def test_the_best_score_is_that_of_the_weights_that_are_kept(task, metric, weigh
     weight = {"sample_weight": held_out[2]} if weighted else {}
     assert est.best_validation_score_ == pytest.approx(get_scorer(metric)(est, *held_out[:2], **weight))
     assert est.best_validation_score_ == max(est.validation_scores_) and len(est.validation_scores_) == est.n_iter_
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("task", ["binary", "classes", "labels", "value", "values"])
+def test_the_loss_on_the_rows_that_early_stopping_sets_aside(task, weighted, rng, monkeypatch):
+    """Recorded after every epoch, without the penalty; the weights that are kept are those of the best score."""
+    X, y = data(task, rng)
+    weight = rng.uniform(0.5, 2.0, len(X)) if weighted else None
+    splits, split = [], Subset.split
+    monkeypatch.setattr(Subset, "split", lambda *arguments: splits.append(split(*arguments)) or splits[-1])
+    make = PAIRS["regressor" if task.startswith("value") else "classifier"][0]
+    est = make(**PARAMETERS, alpha=10.0).fit(X, y, weight)
+    [(_, held_out)] = splits
+    assert len(est.validation_loss_curve_) == len(est.validation_scores_) == est.n_iter_ == 8
+    (loss,), _ = est._network().evaluate(held_out.X, held_out.y, held_out.weight, [held_out.rows])
+    assert est.validation_loss_curve_[np.argmax(est.validation_scores_)] == pytest.approx(loss, rel=1e-12)
+    est.set_params(warm_start=True).fit(X, y, weight)
+    assert len(est.validation_loss_curve_) == len(est.loss_curve_) > 8
 
 
 def test_rows_that_are_set_aside_and_stacks(rng):

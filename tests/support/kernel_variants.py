@@ -175,6 +175,7 @@ def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
         for columns in (1, MANY):
             for classes in both:
                 add(f"{name}, {columns} outputs" + ", classes" * classes, loss, name, None, columns, classes)
+    add("several quantiles", loss, "quantile(0.1, 0.5, 0.9)", None, 3)
     for name in ON_VALUES:
         for activation in OTHER_OUTPUTS:
             add(f"{name} through {activation}", loss, name, activation)

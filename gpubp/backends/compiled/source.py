@@ -83,8 +83,8 @@ def loss_source(record: Loss, dtype: str) -> ModuleSource | None:
         dtype,
         _formula("output", f'activation "{output.name}"', ["z"], output.scalar_f),
         _formula("slope", f'activation "{output.name}"', [x], output.scalar_derivative),
-        _formula("own_value", owner, ["z", "y", "s"], formulas.scalar_value),
-        _formula("own_delta", owner, ["z", "y", "s"], formulas.scalar_delta),
+        _formula("own_value", owner, ["z", "y", "s", "j"], formulas.scalar_value),
+        _formula("own_delta", owner, ["z", "y", "s", "j"], formulas.scalar_delta),
         f"SLOPE_FROM_A, OF_LABELS = {x == 'a'}, {record.metric is LABEL_ACCURACY}",
         *_files("loss", f"value_{through}", "elementwise_loss"),
     )

@@ -110,8 +110,8 @@ def _activation(struct: str, record: Activation) -> str:
 def _loss(record: Loss) -> str:
     return f"""struct Loss {{
     using T = A;
-    static __device__ __forceinline__ A value(A z, A y, A s) {{ return {record.scalar_value}; }}
-    static __device__ __forceinline__ A delta(A z, A y, A s) {{ return {record.scalar_delta}; }}
+    static __device__ __forceinline__ A value(A z, A y, A s, int j) {{ return {record.scalar_value}; }}
+    static __device__ __forceinline__ A delta(A z, A y, A s, int j) {{ return {record.scalar_delta}; }}
 }};"""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp import data as reading
+from gpubp.backends.reference import NumpyNamespace
 from gpubp.cli import run_folder
 from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.data.prepare import split_test, with_default_target
@@ -174,7 +175,7 @@ def _predict_test_rows(run: Run, net: MLP, data: str | None) -> None:
 def _losses(net: MLP, X: Any, y: NDArray[Any]) -> NDArray[np.float64]:
     """The loss of each row: of its own, from the logits."""
     logits = net.stack.layer_values(X, len(net.layer_sizes) - 2)[0].astype(np.float64)
-    value, _ = net.loss.formula(np, logits, net.stack.cast_targets(y), np.zeros(1))
+    value, _ = net.loss.formula(NumpyNamespace(), logits, net.stack.cast_targets(y), np.zeros(1))
     return np.asarray(value.sum(axis=-1) if value.ndim == 2 else value)
 
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score
 
 from gpubp._typing import Array
-from gpubp.estimators.arrays import as_numpy, destination_of, namespace_of
+from gpubp.estimators.arrays import as_numpy, destination_of, namespace_of, to_host
 from gpubp.estimators.classifier import MLPClassifier
 from gpubp.estimators.ensemble.base import BaseMLPEnsemble
 from gpubp.estimators.regressor import MLPRegressor
@@ -214,7 +214,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
     estimators_ : list of MLPRegressor
         The members. Weights that are assigned to them count; those that are taken out of the list no longer do.
     oob_score_ : float
-        R², over the rows that some member did not draw.
+        `score`, over the rows that some member did not draw.
     oob_prediction_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Mean predictions by those members; NaN for rows that every member drew.
     n_features_in_ : int
@@ -259,13 +259,27 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
         results = [destination.send(_column(a)) for a in self._averaged(X, "predict", return_std)]
         return tuple(results) if return_std else results[0]
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """What `MLPRegressor.score` is, of the members' mean.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        sample_weight : array-like of shape (n_samples,), optional
+        """
+        predictions = to_host(self.predict(X))
+        weight = None if sample_weight is None else to_host(sample_weight)
+        score: float = self.estimators_[0]._score_of(to_host(y), predictions, weight)
+        return score
+
     def _member_predictions(self, a: Array) -> Array:
         return a
 
     def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:
         self.oob_prediction_, self.oob_score_ = _column(mean), float("nan")
         if has_mean.any():
-            self.oob_score_ = float(r2_score(y[has_mean], self.oob_prediction_[has_mean]))
+            self.oob_score_ = self.estimators_[0]._score_of(y[has_mean], self.oob_prediction_[has_mean], None)
 
 
 def _column(a: Any) -> Any:

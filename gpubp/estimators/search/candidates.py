@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import Pipeline
 
 from gpubp.errors import UsageError, suggest
@@ -27,9 +28,9 @@ class Candidate:
 
     Attributes
     ----------
-    model : MLPClassifier, MLPRegressor, or Pipeline that ends in one
+    model : MLPClassifier, MLPRegressor, or a Pipeline or TransformedTargetRegressor around one
     preprocessing : hashable
-        Equal for candidates whose steps before the network have the same parameters.
+        Equal for candidates in which what is around the network has the same parameters.
     """
 
     model: Any
@@ -37,8 +38,8 @@ class Candidate:
 
     @property
     def network(self) -> Any:
-        """The network that `model` is or ends in."""
-        return _final_estimator(self.model)
+        """The network that `model` is or is around."""
+        return _network_of(self.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +57,13 @@ class PreparedFold:
     Attributes
     ----------
     model : estimator
-        Its steps before the network are fitted.
+        What is around the network is fitted.
     X, y, rows, sample_weight
         As in `FitTask`.
     error : Exception or None
-        Why a step could not be fitted.
+        Why that could not be fitted.
     seconds : float
-        What it took to fit the steps.
+        What it took to fit it.
     shared_by : int
         So many networks.
     """
@@ -89,7 +90,7 @@ class CandidateFit:
     @property
     def model(self) -> Any:
         """The candidate's estimator as it is fitted on these rows."""
-        return _with_final_estimator(self.prepared.model, self.task.est)
+        return _with_network(self.prepared.model, self.task.est)
 
     @property
     def seconds(self) -> float:
@@ -114,10 +115,11 @@ def with_parameters(estimator: Any, parameters: Mapping[str, Any]) -> Any:
 def make_candidate(estimator: Any, parameters: Mapping[str, Any]) -> Candidate:
     """The candidate that an estimator becomes with these parameters."""
     model = with_parameters(estimator, parameters)
-    network = _final_estimator(model)
+    network = _network_of(model)
     if not isinstance(network, BaseMLP):
         raise UsageError(
-            f"MLPSearchCV searches over gpubp's MLPClassifier and MLPRegressor, or pipelines that end in one, but "
+            f"MLPSearchCV searches over gpubp's MLPClassifier and MLPRegressor, and pipelines and "
+            f"TransformedTargetRegressors around one, but "
             f"{_where_expected(estimator, parameters)} {network!r} of {type(network).__module__.partition('.')[0]}; "
             f"search over that with sklearn.model_selection.GridSearchCV"
         )
@@ -135,7 +137,8 @@ def candidate_fits(
 ) -> list[CandidateFit]:
     """Every candidate on every split, the splits of a candidate one after the other; `params` are those of `fit`.
 
-    The steps before the networks are fitted here, once for each split and for all candidates that have them in common.
+    What is around the networks, steps before them and transformers of their targets, is fitted here, once for each
+    split and for all candidates that have it in common.
     """
     prepared_folds: dict[Hashable, PreparedFold] = {}
     fits = []
@@ -159,19 +162,19 @@ def candidate_fits(
 
 
 def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> PreparedFold:
-    """The training rows of a split as the network at the end of a model is given them."""
-    if not isinstance(model, Pipeline):
+    """The training rows of a split as the network of a model is given them."""
+    if _wrapped(model) is None:
         return PreparedFold(model=model, X=X, y=y, rows=split.train, sample_weight=_sample_weight(params))
     start = time.perf_counter()
-    recorder = _FitRecorder(_final_estimator(model))
-    pipeline = _with_final_estimator(clone(model), recorder)
-    prepared = PreparedFold(model=pipeline)
+    around = _with_network(clone(model), _FitRecorder(_network_of(model)))
+    prepared = PreparedFold(model=around)
     try:
         X_train, y_train = take(X, split.train), take(y, split.train)
-        pipeline.fit(X_train, y_train, **check_method_params(X, params=params, indices=split.train))
+        around.fit(X_train, y_train, **check_method_params(X, params=params, indices=split.train))
     except Exception as error:
         prepared.error = error
     else:
+        recorder = _network_of(around)  # perhaps a clone of what was put there
         prepared.X, prepared.y, prepared.sample_weight = recorder.X_, recorder.y_, _sample_weight(recorder.params_)
         del recorder.X_, recorder.y_, recorder.params_
     prepared.seconds = time.perf_counter() - start
@@ -179,7 +182,7 @@ def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> Prep
 
 
 class _FitRecorder(BaseEstimator):  # type: ignore[misc]
-    """Stands where a pipeline's network is, and keeps what the network would have been fitted on."""
+    """Stands where a model's network is, and keeps what the network would have been fitted on."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
@@ -187,6 +190,9 @@ class _FitRecorder(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None, **params: Any) -> _FitRecorder:
         self.X_, self.y_, self.params_ = X, y, params
         return self
+
+    def predict(self, X: Any) -> Any:
+        raise NotImplementedError("TransformedTargetRegressor wants it to be there; nothing is predicted yet")
 
     def get_metadata_routing(self) -> Any:
         return self.network.get_metadata_routing()
@@ -202,27 +208,45 @@ def _sample_weight(params: Mapping[str, Any]) -> Any:
     return params.get("sample_weight")
 
 
-def _final_estimator(model: Any) -> Any:
-    """What an estimator is, or a pipeline ends in."""
-    return _final_estimator(model.steps[-1][1]) if isinstance(model, Pipeline) else model
+def _wrapped(model: Any) -> tuple[str, Any] | None:
+    """What a model hands its rows on to, with the name of that parameter; None where it is around nothing."""
+    if isinstance(model, Pipeline):
+        name, step = model.steps[-1]
+        return str(name), step
+    if isinstance(model, TransformedTargetRegressor):
+        return "regressor", getattr(model, "regressor_", model.regressor)  # the former is what was fitted
+    return None
+
+
+def _network_of(model: Any) -> Any:
+    """What an estimator is, or a pipeline or a transformation of the target is around."""
+    wrapped = _wrapped(model)
+    return model if wrapped is None else _network_of(wrapped[1])
 
 
 def _network_name(model: Any) -> str:
     """The parameter of a model that is its network: "mlpclassifier"; "" where the model is the network."""
-    if not isinstance(model, Pipeline):
+    wrapped = _wrapped(model)
+    if wrapped is None:
         return ""
-    name, step = model.steps[-1]
-    return f"{name}__{inner}" if (inner := _network_name(step)) else str(name)
+    name, inner = wrapped[0], _network_name(wrapped[1])
+    return f"{name}__{inner}" if inner else name
 
 
-def _with_final_estimator(model: Any, network: Any) -> Any:
-    """A copy of a pipeline that shares its steps and ends in another network; the network itself for no pipeline."""
-    if not isinstance(model, Pipeline):
+def _with_network(model: Any, network: Any) -> Any:
+    """A copy of a model that shares what is around its network, and is around another one."""
+    wrapped = _wrapped(model)
+    if wrapped is None:
         return network
-    pipeline = copy.copy(model)
-    name, step = model.steps[-1]
-    pipeline.steps = [*model.steps[:-1], (name, _with_final_estimator(step, network))]
-    return pipeline
+    name, inner = wrapped
+    other, changed = copy.copy(model), _with_network(inner, network)
+    if isinstance(model, Pipeline):
+        other.steps = [*model.steps[:-1], (name, changed)]
+    else:
+        other.regressor = changed
+        if hasattr(model, "regressor_"):
+            other.regressor_ = changed
+    return other
 
 
 def _comparable(value: Any) -> Hashable:
@@ -243,6 +267,8 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 def _where_expected(estimator: Any, parameters: Mapping[str, Any]) -> str:
     """How the error about something else than a network begins: where the network was expected."""
-    if isinstance(_final_estimator(estimator), BaseMLP):
+    if isinstance(_network_of(estimator), BaseMLP):
         return f"the grid mixes them with what cannot be searched: with {', '.join(sorted(parameters))} it has"
-    return "estimator is" if not isinstance(estimator, Pipeline) else "the pipeline ends in"
+    if isinstance(estimator, Pipeline):
+        return "the pipeline ends in"
+    return "estimator is" if _wrapped(estimator) is None else "the TransformedTargetRegressor is around"

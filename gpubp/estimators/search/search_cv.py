@@ -43,12 +43,14 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
     """Search for hyper-parameters by cross-validation, all networks trained together.
 
     What scikit-learn's ``GridSearchCV`` and ``RandomizedSearchCV`` do, with their results; but every candidate on
-    every fold is a network in a stack of those that have the same shape. In a pipeline, the steps before the network
-    are fitted once for each fold and for each combination of their own parameters.
+    every fold is a network in a stack of those that have the same shape. The steps before the network in a pipeline,
+    and the transformer of a ``TransformedTargetRegressor``, are fitted once for each fold and for each combination of
+    their own parameters.
 
     Parameters
     ----------
-    estimator : MLPClassifier, MLPRegressor, or Pipeline that ends in one
+    estimator : MLPClassifier, MLPRegressor, or what is around one
+        A ``Pipeline`` that ends in it, or a ``TransformedTargetRegressor``, in each other too.
     param_grid : dict or list of dict, optional
         Names of parameters, each with the values to try; all combinations are tried.
     param_distributions : dict or list of dict, optional

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from gpubp.backends import OptimizerState
 from gpubp.errors import DivergenceError
-from gpubp.estimators.arrays import is_on_gpu
 from gpubp.estimators.data import concatenate_data_sets
 from gpubp.estimators.solvers.stochastic import StochasticFit
 from gpubp.stack import Stack, neighbours
@@ -36,7 +35,7 @@ class StackTrainer:
 
     def __init__(self, stack: Stack, fits: Sequence[StochasticFit]) -> None:
         self.stack, self.fits = stack, fits
-        self.X, y, self.weight, self.offsets = concatenate_data_sets([fit.train for fit in fits])
+        self.X, self.y, self.weight, self.offsets = concatenate_data_sets([fit.train for fit in fits])
         state = _optimizer_state(stack, fits)
         for k, fit in enumerate(fits):
             if fit.last_theta is not None:
@@ -47,7 +46,7 @@ class StackTrainer:
         every_row = len(fits) == 1 and fits[0].m == len(self.X)
         self.step = TrainingStep(
             stack,
-            (self.X, y, self.weight),
+            (self.X, self.y, self.weight),
             max(fit.batch_size for fit in fits),
             state,
             dropout=_per_network(fits, "dropout"),
@@ -101,44 +100,46 @@ class StackTrainer:
             step.stop(ended)
 
     def _validate(self, training: Sequence[int], result: EpochResult) -> tuple[list[Any], list[Any]]:
-        """For each network the loss on data that users gave for validation, and its outputs for early stopping."""
-        fits = self.fits
-        nothing: list[Any] = [None] * len(fits)
-        data = fits[0].validation
-        if data is not None and data.from_user:  # a network by itself
+        """For each network its loss on the rows of validation, and its outputs for them: None where there are none.
+
+        The outputs are for early stopping. After a divergence both are those of the weights before the first step.
+        """
+        losses: list[Any] = [None] * len(self.fits)
+        outputs: list[Any] = [None] * len(self.fits)
+        data = self.fits[0].validation
+        if data is not None and data.from_user and not self.fits[0].est.early_stopping:
             loss, _ = self.stack.evaluate(data.X, data.y, data.weight)
-            if not fits[0].est.early_stopping:
-                return [float(loss[0])], nothing
-            if result.diverged[0]:
-                return [float(loss[0])], [self._first_outputs(0)]
-            return [float(loss[0])], self._outputs(self.stack, data.X, [data.rows])
-        rows = [_NO_ROWS] * len(fits)
-        for k in training:
-            validation = fits[k].validation
-            if validation is not None and not result.diverged[k]:
-                rows[k] = validation.rows + self.offsets[k]
-        outputs = self._outputs(self.stack, self.X, rows) if any(map(len, rows)) else list(nothing)
-        for k in training:
-            if result.diverged[k] and fits[k].validation is not None:
-                outputs[k] = self._first_outputs(k)
-        return nothing, outputs
+            return [float(loss[0])], outputs
+        rows = [_NO_ROWS] * len(self.fits)
+        validated = [k for k in training if self.fits[k].validation is not None]
+        for k in validated:
+            rows[k] = _NO_ROWS if result.diverged[k] else self._validation_rows(k)
+        for networks, count in neighbours(np.array(list(map(len, rows)))):
+            if count:
+                evaluated = self._evaluate(self.stack.part(networks), networks, np.stack(rows[networks]))
+                losses[networks], outputs[networks] = map(list, evaluated)
+        for k in validated:
+            if not result.diverged[k]:
+                continue
+            first = self.stack.like(self.fits[k].first_theta[None], self.stack.backend)
+            (losses[k],), (outputs[k],) = self._evaluate(first, slice(k, k + 1), self._validation_rows(k)[None])
+        return losses, outputs
 
-    def _first_outputs(self, k: int) -> NDArray[Any]:
-        """a^L (n, n_L) of network k, as it was before the first step, for its rows of validation."""
+    def _validation_rows(self, k: int) -> NDArray[np.int64]:
+        """The rows of network k's validation: of the data that the user gave for it, or of those of all networks."""
         validation: Any = self.fits[k].validation
-        first = self.stack.like(self.fits[k].first_theta[None], self.stack.backend)
-        rows = validation.rows if validation.from_user else validation.rows + self.offsets[k]
-        outputs: NDArray[Any] = self._outputs(first, validation.X if validation.from_user else self.X, [rows])[0]
-        return outputs
+        rows: NDArray[np.int64] = validation.rows if validation.from_user else validation.rows + self.offsets[k]
+        return rows
 
-    @staticmethod
-    def _outputs(stack: Stack, X: Any, rows: Sequence[NDArray[np.int64]]) -> list[Any]:
-        """a^L (n, n_L) of each network for its own rows of X, which may be none, on the host."""
-        outputs: list[Any] = []
-        for networks, _ in neighbours(np.array([len(of_network) for of_network in rows])):
-            part, their_rows = stack.part(networks), np.stack(rows[networks])
-            outputs.extend(part.outputs(X, part.backend.from_host(their_rows) if is_on_gpu(X) else their_rows))
-        return outputs
+    def _evaluate(
+        self, stack: Stack, networks: slice, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Loss and a^L of a stack of neighbours, or of what they were before, on rows (K, n) of validation."""
+        data = self.fits[0].validation
+        if data is not None and data.from_user:  # a network by itself
+            return stack.evaluate_with_outputs(data.X, data.y, data.weight, rows)
+        weight = self.weight if self.weight is None or self.weight.ndim == 1 else self.weight[networks]
+        return stack.evaluate_with_outputs(self.X, self.y, weight, rows)
 
     def _divergence(self, k: int) -> DivergenceError:
         """Where network k left the finite numbers."""

@@ -111,7 +111,7 @@ class StochasticFit:
     solver : StochasticSolver
     train : Subset
     validation : Subset or None
-        Scored after each epoch where ``est.early_stopping``; its loss is recorded where the user gave it.
+        Its loss is recorded after each epoch, and its score where ``est.early_stopping``.
     callbacks : FitCallbacks
     incremental : bool
         Whether this is a call of partial_fit: one epoch.
@@ -191,9 +191,10 @@ class StochasticFit:
             The loss of each batch with its penalty, and what it is multiplied by.
         error : DivergenceError or None
         validation_loss : float or None
-            The loss on data that the user gave for validation.
+            The loss on the rows of validation.
         outputs : (n, n_L) array or None
-            a^L of the rows of validation, with early stopping; after an error, by the weights before the first step.
+            a^L of the rows of validation, with early stopping. After an error, loss and outputs are by the weights
+            before the first step.
         theta : (P,) array
             The parameters, to be copied where they are the best.
         """
@@ -206,7 +207,7 @@ class StochasticFit:
         if est.verbose:
             print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
         if validation_loss is not None:
-            est.validation_loss_curve_.append(float("nan") if error else validation_loss)
+            est.validation_loss_curve_.append(float("nan") if error else float(validation_loss))
         if est.early_stopping:
             self._score_validation(None if error else outputs)
         if error is not None:

@@ -17,7 +17,7 @@ def row_sums(z, y, s):
     """The sums of value and measure over a row."""
     total, metric = 0.0, 0.0
     for j in range(z.size):
-        total = plus(total, value(z[j], y[j], s))
+        total = plus(total, value(z[j], y[j], s, j))
         metric = plus(metric, measure(z[j], y[j]))
     return total, metric
 
@@ -41,7 +41,7 @@ def loss_delta(arguments, k, step):
         metric += weight * (row_metric / n)
         factor = T(weight * normalizer)
         for j in range(n):
-            d = delta(z[j], y[j], s) * factor
+            d = delta(z[j], y[j], s, j) * factor
             z[j] = d
             grad_b[j] += d
     note(g, at, total, metric)

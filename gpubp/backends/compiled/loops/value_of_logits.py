@@ -2,10 +2,10 @@
 
 
 @inlined
-def value(z, y, s):
-    return own_value(z, y, s)
+def value(z, y, s, j):
+    return own_value(z, y, s, j)
 
 
 @inlined
-def delta(z, y, s):
-    return own_delta(z, y, s)
+def delta(z, y, s, j):
+    return own_delta(z, y, s, j)

@@ -2,11 +2,11 @@
 
 
 @inlined
-def value(z, y, s):
-    return own_value(output(z), y, s)
+def value(z, y, s, j):
+    return own_value(output(z), y, s, j)
 
 
 @inlined
-def delta(z, y, s):
+def delta(z, y, s, j):
     a = output(z)
-    return own_delta(a, y, s) * slope(a if SLOPE_FROM_A else z)
+    return own_delta(a, y, s, j) * slope(a if SLOPE_FROM_A else z)
