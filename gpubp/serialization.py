@@ -20,6 +20,26 @@ from gpubp.errors import DataError, UsageError
 
 FORMAT = 2  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables
 
+MODEL_FILE = "model.safetensors"  # what a network is called in a folder of its own
+
+
+def model_file(path: str | Path) -> Path:
+    """The file of a network: `path` itself, or that in a folder that "gpubp train" wrote.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise DataError(f'{path}: there is no {MODEL_FILE} in this folder; give one that "gpubp train" wrote')
+        return path / MODEL_FILE
+    if not path.exists():
+        raise DataError(f'{path}: no such file or folder; give the folder that "gpubp train" wrote')
+    return path
+
 
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Put `data` at `path`, whole or not at all.
