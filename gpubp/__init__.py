@@ -19,6 +19,7 @@ _PUBLIC = {
     "MLPEnsembleRegressor": "estimators.ensemble",
     "from_sklearn": "estimators",
     "to_sklearn": "estimators",
+    "load": "data.predictor",
     "train": "training",
     "History": "training.history",
     "check_gradients": "diagnostics",
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from gpubp import plots as plots
     from gpubp import schedules as schedules
     from gpubp.activations import Activation as Activation
+    from gpubp.data.predictor import load as load
     from gpubp.diagnostics import check_gradients as check_gradients
     from gpubp.errors import CheckpointError as CheckpointError
     from gpubp.errors import DataError as DataError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from gpubp.losses import Loss, get_loss, with_output_activation
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
 from gpubp.trace import Trace, trace
+
+_FAR_FROM_STANDARDIZED = 10.0  # a mean magnitude that standardized numbers do not have
 
 
 class MLP:
@@ -245,6 +248,7 @@ class MLP:
         DataError
             Naming the shape, dtype or cell of X that does not fit.
         """
+        self._require_encoded(X)
         a = self.stack.reproducible_outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
         return a if self.models > 1 else a[0]
 
@@ -283,6 +287,7 @@ class MLP:
         dict
             "loss", and "accuracy", "label_accuracy" (several labels) or "rmse": numbers, or arrays (K,) for a stack.
         """
+        self._require_encoded(X)
         loss, metric = self.stack.evaluate(*self.stack.checked(X, y, sample_weight))
         return {"loss": self._one_or_all(loss), self.loss.metric_name(self.layer_sizes[-1]): self._one_or_all(metric)}
 
@@ -350,6 +355,24 @@ class MLP:
             raise UsageError("per_sample shows each row's own cost, which no weight changes; leave out sample_weight")
         return trace(self.stack, *self.stack.checked(X, y, sample_weight), per_sample=per_sample)
 
+    def _require_encoded(self, X: Any) -> None:
+        """Raise for raw rows, where the network knows how they are encoded and takes them encoded."""
+        if self.preprocessing is None or hasattr(X, "matrix"):
+            return
+        is_array = not (hasattr(X, "iloc") or isinstance(X, str | Path | dict))
+        width = np.shape(X)[1:] if is_array else ()
+        if not is_array or (width and width != self.layer_sizes[:1]):
+            raise DataError(
+                f"X is no array of (rows, {self.layer_sizes[0]}) encoded numbers, which this network takes; "
+                "gpubp.load(path).predict takes raw rows"
+            )
+        if _looks_raw(self.preprocessing, np.asarray(X)):
+            warnings.warn(
+                "X looks like raw rows, and the network takes encoded ones, of about unit variance; "
+                "gpubp.load(path).predict takes raw rows",
+                stacklevel=3,
+            )
+
     # -- one network has no leading axis ---------------------------------------------------------------
 
     @property
@@ -415,6 +438,7 @@ class MLP:
         Parameters
         ----------
         path : path
+            The file, or the folder that ``gpubp train`` wrote. `gpubp.load` reads what predicts raw rows.
         device : str or Backend
         **records
             ``activations``, ``loss`` or ``output_activation``, where the network was made with a record of
@@ -422,6 +446,7 @@ class MLP:
         """
         if unknown := records.keys() - {"activations", "loss", "output_activation"}:
             raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(sorted(unknown))}")
+        path = serialization.model_file(path)
         tensors, saved = serialization.load(path)
         try:
             for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
@@ -452,6 +477,17 @@ class MLP:
             raise DataError(f"{path}: {error}{hint}") from None
         net.preprocessing = saved.get("preprocessing")
         return net
+
+
+def _looks_raw(preprocessing: dict[str, Any], X: Any) -> bool:
+    """Whether numbers that should be standardized lie where they lay before they were."""
+    numbers = preprocessing.get("features", {}).get("numbers", {})
+    mean, scale, width = numbers.get("mean"), numbers.get("scale"), numbers.get("width")
+    if not mean or not scale or not width or X.dtype.kind not in "iuf":
+        return False
+    values = X[:1000, :width].astype(np.float64)
+    far = np.abs(values).mean() > _FAR_FROM_STANDARDIZED
+    return bool(far and np.abs((values - mean) / scale).mean() < _FAR_FROM_STANDARDIZED)
 
 
 def _by_name(lookup: Callable[[str], Any], record: Any) -> Any:

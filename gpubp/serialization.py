@@ -37,6 +37,26 @@ DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  #
 _CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # where a folder cannot be flushed
 
+MODEL_FILE = "model.safetensors"  # what a network is called in a folder of its own
+
+
+def model_file(path: str | Path) -> Path:
+    """The file of a network: `path` itself, or that in a folder that "gpubp train" wrote.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / MODEL_FILE).is_file():
+            raise DataError(f'{path}: there is no {MODEL_FILE} in this folder; give one that "gpubp train" wrote')
+        return path / MODEL_FILE
+    if not path.exists():
+        raise DataError(f'{path}: no such file or folder; give the folder that "gpubp train" wrote')
+    return path
+
 
 @contextmanager
 def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:

@@ -18,13 +18,14 @@ from typing import Any
 import gpubp
 from gpubp.cli import metrics
 from gpubp.data import PreparedData, RawData, encode, read
+from gpubp.data.predictor import load
 from gpubp.diagnostics.health import Health, examine
-from gpubp.errors import DataError, UsageError
+from gpubp.errors import UsageError
 from gpubp.network import MLP
-from gpubp.serialization import atomic_write
+from gpubp.serialization import MODEL_FILE, atomic_write
 from gpubp.training.history import History
 
-MODEL = "model.safetensors"
+MODEL = MODEL_FILE
 HISTORY = "history.csv"
 METRICS = "metrics.json"
 PARTS = ("train", "validation", "test")
@@ -191,11 +192,7 @@ def load_model(path: Path, device: str = "auto") -> MLP:
     DataError
         If there is none.
     """
-    if path.is_dir() and not (path / MODEL).is_file():
-        raise DataError(f'{path}: there is no {MODEL} in this folder; give one that "gpubp train" wrote')
-    if not path.exists():
-        raise DataError(f'{path}: there is no such folder or file; give the folder that "gpubp train" wrote')
-    return MLP.load(path / MODEL if path.is_dir() else path, device)
+    return MLP.load(path, device)
 
 
 def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
@@ -206,14 +203,8 @@ def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
     DataError
         If it is a stack, or was saved without its preprocessing.
     """
-    net = load_model(path)
-    if net.models > 1:
-        raise DataError(f"{path}: holds {net.models} networks; load it with gpubp.MLP.load and call predict")
-    if net.preprocessing is None:
-        raise DataError(
-            f'{path}: does not say how rows are encoded, as it was not written by "gpubp train"; load it with '
-            "gpubp.MLP.load and call predict"
-        )
+    net = load(path).net
+    assert net.preprocessing is not None
     return net, net.preprocessing
 
 

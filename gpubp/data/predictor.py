@@ -1,0 +1,150 @@
+"""A trained network that takes raw rows, as the command line's `predict` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpubp._typing import Array
+from gpubp.backends import Backend
+from gpubp.data.prepare import decode, encode
+from gpubp.data.readers import read, saved_schema
+from gpubp.data.schema import TableOptions
+from gpubp.data.source import RawData
+from gpubp.data.tables import with_options
+from gpubp.errors import DataError
+from gpubp.network import MLP
+
+
+class Predictor:
+    """A network with the encoding of raw rows that it was trained with; `gpubp.load` makes one.
+
+    Attributes
+    ----------
+    net : MLP
+        Which takes encoded rows.
+    notes : list of str
+        What the last rows held that no training row did.
+    """
+
+    def __init__(self, net: MLP) -> None:
+        self.net = net
+        self.notes: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.net!r})"
+
+    def predict(self, rows: Any) -> Array:
+        """The class of each row, its value in the units of the training data, or its labels.
+
+        Parameters
+        ----------
+        rows : pandas.DataFrame, path, dict of columns, or sequence of dict
+            With the columns that the network was trained on, in any order. A dict of single values is one row.
+
+        Returns
+        -------
+        (m,) array, or (m, outputs) array where there are several labels or values
+        """
+        columns = [values for name, values in self.columns(rows).items() if name.startswith("prediction")]
+        return columns[0] if len(columns) == 1 else np.column_stack(columns)
+
+    def columns(self, rows: Any) -> dict[str, Array]:
+        """Predictions and probabilities by the names of the columns that ``gpubp predict`` writes.
+
+        Parameters
+        ----------
+        rows : pandas.DataFrame, path, dict of columns, or sequence of dict
+
+        Returns
+        -------
+        dict of str to (m,) array
+        """
+        preprocessing = self.net.preprocessing
+        assert preprocessing is not None
+        data = self._read(rows)
+        X, _ = encode(preprocessing, data, with_target=False, dtype=self.net.stack.backend.dtype)
+        self.notes = list(data.notes)
+        return decode(preprocessing, self.net.forward(X))
+
+    def _read(self, rows: Any) -> RawData:
+        if not isinstance(rows, Mapping | Sequence) or isinstance(rows, str):
+            return read(rows, trained=self.net.preprocessing)
+        schema = saved_schema(self.net.preprocessing)
+        table = RawData(name="rows", kind="table", columns=_columns(rows))
+        return with_options(table, TableOptions() if schema is None else schema.options, schema)
+
+
+def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
+    """Load what ``gpubp train`` wrote, to predict raw rows.
+
+    Parameters
+    ----------
+    path : path
+        The folder, or the model file in it.
+    device : str or Backend
+
+    Returns
+    -------
+    Predictor
+        Its ``predict`` takes a data frame, a path or a dict of columns; `Predictor.columns` has the probabilities too.
+
+    Raises
+    ------
+    DataError
+        If there is no network, or it is a stack, or was saved without the encoding of raw rows.
+
+    Examples
+    --------
+    What ``gpubp train houses.csv`` does, and a prediction:
+
+    >>> import gpubp.data, tempfile
+    >>> from pathlib import Path
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> rows = "2,flat,1.5\\n3,flat,2.0\\n4,house,4.0\\n5,house,5.5\\n"
+    >>> _ = (folder / "houses.csv").write_text("rooms,kind,price\\n" + 5 * rows)
+    >>> prepared = gpubp.data.prepare(gpubp.data.read(folder / "houses.csv"), test=0)
+    >>> net = gpubp.MLP([prepared.n_inputs, 8, prepared.n_outputs], loss=prepared.loss, device="cpu-reference")
+    >>> history = gpubp.train(net, *prepared.train, epochs=200, learning_rate=0.05)
+    >>> net.preprocessing = prepared.preprocessing
+    >>> net.save(folder / "model.safetensors")
+    >>> gpubp.load(folder).predict({"kind": "house", "rooms": 4}).round(1).tolist()
+    [4.0]
+    """
+    net = MLP.load(path, device)
+    if net.models > 1:
+        raise DataError(f"{path}: holds {net.models} networks; load it with gpubp.MLP.load and call predict")
+    if net.preprocessing is None:
+        raise DataError(
+            f'{path}: does not say how rows are encoded, as it was not written by "gpubp train"; load it with '
+            "gpubp.MLP.load and call predict"
+        )
+    return Predictor(net)
+
+
+def _columns(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Columns (m,) of numbers or of texts, with None where a value is missing."""
+    if isinstance(rows, Mapping):
+        lists = {name: np.atleast_1d(np.asarray(values, object)).tolist() for name, values in rows.items()}
+    else:
+        names = dict.fromkeys(name for row in rows for name in row)
+        lists = {name: [row.get(name) for row in rows] for name in names}
+    lengths = {name: len(values) for name, values in lists.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f'"{name}" {length}' for name, length in lengths.items())
+        raise DataError(f"rows: columns differ in length: {shown}")
+    if not lengths or not next(iter(lengths.values())):
+        raise DataError("rows: there are none; give a column of values for each input of the network")
+    columns: dict[str, Any] = {}
+    for name, values in lists.items():
+        missing = [value is None or value != value for value in values]
+        if all(gap or isinstance(value, int | float) for gap, value in zip(missing, values, strict=True)):
+            filled = [np.nan if gap else float(value) for gap, value in zip(missing, values, strict=True)]
+            columns[str(name)] = np.array(filled)
+        else:
+            texts = [None if gap else str(value) for gap, value in zip(missing, values, strict=True)]
+            columns[str(name)] = np.array(texts, object)
+    return columns
