@@ -16,6 +16,9 @@ _PUBLIC = {
     "MLPSearchCV": "estimators.search",
     "MLPEnsembleClassifier": "estimators.ensemble",
     "MLPEnsembleRegressor": "estimators.ensemble",
+    "TabularClassifier": "tabular.estimators",
+    "TabularRegressor": "tabular.estimators",
+    "TableEncoder": "tabular.encoder",
     "from_sklearn": "estimators",
     "to_sklearn": "estimators",
     "train": "training",
@@ -63,6 +66,9 @@ if TYPE_CHECKING:
     from gpubp.network import MLP as MLP
     from gpubp.optimizers import Optimizer as Optimizer
     from gpubp.schedules import Schedule as Schedule
+    from gpubp.tabular.encoder import TableEncoder as TableEncoder
+    from gpubp.tabular.estimators import TabularClassifier as TabularClassifier
+    from gpubp.tabular.estimators import TabularRegressor as TabularRegressor
     from gpubp.training import train as train
     from gpubp.training.history import History as History
 

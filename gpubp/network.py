@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +346,43 @@ class MLP:
         if unknown := records.keys() - {"activations", "loss", "output_activation"}:
             raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(sorted(unknown))}")
         tensors, saved = serialization.load(path)
+        if "layer_sizes" not in saved and "tabular" in saved:
+            raise DataError(
+                f"{path}: holds the networks of a preset for tables; load it with gpubp.TabularClassifier.load or "
+                "gpubp.TabularRegressor.load"
+            )
+        net = cls.from_tensors(path, tensors, saved, device, records)
+        net.preprocessing = saved.get("preprocessing")
+        return net
+
+    @classmethod
+    def from_tensors(
+        cls,
+        path: str | Path,
+        tensors: Mapping[str, Array],
+        saved: Mapping[str, Any],
+        device: str | Backend = "auto",
+        records: Mapping[str, Any] | None = None,
+    ) -> MLP:
+        """Make the networks that a file holds.
+
+        Parameters
+        ----------
+        path : path
+            Of the file, for messages.
+        tensors : mapping of str to (K, size) array
+        saved : mapping
+            What the file says of them, as `gpubp.stack.Stack.describe` does.
+        device : str or Backend
+        records : mapping, optional
+            As of `load`.
+
+        Raises
+        ------
+        DataError
+            If something is missing, or does not fit.
+        """
+        records = records or {}
         try:
             for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
                 if tensors[name].shape != (saved["models"], stop - start):
@@ -373,7 +410,6 @@ class MLP:
         except UsageError as error:
             hint = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
             raise DataError(f"{path}: {error}{hint}") from None
-        net.preprocessing = saved.get("preprocessing")
         return net
 
 

@@ -217,6 +217,13 @@ def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelectio
             data.say("an output of relu that is 0 learns nothing; --output-activation softplus always does")
 
 
+def clamp(encoding: Encoding, data: RawData, rows: RowSelection) -> None:
+    """Keep values that are predicted within the range that they have in these rows, in place."""
+    if encoding["type"] == "values":
+        y = raw_values(data)[rows].reshape(-1, encoding["outputs"]).astype(np.float64)
+        encoding |= {"low": y.min(axis=0).tolist(), "high": y.max(axis=0).tolist()}
+
+
 def _scale_within(
     y: NDArray[np.float64], low: float, high: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
@@ -286,6 +293,8 @@ def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]
     names = encoding.get("columns")
     if encoding["type"] == "values":
         raw = np.asarray(outputs, dtype=np.float64) * encoding["scale"] + encoding["mean"]
+        if "low" in encoding:
+            raw = np.clip(raw, encoding["low"], encoding["high"])
         return _output_columns("prediction", raw, names)
     if encoding["type"] == "labels":
         labels = (outputs > 0.5).astype(np.int64)

@@ -1,0 +1,209 @@
+"""What a preset leaves behind: stacks of networks with an encoding each, weighed, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp import serialization
+from gpubp.data import RawData, features, targets
+from gpubp.data.prepare import as_trained
+from gpubp.errors import DataError
+from gpubp.losses import Loss
+from gpubp.network import MLP
+from gpubp.tabular.selection import row_losses
+
+NUMBERS_PER_BLOCK = 2**22  # inputs of rows that are encoded and predicted at a time
+MARK = "tabular"  # the entry of a file's header that says that it holds such a model
+
+
+@dataclass(eq=False)
+class Member:
+    """A stack of networks by one recipe, and how rows are encoded for each.
+
+    Attributes
+    ----------
+    recipe : str
+    net : MLP
+    encodings : list of K dict
+        Of the features, for each network; inputs that are narrower than the stack's have zeros behind them.
+    scalings : list of K dict
+        ``mean`` and ``scale`` that each network's outputs are in; empty for classes and labels.
+    weight : float
+        How much the mean of its outputs counts.
+    """
+
+    recipe: str
+    net: MLP
+    encodings: list[features.Encoding]
+    scalings: list[dict[str, Any]]
+    weight: float = 1.0
+
+    def outputs(self, data: RawData, rows: NDArray[np.int64], target: features.Encoding) -> NDArray[np.float64]:
+        """The mean over the networks of a^L (m, n_L), on the scale of `target`."""
+        total = np.zeros((len(rows), target["outputs"]))
+        for k, outputs in enumerate(self._outputs_of_each(data, rows)):
+            total += rescaled(outputs, self.scalings[k], target)
+        return total / self.net.models
+
+    def _outputs_of_each(self, data: RawData, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        stack, width = self.net.stack, self.net.layer_sizes[0]
+        X, encoding_of_X = None, None
+        for k, encoding in enumerate(self.encodings):
+            if X is None or encoding != encoding_of_X:
+                encoded = features.apply(encoding, data, rows, stack.backend.dtype)
+                X, encoding_of_X = padded(encoded, width), encoding
+            yield stack.part(slice(k, k + 1)).outputs(X)[0]
+
+
+class TabularModel:
+    """Weighed stacks of networks that predict rows of a table.
+
+    Parameters
+    ----------
+    members : list of Member
+    preprocessing : dict
+        As of a network that was trained on all rows: ``features`` with standardized numbers, which says what rows
+        lack or exceed; ``schema``; ``target``, whose scale the outputs have.
+    about : dict
+        Plain JSON that travels in the file.
+    """
+
+    def __init__(self, members: list[Member], preprocessing: dict[str, Any], about: dict[str, Any]) -> None:
+        self.members, self.preprocessing, self.about = members, preprocessing, about
+
+    @property
+    def loss(self) -> Loss:
+        """The record of the loss that the networks were trained by."""
+        return self.members[0].net.loss
+
+    @property
+    def models(self) -> int:
+        """How many networks there are."""
+        return sum(member.net.models for member in self.members)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of all networks."""
+        return sum(member.net.models * member.net.parameters for member in self.members)
+
+    @property
+    def device(self) -> str:
+        """The device that the networks compute on."""
+        return self.members[0].net.device
+
+    @property
+    def precision(self) -> str:
+        """The name of the precision that they compute in."""
+        return self.members[0].net.precision
+
+    def as_trained(self, data: RawData, *, with_target: bool = False) -> RawData:
+        """Read raw rows as those were that the networks were trained on; what they lack is added to its notes."""
+        data = as_trained(self.preprocessing, data, with_target)
+        features.say_unknown_categories(self.preprocessing["features"], data)
+        return data
+
+    def outputs(self, data: RawData, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """The weighed mean a^L (m, n_L) of rows that are read `as_trained`: probabilities, or values as encoded."""
+        index = np.arange(data.rows) if rows is None else rows
+        target = self.preprocessing["target"]
+        silent = replace(data, notes=[])  # what each fold's training rows lacked is no news
+        out = np.zeros((len(index), target["outputs"]))
+        widest = max(member.net.layer_sizes[0] for member in self.members)
+        height = max(1, NUMBERS_PER_BLOCK // widest)
+        for start in range(0, len(index), height):
+            block = index[start : start + height]
+            out[start : start + height] = sum(
+                member.weight * member.outputs(silent, block, target) for member in self.members
+            )
+        return out
+
+    def evaluate(self, outputs: NDArray[np.float64], y: NDArray[Any]) -> dict[str, float]:
+        """The mean loss, and the metric that goes with it, of `outputs` against encoded targets."""
+        loss = float(row_losses(self.loss, outputs, y).mean())
+        if self.loss.integer_targets:
+            return {"loss": loss, "accuracy": float((outputs.argmax(axis=1) == y).mean())}
+        if self.loss.classification:
+            return {"loss": loss, "accuracy": float(((outputs > 0.5) == (y > 0.5)).mean())}
+        return {"loss": loss, "rmse": float(np.sqrt(((outputs - y) ** 2).mean()))}
+
+    def encoded_targets(self, data: RawData) -> NDArray[Any] | None:
+        """The targets of rows as the outputs are compared with; None where there are none."""
+        return targets.apply(self.preprocessing["target"], data, features.ALL_ROWS, np.float64)
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write all stacks to one safetensors file, whole or not at all."""
+        tensors: dict[str, NDArray[Any]] = {}
+        described = []
+        for number, member in enumerate(self.members):
+            tensors |= {f"{number}.{name}": tensor for name, tensor in member.net.stack.tensors().items()}
+            described.append(
+                {
+                    **member.net.stack.describe(),
+                    "recipe": member.recipe,
+                    "weight": member.weight,
+                    "encodings": member.encodings,
+                    "scalings": member.scalings,
+                }
+            )
+        header = {MARK: described, "preprocessing": self.preprocessing, "about": self.about}
+        serialization.save(path, tensors, header)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> TabularModel:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file holds something else, or is damaged.
+        """
+        tensors, saved = serialization.load(path)
+        if MARK not in saved:
+            raise DataError(f"{path}: holds a network of another kind; load it with gpubp.MLP.load")
+        try:
+            members = [
+                Member(
+                    recipe=described["recipe"],
+                    net=MLP.from_tensors(path, _with_prefix(tensors, f"{number}."), described, device),
+                    encodings=described["encodings"],
+                    scalings=described["scalings"],
+                    weight=described["weight"],
+                )
+                for number, described in enumerate(saved[MARK])
+            ]
+            return cls(members, saved["preprocessing"], saved["about"])
+        except KeyError as error:
+            raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
+
+
+def rescaled(outputs: NDArray[Any], scaling: dict[str, Any], target: features.Encoding) -> NDArray[np.float64]:
+    """Outputs of a network in the units of its own fold's targets, in those of `target`."""
+    if not scaling:
+        return np.asarray(outputs, np.float64)
+    raw = outputs * np.array(scaling["scale"]) + scaling["mean"]
+    if "low" in target:
+        raw = np.clip(raw, target["low"], target["high"])
+    in_units: NDArray[np.float64] = (raw - target["mean"]) / target["scale"]
+    return in_units
+
+
+def padded(X: Any, width: int) -> Any:
+    """X, or X with columns of zeros behind it, so that it is `width` wide."""
+    if X.shape[1] == width:
+        return X
+    if not isinstance(X, np.ndarray):
+        X.matrix.resize(len(X), width)
+        return type(X)(X.matrix)
+    return np.pad(X, ((0, 0), (0, width - X.shape[1])))
+
+
+def _with_prefix(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
