@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gpubp.errors import DataError, UsageError
 
-FORMAT = 2  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables
+FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of columns, for tables. 3: encodings of numbers
 
 
 def atomic_write(path: str | Path, data: bytes) -> None:
@@ -60,6 +60,18 @@ def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str,
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     header = {"gpubp": json.dumps({"format": FORMAT, **metadata}, allow_nan=False)}
     atomic_write(path, to_bytes(contiguous, metadata=header))
+
+
+def header(path: str | Path) -> dict[str, Any]:
+    """Read what a file says beside its tensors; nothing of a file that `save` did not write."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            saved = json.loads((file.metadata() or {}).get("gpubp", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -72,7 +72,7 @@ def predict(model: options.Model, data: options.Rows, out: options.Predictions =
     predictions.check(out, data)
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
-    X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
+    X, _ = run_folder.encode(net, preprocessing, source, with_target=False)
     columns = reading.decode(preprocessing, net.forward(X))
     console = display.make_console(stderr=predictions.goes_to_standard_output(out))
     predictions.write(out, columns)
@@ -88,7 +88,7 @@ def evaluate(model: options.Model, data: options.Rows, as_json: options.Json = F
 
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
-    X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
+    X, y = run_folder.encode(net, preprocessing, source)
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
@@ -163,9 +163,12 @@ def bench(
 def inspect(model: options.Model) -> None:
     """Show a trained network: its layers, what they hold, and what its inputs and outputs mean."""
     from gpubp.cli import display, run_folder
+    from gpubp.tabular.model import TabularModel
 
     net = run_folder.load_model(model, "cpu")
     console = display.make_console()
+    if isinstance(net, TabularModel):
+        return display.show_preset(console, net)
     stack = f", a stack of {net.models}" if net.models > 1 else ""
     display.say(console, f"{'-'.join(map(str, net.layer_sizes))}, {net.parameters:,} parameters{stack}", "bold")
     display.show_weights(console, net)

@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +19,12 @@ import numpy as np
 import gpubp
 from gpubp._typing import Array
 from gpubp.data import PreparedData, RawData, decode
+from gpubp.data import encode as encode_rows
 from gpubp.errors import DataError, UsageError
 from gpubp.network import MLP
 from gpubp.serialization import atomic_write
+from gpubp.tabular.fitting import TabularHistory
+from gpubp.tabular.model import TableRows, TabularModel
 from gpubp.training.history import History
 
 MODEL = "model.safetensors"
@@ -31,14 +34,14 @@ PARTS = ("train", "validation", "test")
 FILES = (MODEL, METRICS, HISTORY)
 
 
-def score(net: MLP, X: Array, y: Array) -> dict[str, float | None]:
+def score(net: MLP | TabularModel, X: Any, y: Array) -> dict[str, float | None]:
     """How well a network predicts: ``loss`` and figures that depend on what it predicts.
 
     Parameters
     ----------
-    net : MLP
+    net : MLP or TabularModel
         With its preprocessing, which `y` was encoded by.
-    X : (m, n_0) array
+    X : (m, n_0) array, or TableRows of a TabularModel
     y : (m,) or (m, n_L) array
 
     Returns
@@ -87,21 +90,52 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
     return {
         "task": prepared.task,
         **{name: score(net, *part) for name, part in parts.items() if part is not None},
-        "epochs": history.epochs,
-        "steps": history.steps,
-        "seconds": round(history.seconds[-1], 3),
-        "device": net.device,
-        "precision": net.precision,
+        **_how_trained(net, history),
         "gemm_table": net.stack.backend.gemm_table,
         "seed": net.stack.seeds[0],
         "parameters": net.parameters,
         "layer_sizes": list(net.layer_sizes),
         "config": config,
-        "versions": {
-            "gpubp": gpubp.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
-        },
+        "versions": _versions(),
+    }
+
+
+def summarize_preset(
+    model: TabularModel,
+    task: str,
+    parts: Mapping[str, tuple[TableRows, Array]],
+    history: TabularHistory,
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """The contents of metrics.json for the networks of a preset; "validation" are out-of-fold predictions."""
+    return {
+        "task": task,
+        **{name: score(model, *part) for name, part in parts.items()},
+        **_how_trained(model, history),
+        "seed": config["seed"],
+        "parameters": model.parameters,
+        "networks": model.models,
+        **model.about,
+        "config": config,
+        "versions": _versions(),
+    }
+
+
+def _how_trained(net: MLP | TabularModel, history: History | TabularHistory) -> dict[str, Any]:
+    return {
+        "epochs": history.epochs,
+        "steps": history.steps,
+        "seconds": round(history.seconds[-1], 3),
+        "device": net.device,
+        "precision": net.precision,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "gpubp": gpubp.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
 
 
@@ -153,7 +187,7 @@ def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
         )
 
 
-def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> None:
+def write(folder: Path, net: MLP | TabularModel, history: History | TabularHistory, metrics: dict[str, Any]) -> None:
     """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
 
     Raises
@@ -179,8 +213,8 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def load_model(path: Path, device: str = "auto") -> MLP:
-    """The network in a run folder, or in a model file.
+def load_model(path: Path, device: str = "auto") -> MLP | TabularModel:
+    """The network, or the networks of a preset, in a run folder or in a model file.
 
     Raises
     ------
@@ -191,11 +225,12 @@ def load_model(path: Path, device: str = "auto") -> MLP:
         raise DataError(f'{path}: there is no {MODEL} in this folder; give one that "gpubp train" wrote')
     if not path.exists():
         raise DataError(f'{path}: there is no such folder or file; give the folder that "gpubp train" wrote')
-    return MLP.load(path / MODEL if path.is_dir() else path, device)
+    file = path / MODEL if path.is_dir() else path
+    return TabularModel.load(file, device) if TabularModel.is_in(file) else MLP.load(file, device)
 
 
-def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
-    """The single network in a run folder or model file, and how raw rows are encoded for it.
+def load_predictor(path: Path) -> tuple[MLP | TabularModel, dict[str, Any]]:
+    """What predicts in a run folder or model file, and how raw rows are encoded for it.
 
     Raises
     ------
@@ -203,6 +238,8 @@ def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
         If it is a stack, or was saved without its preprocessing.
     """
     net = load_model(path)
+    if isinstance(net, TabularModel):
+        return net, net.preprocessing
     if net.models > 1:
         raise DataError(f"{path}: holds {net.models} networks; load it with gpubp.MLP.load and call predict")
     if net.preprocessing is None:
@@ -211,6 +248,15 @@ def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
             "gpubp.MLP.load and call predict"
         )
     return net, net.preprocessing
+
+
+def encode(
+    net: MLP | TabularModel, preprocessing: dict[str, Any], data: RawData, *, with_target: bool = True
+) -> tuple[Any, Array | None]:
+    """Raw rows as the network takes them, and their encoded targets where there are any."""
+    if isinstance(net, TabularModel):
+        return net.encode(data, with_target=with_target)
+    return encode_rows(preprocessing, data, with_target=with_target, dtype=net.stack.backend.dtype)
 
 
 def unseen_part(data: RawData) -> RawData:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gpubp.backends import get_backend
-from gpubp.cli import options
+from gpubp.cli import options, presets
 from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import UsageError
@@ -37,6 +37,9 @@ def train(
     encoding: options.Encoding = None,
     no_header: options.NoHeader = False,
     validation: options.Validation = None,
+    numbers: options.Numbers = None,
+    preset: options.PresetName = None,
+    time_limit: options.TimeLimit = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -47,13 +50,15 @@ def train(
 ) -> None:
     """Train a network on DATA, and keep it with its metrics in a folder.
 
+    On tables, what is not said is as in --preset fast; --preset good and best train several networks.
+
     Names take arguments where they have parameters: 'leaky_relu(0.2)', 'quantile(0.9)', 'warmup(cosine,0.1)'.
     """
     settings = Settings(values)
     settings.check_names()
     backend = get_backend(device, precision)
-    if settings["patience"] is not None and not validation:
-        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
+    presets.check(preset, numbers, time_limit)
+    table_options = parse_table_options(ctx.params)
 
     from gpubp import data as reading
     from gpubp.cli import display, run_folder
@@ -62,23 +67,36 @@ def train(
     if out is not None:
         run_folder.check_new(out, overwrite)
     console = display.make_console(quiet=quiet)
-    source = reading.read(data, target, **parse_table_options(ctx.params))
+    source = reading.read(data, target, **table_options)
+    chosen = presets.choose(ctx, source)
+    folder = out or run_folder.default_folder(source.name)
+    if chosen is not None and chosen.folds > 1:
+        return presets.train(ctx, console, source, chosen, settings, folder)
+    if chosen is not None:
+        validation = chosen.validation if validation is None else validation
+        numbers = presets.recipe_of(chosen).numbers if numbers is None else numbers
+    if settings["patience"] is not None and not validation:
+        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
     prepared = reading.prepare(
         source,
         loss=settings["loss"],
         output_activation=settings["output_activation"],
         test=parse_test(test),
         validation=validation,
+        numbers=numbers or "standard",
+        clamp=chosen is not None,
         seed=seed,
         dtype=backend.dtype,
     )
+    if chosen is not None:
+        settings = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     display.say(console, display.describe_data(source.name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
-    history = fit(console, net, prepared, settings, seed)
+    history = fit(console, net, prepared, settings, seed, time_limit)
     config = config_of(ctx, settings, prepared)
-    save(console, net, prepared, history, config, out or run_folder.default_folder(source.name), quiet)
+    save(console, net, prepared, history, config, folder, quiet)
 
 
 def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -> list[Settings]:
@@ -95,8 +113,15 @@ def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -
     return with_epochs
 
 
-def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, seed: int) -> History:
-    """Train `net` on the data, and show it all."""
+def fit(
+    console: Console,
+    net: MLP,
+    prepared: PreparedData,
+    settings: Settings,
+    seed: int,
+    time_limit: float | None = None,
+) -> History:
+    """Train `net` on the data, for so many seconds at most, and show it all."""
     from gpubp.cli import display
     from gpubp.training import train as run_training
 
@@ -116,8 +141,10 @@ def fit(console: Console, net: MLP, prepared: PreparedData, settings: Settings, 
             validation_data=prepared.validation,
             **settings.train_arguments(),
             seed=seed,
-            callbacks=(progress,),
+            callbacks=(progress, lambda net, history: time_limit is not None and history.seconds[-1] >= time_limit),
         )
+    if history.stopped == "callback":
+        display.say(console, f"time limit: stopped after {history.epochs} of {settings['epochs']} epochs")
     display.say(console, display.how_it_ended(history, settings["patience"], settings["update_tolerance"]))
     return history
 
@@ -139,11 +166,18 @@ def save(
     quiet: bool,
 ) -> None:
     """Measure a trained network, write its folder, and say so; if `quiet`, in one line."""
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import run_folder
 
     net.preprocessing = prepared.preprocessing
     metrics = run_folder.summarize(net, prepared, history, config)
     run_folder.write(folder, net, history, metrics)
+    show_result(console, metrics, folder, quiet)
+
+
+def show_result(console: Console, metrics: dict[str, Any], folder: Path, quiet: bool) -> None:
+    """Say how well it predicts and where it is; if `quiet`, in one line."""
+    from gpubp.cli import display, run_folder
+
     scores: dict[str, Any] = {part: metrics[part] for part in run_folder.PARTS if part in metrics}
     if quiet:
         last = list(scores)[-1]

@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from gpubp import checks
-from gpubp.data import RawData, decode, targets
+from gpubp.data import decode, targets
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
 from gpubp.tabular import fitting
@@ -67,10 +67,8 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
     def _outputs(self, X: Any) -> NDArray[np.float64]:
         """a^L (m, n_L) of rows, on the scale of the model's target."""
         check_is_fitted(self, "model_")
-        return self.model_.outputs(self._rows(X))
-
-    def _rows(self, X: Any) -> RawData:
-        return self.model_.as_trained(as_table(X, self.model_.preprocessing))
+        rows, _ = self.model_.encode(as_table(X, self.model_.preprocessing), with_target=False)
+        return self.model_.forward(rows)
 
     def permutation_importances(
         self, X: Any, y: Any, *, n_repeats: int = 5, random_state: int = 0

@@ -61,6 +61,26 @@ class Member:
             yield stack.part(slice(k, k + 1)).outputs(X)[0]
 
 
+@dataclass(eq=False)
+class TableRows:
+    """Rows of a table that are read as those were that a model was trained on.
+
+    Attributes
+    ----------
+    data : RawData
+    index : (m,) int
+    outputs : (m, n_L) float64 or None
+        What the model, or the part of it that was not trained on them, gives for them, once it is known.
+    """
+
+    data: RawData
+    index: NDArray[np.int64]
+    outputs: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
 class TabularModel:
     """Weighed stacks of networks that predict rows of a table.
 
@@ -102,39 +122,49 @@ class TabularModel:
         """The name of the precision that they compute in."""
         return self.members[0].net.precision
 
-    def as_trained(self, data: RawData, *, with_target: bool = False) -> RawData:
-        """Read raw rows as those were that the networks were trained on; what they lack is added to its notes."""
+    def encode(self, data: RawData, *, with_target: bool = True) -> tuple[TableRows, NDArray[Any] | None]:
+        """Read raw rows as those were that the networks were trained on; what they lack is added to their notes.
+
+        Returns
+        -------
+        rows : TableRows
+        y : (m,) or (m, n_L) array, or None
+            Encoded targets; None where there are none, or `with_target` is false.
+        """
         data = as_trained(self.preprocessing, data, with_target)
         features.say_unknown_categories(self.preprocessing["features"], data)
-        return data
+        rows = TableRows(data, np.arange(data.rows))
+        return rows, self.encoded_targets(rows) if with_target else None
 
-    def outputs(self, data: RawData, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
-        """The weighed mean a^L (m, n_L) of rows that are read `as_trained`: probabilities, or values as encoded."""
-        index = np.arange(data.rows) if rows is None else rows
+    def encoded_targets(self, rows: TableRows) -> NDArray[Any] | None:
+        """Encode the targets of rows as outputs are compared with them; None where there are none."""
+        return targets.apply(self.preprocessing["target"], rows.data, rows.index, np.float64)
+
+    def forward(self, rows: TableRows) -> NDArray[np.float64]:
+        """The weighed mean a^L (m, n_L) of all networks: probabilities, or values on the scale of the target."""
+        if rows.outputs is None:
+            rows.outputs = self._outputs(replace(rows.data, notes=[]), rows.index)  # folds' own notes are no news
+        return rows.outputs
+
+    def _outputs(self, data: RawData, index: NDArray[np.int64]) -> NDArray[np.float64]:
         target = self.preprocessing["target"]
-        silent = replace(data, notes=[])  # what each fold's training rows lacked is no news
         out = np.zeros((len(index), target["outputs"]))
-        widest = max(member.net.layer_sizes[0] for member in self.members)
-        height = max(1, NUMBERS_PER_BLOCK // widest)
+        height = max(1, NUMBERS_PER_BLOCK // max(member.net.layer_sizes[0] for member in self.members))
         for start in range(0, len(index), height):
             block = index[start : start + height]
-            out[start : start + height] = sum(
-                member.weight * member.outputs(silent, block, target) for member in self.members
-            )
+            for member in self.members:
+                out[start : start + height] += member.weight * member.outputs(data, block, target)
         return out
 
-    def evaluate(self, outputs: NDArray[np.float64], y: NDArray[Any]) -> dict[str, float]:
-        """The mean loss, and the metric that goes with it, of `outputs` against encoded targets."""
+    def evaluate(self, rows: TableRows, y: NDArray[Any]) -> dict[str, float]:
+        """The mean loss, and the metric that goes with it, against encoded targets."""
+        outputs = self.forward(rows)
         loss = float(row_losses(self.loss, outputs, y).mean())
         if self.loss.integer_targets:
             return {"loss": loss, "accuracy": float((outputs.argmax(axis=1) == y).mean())}
         if self.loss.classification:
             return {"loss": loss, "accuracy": float(((outputs > 0.5) == (y > 0.5)).mean())}
         return {"loss": loss, "rmse": float(np.sqrt(((outputs - y) ** 2).mean()))}
-
-    def encoded_targets(self, data: RawData) -> NDArray[Any] | None:
-        """The targets of rows as the outputs are compared with; None where there are none."""
-        return targets.apply(self.preprocessing["target"], data, features.ALL_ROWS, np.float64)
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -155,6 +185,11 @@ class TabularModel:
             )
         header = {MARK: described, "preprocessing": self.preprocessing, "about": self.about}
         serialization.save(path, tensors, header)
+
+    @staticmethod
+    def is_in(path: str | Path) -> bool:
+        """Whether a file is one that `save` wrote; false for one that cannot be read."""
+        return MARK in serialization.header(path)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> TabularModel:
