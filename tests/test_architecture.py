@@ -26,6 +26,7 @@ ROOMS = (
     ("network", {"network", "stack", "checks", "diagnostics"}),
     ("training", {"training"}),
     ("beside each other", {"data", "estimators", "bench"}),
+    ("tables", {"tabular"}),
     ("command line", {"cli", "__main__"}),
 )
 APART = {"data", "estimators", "bench"}  # none of which imports another

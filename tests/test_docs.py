@@ -25,10 +25,12 @@ import pytest
 
 import gpubp
 from gpubp.activations import ACTIVATIONS
+from gpubp.data.encodings import ENCODINGS
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
 from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
+from gpubp.tabular.recipes import RECIPES
 from support.package import MODULES, PACKAGE, REPOSITORY
 
 README = REPOSITORY / "README.md"
@@ -47,6 +49,7 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., object]]] = {
     "optimizers": OPTIMIZERS,
     "initializers": INITIALIZERS,
     "schedules": SCHEDULES,
+    "encodings": ENCODINGS,
 }
 MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading")  # files of benchmarks/results
 # Column of the table of step times -> who is measured in benchmarks/results/cpu.json; the fastest of them counts.
@@ -146,6 +149,22 @@ def step_times() -> str:
     return _under_machine(part["machine"], lines)
 
 
+def recipes_table() -> str:
+    """The recipes for networks on tables."""
+    lines = [
+        "| recipe | numbers | hidden layers | activation | learning rate | dropout: values, classes |",
+        "|---|---|---|---|---:|---|",
+    ]
+    for recipe in RECIPES.values():
+        name = f"{recipe.name}, from {recipe.fewest_rows:,} rows on" if recipe.fewest_rows else recipe.name
+        dropout = f"{recipe.dropout}, {recipe.dropout_of_classes}"
+        layers = "-".join(map(str, recipe.hidden))
+        lines.append(
+            f"| {name} | `{recipe.numbers}` | {layers} | {recipe.activation} | {recipe.learning_rate} | {dropout} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _under_machine(machine: Mapping[str, str], lines: list[str]) -> str:
     about = "; ".join(f"{key} {value}" for key, value in machine.items())
     return "\n".join([f"{about}:", "", *lines]) + "\n"
@@ -159,6 +178,7 @@ def all_tables() -> dict[str, str]:
         **{f"bars of {name}": bars_table(name) for name in MEASURED},
         "missed bars": missed_bars(),
         "step times": step_times(),
+        "recipes": recipes_table(),
     }
 
 

@@ -362,7 +362,7 @@ def header_of(net: MLP, **changes) -> dict:
 
 
 DAMAGES = {
-    "another format": ({"format": 3}, {}, "format 3, but this gpubp reads up to 2; update gpubp"),
+    "another format": ({"format": 4}, {}, "format 4, but this gpubp reads up to 3; update gpubp"),
     "no format": ({"format": ...}, {}, "not written by gpubp"),
     "a key missing": ({"loss": ...}, {}, "'loss' is missing; the file is damaged"),
     "a tensor missing": ({}, {"biases.1": None}, "'biases.1' is missing; the file is damaged"),

@@ -10,6 +10,7 @@ import typer
 from gpubp.cli.options import OPTIONS
 from gpubp.cli.parsing import dashed, parse_test
 from gpubp.cli.settings import Settings
+from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
 from gpubp.errors import UsageError
 from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from gpubp.data import PreparedData, RawData
 
+PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
 NONE, DEFAULT = "none", "fast"
 NOT_OF_A_NETWORK = ("loss", "epochs")  # options that, typed, leave the network to the preset
 
@@ -83,7 +85,11 @@ def recipe_of(preset: Preset) -> Recipe:
 
 
 def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared: PreparedData) -> Settings:
-    """Settings in which what is not given is the recipe's; the best epoch is kept where rows are validated on."""
+    """Settings in which what is not given is the recipe's; the best epoch is kept where rows are validated on.
+
+    Values that are predicted stay within the range of the training rows.
+    """
+    targets.clamp(prepared.preprocessing["target"], prepared.train[1])
     recipe, given = recipe_of(preset), [*_typed(ctx), "loss"]
     options = recipe.options(prepared.task != "regression")
     if "optimizer" in given:
@@ -103,7 +109,6 @@ def train(
     """Train all networks of a preset, show it, and keep them with their metrics in a folder."""
     from gpubp.cli import display, run_folder
     from gpubp.cli.train import show_result
-    from gpubp.data import targets
     from gpubp.data.prepare import TASKS, choose
     from gpubp.tabular import fitting
     from gpubp.tabular.fold_rows import TrainingRows
@@ -113,8 +118,8 @@ def train(
     chosen = choose(source, settings["loss"], "auto", parse_test(params["test"]), params["seed"])
     data, rows, target = chosen.data, chosen.rows, chosen.target
     targets.standardize(target, data, chosen.loss, rows, chosen.outputs)
-    targets.clamp(target, data, rows)
     table = TrainingRows(data, rows, target, chosen.loss, chosen.outputs, chosen.strata)
+    targets.clamp(target, table.y)
     tested = f", {len(chosen.test_rows):,} test" if len(chosen.test_rows) else ""
     display.say(console, f"{source.name}: {TASKS[target['type']]}; rows: {len(rows):,} training{tested}", "bold")
     with display.PresetProgress(console) as progress:

@@ -84,7 +84,6 @@ def train(
         test=parse_test(test),
         validation=validation,
         numbers=numbers or "standard",
-        clamp=chosen is not None,
         seed=seed,
         dtype=backend.dtype,
     )
@@ -96,6 +95,8 @@ def train(
     (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
     history = fit(console, net, prepared, settings, seed, time_limit)
     config = config_of(ctx, settings, prepared)
+    if chosen is not None:
+        config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
     save(console, net, prepared, history, config, folder, quiet)
 
 
@@ -153,6 +154,7 @@ def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) ->
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
     asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
     config = {str(key): value for key, value in asked.items() if key not in ("out", "overwrite", "quiet", "help")}
+    config = {key: value for key, value in config.items() if value is not None or key not in presets.PARAMETERS}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 

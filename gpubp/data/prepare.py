@@ -81,7 +81,6 @@ def prepare(
     test: float | str | Path | None = None,
     validation: float | None = None,
     numbers: str = features.STANDARD,
-    clamp: bool = False,
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> PreparedData:
@@ -104,8 +103,6 @@ def prepare(
     numbers : str
         How the columns of numbers of a table are encoded: names in `gpubp.data.encodings.ENCODINGS`, with ``+``
         between those that are combined.
-    clamp : bool
-        Whether predicted values are kept within the range of the training rows.
     seed : int
         The seed of the random splits, which keep the classes in proportion, and of what encodings draw.
     dtype : dtype
@@ -120,8 +117,6 @@ def prepare(
     data, target, outputs = chosen.data, chosen.target, chosen.outputs
     train_rows, validation_rows = split_rows(data, chosen.rows, validation or 0.0, chosen.strata, seed, "validation")
     targets.standardize(target, data, chosen.loss, train_rows, outputs)
-    if clamp:
-        targets.clamp(target, data, train_rows)
     encoding = fit_features(data, train_rows, target, numbers, seed)
     preprocessing = with_schema(encoding, data) | {"target": target}
 

@@ -217,11 +217,11 @@ def standardize(encoding: Encoding, data: RawData, loss: Loss, rows: RowSelectio
             data.say("an output of relu that is 0 learns nothing; --output-activation softplus always does")
 
 
-def clamp(encoding: Encoding, data: RawData, rows: RowSelection) -> None:
-    """Keep values that are predicted within the range that they have in these rows, in place."""
+def clamp(encoding: Encoding, y: NDArray[Any]) -> None:
+    """Keep values that are predicted within the range of these encoded targets (m, n_outputs), in place."""
     if encoding["type"] == "values":
-        y = raw_values(data)[rows].reshape(-1, encoding["outputs"]).astype(np.float64)
-        encoding |= {"low": y.min(axis=0).tolist(), "high": y.max(axis=0).tolist()}
+        raw = np.stack([y.min(axis=0), y.max(axis=0)]).astype(np.float64) * encoding["scale"] + encoding["mean"]
+        encoding["low"], encoding["high"] = raw.tolist()
 
 
 def _scale_within(

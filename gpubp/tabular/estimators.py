@@ -43,8 +43,8 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         target = targets.fit(data, loss, outputs)
         rows = np.arange(data.rows)
         targets.standardize(target, data, loss, rows, outputs)
-        targets.clamp(target, data, rows)
         table = TrainingRows(data, rows, target, loss, outputs, targets.class_indices(target, data), weight)
+        targets.clamp(target, table.y)
         run = fitting.Run(
             seed=checks.whole("random_state", self.random_state, 0),
             device=self.device,
@@ -380,11 +380,12 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         loss = get_loss(self.loss)
         if loss.classification:
             raise UsageError(f'loss "{loss.name}" is for classes; use TabularClassifier, or a loss on values')
+        targets_of_rows = _column_of_targets(y)
         try:
-            values = _column_of_targets(y).astype(np.float64)
+            values = targets_of_rows.astype(np.float64)
         except (TypeError, ValueError):
             raise DataError("y: holds texts; give numbers, or use TabularClassifier for classes") from None
-        if len(values) and (values == values[0]).all():
+        if len(values) > 1 and (values == values[0]).all():
             raise DataError(f"y: {values.ravel()[0]:g} in all {len(values)} rows; there is nothing to learn")
         fitted = self._fit(X, values, loss, checks.sample_weight(sample_weight, len(values)))
         self.oof_prediction_ = self._decoded(fitted.oof_outputs)

@@ -321,7 +321,6 @@ def _arguments(recipe: Recipe, net: MLP) -> dict[str, Any]:
         "learning_rate": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
         "dropout": recipe.dropout_of_classes if net.loss.classification else recipe.dropout,
-        "label_smoothing": recipe.label_smoothing if net.loss.classification else 0.0,
         "batch_size": recipe.batch_size,
         "epochs": recipe.epochs,
     }

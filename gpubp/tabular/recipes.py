@@ -25,8 +25,6 @@ class Recipe:
         As in `gpubp.train`.
     dropout, dropout_of_classes : float
         Of networks that predict values, and of those that predict classes or labels.
-    label_smoothing : float
-        Where there are classes.
     batch_size, epochs : int
     fewest_rows : int
         Training rows without which it is left out.
@@ -39,7 +37,6 @@ class Recipe:
     learning_rate: float
     dropout: float
     dropout_of_classes: float
-    label_smoothing: float = 0.0
     weight_decay: float = 0.1
     batch_size: int = 128
     epochs: int = 60
@@ -84,8 +81,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            name="bins",
-            numbers="robust+piecewise+fourier",
+            name="quantiles",
+            numbers="robust+quantile+piecewise(bins=32, by=quantile)+fourier",
             hidden=(128, 128),
             activation="mish",
             learning_rate=3e-3,
@@ -93,17 +90,16 @@ RECIPES: dict[str, Recipe] = {
             dropout_of_classes=0.3,
         ),
         Recipe(
-            name="smooth",
-            numbers="robust+piecewise",
+            name="trees",
+            numbers="robust+piecewise(bins=32)+fourier",
             hidden=(128, 128),
             activation="mish",
-            learning_rate=1e-3,
-            dropout=0.0,
+            learning_rate=3e-3,
+            dropout=0.1,
             dropout_of_classes=0.1,
-            label_smoothing=0.05,
         ),
         Recipe(
-            name="quantiles",
+            name="wide",
             numbers="quantile+piecewise(by=quantile)",
             hidden=(256,),
             activation="relu",
@@ -113,7 +109,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="waves",
-            numbers="robust+fourier(16)",
+            numbers="robust+fourier(frequencies=16)",
             hidden=(128, 128, 128),
             activation="silu",
             learning_rate=2e-3,
@@ -122,7 +118,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="steps",
-            numbers="robust+piecewise(64, leaf=20)+steps",
+            numbers="robust+piecewise(bins=64, leaf=20)+steps",
             hidden=(128, 128),
             activation="relu",
             learning_rate=2e-3,
@@ -136,9 +132,9 @@ RECIPES: dict[str, Recipe] = {
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(name="fast", recipes=("bins",), folds=1),
-        Preset(name="good", recipes=("bins",), folds=8),
-        Preset(name="best", recipes=("bins", "smooth", "quantiles", "waves", "steps"), folds=8),
+        Preset(name="fast", recipes=("quantiles",), folds=1),
+        Preset(name="good", recipes=("quantiles",), folds=8),
+        Preset(name="best", recipes=tuple(RECIPES), folds=8),
     )
 }
 
