@@ -1,9 +1,9 @@
-"""Accuracy on tables: ``python -m benchmarks.tables --tables FOLDER --out DIR``.
+"""Accuracy on tables: ``python -m benchmarks.tables --tables PATH … --out DIR``.
 
 Every contender that is installed is fitted on every table, on three splits of 80 to 20, each in a process of its own
-with one thread, on 4,000 training rows at most. What it finds goes into DIR/tables.json as it comes; what stands there is not measured again.
-A table is a CSV file; FOLDER/targets.json, or ``--target FILE=COLUMN``, says what is predicted, else the last column.
-Its error is 1 - R2 of values, and log loss of classes.
+with one thread, on 4,000 training rows at most. What is found goes into DIR/tables.json as it comes, and what stands
+there is not measured again. A table is a CSV file whose last column, or that of ``--target TABLE=COLUMN``, is
+predicted. Its error is 1 - R2 of values, and log loss of classes.
 """
 
 from __future__ import annotations
@@ -45,14 +45,13 @@ SMALLEST = 1e-15  # probability that a logarithm is taken of
 EVEN = 1.0
 
 
-def read_split(path: Path, seed: int, full: bool) -> tuple[Any, Any, Any, Any, bool]:
+def read_split(path: Path, seed: int, full: bool, target: str | None = None) -> tuple[Any, Any, Any, Any, bool]:
     """Training rows and targets, test rows and targets, and whether they are classes."""
     import pandas
     from sklearn.model_selection import train_test_split
 
     frame = pandas.read_csv(path)
-    target = TARGETS.get(path.stem, frame.columns[-1])
-    y = frame.pop(target)
+    y = frame.pop(target or TARGETS.get(path.stem, frame.columns[-1]))
     classes = y.dtype.kind not in "iuf"
     parts = train_test_split(frame, y, test_size=0.2, random_state=seed, stratify=y if classes else None)
     X, X_test, y, y_test = (part.reset_index(drop=True) for part in parts)
@@ -60,9 +59,9 @@ def read_split(path: Path, seed: int, full: bool) -> tuple[Any, Any, Any, Any, b
     return X.iloc[:rows].copy(), y.to_numpy()[:rows], X_test, y_test.to_numpy(), classes
 
 
-def measure(path: Path, contender: str, seed: int, full: bool) -> dict[str, Any]:
+def measure(path: Path, contender: str, seed: int, full: bool, target: str | None = None) -> dict[str, Any]:
     """Fit and predict in this process: error, accuracy of classes, and the processor's seconds."""
-    X, y, X_test, y_test, classes = read_split(path, seed, full)
+    X, y, X_test, y_test, classes = read_split(path, seed, full, target)
     started = time.process_time()
     predicted = np.asarray(CONTENDERS[contender](X, y, X_test, classes), dtype=np.float64)
     seconds = time.process_time() - started
@@ -77,11 +76,11 @@ def measure(path: Path, contender: str, seed: int, full: bool) -> dict[str, Any]
     return figure | {"seconds": round(seconds, 2)}
 
 
-def in_process_of_its_own(path: Path, contender: str, seed: int, full: bool) -> dict[str, Any]:
+def in_process_of_its_own(path: Path, contender: str, seed: int, full: bool, target: str | None) -> dict[str, Any]:
     """`measure` in a new process, with one thread and OpenBLAS's own choice of kernels."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
     environment |= dict.fromkeys(THREADS, "1")
-    call = f"measure(Path({str(path)!r}), {contender!r}, {seed}, {full})"
+    call = f"measure(Path({str(path)!r}), {contender!r}, {seed}, {full}, {target!r})"
     code = f"import json; from pathlib import Path; from benchmarks.tables import measure; print(json.dumps({call}))"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -162,10 +161,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME")
     parser.add_argument("--splits", nargs="+", type=int, default=SPLITS, metavar="SEED")
+    parser.add_argument("--target", nargs="+", default=[], metavar="TABLE=COLUMN")
     parser.add_argument("--full", action="store_true", help="all training rows")
     parser.add_argument("--again", action="store_true", help="measure anew what stands there")
     options = parser.parse_args(arguments)
     paths = [path for place in options.tables for path in (sorted(place.glob("*.csv")) if place.is_dir() else [place])]
+    targets = dict(pair.split("=", 1) for pair in options.target)
     file = options.out / FILE
     saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"figures": []}
     figures = saved["figures"]
@@ -179,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 there = [f for f in figures if (f["table"], f["split"], f["contender"]) == key and "error" in f]
                 if there and not options.again:
                     continue
-                figure = in_process_of_its_own(path, contender, seed, options.full)
+                figure = in_process_of_its_own(path, contender, seed, options.full, targets.get(path.stem))
                 figures = [f for f in figures if (f["table"], f["split"], f["contender"]) != key] + [figure]
                 print(*figure.values(), flush=True)
                 content = {"machine": described(), "date": time.strftime("%Y-%m-%d"), "figures": figures}

@@ -351,66 +351,68 @@ class MLP:
                 f"{path}: holds the networks of a preset for tables; load it with gpubp.TabularClassifier.load or "
                 "gpubp.TabularRegressor.load"
             )
-        net = cls.from_tensors(path, tensors, saved, device, records)
+        net = from_tensors(cls, path, tensors, saved, device, records)
         net.preprocessing = saved.get("preprocessing")
         return net
 
-    @classmethod
-    def from_tensors(
-        cls,
-        path: str | Path,
-        tensors: Mapping[str, Array],
-        saved: Mapping[str, Any],
-        device: str | Backend = "auto",
-        records: Mapping[str, Any] | None = None,
-    ) -> MLP:
-        """Make the networks that a file holds.
 
-        Parameters
-        ----------
-        path : path
-            Of the file, for messages.
-        tensors : mapping of str to (K, size) array
-        saved : mapping
-            What the file says of them, as `gpubp.stack.Stack.describe` does.
-        device : str or Backend
-        records : mapping, optional
-            As of `load`.
+def from_tensors(
+    kind: type[MLP],
+    path: str | Path,
+    tensors: Mapping[str, Array],
+    saved: Mapping[str, Any],
+    device: str | Backend = "auto",
+    records: Mapping[str, Any] | None = None,
+) -> MLP:
+    """Make the networks that a file holds.
 
-        Raises
-        ------
-        DataError
-            If something is missing, or does not fit.
-        """
-        records = records or {}
-        try:
-            for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
-                if tensors[name].shape != (saved["models"], stop - start):
-                    raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
-            net = cls(
-                saved["layer_sizes"],
-                records.get("activations", saved["activations"]),
-                records.get("loss", saved["loss"]),
-                init="zeros",
-                seed=saved["seeds"],
-                device=device,
-                precision=loadable_precision(device, saved["precision"]),
-                models=saved["models"],
-                output_activation=records.get("output_activation", saved["output_activation"]),
-            )
-            backend = net.stack.backend
-            for name, start, stop in net.stack.layout.names():
-                if tensors[name].dtype != backend.dtype:
-                    raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
-                net.theta[:, start:stop] = backend.from_host(tensors[name])
-        except KeyError as error:
-            raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
-        except DataError:
-            raise
-        except UsageError as error:
-            hint = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
-            raise DataError(f"{path}: {error}{hint}") from None
-        return net
+    Parameters
+    ----------
+    kind : type
+        The class of what is returned.
+    path : path
+        Of the file, for messages.
+    tensors : mapping of str to (K, size) array
+    saved : mapping
+        What the file says of them, as `gpubp.stack.Stack.describe` does.
+    device : str or Backend
+    records : mapping, optional
+        As of `MLP.load`.
+
+    Raises
+    ------
+    DataError
+        If something is missing, or does not fit.
+    """
+    records = records or {}
+    try:
+        for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
+            if tensors[name].shape != (saved["models"], stop - start):
+                raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
+        net = kind(
+            saved["layer_sizes"],
+            records.get("activations", saved["activations"]),
+            records.get("loss", saved["loss"]),
+            init="zeros",
+            seed=saved["seeds"],
+            device=device,
+            precision=loadable_precision(device, saved["precision"]),
+            models=saved["models"],
+            output_activation=records.get("output_activation", saved["output_activation"]),
+        )
+        backend = net.stack.backend
+        for name, start, stop in net.stack.layout.names():
+            if tensors[name].dtype != backend.dtype:
+                raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
+            net.theta[:, start:stop] = backend.from_host(tensors[name])
+    except KeyError as error:
+        raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
+    except DataError:
+        raise
+    except UsageError as error:
+        hint = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
+        raise DataError(f"{path}: {error}{hint}") from None
+    return net
 
 
 def _by_name(lookup: Callable[[str], Any], record: Any) -> Any:

@@ -49,7 +49,6 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., object]]] = {
     "optimizers": OPTIMIZERS,
     "initializers": INITIALIZERS,
     "schedules": SCHEDULES,
-    "encodings": ENCODINGS,
 }
 MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading")  # files of benchmarks/results
 # Column of the table of step times -> who is measured in benchmarks/results/cpu.json; the fastest of them counts.
@@ -178,6 +177,7 @@ def all_tables() -> dict[str, str]:
         **{f"bars of {name}": bars_table(name) for name in MEASURED},
         "missed bars": missed_bars(),
         "step times": step_times(),
+        "encodings": registry_table(ENCODINGS),
         "recipes": recipes_table(),
     }
 

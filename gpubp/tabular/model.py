@@ -15,7 +15,7 @@ from gpubp.data import RawData, features, targets
 from gpubp.data.prepare import as_trained
 from gpubp.errors import DataError
 from gpubp.losses import Loss
-from gpubp.network import MLP
+from gpubp.network import MLP, from_tensors
 from gpubp.tabular.selection import row_losses
 
 NUMBERS_PER_BLOCK = 2**22  # inputs of rows that are encoded and predicted at a time
@@ -207,7 +207,7 @@ class TabularModel:
             members = [
                 Member(
                     recipe=described["recipe"],
-                    net=MLP.from_tensors(path, _with_prefix(tensors, f"{number}."), described, device),
+                    net=from_tensors(MLP, path, _with_prefix(tensors, f"{number}."), described, device),
                     encodings=described["encodings"],
                     scalings=described["scalings"],
                     weight=described["weight"],
