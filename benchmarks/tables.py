@@ -43,6 +43,21 @@ NEEDS = {"LightGBM": "lightgbm", "XGBoost": "xgboost", "CatBoost": "catboost", "
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 SMALLEST = 1e-15  # probability that a logarithm is taken of
 EVEN = 1.0
+# What is asked of a preset: its error over another's (geometric mean), on what part of the (table, split) it is lower,
+# or its processor time over another's (geometric mean).
+BARS = (
+    ("gpubp fast", "HGB", "error", 1.02),
+    ("gpubp fast", "HGB", "lower", 0.5),
+    ("gpubp good", "HGB", "error", 0.95),
+    ("gpubp best", "HGB", "error", 0.88),
+    ("gpubp best", "HGB", "lower", 0.8),
+    ("gpubp best", "CatBoost", "lower", 0.6),
+    ("gpubp best", "LightGBM", "lower", 0.8),
+    ("gpubp best", "XGBoost", "lower", 0.8),
+    ("gpubp best", "RealMLP-TD", "lower", 0.8),
+    ("gpubp fast", "scikit-learn MLP", "seconds", 1.0),
+    ("gpubp best", "RealMLP-TD", "seconds", 1.0),
+)
 
 
 def read_split(path: Path, seed: int, full: bool, target: str | None = None) -> tuple[Any, Any, Any, Any, bool]:
@@ -127,6 +142,24 @@ def summary(figures: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def bars(figures: Sequence[dict[str, Any]]) -> list[str]:
+    """What is asked of the presets, and whether it was reached, in Markdown."""
+    small = [figure for figure in figures if not figure["table"].endswith("full")]
+    lines = ["| what | bar | measured | on (table, split) | reached |", "|---|---|---:|---:|---|"]
+    for one, other, what, bound in BARS:
+        ratios = compare(small, one, other, "seconds" if what == "seconds" else "error")
+        name, sign = f"{one}: {what} over {other}'s", "<="
+        measured = geometric_mean(ratios)
+        if what == "lower":
+            name, sign = f"{one}: lower error than {other}, part", ">="
+            measured = float(np.mean(np.less(ratios, EVEN))) if ratios else float("nan")
+        reached = "not measured"
+        if ratios:
+            reached = "yes" if (measured >= bound if what == "lower" else measured <= bound) else "**no**"
+        lines.append(f"| {name} | {sign} {bound} | {measured:.3f} | {len(ratios)} | {reached} |")
+    return lines
+
+
 def _is(figure: dict[str, Any], contender: str, table: str | None = None) -> bool:
     return figure["contender"] == contender and table in (None, figure["table"]) and "error" in figure
 
@@ -185,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(*figure.values(), flush=True)
                 content = {"machine": described(), "date": time.strftime("%Y-%m-%d"), "figures": figures}
                 atomic_write(file, (json.dumps(content, indent=1) + "\n").encode())
-    print("\n" + "\n".join(summary(figures)))
+    print("\n".join(["", *summary(figures), "", *bars(figures)]))
     if importlib.util.find_spec("matplotlib") is not None:
         plot(options.out / "tables.png", figures)
     return 1 if any("failed" in figure for figure in figures) else 0

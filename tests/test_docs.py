@@ -148,6 +148,14 @@ def step_times() -> str:
     return _under_machine(part["machine"], lines)
 
 
+def accuracy_on_tables() -> str:
+    """What `benchmarks.tables` found, and its bars, under the machine."""
+    from benchmarks.tables import bars, summary
+
+    saved = json.loads((RESULTS / "tables.json").read_text(encoding="utf-8"))
+    return _under_machine(saved["machine"], [*summary(saved["figures"]), "", *bars(saved["figures"])])
+
+
 def recipes_table() -> str:
     """The recipes for networks on tables."""
     lines = [
@@ -179,6 +187,7 @@ def all_tables() -> dict[str, str]:
         "step times": step_times(),
         "encodings": registry_table(ENCODINGS),
         "recipes": recipes_table(),
+        "accuracy on tables": accuracy_on_tables(),
     }
 
 
