@@ -98,12 +98,16 @@ def encode(
 ) -> list[Fold]:
     """Encode the rows for each fold by what is fitted on its own training rows, equally wide for all."""
     silent = replace(table, data=replace(table.data, notes=[]))
-    first = _preprocessing(silent, splits[0][0], numbers, seed)
-    width = features.width(first["features"])
+    least = len(table.data.columns) * len(numbers.split("+"))  # many trees would be grown to no avail
+    first = None if least > MOST_INPUTS else _preprocessing(silent, splits[0][0], numbers, seed)
+    width = least if first is None else features.width(first["features"])
     if width > MOST_INPUTS and numbers not in SCALINGS:
         scaling = next((name for name in numbers.split("+") if name in SCALINGS), features.STANDARD)
-        say(f"numbers: {scaling}, since {numbers} would make {width:,} inputs")
+        say(f"numbers: {scaling}, since {numbers} would make {width:,} inputs or more")
         return encode(table, splits, scaling, seed, dtype, say)
+    if first is None:
+        first = _preprocessing(silent, splits[0][0], numbers, seed)
+        width = features.width(first["features"])
     needed = width * len(table.rows) * len(splits) * np.dtype(dtype).itemsize
     if needed > min(MOST_BYTES, packing.system_memory() / PART_OF_MEMORY):
         say("numbers: one encoding, fitted on all training rows, as one for each fold would take too much memory")

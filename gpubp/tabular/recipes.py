@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="quantiles",
-            numbers="robust+quantile+piecewise(bins=32, by=quantile)+fourier",
+            numbers="robust+quantile+piecewise(by=quantile)+fourier",
             hidden=(128, 128),
             activation="mish",
             learning_rate=3e-3,
@@ -100,7 +100,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="wide",
-            numbers="quantile+piecewise(by=quantile)",
+            numbers="quantile+piecewise(bins=32, by=quantile)",
             hidden=(256,),
             activation="relu",
             learning_rate=2e-3,
