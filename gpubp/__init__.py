@@ -17,9 +17,12 @@ _PUBLIC = {
     "MLPSearchCV": "estimators.search",
     "MLPEnsembleClassifier": "estimators.ensemble",
     "MLPEnsembleRegressor": "estimators.ensemble",
+    "TabularClassifier": "tabular.estimators",
+    "TabularRegressor": "tabular.estimators",
+    "TableEncoder": "tabular.encoder",
     "from_sklearn": "estimators",
     "to_sklearn": "estimators",
-    "load": "data.predictor",
+    "load": "tabular.predictor",
     "train": "training",
     "History": "training.history",
     "check_gradients": "diagnostics",
@@ -49,7 +52,6 @@ if TYPE_CHECKING:
     from gpubp import plots as plots
     from gpubp import schedules as schedules
     from gpubp.activations import Activation as Activation
-    from gpubp.data.predictor import load as load
     from gpubp.diagnostics import check_gradients as check_gradients
     from gpubp.errors import CheckpointError as CheckpointError
     from gpubp.errors import DataError as DataError
@@ -71,6 +73,10 @@ if TYPE_CHECKING:
     from gpubp.network import MLP as MLP
     from gpubp.optimizers import Optimizer as Optimizer
     from gpubp.schedules import Schedule as Schedule
+    from gpubp.tabular.encoder import TableEncoder as TableEncoder
+    from gpubp.tabular.estimators import TabularClassifier as TabularClassifier
+    from gpubp.tabular.estimators import TabularRegressor as TabularRegressor
+    from gpubp.tabular.predictor import load as load
     from gpubp.trace import Trace as Trace
     from gpubp.training import train as train
     from gpubp.training.history import History as History

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
 
+_FAR_FROM_STANDARDIZED = 10.0  # a mean magnitude that standardized numbers do not have
 _BLOCK = 1 << 20  # elements looked at a time, so that a check costs no memory to speak of
 
 
@@ -71,6 +74,36 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
         raise DataError(f"{name} has no rows; at least one is needed")
     _require_finite(array.matrix.data if isinstance(array, SparseRows) else array, name, precision)
     return array
+
+
+def require_encoded(X: Any, n_inputs: int, preprocessing: Mapping[str, Any] | None) -> None:
+    """Raise for raw rows, where a network has an encoding and takes them encoded; warn of what looks like raw rows."""
+    if preprocessing is None or hasattr(X, "matrix"):
+        return
+    is_array = not (hasattr(X, "iloc") or isinstance(X, str | Path | dict))
+    width = np.shape(X)[1:] if is_array else ()
+    if not is_array or (width and width != (n_inputs,)):
+        raise DataError(
+            f"X is no array of (rows, {n_inputs}) encoded numbers, which this network takes; "
+            "gpubp.load(path).predict takes raw rows"
+        )
+    if _looks_raw(preprocessing, np.asarray(X)):
+        warnings.warn(
+            "X looks like raw rows, and the network takes encoded ones, of about unit variance; "
+            "gpubp.load(path).predict takes raw rows",
+            stacklevel=3,
+        )
+
+
+def _looks_raw(preprocessing: Mapping[str, Any], X: Any) -> bool:
+    """Whether numbers that should be standardized lie where they lay before they were."""
+    numbers = preprocessing.get("features", {}).get("numbers", {})
+    mean, scale, width = numbers.get("mean"), numbers.get("scale"), numbers.get("width")
+    if not mean or not scale or not width or X.dtype.kind not in "iuf":
+        return False
+    values = X[:1000, :width].astype(np.float64)
+    far = np.abs(values).mean() > _FAR_FROM_STANDARDIZED
+    return bool(far and np.abs((values - mean) / scale).mean() < _FAR_FROM_STANDARDIZED)
 
 
 def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name: str = "y") -> NDArray[Any]:

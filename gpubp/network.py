@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,7 @@ from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss, get_loss, with_output_activation
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
-from gpubp.trace import Trace, trace
-
-_FAR_FROM_STANDARDIZED = 10.0  # a mean magnitude that standardized numbers do not have
+from gpubp.trace import Trace, summary, trace
 
 
 class MLP:
@@ -195,16 +192,7 @@ class MLP:
             2  softmax     8 x 3            27          0
         in all                              51
         """
-        names = [*(activation.name for activation in self.activations), self.output_activation.name]
-        width = max(10, *map(len, names))
-        lines = [f"layer  {'activation':<{width}}  weights  parameters  norm of W"]
-        for number, (name, layer, (n_in, n_out)) in enumerate(
-            zip(names, self.stack.layers, self.stack.layout.shapes, strict=True), 1
-        ):
-            norm = float(np.linalg.norm(self.stack.backend.to_host(layer.W)))
-            shape = f"{n_in} x {n_out}"
-            lines.append(f"{number:>5}  {name:<{width}}  {shape:<7}  {n_in * n_out + n_out:>10,}  {norm:>9.4g}")
-        return "\n".join([*lines, f"in all {'':<{width}}          {self.parameters:>10,}"])
+        return summary(self.stack)
 
     def memory(
         self, batch_size: int = 128, optimizer: str | Optimizer = "adam", recompute: bool = False
@@ -248,7 +236,7 @@ class MLP:
         DataError
             Naming the shape, dtype or cell of X that does not fit.
         """
-        self._require_encoded(X)
+        checks.require_encoded(X, self.layer_sizes[0], self.preprocessing)
         a = self.stack.reproducible_outputs(checks.inputs(X, self.layer_sizes[0], self.precision))
         return a if self.models > 1 else a[0]
 
@@ -287,7 +275,7 @@ class MLP:
         dict
             "loss", and "accuracy", "label_accuracy" (several labels) or "rmse": numbers, or arrays (K,) for a stack.
         """
-        self._require_encoded(X)
+        checks.require_encoded(X, self.layer_sizes[0], self.preprocessing)
         loss, metric = self.stack.evaluate(*self.stack.checked(X, y, sample_weight))
         return {"loss": self._one_or_all(loss), self.loss.metric_name(self.layer_sizes[-1]): self._one_or_all(metric)}
 
@@ -354,24 +342,6 @@ class MLP:
         if per_sample and sample_weight is not None:
             raise UsageError("per_sample shows each row's own cost, which no weight changes; leave out sample_weight")
         return trace(self.stack, *self.stack.checked(X, y, sample_weight), per_sample=per_sample)
-
-    def _require_encoded(self, X: Any) -> None:
-        """Raise for raw rows, where the network knows how they are encoded and takes them encoded."""
-        if self.preprocessing is None or hasattr(X, "matrix"):
-            return
-        is_array = not (hasattr(X, "iloc") or isinstance(X, str | Path | dict))
-        width = np.shape(X)[1:] if is_array else ()
-        if not is_array or (width and width != self.layer_sizes[:1]):
-            raise DataError(
-                f"X is no array of (rows, {self.layer_sizes[0]}) encoded numbers, which this network takes; "
-                "gpubp.load(path).predict takes raw rows"
-            )
-        if _looks_raw(self.preprocessing, np.asarray(X)):
-            warnings.warn(
-                "X looks like raw rows, and the network takes encoded ones, of about unit variance; "
-                "gpubp.load(path).predict takes raw rows",
-                stacklevel=3,
-            )
 
     # -- one network has no leading axis ---------------------------------------------------------------
 
@@ -448,46 +418,73 @@ class MLP:
             raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(sorted(unknown))}")
         path = serialization.model_file(path)
         tensors, saved = serialization.load(path)
-        try:
-            for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
-                if tensors[name].shape != (saved["models"], stop - start):
-                    raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
-            net = cls(
-                saved["layer_sizes"],
-                records.get("activations", saved["activations"]),
-                records.get("loss", saved["loss"]),
-                init="zeros",
-                seed=saved["seeds"],
-                device=device,
-                precision=loadable_precision(device, saved["precision"]),
-                models=saved["models"],
-                output_activation=records.get("output_activation", saved["output_activation"]),
+        if "layer_sizes" not in saved and "tabular" in saved:
+            raise DataError(
+                f"{path}: holds the networks of a preset for tables; load it with gpubp.TabularClassifier.load or "
+                "gpubp.TabularRegressor.load"
             )
-            backend = net.stack.backend
-            for name, start, stop in net.stack.layout.names():
-                if tensors[name].dtype != backend.dtype:
-                    raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
-                net.theta[:, start:stop] = backend.from_host(tensors[name])
-        except KeyError as error:
-            raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
-        except DataError:
-            raise
-        except UsageError as error:
-            hint = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
-            raise DataError(f"{path}: {error}{hint}") from None
+        net = from_tensors(cls, path, tensors, saved, device, records)
         net.preprocessing = saved.get("preprocessing")
         return net
 
 
-def _looks_raw(preprocessing: dict[str, Any], X: Any) -> bool:
-    """Whether numbers that should be standardized lie where they lay before they were."""
-    numbers = preprocessing.get("features", {}).get("numbers", {})
-    mean, scale, width = numbers.get("mean"), numbers.get("scale"), numbers.get("width")
-    if not mean or not scale or not width or X.dtype.kind not in "iuf":
-        return False
-    values = X[:1000, :width].astype(np.float64)
-    far = np.abs(values).mean() > _FAR_FROM_STANDARDIZED
-    return bool(far and np.abs((values - mean) / scale).mean() < _FAR_FROM_STANDARDIZED)
+def from_tensors(
+    kind: type[MLP],
+    path: str | Path,
+    tensors: Mapping[str, Array],
+    saved: Mapping[str, Any],
+    device: str | Backend = "auto",
+    records: Mapping[str, Any] | None = None,
+) -> MLP:
+    """Make the networks that a file holds.
+
+    Parameters
+    ----------
+    kind : type
+        The class of what is returned.
+    path : path
+        Of the file, for messages.
+    tensors : mapping of str to (K, size) array
+    saved : mapping
+        What the file says of them, as `gpubp.stack.Stack.describe` does.
+    device : str or Backend
+    records : mapping, optional
+        As of `MLP.load`.
+
+    Raises
+    ------
+    DataError
+        If something is missing, or does not fit.
+    """
+    records = records or {}
+    try:
+        for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
+            if tensors[name].shape != (saved["models"], stop - start):
+                raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
+        net = kind(
+            saved["layer_sizes"],
+            records.get("activations", saved["activations"]),
+            records.get("loss", saved["loss"]),
+            init="zeros",
+            seed=saved["seeds"],
+            device=device,
+            precision=loadable_precision(device, saved["precision"]),
+            models=saved["models"],
+            output_activation=records.get("output_activation", saved["output_activation"]),
+        )
+        backend = net.stack.backend
+        for name, start, stop in net.stack.layout.names():
+            if tensors[name].dtype != backend.dtype:
+                raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
+            net.theta[:, start:stop] = backend.from_host(tensors[name])
+    except KeyError as error:
+        raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
+    except DataError:
+        raise
+    except UsageError as error:
+        hint = "; a record of your own is passed to MLP.load as activations=, loss= or output_activation="
+        raise DataError(f"{path}: {error}{hint}") from None
+    return net
 
 
 def _by_name(lookup: Callable[[str], Any], record: Any) -> Any:

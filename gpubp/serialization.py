@@ -31,7 +31,8 @@ try:
 except ImportError:  # not on Windows, where leftovers stay
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables. 3: a digest
+FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of the columns, for tables. 3: a digest;
+# encodings of numbers
 HEADER, DIGEST = "gpubp", "gpubp_sha256"  # what the header of a file calls our metadata, and their digest
 DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  # as safetensors calls them
 _CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
@@ -128,6 +129,18 @@ def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str,
                 file.write(_bytes_of(tensor))
             file.seek(header.index(unknown.encode()))
             file.write(digest.result().encode())
+
+
+def header(path: str | Path) -> dict[str, Any]:
+    """Read what a file says beside its tensors; nothing of a file that `save` did not write."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            saved = json.loads((file.metadata() or {}).get("gpubp", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return saved if isinstance(saved, dict) else {}
 
 
 def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

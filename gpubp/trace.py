@@ -1,4 +1,4 @@
-"""One pass of backpropagation, kept: every z, a, σ′(z), δ and gradient of one network on a batch."""
+"""Networks in print: one pass of backpropagation with every z, a, σ′(z), δ and gradient; the layers in a table."""
 
 from __future__ import annotations
 
@@ -231,6 +231,20 @@ def _rows(array: Array) -> Array:
 
 
 # -- in print ------------------------------------------------------------------------------------------
+
+
+def summary(stack: Stack) -> str:
+    """The layers in a table: activation, shape of W, parameters, norm of W."""
+    names = [*(activation.name for activation in stack.activations), stack.output_activation.name]
+    width = max(10, *map(len, names))
+    lines = [f"layer  {'activation':<{width}}  weights  parameters  norm of W"]
+    for number, (name, layer, (n_in, n_out)) in enumerate(
+        zip(names, stack.layers, stack.layout.shapes, strict=True), 1
+    ):
+        norm = float(np.linalg.norm(stack.backend.to_host(layer.W)))
+        shape = f"{n_in} x {n_out}"
+        lines.append(f"{number:>5}  {name:<{width}}  {shape:<7}  {n_in * n_out + n_out:>10,}  {norm:>9.4g}")
+    return "\n".join([*lines, f"in all {'':<{width}}          {stack.layout.parameters:>10,}"])
 
 
 def _superscript(number: int) -> str:

@@ -25,11 +25,13 @@ import pytest
 
 import gpubp
 from gpubp.activations import ACTIVATIONS
+from gpubp.data.encodings import ENCODINGS
 from gpubp.initializers import INITIALIZERS
 from gpubp.lessons import LESSONS
 from gpubp.losses import LOSSES
 from gpubp.optimizers import OPTIMIZERS
 from gpubp.schedules import SCHEDULES
+from gpubp.tabular.recipes import RECIPES
 from support.package import MODULES, PACKAGE, REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # behind the package that is tested
@@ -168,6 +170,30 @@ def lesson_code(name: str) -> str:
     return f"```python\n{experiment}\n\n\nmeasured = measure()\n```\n"
 
 
+def accuracy_on_tables() -> str:
+    """What `benchmarks.tables` found, and its bars, under the machine."""
+    from benchmarks.tables import bars, summary
+
+    saved = json.loads((RESULTS / "tables.json").read_text(encoding="utf-8"))
+    return _under_machine(saved["machine"], [*summary(saved["figures"]), "", *bars(saved["figures"])])
+
+
+def recipes_table() -> str:
+    """The recipes for networks on tables."""
+    lines = [
+        "| recipe | numbers | hidden layers | activation | learning rate | dropout: values, classes |",
+        "|---|---|---|---|---:|---|",
+    ]
+    for recipe in RECIPES.values():
+        name = f"{recipe.name}, from {recipe.fewest_rows:,} rows on" if recipe.fewest_rows else recipe.name
+        dropout = f"{recipe.dropout}, {recipe.dropout_of_classes}"
+        layers = "-".join(map(str, recipe.hidden))
+        lines.append(
+            f"| {name} | `{recipe.numbers}` | {layers} | {recipe.activation} | {recipe.learning_rate} | {dropout} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _under_machine(machine: Mapping[str, str], lines: list[str]) -> str:
     about = "; ".join(f"{key} {value}" for key, value in machine.items())
     return "\n".join([f"{about}:", "", *lines]) + "\n"
@@ -183,6 +209,9 @@ def all_tables() -> dict[str, str]:
         "bars on a GPU": bars.table(parts_on_a_gpu()),
         "step times": step_times(),
         **{f"code of {lesson}": lesson_code(lesson) for lesson in LESSONS},
+        "encodings": registry_table(ENCODINGS),
+        "recipes": recipes_table(),
+        "accuracy on tables": accuracy_on_tables(),
     }
 
 

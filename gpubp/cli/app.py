@@ -79,11 +79,12 @@ def predict(
     """Predict the rows of DATA with a trained network; classes come with their probabilities."""
     from gpubp import data as reading
     from gpubp.cli import display, predictions, run_folder
+    from gpubp.tabular.predictor import encode
 
     predictions.check(out, data)
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
-    X, _ = reading.encode(preprocessing, source, with_target=False, dtype=net.stack.backend.dtype)
+    X, _ = encode(net, source, with_target=False)
     columns = reading.decode(preprocessing, net.forward(X))
     console = display.make_console(stderr=predictions.goes_to_standard_output(out))
     predictions.write(out, columns)
@@ -100,12 +101,12 @@ def evaluate(
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a trained network predicts DATA."""
-    from gpubp import data as reading
     from gpubp.cli import display, metrics, run_folder
+    from gpubp.tabular.predictor import encode
 
     net, preprocessing = run_folder.load_predictor(model)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
-    X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
+    X, y = encode(net, source)
     if y is None:
         column = f'column "{name}"' if (name := preprocessing["target"]["name"]) else "target"
         raise UsageError(f'{source.name}: has no {column} to compare with; to predict, use "gpubp predict"')
@@ -196,9 +197,12 @@ def bench(
 def inspect(model: options.Model, data: options.LookedAt = None) -> None:
     """Show a trained network: its layers, what its inputs and outputs mean, and with DATA how its layers fare."""
     from gpubp.cli import display, run_folder
+    from gpubp.tabular.model import TabularModel
 
     net = run_folder.load_model(model, "cpu")
     console = display.make_console()
+    if isinstance(net, TabularModel):
+        return display.show_preset(console, net)
     stack = f", a stack of {net.models}" if net.models > 1 else ""
     display.say(console, f"{'-'.join(map(str, net.layer_sizes))}, {net.parameters:,} parameters{stack}", "bold")
     display.show_weights(console, net)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpubp.data import PreparedData
     from gpubp.diagnostics.health import Health
     from gpubp.network import MLP
+    from gpubp.tabular.model import TabularModel
     from gpubp.training.history import History
 
 PLAIN_LINES = 20  # of a training whose output is not a terminal, however many epochs it has
@@ -107,7 +108,8 @@ def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]
         lines = [f"inputs: {numbers['width']} pixels, divided by 255"]
     else:
         named = f": {_some(numbers['names'])}" if numbers["names"] else ""
-        lines = [f"inputs: {plural(numbers['width'], 'number')}, standardized{named}"]
+        how = "+".join(one["name"] for one in numbers.get("encodings", [])) or "standardized"
+        lines = [f"inputs: {plural(numbers['width'], 'number')}, {how}{named}"]
     if numbers["indicators"]:
         lines.append(f"inputs: {plural(len(numbers['indicators']), 'indicator')} of missing numbers")
     lines += [f'inputs: "{c["name"]}", one-hot: {_some(c["values"])}' for c in categories]
@@ -118,6 +120,27 @@ def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]
         kind = "label" if target["type"] == "labels" else "value"
         lines.append(f"predicts {what}: {plural(target['outputs'], kind)}")
     return lines
+
+
+def show_preset(console: Console, model: TabularModel) -> None:
+    """The stacks of a preset, what they count, and what their inputs and outputs mean."""
+    about = model.about
+    counted = f"{plural(model.models, 'network')}, {model.parameters:,} parameters"
+    say(console, f"preset {about['preset']}: {counted}", "bold")
+    table = make_table("recipe", "layers", "activations", ">networks", ">weight", ">out-of-fold loss")
+    for member in model.members:
+        net = member.net
+        layers, activations = "-".join(map(str, net.layer_sizes)), ", ".join(dict.fromkeys(_names(net)))
+        weight, loss = f"{member.weight:.2f}", f"{about['recipe_losses'][member.recipe]:.4g}"
+        table.add_row(member.recipe, layers, activations, str(net.models), weight, loss)
+    console.print(table)
+    say(console, f"loss {model.loss.name}; {model.precision}")
+    for line in describe_preprocessing(model.preprocessing):
+        say(console, line)
+
+
+def _names(net: MLP) -> list[str]:
+    return [*(activation.name for activation in net.activations), net.output_activation.name]
 
 
 def show_metrics(console: Console, parts: Mapping[str, Mapping[str, float | None]]) -> None:
@@ -293,6 +316,41 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         return f"{text} {self.rows / max(history.seconds[-1] - before, 1e-9):,.0f} samples/s"
 
 
+class PresetProgress(AbstractContextManager["PresetProgress"]):
+    """One bar for all that a preset trains: live on a terminal, else some lines.
+
+    Parameters
+    ----------
+    console : Console
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.live = console, console.is_terminal and not console.quiet
+        remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+        self.bar = Progress(BarColumn(20), TextColumn("{task.fields[text]}"), remaining, console=console)
+        self.task = self.bar.add_task("training", total=1.0, text="")
+        self.lines = 0
+
+    def __enter__(self) -> PresetProgress:
+        if self.live:
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.live:
+            self.bar.stop()
+
+    def __call__(self, done: float, text: str) -> None:
+        """After an epoch, with the part of all work that is done."""
+        if self.live:
+            self.bar.update(self.task, completed=done, text=text)
+        elif int(done * PLAIN_LINES) > self.lines:
+            self.lines = int(done * PLAIN_LINES)
+            say(self.console, f"{done:4.0%}  {text}")
+
+
 def how_it_ended(history: History, patience: int | None, tolerance: float | None) -> str:
     """One line on a training that is over."""
     text = f"{plural(history.epochs, 'epoch')}, {plural(history.steps, 'step')} in {history.seconds[-1]:.1f} s"
@@ -314,8 +372,7 @@ def _steady(value: float) -> str:
 
 
 def _layers(net: MLP) -> Iterable[tuple[str, Any, Any]]:
-    names = [*(activation.name for activation in net.activations), net.output_activation.name]
-    return zip(names, net.weights, net.biases, strict=True)
+    return zip(_names(net), net.weights, net.biases, strict=True)
 
 
 def _count(W: Any, b: Any, net: MLP) -> str:

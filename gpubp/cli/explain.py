@@ -61,10 +61,14 @@ def demo_network() -> MLP:
 def _explain_row(model: Path, data: str, row: int) -> None:
     from gpubp import data as reading
     from gpubp.cli import run_folder
+    from gpubp.tabular.model import TabularModel
+    from gpubp.tabular.predictor import encode
 
     net, preprocessing = run_folder.load_predictor(model)
+    if isinstance(net, TabularModel):
+        raise UsageError(f"{model}: holds {net.models} networks, and one is explained; train one with --preset fast")
     source = run_folder.unseen_part(reading.read(data, trained=preprocessing))
-    X, y = reading.encode(preprocessing, source, dtype=net.stack.backend.dtype)
+    X, y = encode(net, source)
     if y is None:
         raise UsageError(f"{source.name}: has no target, without which there is no error to propagate back")
     if row > len(X):

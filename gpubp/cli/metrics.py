@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from gpubp._typing import Array
 from gpubp.data import decode
 from gpubp.network import MLP
+from gpubp.tabular.model import TabularModel
 
 Scores = dict[str, float | None]
 
@@ -19,14 +20,14 @@ LARGE_GAP = 0.15  # of accuracy or r2, between training and test rows
 MOST_CONFUSED = 100  # classes of a confusion matrix
 
 
-def score(net: MLP, X: Array, y: Array) -> Scores:
+def score(net: MLP | TabularModel, X: Any, y: Array) -> Scores:
     """How well a network predicts: ``loss`` and figures that depend on what it predicts.
 
     Parameters
     ----------
-    net : MLP
+    net : MLP or TabularModel
         With its preprocessing, which `y` was encoded by.
-    X : (m, n_0) array
+    X : (m, n_0) array, or TableRows of a TabularModel
     y : (m,) or (m, n_L) array
 
     Returns

@@ -15,10 +15,12 @@ import typer
 
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import DEVICES
+from gpubp.data.encodings import ENCODINGS
 from gpubp.data.schema import KINDS
 from gpubp.initializers import INITIALIZERS
 from gpubp.losses import LOSSES
 from gpubp.precision import PRECISIONS
+from gpubp.tabular.recipes import PRESETS
 from gpubp.training.options import TRAINING_OPTIONS, Option
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -216,6 +218,27 @@ NoHeader = Annotated[
     _table_option("--no-header", help='The first line of a CSV file is a row; columns are called "1", "2", ….'),
 ]
 
+Numbers = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How columns of numbers are encoded: {', '.join(ENCODINGS)}; or several, as robust+piecewise.",
+        metavar="NAMES",
+        rich_help_panel="Data",
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help=f"For tables: {', '.join(PRESETS)}, or none (default: fast; none for arrays and pictures).",
+        metavar="NAME",
+        rich_help_panel="Run",
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(help="Seconds that the training may take.", metavar="SECONDS", rich_help_panel="Run"),
+]
 Seed = Annotated[
     int,
     typer.Option(

@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpubp.data.encodings import ENCODINGS
+from gpubp.data.source import option
 from gpubp.errors import UsageError, suggest
 from gpubp.precision import PRECISIONS
 
@@ -123,7 +125,7 @@ def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If ``--kind`` does not name columns and kinds.
+        If ``--kind`` does not name columns and kinds, or ``--encoding`` names how numbers are encoded.
     """
     asked = values.get("header", False)
     header = False if values["no_header"] else True if asked else None
@@ -135,6 +137,11 @@ def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f'--kind "{part}": not COLUMN=KIND; write, for example, zip=category,age=number')
         kinds[column] = kind
+    if (values["encoding"] or "").partition("+")[0].partition("(")[0] in ENCODINGS:
+        raise UsageError(
+            f'--encoding "{values["encoding"]}": that is how a CSV file writes its characters; for how numbers are '
+            f"encoded, {option('--numbers', values['encoding'])}"
+        )
     return {
         "ignore": _parse_texts(values["ignore"]),
         "kinds": kinds,

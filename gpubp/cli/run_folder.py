@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import gpubp
+from gpubp._typing import Array
 from gpubp.cli import metrics
-from gpubp.data import PreparedData, RawData, encode, read
-from gpubp.data.predictor import load
+from gpubp.data import PreparedData, RawData, read
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import UsageError
 from gpubp.network import MLP
 from gpubp.serialization import MODEL_FILE, atomic_write
+from gpubp.tabular.fitting import TabularHistory
+from gpubp.tabular.model import TableRows, TabularModel
+from gpubp.tabular.predictor import encode, load, load_network
 from gpubp.training.history import History
 
 MODEL = MODEL_FILE
@@ -36,32 +39,70 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
     """The contents of metrics.json; the network is evaluated on every part of the data as it is now."""
     every_part = dict(zip(PARTS, (prepared.train, prepared.validation, prepared.test), strict=True))
     parts = {name: part for name, part in every_part.items() if part is not None}
-    X, y = list(parts.values())[-1]
     return {
         "task": prepared.task,
+        **_how_well(net, prepared.preprocessing, parts),
+        **_how_trained(net, history),
+        "gemm_table": net.stack.backend.gemm_table,
+        "seed": net.stack.seeds[0],
+        "parameters": net.parameters,
+        "layer_sizes": list(net.layer_sizes),
+        "config": config,
+        "versions": _versions(),
+    }
+
+
+def summarize_preset(
+    model: TabularModel,
+    task: str,
+    parts: Mapping[str, tuple[TableRows, Array]],
+    history: TabularHistory,
+    config: dict[str, Any],
+) -> dict[str, Any]:
+    """The contents of metrics.json for the networks of a preset; "validation" are out-of-fold predictions."""
+    return {
+        "task": task,
+        **_how_well(model, model.preprocessing, parts),
+        **_how_trained(model, history),
+        "seed": config["seed"],
+        "parameters": model.parameters,
+        "networks": model.models,
+        **model.about,
+        "config": config,
+        "versions": _versions(),
+    }
+
+
+def _how_well(net: MLP | TabularModel, preprocessing: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores of every part beside the baseline's, and the confusion of classes in the last of them."""
+    X, y = list(parts.values())[-1]
+    return {
         **{name: metrics.score(net, *part) for name, part in parts.items()},
         "baseline": {
-            "predicts": metrics.baseline_name(prepared.preprocessing),
-            **{name: metrics.baseline(prepared.preprocessing, y) for name, (_, y) in parts.items()},
+            "predicts": metrics.baseline_name(preprocessing),
+            **{name: metrics.baseline(preprocessing, y) for name, (_, y) in parts.items()},
         },
-        "classes": prepared.classes,
-        "confusion": metrics.confusion(prepared.preprocessing, y, net.forward(X)),
+        "classes": preprocessing["target"].get("classes"),
+        "confusion": metrics.confusion(preprocessing, y, net.forward(X)),
+    }
+
+
+def _how_trained(net: MLP | TabularModel, history: History | TabularHistory) -> dict[str, Any]:
+    return {
         "epochs": history.epochs,
         "steps": history.steps,
         "stopped": history.stopped,
         "seconds": round(history.seconds[-1], 3) if history.seconds else 0.0,
         "device": net.device,
         "precision": net.precision,
-        "gemm_table": net.stack.backend.gemm_table,
-        "seed": net.stack.seeds[0],
-        "parameters": net.parameters,
-        "layer_sizes": list(net.layer_sizes),
-        "config": config,
-        "versions": {
-            "gpubp": gpubp.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
-        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "gpubp": gpubp.__version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "scipy", "scikit-learn")},
     }
 
 
@@ -155,7 +196,7 @@ def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
         )
 
 
-def write(folder: Path, net: MLP, history: History, summary: dict[str, Any]) -> None:
+def write(folder: Path, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]) -> None:
     """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
 
     Raises
@@ -184,19 +225,19 @@ def write(folder: Path, net: MLP, history: History, summary: dict[str, Any]) -> 
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def load_model(path: Path, device: str = "auto") -> MLP:
-    """The network in a run folder, or in a model file.
+def load_model(path: Path, device: str = "auto") -> MLP | TabularModel:
+    """The network, or the networks of a preset, in a run folder or in a model file.
 
     Raises
     ------
     DataError
         If there is none.
     """
-    return MLP.load(path, device)
+    return load_network(path, device)
 
 
-def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
-    """The single network in a run folder or model file, and how raw rows are encoded for it.
+def load_predictor(path: Path) -> tuple[MLP | TabularModel, dict[str, Any]]:
+    """What predicts in a run folder or model file, and how raw rows are encoded for it.
 
     Raises
     ------
@@ -211,8 +252,12 @@ def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
 def health(path: Path, data: str) -> Health:
     """One look at the layers of the network in a run folder or model file, with rows of `data`."""
     net, preprocessing = load_predictor(path)
+    if isinstance(net, TabularModel):
+        raise UsageError(
+            f"{path}: holds {net.models} networks, and the layers of one are looked at; train one with --preset fast"
+        )
     source = unseen_part(read(data, trained=preprocessing))
-    X, y = encode(preprocessing, source, dtype=net.stack.backend.dtype)
+    X, y = encode(net, source)
     if y is None:
         raise UsageError(f"{source.name}: has no target, without which there is no gradient to look at")
     return examine(net.stack, *net.stack.checked(X, y))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gpubp.backends import get_backend
-from gpubp.cli import options
+from gpubp.cli import options, presets
 from gpubp.cli.parsing import parse_class_weight, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
@@ -47,6 +47,9 @@ def train(
     no_header: options.NoHeader = False,
     validation: options.Validation = None,
     class_weight: options.ClassWeight = None,
+    numbers: options.Numbers = None,
+    preset: options.PresetName = None,
+    time_limit: options.TimeLimit = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -60,13 +63,15 @@ def train(
 ) -> None:
     """Train a network on DATA, and keep it with its metrics in a folder.
 
+    On tables, what is not said is as in --preset fast; --preset good and best train several networks.
+
     Names take arguments where they have parameters: 'leaky_relu(0.2)', 'quantile(0.9)', 'warmup(cosine,0.1)'.
     """
     settings = Settings(values)
     settings.check_names()
     backend = get_backend(device, precision)
-    if settings["patience"] is not None and not validation:
-        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
+    presets.check(preset, numbers, time_limit)
+    table_options = parse_table_options(ctx.params)
 
     from gpubp import data as reading
     from gpubp.cli import display, run_folder
@@ -76,45 +81,70 @@ def train(
     if checkpoint_every is not None:
         Interval.parse(checkpoint_every)
     console = display.make_console(quiet=quiet)
-    source = reading.read(data, target, **parse_table_options(ctx.params))
+    source = reading.read(data, target, **table_options)
+    chosen = presets.choose(ctx, source)
+    if chosen is not None and chosen.folds > 1:
+        with run_folder.claimed(folder, source.name) as folder:
+            return presets.train(ctx, console, source, chosen, settings, folder)
+    if chosen is not None:
+        validation = chosen.validation if validation is None else validation
+        numbers = presets.recipe_of(chosen).numbers if numbers is None else numbers
+    if settings["patience"] is not None and not validation:
+        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
     prepared = reading.prepare(
         source,
         loss=settings["loss"],
         output_activation=settings["output_activation"],
         test=parse_test(test),
         validation=validation,
+        numbers=numbers or "standard",
         seed=seed,
         dtype=backend.dtype,
     )
-    weights = parse_class_weight(class_weight, prepared.classes)
+    if chosen is not None:
+        settings = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     display.say(console, display.describe_data(source.name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     if from_checkpoint is not None:
         display.say(console, f"going on from {from_checkpoint}")
     (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
+    others = {"recompute": recompute, "class_weight": parse_class_weight(class_weight, prepared.classes)}
+    others |= {"checkpoint_every": checkpoint_every, "resume": resume, "time_limit": time_limit}
     config = config_of(ctx, settings, prepared)
+    if chosen is not None:
+        config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
     with run_folder.claimed(folder, source.name) as folder:
-        if overwrite:
-            shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        interruption = None
-        try:
-            checkpoints = {"checkpoint": folder / FOLDER, "checkpoint_every": checkpoint_every, "resume": resume}
-            history = fit(
-                console, net, prepared, settings, seed, {"recompute": recompute, "class_weight": weights, **checkpoints}
-            )
-        except TrainingInterrupted as error:
-            interruption, history = error, error.history
-        except CheckpointError as error:
-            with suppress(UsageError):  # there is no room for the network either
-                save(console, net, prepared, error.history, config, folder, quiet)
-            raise
-        save(console, net, prepared, history, config, folder, quiet)
+        _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
+
+
+def _fit_and_save(
+    ctx: typer.Context,
+    console: Console,
+    net: MLP,
+    prepared: PreparedData,
+    settings: Settings,
+    config: dict[str, Any],
+    folder: Path,
+    others: dict[str, Any],
+) -> None:
+    """Train with checkpoints in the folder, and write the run into it, even if it is interrupted."""
+    seed, quiet = ctx.params["seed"], ctx.params["quiet"]
+    if ctx.params["overwrite"]:
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    interruption = None
+    try:
+        history = fit(console, net, prepared, settings, seed, {"checkpoint": folder / FOLDER, **others})
+    except TrainingInterrupted as error:
+        interruption, history = error, error.history
+    except CheckpointError as error:
+        with suppress(UsageError):  # there is no room for the network either
+            save(console, net, prepared, error.history, config, folder, quiet)
+        raise
+    save(console, net, prepared, history, config, folder, quiet)
     if interruption is not None:
-        typer.echo(
-            f"Interrupted after {display.plural(history.steps, 'step')}; to go on: {command_to_resume(ctx, folder)}",
-            err=True,
-        )
+        steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
+        typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
         raise typer.Exit(128 + interruption.signal)
 
 
@@ -140,11 +170,12 @@ def fit(
     seed: int,
     others: Mapping[str, Any] = MappingProxyType({}),
 ) -> History:
-    """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`."""
+    """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`, and a ``time_limit``."""
     from gpubp.cli import display
     from gpubp.training import train as run_training
 
-    rows = len(prepared.train[0])
+    rows, others = len(prepared.train[0]), dict(others)
+    time_limit = others.pop("time_limit", None)
     display.show_network(console, net)
     part = -(-min(settings["batch_size"], rows) // settings["accumulate"])
     memory = net.memory(part, settings["optimizer"], others.get("recompute", False))
@@ -161,8 +192,10 @@ def fit(
             validation_data=prepared.validation,
             **{**settings.train_arguments(), **others},
             seed=seed,
-            callbacks=(progress,),
+            callbacks=(progress, lambda net, history: time_limit is not None and history.seconds[-1] >= time_limit),
         )
+    if history.stopped == "callback":
+        display.say(console, f"time limit: stopped after {history.epochs} of {settings['epochs']} epochs")
     display.say(console, display.how_it_ended(history, settings["patience"], settings["update_tolerance"]))
     return history
 
@@ -184,6 +217,7 @@ def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) ->
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
     asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
     config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
+    config = {key: value for key, value in config.items() if value is not None or key not in presets.PARAMETERS}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 
@@ -197,11 +231,20 @@ def save(
     quiet: bool,
 ) -> None:
     """Measure a trained network, write its folder, and say so; if `quiet`, in one line."""
-    from gpubp.cli import display, metrics, run_folder
+    from gpubp.cli import run_folder
 
     net.preprocessing = prepared.preprocessing
     summary = run_folder.summarize(net, prepared, history, config)
     run_folder.write(folder, net, history, summary)
+    show_result(console, prepared.preprocessing, summary, folder, quiet)
+
+
+def show_result(
+    console: Console, preprocessing: dict[str, Any], summary: dict[str, Any], folder: Path, quiet: bool
+) -> None:
+    """Say how well it predicts and where it is; if `quiet`, in one line."""
+    from gpubp.cli import display, metrics, run_folder
+
     scores = {part: summary[part] for part in run_folder.PARTS if part in summary}
     baseline = dict(summary["baseline"])
     last = list(scores)[-1]
@@ -209,6 +252,6 @@ def save(
         typer.echo(f"{last} {display.figures(scores[last])}; {display.baseline_in_short(baseline, last)}; {folder}")
     else:
         display.show_metrics(console, display.with_baseline(scores, baseline))
-        for remark in metrics.remarks(prepared.preprocessing, summary["confusion"], scores):
+        for remark in metrics.remarks(preprocessing, summary["confusion"], scores):
             display.say(console, remark, "yellow")
         display.say(console, f"wrote {', '.join(run_folder.FILES)} in {folder}")

@@ -1,8 +1,9 @@
 """The encoding of raw rows as the network's input X. What is fitted on the training rows is plain JSON.
 
-The columns of X are, in this order: every column of numbers, standardized; an indicator (0 or 1) for each of these
-that lacked a value somewhere in the training rows; for every column of categories a one-hot block, one column a
-category, and behind it an indicator where the column lacked a value in the training rows.
+The columns of X are, in this order: every column of numbers, standardized or otherwise encoded (`encodings`); an
+indicator (0 or 1) for each column of numbers that lacked a value somewhere in the training rows; for every column of
+categories a one-hot block, one column a category, and behind it an indicator where the column lacked a value in the
+training rows.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.checks import SparseRows
+from gpubp.data import encodings
 from gpubp.data.cells import number_as_text
 from gpubp.data.number_style import PLAIN_NUMBER
 from gpubp.data.selection import choose_columns
 from gpubp.data.source import RawData, option, printable
-from gpubp.errors import DataError
+from gpubp.errors import DataError, UsageError
 
 RowIndices = NDArray[np.int64]
 RowSelection = RowIndices | slice
 Encoding = dict[str, Any]  # what was fitted, of all columns or of one; plain JSON
 ALL_ROWS = slice(None)
+STANDARD = "standard"  # the encoding of numbers where none is asked for
 
 NUMBERS_PER_BLOCK = 2**18  # numbers encoded at a time, in float64
 # Beyond it the variance would leave float64; itself float64, so that smaller types are compared in that.
@@ -37,31 +40,61 @@ KINDS = {
 }
 
 
-def fit(data: RawData, rows: RowSelection) -> Encoding:
+def fit(
+    data: RawData,
+    rows: RowSelection,
+    numbers: str = STANDARD,
+    target: encodings.Target | None = None,
+    seed: int = 0,
+) -> Encoding:
     """Fit the encoding of all columns of `data` but the target, on these rows alone.
+
+    Parameters
+    ----------
+    data : RawData
+    rows : (m,) int or slice
+    numbers : str
+        How columns of numbers are encoded: names in `encodings.ENCODINGS`, combined by ``+``. Tables only.
+    target : Target or None
+        Of these rows, for encodings that look at it.
+    seed : int
+        Of what encodings draw.
 
     Returns
     -------
     dict
         ``kind`` of the data. ``numbers``: the names of these columns (None for arrays), how many they are (width),
         mean, scale and fill (what replaces a missing value) of each, and the indices of those with an indicator;
-        pixels share one mean and one scale. ``categories``: for each column its name, its values, and whether it
-        has an indicator. ``left_out``, for tables: why each column that is not used is not.
+        pixels share one mean and one scale; ``encodings``, what was fitted of each, where it is not standardizing
+        alone. ``categories``: for each column its name, its values, and whether it has an indicator. ``left_out``,
+        for tables: why each column that is not used is not.
+
+    Raises
+    ------
+    UsageError
+        For an encoding that is unknown, and for any but the standard one where there are no columns.
     """
+    encodings.get_encodings(numbers)
     if data.kind != "table":
+        if numbers != STANDARD:
+            raise UsageError(f"{data.name}: is {KINDS[data.kind]}; only the columns of a table are encoded otherwise")
         return {"kind": data.kind, "numbers": _fit_numbers(data, None, rows), "categories": []}
     names, left_out = choose_columns(data, rows)
-    numbers, categories = [], []
+    of_numbers, categories = [], []
     for name in names:
         values = data.columns[name][rows]
         # One number or nothing: another number, unknown in training, must not be scaled by what never varied.
         if values.dtype == object or np.fmin.reduce(values) == np.fmax.reduce(values):
             categories.append(_fit_categories(name, _as_texts(values)))
         else:
-            numbers.append(name)
+            of_numbers.append(name)
+    fitted = _fit_numbers(data, of_numbers, rows)
+    if numbers != STANDARD and of_numbers:
+        filled = _filled_numbers(fitted, data, rows)
+        fitted["encodings"] = encodings.fit(numbers, filled, target, np.random.default_rng(seed))
     return {
         "kind": data.kind,
-        "numbers": _fit_numbers(data, numbers, rows),
+        "numbers": fitted,
         "categories": categories,
         "left_out": left_out,
     }
@@ -69,9 +102,14 @@ def fit(data: RawData, rows: RowSelection) -> Encoding:
 
 def width(encoding: Encoding) -> int:
     """Count the columns of the network's input."""
-    numbers = encoding["numbers"]
     blocks = [len(column["values"]) + column["indicator"] for column in encoding["categories"]]
-    return int(numbers["width"] + len(numbers["indicators"]) + sum(blocks))
+    return int(_width_of_numbers(encoding["numbers"]) + sum(blocks))
+
+
+def _width_of_numbers(numbers: Encoding) -> int:
+    """Count the inputs that numbers become, with their indicators."""
+    encoded = encodings.width(numbers["encodings"]) if "encodings" in numbers else numbers["width"]
+    return int(encoded + len(numbers["indicators"]))
 
 
 def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtype: Any = np.float32) -> Any:
@@ -84,11 +122,11 @@ def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtyp
     if _is_sparse(encoding, len(index), dtype):
         return SparseRows(_apply_sparsely(encoding, data, index, dtype))
     out = np.zeros((len(index), width(encoding)), dtype=dtype)
-    size = NUMBERS_PER_BLOCK // (encoding["numbers"]["width"] + 1) + 1
+    left = _width_of_numbers(encoding["numbers"])
+    size = NUMBERS_PER_BLOCK // (left + 1) + 1
     for start in range(0, len(index), size):
         block = slice(start, start + size)
-        _apply_numbers(encoding["numbers"], data, index[block], out[block])
-    left = encoding["numbers"]["width"] + len(encoding["numbers"]["indicators"])
+        _apply_numbers(encoding["numbers"], data, index[block], out[block, :left])
     for column in encoding["categories"]:
         codes = _category_codes(column, data, index)
         known = np.flatnonzero(codes >= 0)
@@ -146,18 +184,29 @@ def _shared_scale(values: NDArray[Any], mean: float, scale: float) -> Encoding:
 
 
 def _apply_numbers(numbers: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
-    """Write the standardized numbers and, behind them, their indicators into the first columns of `out`."""
-    n = numbers["width"]
-    if not n:
+    """Write the encoded numbers and, behind them, their indicators into `out`."""
+    if not numbers["width"]:
         return
     values = _number_matrix(data, numbers["names"], rows).astype(np.float64)  # (rows, n)
     missing = np.isnan(values)
     np.copyto(values, numbers["fill"], where=missing)
+    n = out.shape[1] - len(numbers["indicators"])
     with np.errstate(over="ignore"):
-        out[:, :n] = (values - numbers["mean"]) / numbers["scale"]
-    if not np.isfinite(out[:, :n]).all():
-        _raise_for_extreme_value(data, numbers["names"], rows, values, ~np.isfinite(out[:, :n]))
-    out[:, n : n + len(numbers["indicators"])] = missing[:, numbers["indicators"]]
+        standardized = ((values - numbers["mean"]) / numbers["scale"]).astype(out.dtype)
+    if not np.isfinite(standardized).all():
+        _raise_for_extreme_value(data, numbers["names"], rows, values, ~np.isfinite(standardized))
+    if "encodings" in numbers:
+        encodings.apply(numbers["encodings"], values, out[:, :n])
+    else:
+        out[:, :n] = standardized
+    out[:, n:] = missing[:, numbers["indicators"]]
+
+
+def _filled_numbers(numbers: Encoding, data: RawData, rows: RowSelection) -> NDArray[np.float64]:
+    """Take the columns of numbers with what replaces a missing value in its place."""
+    values = _number_matrix(data, numbers["names"], rows).astype(np.float64)
+    np.copyto(values, numbers["fill"], where=np.isnan(values))
+    return values
 
 
 def _number_matrix(data: RawData, names: list[str] | None, rows: RowSelection) -> NDArray[Any]:
@@ -216,10 +265,17 @@ def _category_codes(column: Encoding, data: RawData, rows: RowIndices) -> NDArra
     return np.array([different[value] for value in cells], dtype=np.int64)
 
 
+def say_unknown_categories(encoding: Encoding, data: RawData) -> None:
+    """Add to the notes of a table which of its categories did not occur in training."""
+    for column in encoding["categories"]:
+        _category_codes(column, data, np.arange(data.rows))
+
+
 def _is_sparse(encoding: Encoding, rows: int, dtype: Any) -> bool:
     """Whether the input of so many rows would be large, and hold little but zeros."""
     columns = width(encoding)
-    filled = encoding["numbers"]["width"] + len(encoding["categories"])
+    numbers = encoding["numbers"]
+    filled = _width_of_numbers(numbers) - len(numbers["indicators"]) + len(encoding["categories"])
     return bool(rows * columns * np.dtype(dtype).itemsize > LARGEST_DENSE and filled * FEW_FILLED < columns)
 
 
@@ -228,7 +284,7 @@ def _apply_sparsely(encoding: Encoding, data: RawData, rows: RowIndices, dtype: 
     from scipy.sparse import csr_matrix, hstack
 
     numbers = encoding["numbers"]
-    dense = np.zeros((len(rows), numbers["width"] + len(numbers["indicators"])), dtype)
+    dense = np.zeros((len(rows), _width_of_numbers(numbers)), dtype)
     _apply_numbers(numbers, data, rows, dense)
     blocks = [csr_matrix(dense)]
     for column in encoding["categories"]:

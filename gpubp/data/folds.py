@@ -97,7 +97,7 @@ def cut(
         fold_target = dict(target)
         targets.standardize(fold_target, data, chosen_loss, rows[train], outputs)
         preprocessings.append({"features": features.fit(data, rows[train]), "target": fold_target})
-    return _encode_folds(data, rows, splits, preprocessings, dtype), notes
+    return encode_folds(data, rows, splits, preprocessings, dtype), notes
 
 
 def _split_into_folds(
@@ -126,34 +126,55 @@ def _split_into_folds(
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, strata))
 
 
-def _encode_folds(
+def encode_folds(
     data: RawData,
     rows: RowIndices,
     splits: Sequence[tuple[RowIndices, RowIndices]],
     preprocessings: Sequence[dict[str, Any]],
     dtype: Any,
+    padded: bool = False,
 ) -> list[Fold]:
-    """Encode `rows` once for each different preprocessing, in one pair (X, y) for folds of equally wide inputs."""
+    """Encode `rows` once for each different preprocessing, in one pair (X, y) for folds of equally wide inputs.
+
+    Parameters
+    ----------
+    data : RawData
+    rows : (m,) int
+    splits : sequence of (train, validation)
+        Positions in `rows`.
+    preprocessings : sequence of dict
+        Of each split.
+    dtype : dtype
+    padded : bool
+        Whether all inputs are made as wide as the widest, by columns of zeros behind the others.
+
+    Returns
+    -------
+    list of Fold
+    """
     from scipy.sparse import vstack
 
     folds: dict[int, Fold] = {}
     widths = [features.width(preprocessing["features"]) for preprocessing in preprocessings]
+    if padded:
+        widths = [max(widths)] * len(widths)
     for width in dict.fromkeys(widths):
         members = [i for i, fold_width in enumerate(widths) if fold_width == width]
         different: list[dict[str, Any]] = []
         for i in members:
             if preprocessings[i] not in different:
                 different.append(preprocessings[i])
-        X: Any = np.empty((len(different) * len(rows), width), dtype)
+        X: Any = np.zeros((len(different) * len(rows), width), dtype)
         blocks = X.reshape(len(different), len(rows), width)
         y_blocks: list[Any] = []
         sparse_blocks = []
         for block, preprocessing in zip(blocks, different, strict=True):
             encoded = features.apply(preprocessing["features"], data, rows, dtype)
             if isinstance(encoded, SparseRows):
+                encoded.matrix.resize(len(rows), width)
                 sparse_blocks.append(encoded.matrix)
             else:
-                block[...] = encoded
+                block[:, : encoded.shape[1]] = encoded
             y_blocks.append(targets.apply(preprocessing["target"], data, rows, dtype))
         if sparse_blocks:
             X = SparseRows(vstack(sparse_blocks, format="csr"))

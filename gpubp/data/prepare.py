@@ -14,6 +14,7 @@ from gpubp.checks import SparseRows
 from gpubp.data import features, targets
 from gpubp.data.arrays import as_inputs
 from gpubp.data.columns import read_as, schema_of, schema_of_format_1
+from gpubp.data.encodings import Target
 from gpubp.data.readers import read, read_with, saved_schema
 from gpubp.data.selection import is_counter
 from gpubp.data.source import RawData
@@ -79,6 +80,7 @@ def prepare(
     output_activation: targets.OutputActivations = "auto",
     test: float | str | Path | None = None,
     validation: float | None = None,
+    numbers: str = features.STANDARD,
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> PreparedData:
@@ -98,8 +100,11 @@ def prepare(
         the data set came with, else 20 % of the rows.
     validation : float or None
         A fraction of the rows that the test part leaves for training; 0 and None for no validation part.
+    numbers : str
+        How the columns of numbers of a table are encoded: names in `gpubp.data.encodings.ENCODINGS`, with ``+``
+        between those that are combined.
     seed : int
-        The seed of the random splits, which keep the classes in proportion.
+        The seed of the random splits, which keep the classes in proportion, and of what encodings draw.
     dtype : dtype
         The type of X, and of y where it is not class indices.
 
@@ -108,16 +113,12 @@ def prepare(
     DataError
         If the data cannot be trained on; the message names the file, the line or row, the column, the remedy.
     """
-    data = with_default_target(data)
-    chosen_loss = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
-    outputs = targets.Outputs.of(chosen_loss, output_activation)
-    target = targets.fit(data, chosen_loss, outputs)
-    strata = targets.class_indices(target, data)
-    rows, test_rows, test_data = split_test(data, test, strata, seed)
-    targets.raw_values(test_data)  # raises where the test rows have no target
-    train_rows, validation_rows = split_rows(data, rows, validation or 0.0, strata, seed, "validation")
-    targets.standardize(target, data, chosen_loss, train_rows, outputs)
-    preprocessing = _fit_features(data, train_rows) | {"target": target}
+    chosen = choose(data, loss, output_activation, test, seed)
+    data, target, outputs = chosen.data, chosen.target, chosen.outputs
+    train_rows, validation_rows = split_rows(data, chosen.rows, validation or 0.0, chosen.strata, seed, "validation")
+    targets.standardize(target, data, chosen.loss, train_rows, outputs)
+    encoding = fit_features(data, train_rows, target, numbers, seed)
+    preprocessing = with_schema(encoding, data) | {"target": target}
 
     def encoded(source: RawData, rows: features.RowIndices) -> Part | None:
         if not len(rows):
@@ -132,16 +133,65 @@ def prepare(
     targets.say_few_rows(target, data)
     return PreparedData(
         task=TASKS[target["type"]],
-        loss=chosen_loss.name,
+        loss=chosen.loss.name,
         train=train,
         validation=encoded(data, validation_rows),
-        test=encoded(test_data, test_rows),
+        test=encoded(chosen.test_data, chosen.test_rows),
         n_inputs=features.width(preprocessing["features"]),
         n_outputs=target["outputs"],
         preprocessing=preprocessing,
         classes=target.get("classes"),
-        notes=list(dict.fromkeys([*data.notes, *test_data.notes])),
+        notes=list(dict.fromkeys([*data.notes, *chosen.test_data.notes])),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """What is learned from a data set, and which rows are kept for testing.
+
+    Attributes
+    ----------
+    data : RawData
+        With its target.
+    loss : Loss
+    outputs : Outputs
+    target : dict
+        The encoding of the target, without mean and scale yet.
+    strata : (data.rows,) or None
+        The class of each row.
+    rows : (n,) int
+        The rows of `data` to train and validate on.
+    test_rows : (n_test,) int
+    test_data : RawData
+        The data set that these are rows of.
+    """
+
+    data: RawData
+    loss: Loss
+    outputs: targets.Outputs
+    target: dict[str, Any]
+    strata: NDArray[Any] | None
+    rows: features.RowIndices
+    test_rows: features.RowIndices
+    test_data: RawData
+
+
+def choose(
+    data: RawData,
+    loss: str | Loss,
+    output_activation: targets.OutputActivations,
+    test: float | str | Path | None,
+    seed: int,
+) -> Chosen:
+    """Choose target, loss and test rows as `prepare` says."""
+    data = with_default_target(data)
+    chosen_loss = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
+    outputs = targets.Outputs.of(chosen_loss, output_activation)
+    target = targets.fit(data, chosen_loss, outputs)
+    strata = targets.class_indices(target, data)
+    rows, test_rows, test_data = split_test(data, test, strata, seed)
+    targets.raw_values(test_data)  # raises where the test rows have no target
+    return Chosen(data, chosen_loss, outputs, target, strata, rows, test_rows, test_data)
 
 
 def encode(
@@ -171,6 +221,18 @@ def encode(
     DataError
         If columns are missing, or a value is not of the kind that the network was trained on.
     """
+    data = as_trained(preprocessing, data, with_target)
+    return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
+
+
+def as_trained(preprocessing: dict[str, Any], data: RawData, with_target: bool = True) -> RawData:
+    """Read raw rows as those were that a network was trained on, and note what they lack, exceed, or have besides.
+
+    Raises
+    ------
+    DataError
+        As `encode`.
+    """
     encoding, target = preprocessing["features"], preprocessing["target"]
     data = as_inputs(data, encoding["kind"], encoding["numbers"]["width"])
     data = replace(data, target=target["name"])  # shares its notes with the caller's
@@ -184,7 +246,7 @@ def encode(
         say_unforeseen(encoding, data)
     if with_target and "columns" in target:
         data = targets.join_columns(data, target["columns"])
-    return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
+    return data
 
 
 def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -208,9 +270,17 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
     return targets.decode(preprocessing["target"], np.asarray(outputs))
 
 
-def _fit_features(data: RawData, rows: features.RowIndices) -> dict[str, Any]:
-    """Fit the encoding of the columns; for a table, with what they were read as."""
-    encoding = features.fit(data, rows)
+def fit_features(
+    data: RawData, rows: features.RowIndices, target: dict[str, Any], numbers: str, seed: int
+) -> features.Encoding:
+    """Fit the encoding of the columns on these rows, with bins by their targets where `numbers` asks for such."""
+    y = targets.apply(target, data, rows, np.float64) if numbers != features.STANDARD else None
+    to_predict = None if y is None else Target(y, classes=target["type"] in ("classes", "binary", "labels"))
+    return features.fit(data, rows, numbers, to_predict, seed)
+
+
+def with_schema(encoding: features.Encoding, data: RawData) -> dict[str, Any]:
+    """The encoding of the columns; for a table, with what they were read as."""
     if data.kind != "table":
         return {"features": encoding}
     return {"features": encoding, "schema": schema_of(data).with_left_out(encoding["left_out"]).to_json()}

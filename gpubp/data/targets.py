@@ -225,6 +225,13 @@ def _by_output(encoding: Encoding, y: NDArray[Any]) -> NDArray[Any]:
     return np.tile(y.reshape(-1, 1), outputs) if "quantiles" in encoding else y.reshape(-1, outputs)
 
 
+def clamp(encoding: Encoding, y: NDArray[Any]) -> None:
+    """Keep values that are predicted within the range of these encoded targets (m, n_outputs), in place."""
+    if encoding["type"] == "values":
+        raw = np.stack([y.min(axis=0), y.max(axis=0)]).astype(np.float64) * encoding["scale"] + encoding["mean"]
+        encoding["low"], encoding["high"] = raw.tolist()
+
+
 def _scale_within(
     y: NDArray[np.float64], low: float, high: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], str]:
@@ -316,6 +323,8 @@ def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]
     names = encoding.get("quantiles") or encoding.get("columns")
     if encoding["type"] == "values":
         raw = np.asarray(outputs, dtype=np.float64) * encoding["scale"] + encoding["mean"]
+        if "low" in encoding:
+            raw = np.clip(raw, encoding["low"], encoding["high"])
         return _output_columns("prediction", raw, names)
     if encoding["type"] == "labels":
         labels = (outputs > 0.5).astype(np.int64)

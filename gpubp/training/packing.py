@@ -70,10 +70,10 @@ def bytes_of_one(stack: Stack, batch_size: int, optimizer: str | Optimizer, rows
 
 def memory_for_stacks(backend: Backend) -> float:
     """Bytes that stacks may take: the device's, and on a CPU half of the memory that is free, as it is swapped else."""
-    return min(backend.free_memory(), _system_memory() / 2)
+    return min(backend.free_memory(), system_memory() / 2)
 
 
-def _system_memory() -> float:
+def system_memory() -> float:
     """Bytes that the operating system can give, infinite where it does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

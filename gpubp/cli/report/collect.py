@@ -22,6 +22,9 @@ from gpubp.data.targets import class_indices
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import DataError, GpubpError
 from gpubp.network import MLP
+from gpubp.tabular.model import TableRows, TabularModel
+from gpubp.tabular.predictor import encode
+from gpubp.tabular.selection import row_losses
 
 MOST_MISTAKES = 12
 LOOKED_AT = 10_000  # test rows that are predicted
@@ -66,9 +69,9 @@ class Run:
     folder : Path
     metrics : dict
         The contents of metrics.json; empty where there is none.
-    curves : dict of str to list of float
-        The columns of history.csv; empty where there is none.
-    net : MLP or None
+    curves : dict of str to dict of str to list of float
+        The columns of history.csv, of a preset for each of its recipes, otherwise under ""; empty where there is none.
+    net : MLP, TabularModel or None
     test : TestRows or None
     health : Health or None
         Of the layers, on the test rows.
@@ -78,8 +81,8 @@ class Run:
 
     folder: Path
     metrics: dict[str, Any] = field(default_factory=dict)
-    curves: dict[str, list[float]] = field(default_factory=dict)
-    net: MLP | None = None
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    net: MLP | TabularModel | None = None
     test: TestRows | None = None
     health: Health | None = None
     missing: list[str] = field(default_factory=list)
@@ -124,7 +127,7 @@ def collect(folder: Path, data: str | None = None) -> Run:
         run.missing.append(f"the network: {error}")
     if not (run.metrics or run.curves or run.net):
         raise DataError(f"{folder}: holds nothing of a run: {'; '.join(run.missing)}")
-    if run.net is not None and run.net.preprocessing is not None and run.net.models == 1:
+    if run.net is not None and run.net.preprocessing is not None and _predicts(run.net):
         _predict_test_rows(run, run.net, data)
     elif run.net is not None:
         run.missing.append("predictions: the model is a stack, or does not say how rows are encoded")
@@ -146,26 +149,38 @@ def _read_curves(run: Run) -> None:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
-        run.curves = {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+        numbers = [name for name in (rows[0] if rows else {}) if name != "recipe"]
+        for recipe in dict.fromkeys(row.get("recipe", "") for row in rows):
+            own = [row for row in rows if row.get("recipe", "") == recipe]
+            run.curves[recipe] = {name: [float(row[name]) for row in own] for name in numbers}
     except OSError:
         run.missing.append(f"curves: there is no {path.name}")
     except (ValueError, TypeError) as error:
         run.missing.append(f"curves: {path.name} is damaged ({error})")
 
 
-def _predict_test_rows(run: Run, net: MLP, data: str | None) -> None:
+def _predicts(net: MLP | TabularModel) -> bool:
+    """Whether it has one prediction for a row."""
+    return isinstance(net, TabularModel) or net.models == 1
+
+
+def _predict_test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> None:
     try:
         source, rows = _test_rows(run, net, data)
         rows = rows[:: -(-len(rows) // LOOKED_AT)] if len(rows) else rows
         if not len(rows):
             run.missing.append("predictions: the run kept no test rows")
             return
-        assert net.preprocessing is not None
-        X, y = reading.encode(net.preprocessing, source, dtype=net.stack.backend.dtype)
+        X, y = encode(net, source)
         if y is None:
             run.missing.append(f"predictions: {source.name} has no target")
             return
-        X, y = X[rows], y[rows]
+        y = y[rows]
+        if isinstance(net, TabularModel):
+            outputs = np.asarray(net.forward(TableRows(X.data, rows)))
+            run.test = TestRows(source, rows, y, outputs, row_losses(net.loss, outputs, y))
+            return
+        X = X[rows]
         run.test = TestRows(source, rows, y, np.asarray(net.forward(X)), _losses(net, X, y))
         run.health = examine(net.stack, *net.stack.checked(X, y))
     except GpubpError as error:
@@ -179,7 +194,7 @@ def _losses(net: MLP, X: Any, y: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(value.sum(axis=-1) if value.ndim == 2 else value)
 
 
-def _test_rows(run: Run, net: MLP, data: str | None) -> tuple[RawData, NDArray[np.int64]]:
+def _test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> tuple[RawData, NDArray[np.int64]]:
     """Where the test rows are: those that `train` drew with the same seed, or all of `data`."""
     assert net.preprocessing is not None
     if data is not None:

@@ -35,10 +35,14 @@ def curves(runs: Sequence[Run]) -> Any:
     axes = new_axes()
     for number, run in enumerate(runs):
         style = ("-", "--")[number]
-        named = f", {run.folder.name}" if len(runs) > 1 else ""
-        for column, label, color in (("loss", "training", "C0"), ("validation_loss", "validation", "C1")):
-            if column in run.curves:
-                axes.plot(run.curves["epoch"], run.curves[column], style, color=color, label=label + named)
+        for place, (recipe, of) in enumerate(run.curves.items()):
+            named = "".join(f", {name}" for name in (recipe, run.folder.name if len(runs) > 1 else "") if name)
+            for column, label, color in (
+                ("loss", "training", 2 * place),
+                ("validation_loss", "validation", 2 * place + 1),
+            ):
+                if column in of:
+                    axes.plot(of["epoch"], of[column], style, color=f"C{color}", label=label + named)
     axes.set(xlabel="epoch", ylabel="loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
@@ -49,7 +53,7 @@ def curves(runs: Sequence[Run]) -> Any:
 def learning_rate(run: Run) -> Any:
     """The learning rate by epoch."""
     axes = new_axes(figsize=(6.4, 2.0))
-    axes.plot(run.curves["epoch"], run.curves["learning_rate"], color="C2")
+    axes.plot(run.curves[""]["epoch"], run.curves[""]["learning_rate"], color="C2")
     axes.set(xlabel="epoch", ylabel="learning rate")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)

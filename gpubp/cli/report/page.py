@@ -13,6 +13,7 @@ from gpubp.cli.report import figures
 from gpubp.cli.report.collect import Run, TestRows, cells
 from gpubp.cli.run_folder import PARTS
 from gpubp.data import decode
+from gpubp.tabular.model import TabularModel
 
 MOST_COLUMNS = 8  # of a table's row that are shown beside a mistake
 STYLE = """
@@ -44,7 +45,7 @@ def _sections(run: Run, runs: Sequence[Run]) -> Iterator[str]:
     yield _scores(runs)
     if any(run_.curves for run_ in runs):
         drawn = _image(figures.curves(runs), "losses by epoch")
-        if "learning_rate" in run.curves:
+        if "learning_rate" in run.curves.get("", {}):
             drawn += _image(figures.learning_rate(run), "learning rate by epoch")
         yield _section("Curves", drawn)
     if run.net is not None:
@@ -77,6 +78,11 @@ def _numbers(scores: dict[str, Any]) -> dict[str, Any]:
 def _network(run: Run) -> str:
     net = run.net
     assert net is not None
+    if isinstance(net, TabularModel):
+        recipes = ", ".join(f"{member.recipe} ({member.weight:.2f})" for member in net.members)
+        about = f"{net.models} networks, {net.parameters:,} parameters; recipes with their weights: {recipes}"
+        lines = display.describe_preprocessing(net.preprocessing)
+        return _section("Networks and data", f"<p>{escape(about)}</p>{_paragraphs(lines, '')}")
     names = [*(activation.name for activation in net.activations), net.output_activation.name]
     lines = display.describe_preprocessing(net.preprocessing)
     drawn = _image(figures.network(net.layer_sizes, names), "the network")

@@ -10,27 +10,30 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.backends import Backend
-from gpubp.data.prepare import decode, encode
+from gpubp.data.prepare import decode
+from gpubp.data.prepare import encode as encode_rows
 from gpubp.data.readers import read, saved_schema
 from gpubp.data.schema import TableOptions
 from gpubp.data.source import RawData
 from gpubp.data.tables import with_options
 from gpubp.errors import DataError
 from gpubp.network import MLP
+from gpubp.serialization import model_file
+from gpubp.tabular.model import TabularModel
 
 
 class Predictor:
-    """A network with the encoding of raw rows that it was trained with; `gpubp.load` makes one.
+    """What was trained, with the encoding of raw rows that it was trained with; `gpubp.load` makes one.
 
     Attributes
     ----------
-    net : MLP
+    net : MLP or TabularModel
         Which takes encoded rows.
     notes : list of str
         What the last rows held that no training row did.
     """
 
-    def __init__(self, net: MLP) -> None:
+    def __init__(self, net: MLP | TabularModel) -> None:
         self.net = net
         self.notes: list[str] = []
 
@@ -66,7 +69,7 @@ class Predictor:
         preprocessing = self.net.preprocessing
         assert preprocessing is not None
         data = self._read(rows)
-        X, _ = encode(preprocessing, data, with_target=False, dtype=self.net.stack.backend.dtype)
+        X, _ = encode(self.net, data, with_target=False)
         self.notes = list(data.notes)
         return decode(preprocessing, self.net.forward(X))
 
@@ -76,6 +79,26 @@ class Predictor:
         schema = saved_schema(self.net.preprocessing)
         table = RawData(name="rows", kind="table", columns=_columns(rows))
         return with_options(table, TableOptions() if schema is None else schema.options, schema)
+
+
+def load_network(path: str | Path, device: str | Backend = "auto") -> MLP | TabularModel:
+    """The network, or the networks of a preset, in a model file or in the folder that ``gpubp train`` wrote.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    file = model_file(path)
+    return TabularModel.load(file, device) if TabularModel.is_in(file) else MLP.load(file, device)
+
+
+def encode(net: MLP | TabularModel, data: RawData, *, with_target: bool = True) -> tuple[Any, Array | None]:
+    """Raw rows as the network takes them, and their encoded targets where there are any."""
+    if isinstance(net, TabularModel):
+        return net.encode(data, with_target=with_target)
+    assert net.preprocessing is not None
+    return encode_rows(net.preprocessing, data, with_target=with_target, dtype=net.stack.backend.dtype)
 
 
 def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
@@ -114,7 +137,9 @@ def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
     >>> gpubp.load(folder).predict({"kind": "house", "rooms": 4}).round(1).tolist()
     [4.0]
     """
-    net = MLP.load(path, device)
+    net = load_network(path, device)
+    if isinstance(net, TabularModel):
+        return Predictor(net)
     if net.models > 1:
         raise DataError(f"{path}: holds {net.models} networks; load it with gpubp.MLP.load and call predict")
     if net.preprocessing is None:

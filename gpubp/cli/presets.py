@@ -1,0 +1,162 @@
+"""The option ``--preset`` of the command `train`: settings for one network, or the networks of several recipes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from gpubp import checks
+from gpubp.cli.options import OPTIONS
+from gpubp.cli.parsing import dashed, parse_class_weight, parse_test
+from gpubp.cli.settings import Settings
+from gpubp.data import targets
+from gpubp.data.encodings import get_encodings
+from gpubp.errors import UsageError
+from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
+from gpubp.training.options import FEWEST_STEPS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gpubp.data import PreparedData, RawData
+
+PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
+NONE, DEFAULT = "none", "fast"
+NOT_OF_A_NETWORK = ("loss", "epochs")  # options that, typed, leave the network to the preset
+
+
+def check(preset: str | None, numbers: str | None, time_limit: float | None) -> None:
+    """Refuse an unknown preset or encoding, and a time that is none, before anything is read.
+
+    Raises
+    ------
+    UsageError
+        Naming the option.
+    """
+    if preset not in (None, NONE):
+        get_preset(str(preset))
+    if numbers is not None:
+        get_encodings(numbers)
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"--time-limit {time_limit:g}: give seconds, more than 0")
+
+
+def choose(ctx: typer.Context, data: RawData) -> Preset | None:
+    """The preset that a command asks for: for tables "fast", unless an option makes a network of the user's own.
+
+    Raises
+    ------
+    UsageError
+        If a preset is asked for that does not suit the data, or the options beside it.
+    """
+    asked = ctx.params["preset"]
+    if asked is None and (data.kind != "table" or _typed(ctx)):
+        if data.kind == "table":
+            named = f"--{dashed(_typed(ctx)[0])}"
+            data.say(f"preset: none, as {named} is given; --preset fast takes all that is not given from there")
+        return None
+    if asked == NONE:
+        return None
+    preset = get_preset(asked or DEFAULT)
+    if data.kind != "table":
+        raise UsageError(f"--preset {preset.name}: {data.name} is no table; leave the preset out")
+    if preset.folds > 1:
+        of_one_network = ("validation", "numbers", "checkpoint_every", "resume")
+        theirs = [*_typed(ctx), *(name for name in of_one_network if ctx.params[name] is not None)]
+        if theirs:
+            raise UsageError(
+                f"--preset {preset.name} makes several networks, so --{dashed(theirs[0])} does not go with it; leave "
+                f"it out, or use --preset {DEFAULT}"
+            )
+    if asked is None:
+        data.say(f"preset: {DEFAULT}; more accurate and slower: {', '.join(n for n in PRESETS if n != DEFAULT)}")
+    return preset
+
+
+def _typed(ctx: typer.Context) -> list[str]:
+    """The options on the network and its training that are given on the command line."""
+    source = {name: ctx.get_parameter_source(name) for name in OPTIONS if name not in NOT_OF_A_NETWORK}
+    return [name for name, where in source.items() if where is not None and where.name == "COMMANDLINE"]
+
+
+def recipe_of(preset: Preset) -> Recipe:
+    """The recipe of a preset of one network."""
+    return RECIPES[preset.recipes[0]]
+
+
+def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared: PreparedData) -> Settings:
+    """Settings in which what is not given is the recipe's; the best epoch is kept where rows are validated on.
+
+    Values that are predicted stay within the range of the training rows.
+    """
+    targets.clamp(prepared.preprocessing["target"], prepared.train[1])
+    recipe, given = recipe_of(preset), [*_typed(ctx), "loss"]
+    options = recipe.options(prepared.task != "regression")
+    if "optimizer" in given:
+        options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
+    chosen = settings.changed({name: value for name, value in options.items() if name not in given})
+    steps = -(-len(prepared.train[0]) // chosen["batch_size"])
+    epochs = settings["epochs"] or max(recipe.epochs, -(-FEWEST_STEPS // steps))
+    chosen = chosen.changed({"epochs": epochs})
+    if "patience" in given or prepared.validation is None:
+        return chosen
+    return chosen.changed({"patience": epochs})
+
+
+def train(
+    ctx: typer.Context, console: Console, source: RawData, preset: Preset, settings: Settings, folder: Path
+) -> None:
+    """Train all networks of a preset, show it, and keep them with their metrics in a folder."""
+    from gpubp.cli import display, run_folder
+    from gpubp.cli.train import show_result
+    from gpubp.data.prepare import TASKS, choose
+    from gpubp.tabular import fitting
+    from gpubp.tabular.fold_rows import TrainingRows
+    from gpubp.tabular.model import TableRows
+
+    params = ctx.params
+    chosen = choose(source, settings["loss"], "auto", parse_test(params["test"]), params["seed"])
+    data, rows, target = chosen.data, chosen.rows, chosen.target
+    targets.standardize(target, data, chosen.loss, rows, chosen.outputs)
+    table = TrainingRows(data, rows, target, chosen.loss, chosen.outputs, chosen.strata)
+    by_class = parse_class_weight(params["class_weight"], target.get("classes"))
+    table = replace(table, weight=checks.class_weights(by_class, table.y, target["outputs"], chosen.loss))
+    target["training_mean"] = targets.training_mean(target, table.y)
+    targets.say_few_rows(target, data)
+    targets.clamp(target, table.y)
+    tested = f", {len(chosen.test_rows):,} test" if len(chosen.test_rows) else ""
+    display.say(console, f"{source.name}: {TASKS[target['type']]}; rows: {len(rows):,} training{tested}", "bold")
+    with display.PresetProgress(console) as progress:
+        run = fitting.Run(
+            seed=params["seed"],
+            device=params["device"],
+            precision=params["precision"],
+            time_limit=params["time_limit"],
+            epochs=settings["epochs"],
+            say=lambda text: display.show_notes(console, [text]),
+            progress=progress,
+        )
+        fitted = fitting.fit(table, preset, run)
+    display.show_notes(console, dict.fromkeys([*data.notes, *chosen.test_data.notes]))
+    model, history = fitted.model, fitted.history
+    counted = ", ".join(f"{name} {weight:.2f}" for name, weight in fitted.weights.items())
+    display.say(
+        console, f"{model.models} networks in {fitting.duration(history.seconds[-1])}; recipes count: {counted}"
+    )
+    parts = {
+        "train": TableRows(data, rows),
+        "validation": TableRows(data, rows, fitted.oof_outputs),
+        "test": TableRows(chosen.test_data, chosen.test_rows),
+    }
+    with_targets: dict[str, Any] = {
+        name: (part, model.encoded_targets(part)) for name, part in parts.items() if len(part)
+    }
+    asked = {parameter.name: params.get(parameter.name) for parameter in ctx.command.params}
+    config = {str(key): value for key, value in asked.items() if key not in ("out", "overwrite", "quiet", "help")}
+    config |= {"preset": preset.name, "target": target["name"], "loss": chosen.loss.name}
+    summary = run_folder.summarize_preset(model, TASKS[target["type"]], with_targets, history, config)
+    run_folder.write(folder, model, history, summary)
+    show_result(console, model.preprocessing, summary, folder, params["quiet"])

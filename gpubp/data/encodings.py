@@ -1,0 +1,280 @@
+"""The encodings of numbers: how the columns of numbers of a table become inputs.
+
+Each is fitted on training rows, what was fitted is plain JSON, and it is applied to whatever rows come. Several are
+combined by ``+``: ``"robust+piecewise"`` has the columns of both, side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp import registry
+from gpubp.errors import UsageError
+
+Numbers: TypeAlias = NDArray[np.float64]
+Fitted: TypeAlias = dict[str, Any]  # plain JSON
+
+QUANTILES = 256  # that the distribution of a column is kept by
+LEAST_PROBABILITY = 1e-3  # quantile: values beyond the outermost thousandths are as far out as these
+MOST_TREE_ROWS = 50_000  # on which the small tree of a column is grown
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a small tree on a column is to predict.
+
+    Attributes
+    ----------
+    y : (m,) or (m, n) array
+        Class indices, or values.
+    classes : bool
+    """
+
+    y: NDArray[Any]
+    classes: bool
+
+
+@dataclass(frozen=True)
+class NumberEncoding:
+    """How columns of numbers become inputs.
+
+    Attributes
+    ----------
+    name : str
+        The spelling that `get_encoding` reads back.
+    fit : callable
+        ``fit(values, target, rng)``: what is to be remembered of the columns (m, n), in which no value is missing, as
+        plain JSON. `target` is None where there is none, and `rng` draws whatever is random.
+    width : callable
+        ``width(fitted)``: how many inputs the columns become.
+    apply : callable
+        ``apply(fitted, values, out)`` writes the inputs (m, width) of columns (m, n) into `out`.
+    """
+
+    name: str
+    fit: Callable[[Numbers, Target | None, np.random.Generator], Fitted]
+    width: Callable[[Fitted], int]
+    apply: Callable[[Fitted, Numbers, NDArray[Any]], None]
+
+
+def standard() -> NumberEncoding:
+    """Mean 0 and standard deviation 1: an input a column."""
+
+    def fit(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+        spread = values.std(axis=0)
+        return {"center": values.mean(axis=0).tolist(), "scale": np.where(spread > 0, spread, 1.0).tolist()}
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        out[...] = (values - fitted["center"]) / fitted["scale"]
+
+    return NumberEncoding("standard", fit, lambda fitted: len(fitted["center"]), apply)
+
+
+def robust(clip: float = 3.0) -> NumberEncoding:
+    """u / √(1 + (u / clip)²) of u = (x − median) / (upper − lower quartile): outliers come no further than `clip`."""
+    registry.require("robust", "clip", clip, clip > 0, "clip > 0")
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        out[...] = _smoothly_clipped(fitted, values, clip)
+
+    name = registry.canonical("robust", clip=(clip, 3.0))
+    return NumberEncoding(name, _fit_robust, lambda fitted: len(fitted["center"]), apply)
+
+
+def quantile() -> NumberEncoding:
+    """The quantile of a normal distribution that a value's rank among the training rows stands for."""
+
+    def fit(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+        points = np.linspace(0, 1, min(QUANTILES, max(2, len(values))))
+        return {"quantiles": np.quantile(values, points, axis=0).T.tolist()}
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        from scipy.special import ndtri
+
+        for j, quantiles in enumerate(map(np.array, fitted["quantiles"])):
+            points = np.linspace(0, 1, len(quantiles))
+            # Of equal values the mean rank: from below, and from above.
+            rank = np.interp(values[:, j], quantiles, points)
+            rank += 1 - np.interp(-values[:, j], -quantiles[::-1], points)
+            out[:, j] = ndtri(np.clip(rank / 2, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY))
+
+    return NumberEncoding("quantile", fit, lambda fitted: len(fitted["quantiles"]), apply)
+
+
+def piecewise(bins: int = 16, by: str = "tree", leaf: int = 5) -> NumberEncoding:
+    """Gorishniy et al. 2022: an input a bin, 0 below it, 1 above it, and linear within.
+
+    A column's bins are the leaves of a small tree on the target (``by=tree``), with `leaf` training rows at least, or
+    lie between its quantiles (``by=quantile``, and where there is no target).
+    """
+    _check_bins("piecewise", bins, by, leaf)
+
+    def fit(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+        return {"edges": _edges_of_columns(values, target if by == "tree" else None, bins, leaf, rng)}
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        left = 0
+        for j, edges in enumerate(map(np.array, fitted["edges"])):
+            width = len(edges) - 1
+            with np.errstate(over="ignore"):
+                within = (values[:, j, None] - edges[:-1]) / np.diff(edges)
+            out[:, left : left + width] = np.clip(within, 0, 1)
+            left += width
+
+    name = registry.canonical("piecewise", bins=(bins, 16), by=(by, "tree"), leaf=(leaf, 5))
+    return NumberEncoding(name, fit, lambda fitted: sum(len(edges) - 1 for edges in fitted["edges"]), apply)
+
+
+def steps(bins: int = 64, by: str = "tree", leaf: int = 20) -> NumberEncoding:
+    """1 for the bin that the value lies in and 0 for all others, for columns with spikes; bins as of `piecewise`."""
+    _check_bins("steps", bins, by, leaf)
+
+    def fit(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+        return {"edges": _edges_of_columns(values, target if by == "tree" else None, bins, leaf, rng)}
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        out[...] = 0
+        left, rows = 0, np.arange(len(values))
+        for j, edges in enumerate(fitted["edges"]):
+            out[rows, left + np.searchsorted(edges[1:-1], values[:, j])] = 1
+            left += len(edges) - 1
+
+    name = registry.canonical("steps", bins=(bins, 64), by=(by, "tree"), leaf=(leaf, 20))
+    return NumberEncoding(name, fit, lambda fitted: sum(len(edges) - 1 for edges in fitted["edges"]), apply)
+
+
+def fourier(frequencies: int = 8, sigma: float = 0.1) -> NumberEncoding:
+    """cos(2π f u + p) of the value u of `robust`, for frequencies f from N(0, sigma²) and phases p that are drawn."""
+    registry.require("fourier", "frequencies", frequencies, _is_count(frequencies), "a whole number of at least 1")
+    registry.require("fourier", "sigma", sigma, sigma > 0, "sigma > 0")
+
+    def fit(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+        shape = values.shape[1], frequencies
+        drawn = {
+            "frequencies": rng.normal(0, sigma, shape).tolist(),
+            "phases": rng.uniform(-np.pi, np.pi, shape).tolist(),
+        }
+        return _fit_robust(values, target, rng) | drawn
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        clipped = _smoothly_clipped(fitted, values, 3.0)[:, :, None]  # (m, n, 1)
+        waves = np.cos(2 * np.pi * np.array(fitted["frequencies"]) * clipped + fitted["phases"])
+        out[...] = waves.reshape(len(values), -1)
+
+    name = registry.canonical("fourier", frequencies=(frequencies, 8), sigma=(sigma, 0.1))
+    return NumberEncoding(name, fit, lambda fitted: int(np.size(fitted["phases"])), apply)
+
+
+ENCODINGS: dict[str, Callable[..., NumberEncoding]] = {
+    "standard": standard,
+    "robust": robust,
+    "quantile": quantile,
+    "piecewise": piecewise,
+    "steps": steps,
+    "fourier": fourier,
+}
+
+
+def get_encodings(spec: str | Sequence[str | NumberEncoding]) -> list[NumberEncoding]:
+    """The encodings that are combined in ``"robust+piecewise(32)"``, or in a list of names or records.
+
+    Raises
+    ------
+    UsageError
+        If one is unknown, or its arguments do not fit.
+    """
+    parts = spec.split("+") if isinstance(spec, str) else list(spec)
+    if not parts:
+        raise UsageError(f"no encoding of numbers is named; known: {', '.join(ENCODINGS)}")
+    return [registry.resolve("encoding of numbers", ENCODINGS, part, NumberEncoding) for part in parts]
+
+
+def fit(
+    spec: str | Sequence[str | NumberEncoding], values: Numbers, target: Target | None, rng: np.random.Generator
+) -> list[Fitted]:
+    """Fit combined encodings on columns (m, n) without missing values: plain JSON, an entry each, with its name."""
+    return [{"name": one.name, **one.fit(values, target, rng)} for one in get_encodings(spec)]
+
+
+def width(fitted: Sequence[Fitted]) -> int:
+    """Count the inputs of encodings that `fit` returned."""
+    return sum(one.width(entry) for one, entry in _with_records(fitted))
+
+
+def apply(fitted: Sequence[Fitted], values: Numbers, out: NDArray[Any]) -> None:
+    """Write the inputs (m, width) of columns (m, n) into `out`."""
+    left = 0
+    for one, entry in _with_records(fitted):
+        right = left + one.width(entry)
+        one.apply(entry, values, out[:, left:right])
+        left = right
+
+
+def _with_records(fitted: Sequence[Fitted]) -> list[tuple[NumberEncoding, Fitted]]:
+    return [(get_encodings([entry["name"]])[0], entry) for entry in fitted]
+
+
+def _fit_robust(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+    """Median and the distance of the quartiles; where these are one, half of the range, as of a value that is rare."""
+    lower, median, upper = np.quantile(values, (0.25, 0.5, 0.75), axis=0)
+    half_range = (values.max(axis=0) - values.min(axis=0)) / 2
+    scale = np.where(upper > lower, upper - lower, half_range)
+    return {"center": median.tolist(), "scale": np.where(scale > 0, scale, 1.0).tolist()}
+
+
+def _smoothly_clipped(fitted: Fitted, values: Numbers, clip: float) -> Numbers:
+    with np.errstate(over="ignore"):
+        u = (values - fitted["center"]) / fitted["scale"]
+        clipped: Numbers = u / np.hypot(1, u / clip)
+    return clipped
+
+
+def _check_bins(name: str, bins: int, by: str, leaf: int) -> None:
+    registry.require(name, "bins", bins, _is_count(bins) and bins > 1, "a whole number of at least 2")
+    registry.require(name, "leaf", leaf, _is_count(leaf), "a whole number of at least 1")
+    if by not in ("tree", "quantile"):
+        raise UsageError(f'{name}: by="{by}" does not fit; use tree or quantile')
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 1
+
+
+def _edges_of_columns(
+    values: Numbers, target: Target | None, bins: int, leaf: int, rng: np.random.Generator
+) -> list[list[float]]:
+    """The edges of each column's bins, of which there is one at least."""
+    if target is None:
+        inner = [np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1]) for column in values.T]
+    else:
+        rows: NDArray[np.int64] | slice = slice(None)
+        if len(values) > MOST_TREE_ROWS:
+            rows = rng.choice(len(values), MOST_TREE_ROWS, replace=False)
+        inner = [_splits_of_tree(column[rows], target.y[rows], target.classes, bins, leaf) for column in values.T]
+    return [_edges(column, borders) for column, borders in zip(values.T, inner, strict=True)]
+
+
+def _splits_of_tree(column: Numbers, y: NDArray[Any], classes: bool, bins: int, leaf: int) -> Numbers:
+    """The thresholds of a tree with `bins` leaves at most that predicts the target by this column alone."""
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    kind = DecisionTreeClassifier if classes else DecisionTreeRegressor
+    # Columns beyond float32 would be refused, and a tree asks for the order of values alone.
+    distinct, ranks = np.unique(column, return_inverse=True)
+    grown = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0).fit(ranks[:, None], y).tree_
+    below = np.floor(grown.threshold[grown.children_left >= 0]).astype(np.int64)
+    borders: Numbers = distinct[below] / 2 + distinct[below + 1] / 2
+    return borders
+
+
+def _edges(column: Numbers, inner: Numbers) -> list[float]:
+    """The edges of a column's bins in order: the least value, borders within, the largest value."""
+    low, high = float(column.min()), float(column.max())
+    within = np.unique(inner)
+    edges = [low, *within[(within > low) & (within < high)].tolist(), high]
+    return edges if high > low else [low, low + 1.0]

@@ -1,0 +1,130 @@
+"""The encoding of tables as a transformer of scikit-learn's."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from gpubp.checks import SparseRows
+from gpubp.data import encodings, features
+from gpubp.data.prepare import as_trained, with_schema
+from gpubp.tabular.frames import as_table
+
+
+class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Encode the columns of a data frame as `TabularClassifier` and ``gpubp train`` do.
+
+    Numbers are encoded as asked; categories are one-hot encoded, a category that did not occur in training as none;
+    missing numbers are replaced by the median, and a column marks where they were; dates become numbers and the parts
+    of a date that vary. Columns that can teach nothing are left out.
+
+    Parameters
+    ----------
+    numbers : str
+        ``"standard"``, ``"robust"``, ``"quantile"``, ``"piecewise"``, ``"steps"``, ``"fourier"``, or several of these
+        with ``+`` between them: ``"robust+piecewise(32)"``.
+    dtype : dtype
+        Of what `transform` returns.
+    random_state : int
+        Of what `fourier` draws.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+    feature_names_in_ : (n_features_in_,) array of str
+        Where X had names.
+    preprocessing_ : dict
+        What was fitted, plain JSON.
+    notes_ : list of str
+        What was left out, or read in a way that you may want to know.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> X = {"rooms": [1, 2, 3, 4, 5, 6], "colour": ["red", None, "blue", "red", "red", "blue"]}
+    >>> encoder = gpubp.TableEncoder("standard+piecewise(2, leaf=1)").fit(X, y=[1.0, 1.1, 0.9, 7.0, 7.2, 7.1])
+    >>> encoder.transform({"rooms": [3.5], "colour": ["green"]}).tolist()
+    [[0.0, 1.0, 0.0, 0.0, 0.0, 0.0]]
+    >>> encoder.get_feature_names_out().tolist()
+    ['number_0', 'number_1', 'number_2', 'colour_blue', 'colour_red', 'colour_missing']
+    """
+
+    def __init__(self, numbers: str = "robust+piecewise", *, dtype: Any = np.float32, random_state: int = 0) -> None:
+        self.numbers = numbers
+        self.dtype = dtype
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit the encoding of all columns.
+
+        Parameters
+        ----------
+        X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
+        y : (m,) or (m, n) array, optional
+            What the bins of ``piecewise`` and ``steps`` are to tell apart; without it they lie between quantiles.
+
+        Returns
+        -------
+        TableEncoder
+            Itself.
+        """
+        data = as_table(X)
+        to_predict = None if y is None else _as_target(y)
+        encoding = features.fit(data, features.ALL_ROWS, self.numbers, to_predict, self.random_state)
+        self.preprocessing_ = with_schema(encoding, data) | {"target": {"name": None}}
+        self.notes_ = list(data.notes)
+        self.n_features_in_ = len(data.columns)
+        if hasattr(X, "columns"):
+            self.feature_names_in_ = np.array(list(data.columns), dtype=object)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Encode rows.
+
+        Returns
+        -------
+        (m, n_inputs) array, or scipy.sparse CSR matrix where that would be large and mostly zeros
+
+        Raises
+        ------
+        DataError
+            If a column is missing, or a value is no number where all were in `fit`.
+        """
+        check_is_fitted(self, "preprocessing_")
+        data = as_trained(self.preprocessing_, as_table(X, self.preprocessing_), with_target=False)
+        encoded = features.apply(self.preprocessing_["features"], data, features.ALL_ROWS, self.dtype)
+        return encoded.matrix if isinstance(encoded, SparseRows) else encoded
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Name the columns of what `transform` returns.
+
+        Returns
+        -------
+        (n_inputs,) array of str
+            ``number_0``, … of the encoded numbers; ``NAME_missing``; ``NAME_CATEGORY``.
+        """
+        check_is_fitted(self, "preprocessing_")
+        encoding = self.preprocessing_["features"]
+        numbers = encoding["numbers"]
+        fitted = numbers.get("encodings")
+        width = numbers["width"] if fitted is None else encodings.width(fitted)
+        names = list(numbers["names"]) if fitted is None else [f"number_{i}" for i in range(width)]
+        names += [f"{numbers['names'][j]}_missing" for j in numbers["indicators"]]
+        for column in encoding["categories"]:
+            names += [f"{column['name']}_{value}" for value in column["values"]]
+            names += [f"{column['name']}_missing"] * column["indicator"]
+        return np.array(names, dtype=object)
+
+
+def _as_target(y: Any) -> encodings.Target:
+    """What bins are to tell apart: classes, but for numbers that have decimals."""
+    values = np.asarray(y)
+    classes = not type_of_target(values).startswith("continuous")
+    return encodings.Target(
+        np.unique(values, return_inverse=True)[1] if classes and values.ndim == 1 else values, classes
+    )

@@ -1,0 +1,419 @@
+"""Estimators for tables as they are: a preset behind scikit-learn's interface."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.inspection import permutation_importance
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import compute_class_weight
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
+
+from gpubp import checks
+from gpubp.data import decode, targets
+from gpubp.errors import DataError, UsageError
+from gpubp.losses import Loss, get_loss
+from gpubp.tabular import fitting
+from gpubp.tabular.fold_rows import TrainingRows
+from gpubp.tabular.frames import as_table, with_target
+from gpubp.tabular.model import TabularModel
+from gpubp.tabular.recipes import get_preset
+
+PARAMETERS = "estimator"  # the entry of `TabularModel.about` that an estimator is saved under
+
+
+class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
+    """What the classifier and the regressor share."""
+
+    def _fit(self, X: Any, y: NDArray[Any], loss: Loss, weight: NDArray[np.float64] | None) -> fitting.FittedPreset:
+        """Fit the preset on encoded targets: class indices, or values."""
+        preset = get_preset(self.preset)
+        if self.time_limit is not None and not self.time_limit > 0:
+            raise UsageError(f"time_limit={self.time_limit!r} does not fit; give seconds, or None")
+        say = (lambda text: print(text, flush=True)) if self.verbose else fitting.silent
+        data = with_target(as_table(X), y, "target")
+        outputs = targets.Outputs.of(loss)
+        target = targets.fit(data, loss, outputs)
+        rows = np.arange(data.rows)
+        targets.standardize(target, data, loss, rows, outputs)
+        table = TrainingRows(data, rows, target, loss, outputs, targets.class_indices(target, data), weight)
+        targets.clamp(target, table.y)
+        run = fitting.Run(
+            seed=checks.whole("random_state", self.random_state, 0),
+            device=self.device,
+            precision=self.precision,
+            time_limit=self.time_limit,
+            epochs=None if self.epochs is None else checks.whole("epochs", self.epochs, 1),
+            say=say,
+        )
+        fitted = fitting.fit(table, preset, run)
+        for note in data.notes:
+            say(note)
+        self.model_, self.recipe_weights_ = fitted.model, fitted.weights
+        self.notes_ = list(data.notes)
+        names = [name for name in data.columns if name != data.target]
+        self.n_features_in_ = len(names)
+        if hasattr(X, "columns"):
+            self.feature_names_in_ = np.array(names, dtype=object)
+        return fitted
+
+    def _outputs(self, X: Any) -> NDArray[np.float64]:
+        """a^L (m, n_L) of rows, on the scale of the model's target."""
+        check_is_fitted(self, "model_")
+        rows, _ = self.model_.encode(as_table(X, self.model_.preprocessing), with_target=False)
+        return self.model_.forward(rows)
+
+    def permutation_importances(
+        self, X: Any, y: Any, *, n_repeats: int = 5, random_state: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """How much worse `score` becomes when a column's cells change places among the rows.
+
+        Parameters
+        ----------
+        X : data frame or array
+            Rows that were not trained on.
+        y : (m,) array
+        n_repeats : int
+            How often each column is shuffled.
+        random_state : int
+
+        Returns
+        -------
+        dict of str to (float, float)
+            Mean and standard deviation by column, the most important first.
+        """
+        found = permutation_importance(self, X, y, n_repeats=n_repeats, random_state=random_state)
+        names = [str(name) for name in getattr(X, "columns", range(self.n_features_in_))]
+        order = np.argsort(-found.importances_mean)
+        return {names[j]: (float(found.importances_mean[j]), float(found.importances_std[j])) for j in order}
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to one safetensors file, without pickle.
+
+        Raises
+        ------
+        UsageError
+            For classes that are neither texts nor numbers, or if the file cannot be written.
+        """
+        check_is_fitted(self, "model_")
+        parameters = {"class": type(self).__name__, "parameters": self._json_parameters()}
+        columns = [str(name) for name in getattr(self, "feature_names_in_", [])]
+        about = {**parameters, "n_features": self.n_features_in_, "columns": columns, **self._json_attributes(path)}
+        TabularModel(self.model_.members, self.model_.preprocessing, self.model_.about | {PARAMETERS: about}).save(path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Self:
+        """Read an estimator that `save` wrote; it predicts, and knows its parameters and recipes, not its rows.
+
+        Raises
+        ------
+        DataError
+            If the file holds something else, or is damaged.
+        """
+        model = TabularModel.load(path, device)
+        about = model.about.get(PARAMETERS)
+        if about is None or about["class"] != cls.__name__:
+            raise DataError(
+                f"{path}: holds {'the model of a run' if about is None else 'a ' + about['class']}; load it with "
+                f"{'gpubp predict' if about is None else about['class'] + '.load'}"
+            )
+        est = cls(**about["parameters"])
+        est.model_, est.recipe_weights_, est.notes_ = model, model.about["recipe_weights"], []
+        est.n_features_in_ = about["n_features"]
+        if about["columns"]:
+            est.feature_names_in_ = np.array(about["columns"], dtype=object)
+        est._take_attributes(about)
+        return est
+
+    def _json_parameters(self) -> dict[str, Any]:
+        parameters: dict[str, Any] = self.get_params(deep=False)
+        return parameters
+
+    def _json_attributes(self, path: str | Path) -> dict[str, Any]:
+        return {}
+
+    def _take_attributes(self, about: Mapping[str, Any]) -> None:
+        """Take what `_json_attributes` gave."""
+
+    @abstractmethod
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Predict rows."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags
+
+
+class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
+    """Classify rows of a table by networks that a preset makes, trains and weighs.
+
+    Data frames are taken as they are: numbers, texts, categories, truth values, dates, missing values.
+
+    Parameters
+    ----------
+    preset : {"fast", "good", "best"}
+        One network; eight, each validated on the rows of its fold; or eight by each of several recipes.
+    class_weight : dict or "balanced", optional
+        Multiplies the sample weights by one for each class.
+    time_limit : float, optional
+        Seconds for `fit`; where they are few, networks are trained for fewer epochs, and recipes left out.
+    epochs : int, optional
+        Instead of the recipes' own.
+    random_state : int
+    device, precision : str
+        As of `gpubp.MLP`.
+    verbose : bool
+        Whether to print what is trained, how long it may take, and what was left out.
+
+    Attributes
+    ----------
+    classes_ : (n_classes,) array
+    n_features_in_ : int
+    feature_names_in_ : (n_features_in_,) array of str
+        Where X had names.
+    oof_proba_ : (m, n_classes) array
+        Probabilities for the training rows by networks that were not trained on them; NaN for rows, of ``"fast"``, that
+        no network was validated on.
+    oof_score_ : float
+        The accuracy of these.
+    recipe_weights_ : dict of str to float
+        How much each recipe counts, by its out-of-fold predictions.
+    notes_ : list of str
+        What was left out, or read in a way that you may want to know.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True, as_frame=True)
+    >>> clf = gpubp.TabularClassifier("good", epochs=40, device="cpu").fit(X, y)
+    >>> clf.oof_score_ > 0.9
+    True
+    >>> clf.predict_proba(X[:2]).shape
+    (2, 3)
+    """
+
+    def __init__(
+        self,
+        preset: str = "best",
+        *,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        time_limit: float | None = None,
+        epochs: int | None = None,
+        random_state: int = 0,
+        device: str = "auto",
+        precision: str = "float32",
+        verbose: bool = False,
+    ) -> None:
+        self.preset = preset
+        self.class_weight = class_weight
+        self.time_limit = time_limit
+        self.epochs = epochs
+        self.random_state = random_state
+        self.device = device
+        self.precision = precision
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the networks of the preset.
+
+        Parameters
+        ----------
+        X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
+        y : (m,) array
+            Classes: texts, numbers, truth values.
+        sample_weight : (m,) array, optional
+
+        Returns
+        -------
+        TabularClassifier
+            Itself.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn from X or y; the message says what is missing where.
+        UsageError
+            For a parameter that does not fit, or a time limit that is too short.
+        """
+        labels = _column_of_targets(y)
+        if type_of_target(labels) not in ("binary", "multiclass"):
+            raise DataError(f"y: {labels.dtype}, {type_of_target(labels)}; give a class a row, or TabularRegressor")
+        self.classes_, codes = np.unique(labels, return_inverse=True)
+        weight = checks.sample_weight(sample_weight, len(codes))
+        if self.class_weight is not None:
+            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)[codes]
+            weight = by_class if weight is None else weight * by_class
+        fitted = self._fit(X, codes, get_loss("cross_entropy"), weight)
+        self.oof_proba_ = fitted.oof_outputs
+        known = ~np.isnan(fitted.oof_outputs).any(axis=1)
+        right = self.classes_[fitted.oof_outputs[known].argmax(axis=1)]
+        self.oof_score_ = float(accuracy_score(labels[known], right))
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Probabilities (m, n_classes) of the classes in `classes_`."""
+        return self._outputs(X)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable class (m,) of each row."""
+        classes: NDArray[Any] = self.classes_[self._outputs(X).argmax(axis=1)]
+        return classes
+
+    def _json_parameters(self) -> dict[str, Any]:
+        parameters = super()._json_parameters()
+        if isinstance(self.class_weight, Mapping):
+            parameters["class_weight"] = None  # its keys need not be JSON's; predictions do not need them
+        return parameters
+
+    def _json_attributes(self, path: str | Path) -> dict[str, Any]:
+        if self.classes_.dtype.kind not in "biufUO":
+            raise UsageError(f"{path}: classes of type {self.classes_.dtype} cannot be saved; use texts or numbers")
+        return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str}
+
+    def _take_attributes(self, about: Mapping[str, Any]) -> None:
+        self.classes_ = np.array(about["classes"], dtype=np.dtype(about["dtype"]))
+
+
+class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
+    """Predict values for rows of a table by networks that a preset makes, trains and weighs.
+
+    Data frames are taken as they are: numbers, texts, categories, truth values, dates, missing values. Predictions lie
+    within the range of the training targets.
+
+    Parameters
+    ----------
+    preset : {"fast", "good", "best"}
+        One network; eight, each validated on the rows of its fold; or eight by each of several recipes.
+    loss : str
+        A loss on values: ``"half_squared_error"``, ``"huber"``, ``"quantile(0.9)"``, ``"poisson"``, ….
+    time_limit : float, optional
+        Seconds for `fit`; where they are few, networks are trained for fewer epochs, and recipes left out.
+    epochs : int, optional
+        Instead of the recipes' own.
+    random_state : int
+    device, precision : str
+        As of `gpubp.MLP`.
+    verbose : bool
+        Whether to print what is trained, how long it may take, and what was left out.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+    feature_names_in_ : (n_features_in_,) array of str
+        Where X had names.
+    oof_prediction_ : (m,) or (m, n_outputs) array
+        For the training rows, by networks that were not trained on them; NaN for rows, of ``"fast"``, that no network
+        was validated on.
+    oof_score_ : float
+        R2 of these.
+    recipe_weights_ : dict of str to float
+        How much each recipe counts, by its out-of-fold predictions.
+    notes_ : list of str
+        What was left out, or read in a way that you may want to know.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> from sklearn.datasets import load_diabetes
+    >>> X, y = load_diabetes(return_X_y=True, as_frame=True)
+    >>> reg = gpubp.TabularRegressor("good", epochs=20, device="cpu").fit(X, y)
+    >>> 0.3 < reg.oof_score_ < 0.7
+    True
+    """
+
+    def __init__(
+        self,
+        preset: str = "best",
+        *,
+        loss: str = "half_squared_error",
+        time_limit: float | None = None,
+        epochs: int | None = None,
+        random_state: int = 0,
+        device: str = "auto",
+        precision: str = "float32",
+        verbose: bool = False,
+    ) -> None:
+        self.preset = preset
+        self.loss = loss
+        self.time_limit = time_limit
+        self.epochs = epochs
+        self.random_state = random_state
+        self.device = device
+        self.precision = precision
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the networks of the preset.
+
+        Parameters
+        ----------
+        X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
+        y : (m,) or (m, n_outputs) array
+            Numbers.
+        sample_weight : (m,) array, optional
+
+        Returns
+        -------
+        TabularRegressor
+            Itself.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn from X or y; the message says what is missing where.
+        UsageError
+            For a parameter that does not fit, or a time limit that is too short.
+        """
+        loss = get_loss(self.loss)
+        if loss.classification:
+            raise UsageError(f'loss "{loss.name}" is for classes; use TabularClassifier, or a loss on values')
+        targets_of_rows = _column_of_targets(y)
+        try:
+            values = targets_of_rows.astype(np.float64)
+        except (TypeError, ValueError):
+            raise DataError("y: holds texts; give numbers, or use TabularClassifier for classes") from None
+        if len(values) > 1 and (values == values[0]).all():
+            raise DataError(f"y: {values.ravel()[0]:g} in all {len(values)} rows; there is nothing to learn")
+        fitted = self._fit(X, values, loss, checks.sample_weight(sample_weight, len(values)))
+        self.oof_prediction_ = self._decoded(fitted.oof_outputs)
+        known = ~np.isnan(fitted.oof_outputs).any(axis=1)
+        self.oof_score_ = float(r2_score(values[known], self.oof_prediction_[known])) if known.sum() > 1 else np.nan
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """Values (m,), or (m, n_outputs) where there are several targets."""
+        return self._decoded(self._outputs(X))
+
+    def _decoded(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        columns = list(decode(self.model_.preprocessing, outputs).values())
+        return columns[0] if len(columns) == 1 else np.column_stack(columns)
+
+
+def _column_of_targets(y: Any) -> NDArray[Any]:
+    """y as an array, (m,) where it is a single column; raise where one is missing."""
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype == object:
+        missing = np.array([value is None or value != value for value in array.ravel().tolist()])
+        if not missing.any() and array.ndim == 1 and all(isinstance(value, str) for value in array):
+            array = array.astype(str)
+    else:
+        missing = ~np.isfinite(array).ravel() if array.dtype.kind == "f" else np.zeros(1, bool)
+    if missing.any():
+        row = int(np.argmax(missing)) // max(1, array.size // len(array))
+        raise DataError(f"y: the target of row {row} is missing or infinite; correct it or delete the row")
+    return array

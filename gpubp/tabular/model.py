@@ -1,0 +1,245 @@
+"""What a preset leaves behind: stacks of networks with an encoding each, weighed, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp import serialization
+from gpubp.backends import Backend
+from gpubp.data import RawData, features, targets
+from gpubp.data.prepare import as_trained
+from gpubp.errors import DataError
+from gpubp.losses import Loss
+from gpubp.network import MLP, from_tensors
+from gpubp.tabular.selection import row_losses
+
+NUMBERS_PER_BLOCK = 2**22  # inputs of rows that are encoded and predicted at a time
+MARK = "tabular"  # the entry of a file's header that says that it holds such a model
+
+
+@dataclass(eq=False)
+class Member:
+    """A stack of networks by one recipe, and how rows are encoded for each.
+
+    Attributes
+    ----------
+    recipe : str
+    net : MLP
+    encodings : list of K dict
+        Of the features, for each network; inputs that are narrower than the stack's have zeros behind them.
+    scalings : list of K dict
+        ``mean`` and ``scale`` that each network's outputs are in; empty for classes and labels.
+    weight : float
+        How much the mean of its outputs counts.
+    """
+
+    recipe: str
+    net: MLP
+    encodings: list[features.Encoding]
+    scalings: list[dict[str, Any]]
+    weight: float = 1.0
+
+    def outputs(self, data: RawData, rows: NDArray[np.int64], target: features.Encoding) -> NDArray[np.float64]:
+        """The mean over the networks of a^L (m, n_L), on the scale of `target`."""
+        total = np.zeros((len(rows), target["outputs"]))
+        for k, outputs in enumerate(self._outputs_of_each(data, rows)):
+            total += rescaled(outputs, self.scalings[k], target)
+        return total / self.net.models
+
+    def _outputs_of_each(self, data: RawData, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+        stack, width = self.net.stack, self.net.layer_sizes[0]
+        X, encoding_of_X = None, None
+        for k, encoding in enumerate(self.encodings):
+            if X is None or encoding != encoding_of_X:
+                encoded = features.apply(encoding, data, rows, stack.backend.dtype)
+                X, encoding_of_X = padded(encoded, width), encoding
+            yield stack.part(slice(k, k + 1)).outputs(X)[0]
+
+
+@dataclass(eq=False)
+class TableRows:
+    """Rows of a table that are read as those were that a model was trained on.
+
+    Attributes
+    ----------
+    data : RawData
+    index : (m,) int
+    outputs : (m, n_L) float64 or None
+        What the model, or the part of it that was not trained on them, gives for them, once it is known.
+    """
+
+    data: RawData
+    index: NDArray[np.int64]
+    outputs: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+class TabularModel:
+    """Weighed stacks of networks that predict rows of a table.
+
+    Parameters
+    ----------
+    members : list of Member
+    preprocessing : dict
+        As of a network that was trained on all rows: ``features`` with standardized numbers, which says what rows
+        lack or exceed; ``schema``; ``target``, whose scale the outputs have.
+    about : dict
+        Plain JSON that travels in the file.
+    """
+
+    def __init__(self, members: list[Member], preprocessing: dict[str, Any], about: dict[str, Any]) -> None:
+        self.members, self.preprocessing, self.about = members, preprocessing, about
+
+    @property
+    def loss(self) -> Loss:
+        """The record of the loss that the networks were trained by."""
+        return self.members[0].net.loss
+
+    @property
+    def models(self) -> int:
+        """How many networks there are."""
+        return sum(member.net.models for member in self.members)
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases of all networks."""
+        return sum(member.net.models * member.net.parameters for member in self.members)
+
+    @property
+    def device(self) -> str:
+        """The device that the networks compute on."""
+        return self.members[0].net.device
+
+    @property
+    def precision(self) -> str:
+        """The name of the precision that they compute in."""
+        return self.members[0].net.precision
+
+    def encode(self, data: RawData, *, with_target: bool = True) -> tuple[TableRows, NDArray[Any] | None]:
+        """Read raw rows as those were that the networks were trained on; what they lack is added to their notes.
+
+        Returns
+        -------
+        rows : TableRows
+        y : (m,) or (m, n_L) array, or None
+            Encoded targets; None where there are none, or `with_target` is false.
+        """
+        data = as_trained(self.preprocessing, data, with_target)
+        features.say_unknown_categories(self.preprocessing["features"], data)
+        rows = TableRows(data, np.arange(data.rows))
+        return rows, self.encoded_targets(rows) if with_target else None
+
+    def encoded_targets(self, rows: TableRows) -> NDArray[Any] | None:
+        """Encode the targets of rows as outputs are compared with them; None where there are none."""
+        return targets.apply(self.preprocessing["target"], rows.data, rows.index, np.float64)
+
+    def forward(self, rows: TableRows) -> NDArray[np.float64]:
+        """The weighed mean a^L (m, n_L) of all networks: probabilities, or values on the scale of the target."""
+        if rows.outputs is None:
+            rows.outputs = self._outputs(replace(rows.data, notes=[]), rows.index)  # folds' own notes are no news
+        return rows.outputs
+
+    def _outputs(self, data: RawData, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        target = self.preprocessing["target"]
+        out = np.zeros((len(index), target["outputs"]))
+        height = max(1, NUMBERS_PER_BLOCK // max(member.net.layer_sizes[0] for member in self.members))
+        for start in range(0, len(index), height):
+            block = index[start : start + height]
+            for member in self.members:
+                out[start : start + height] += member.weight * member.outputs(data, block, target)
+        return out
+
+    def evaluate(self, rows: TableRows, y: NDArray[Any]) -> dict[str, float]:
+        """The mean loss, and the metric that goes with it, against encoded targets."""
+        outputs = self.forward(rows)
+        loss = float(row_losses(self.loss, outputs, y).mean())
+        if self.loss.integer_targets:
+            return {"loss": loss, "accuracy": float((outputs.argmax(axis=1) == y).mean())}
+        if self.loss.classification:
+            return {"loss": loss, "accuracy": float(((outputs > 0.5) == (y > 0.5)).mean())}
+        return {"loss": loss, "rmse": float(np.sqrt(((outputs - y) ** 2).mean()))}
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write all stacks to one safetensors file, whole or not at all."""
+        tensors: dict[str, NDArray[Any]] = {}
+        described = []
+        for number, member in enumerate(self.members):
+            tensors |= {f"{number}.{name}": tensor for name, tensor in member.net.stack.tensors().items()}
+            described.append(
+                {
+                    **member.net.stack.describe(),
+                    "recipe": member.recipe,
+                    "weight": member.weight,
+                    "encodings": member.encodings,
+                    "scalings": member.scalings,
+                }
+            )
+        header = {MARK: described, "preprocessing": self.preprocessing, "about": self.about}
+        serialization.save(path, tensors, header)
+
+    @staticmethod
+    def is_in(path: str | Path) -> bool:
+        """Whether a file is one that `save` wrote; false for one that cannot be read."""
+        return MARK in serialization.header(path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | Backend = "auto") -> TabularModel:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file holds something else, or is damaged.
+        """
+        tensors, saved = serialization.load(path)
+        if MARK not in saved:
+            raise DataError(f"{path}: holds a network of another kind; load it with gpubp.MLP.load")
+        try:
+            members = [
+                Member(
+                    recipe=described["recipe"],
+                    net=from_tensors(MLP, path, _with_prefix(tensors, f"{number}."), described, device),
+                    encodings=described["encodings"],
+                    scalings=described["scalings"],
+                    weight=described["weight"],
+                )
+                for number, described in enumerate(saved[MARK])
+            ]
+            return cls(members, saved["preprocessing"], saved["about"])
+        except KeyError as error:
+            raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
+
+
+def rescaled(outputs: NDArray[Any], scaling: dict[str, Any], target: features.Encoding) -> NDArray[np.float64]:
+    """Outputs of a network in the units of its own fold's targets, in those of `target`."""
+    if not scaling:
+        return np.asarray(outputs, np.float64)
+    raw = outputs * np.array(scaling["scale"]) + scaling["mean"]
+    if "low" in target:
+        raw = np.clip(raw, target["low"], target["high"])
+    in_units: NDArray[np.float64] = (raw - target["mean"]) / target["scale"]
+    return in_units
+
+
+def padded(X: Any, width: int) -> Any:
+    """X, or X with columns of zeros behind it, so that it is `width` wide."""
+    if X.shape[1] == width:
+        return X
+    if not isinstance(X, np.ndarray):
+        X.matrix.resize(len(X), width)
+        return type(X)(X.matrix)
+    return np.pad(X, ((0, 0), (0, width - X.shape[1])))
+
+
+def _with_prefix(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,152 @@
+"""Recipes for networks on tables, and the presets that are made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpubp.errors import UsageError, suggest
+
+OPTIMIZER, SCHEDULE = "adamw", "cosine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network for a table is made and trained.
+
+    Attributes
+    ----------
+    name : str
+    numbers : str
+        The encoding of numbers.
+    hidden : tuple of int
+    activation : str
+    learning_rate, weight_decay : float
+        As in `gpubp.train`.
+    dropout, dropout_of_classes : float
+        Of networks that predict values, and of those that predict classes or labels.
+    batch_size, epochs : int
+    fewest_rows : int
+        Training rows without which it is left out.
+    """
+
+    name: str
+    numbers: str
+    hidden: tuple[int, ...]
+    activation: str
+    learning_rate: float
+    dropout: float
+    dropout_of_classes: float
+    weight_decay: float = 0.1
+    batch_size: int = 128
+    epochs: int = 60
+    fewest_rows: int = 0
+
+    def options(self, classification: bool) -> dict[str, Any]:
+        """The options of the command ``train`` that make and train such a network, as they are typed."""
+        return {
+            "hidden": ",".join(map(str, self.hidden)),
+            "activation": self.activation,
+            "optimizer": OPTIMIZER,
+            "schedule": SCHEDULE,
+            "learning_rate": self.learning_rate,
+            "dropout": self.dropout_of_classes if classification else self.dropout,
+            "weight_decay": self.weight_decay,
+            "batch_size": self.batch_size,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """What is trained on a table.
+
+    Attributes
+    ----------
+    name : str
+    recipes : tuple of str
+        Names of recipes, the best first.
+    folds : int
+        As many networks a recipe, each validated on the rows of its fold. 1 is a single split.
+    validation : float
+        The part of the rows that the network of a single split is validated on.
+    """
+
+    name: str
+    recipes: tuple[str, ...]
+    folds: int
+    validation: float = 0.2
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="quantiles",
+            numbers="robust+quantile+piecewise(by=quantile)+fourier",
+            hidden=(128, 128),
+            activation="mish",
+            learning_rate=3e-3,
+            dropout=0.1,
+            dropout_of_classes=0.3,
+        ),
+        Recipe(
+            name="trees",
+            numbers="robust+piecewise(bins=32)+fourier",
+            hidden=(128, 128),
+            activation="mish",
+            learning_rate=3e-3,
+            dropout=0.1,
+            dropout_of_classes=0.1,
+        ),
+        Recipe(
+            name="wide",
+            numbers="quantile+piecewise(bins=32, by=quantile)",
+            hidden=(256,),
+            activation="relu",
+            learning_rate=2e-3,
+            dropout=0.2,
+            dropout_of_classes=0.3,
+        ),
+        Recipe(
+            name="waves",
+            numbers="robust+fourier(frequencies=16)",
+            hidden=(128, 128, 128),
+            activation="silu",
+            learning_rate=2e-3,
+            dropout=0.1,
+            dropout_of_classes=0.2,
+        ),
+        Recipe(
+            name="steps",
+            numbers="robust+piecewise(bins=64, leaf=20)+steps",
+            hidden=(128, 128),
+            activation="relu",
+            learning_rate=2e-3,
+            dropout=0.1,
+            dropout_of_classes=0.3,
+            fewest_rows=8000,
+        ),
+    )
+}
+
+PRESETS: dict[str, Preset] = {
+    preset.name: preset
+    for preset in (
+        Preset(name="fast", recipes=("quantiles",), folds=1),
+        Preset(name="good", recipes=("quantiles",), folds=8),
+        Preset(name="best", recipes=tuple(RECIPES), folds=8),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """Look up a preset.
+
+    Raises
+    ------
+    UsageError
+        If there is none of this name.
+    """
+    if name not in PRESETS:
+        raise UsageError(f'unknown preset "{name}"; {suggest(str(name), PRESETS)}')
+    return PRESETS[name]

@@ -1,0 +1,133 @@
+"""``gpubp train --preset``, and the other commands on what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import gpubp
+from gpubp.cli.app import app
+from gpubp.tabular.model import TabularModel
+from gpubp.tabular.recipes import RECIPES
+
+SHORT = ["--epochs", "2", "--device", "cpu"]
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner(env={"COLUMNS": "100"}).invoke(app, [str(a) for a in arguments], prog_name="gpubp")
+
+
+def done(*arguments: str) -> str:
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return str(result.stdout)
+
+
+def refused(*arguments: str) -> str:
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    return " ".join(result.stderr.split())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> Path:
+    """A folder with a table to be regressed and one with classes."""
+    monkeypatch.chdir(tmp_path)
+    a, b = rng.normal(size=(2, 80))
+    colour = rng.choice(["red", "blue"], 80)
+    price, kind = 100 + 30 * a - 20 * b, np.where(a > 0, "up", "down")
+    for name, target in (("price", [f"{p:.2f}" for p in price]), ("kind", kind)):
+        lines = [",".join(map(str, row)) for row in zip(a.round(3), b.round(3), colour, target, strict=True)]
+        Path(f"{name}.csv").write_text("\n".join([f"a,b,colour,{name}", *lines, ""]))
+    return tmp_path
+
+
+def test_a_table_is_trained_by_the_preset_fast(folder: Path) -> None:
+    text = done("train", "price.csv", *SHORT, "--out", "run")
+    assert "preset: fast; more accurate and slower: good, best" in text
+    assert "validation: 13 of 64 rows" in text
+    config = json.loads(Path("run/metrics.json").read_text())["config"]
+    recipe = RECIPES["quantiles"]
+    expected = {"preset": "fast", "numbers": recipe.numbers, "validation": 0.2, "optimizer": "adamw", "patience": 2}
+    assert config.items() >= {**expected, "dropout": recipe.dropout, "activation": recipe.activation}.items()
+    assert recipe.numbers in done("inspect", "run")
+    done("predict", "run", "price.csv", "--out", "p.csv")
+    predicted = np.loadtxt("p.csv", skiprows=1)
+    prices = np.loadtxt("price.csv", skiprows=1, delimiter=",", usecols=3)
+    assert prices.min() <= predicted.min() and predicted.max() <= prices.max()
+
+
+def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -> None:
+    text = done("train", "kind.csv", *SHORT, "--hidden", "4", "--out", "own")
+    assert "preset: none, as --hidden is given; --preset fast takes all that is not given from there" in text
+    config = json.loads(Path("own/metrics.json").read_text())["config"]
+    assert (config["optimizer"], config["dropout"], config["validation"]) == ("adam", 0.0, None)
+    done("train", "kind.csv", *SHORT, "--hidden", "4", "--preset", "fast", "--optimizer", "sgd", "--out", "both")
+    config = json.loads(Path("both/metrics.json").read_text())["config"]
+    assert (config["hidden"], config["optimizer"], config["learning_rate"]) == ("4", "sgd", 1e-3)
+    assert config["dropout"] == RECIPES["quantiles"].dropout_of_classes
+    text = done("train", "kind.csv", *SHORT, "--preset", "none", "--numbers", "robust+piecewise(4)", "--out", "none")
+    assert "preset" not in text and "robust+piecewise(bins=4)" in done("inspect", "none")
+
+
+def test_arrays_have_no_preset(folder: Path) -> None:
+    assert "preset" not in done("train", "digits", "--epochs", "1", "--hidden", "4")
+    assert "--preset best: digits is no table; leave the preset out" in refused("train", "digits", "--preset", "best")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("data", ["price", "kind"])
+def test_networks_of_a_preset_are_one_model_to_all_commands(folder: Path, data: str) -> None:
+    text = done("train", f"{data}.csv", *SHORT, "--preset", "best", "--out", "run")
+    assert "32 network(s) in 4 stack(s): about" in text and "100%" in text
+    assert {path.name for path in Path("run").iterdir()} == {"model.safetensors", "metrics.json", "history.csv"}
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert {"train", "validation", "test"} <= set(metrics) and metrics["preset"] == "best"
+    assert sum(metrics["recipe_weights"].values()) == pytest.approx(1)
+    assert Path("run/history.csv").read_text().count("quantiles,") == 2
+    assert "preset best:" in done("inspect", "run")
+    done("predict", "run", f"{data}.csv", "--out", "p.csv")
+    assert len(Path("p.csv").read_text().splitlines()) == 81
+    scores = json.loads(done("evaluate", "run", f"{data}.csv", "--json"))
+    assert scores["rows"] == 80 and ("accuracy" in scores) == (data == "kind")
+    model = TabularModel.load("run/model.safetensors", "cpu")
+    (rows, y), parts = model.encode(gpubp.data.read(f"{data}.csv", trained=model.preprocessing)), metrics
+    assert y is not None
+    assert model.evaluate(rows, y)["loss"] == pytest.approx(scores["loss"])
+    assert np.isfinite(parts["test"]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "bets"], 'unknown preset "bets"; did you mean "best"'),
+        (
+            ["--preset", "good", "--hidden", "4"],
+            "--preset good makes several networks, so --hidden does not go with it",
+        ),
+        (["--preset", "best", "--validation", "0.1"], "so --validation does not go with it"),
+        (["--numbers", "robust+bins"], 'unknown encoding of numbers "bins"'),
+        (["--encoding", "robust+piecewise"], "numbers are encoded, --numbers robust+piecewise"),
+        (["--time-limit", "0"], "--time-limit 0: give seconds, more than 0"),
+        (["--preset", "good", "--time-limit", "1e-9"], "time limit 1e-09 s: is too short for one epoch"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(folder: Path, arguments: list[str], message: str) -> None:
+    assert message in refused("train", "price.csv", *arguments)
+    assert not Path("runs").exists()
+
+
+def test_one_network_keeps_to_its_time(folder: Path) -> None:
+    text = done("train", "price.csv", "--time-limit", "0.2", "--epochs", "100000", "--out", "run")
+    assert "time limit: stopped after" in text
+
+
+def test_a_test_file_is_measured_by_all_networks(folder: Path) -> None:
+    done("train", "kind.csv", *SHORT, "--preset", "good", "--test", "kind.csv", "--out", "run")
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["test"] == metrics["train"] and metrics["networks"] == 8

@@ -1,0 +1,193 @@
+"""Encodings of numbers: what they compute, that they are plain JSON, and that they look at training rows alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpubp
+from gpubp.data import RawData, encode, prepare
+from gpubp.data.encodings import ENCODINGS, Target, apply, fit, get_encodings, width
+from gpubp.errors import UsageError
+
+ALL = "+".join(ENCODINGS)
+
+
+def encoded(spec: str, values: Any, target: Target | None = None, rows: Any = None) -> np.ndarray:
+    """What an encoding that was fitted on a column, or on columns, makes of it, or of other rows."""
+    columns = np.reshape(np.asarray(values, float), (len(values), -1))
+    fitted = json.loads(json.dumps(fit(spec, columns, target, np.random.default_rng(0)), allow_nan=False))
+    others = columns if rows is None else np.reshape(np.asarray(rows, float), (len(rows), -1))
+    out = np.full((len(others), width(fitted)), np.nan)
+    apply(fitted, others, out)
+    return out
+
+
+def test_standard_and_robust_are_their_formulas() -> None:
+    x = np.array([0.0, 1, 2, 3, 100])
+    np.testing.assert_allclose(encoded("standard", x)[:, 0], (x - x.mean()) / x.std())
+    u = (x - 2) / 2  # quartiles 1 and 3
+    np.testing.assert_allclose(encoded("robust", x)[:, 0], u / np.sqrt(1 + (u / 3) ** 2))
+    np.testing.assert_allclose(encoded("robust(1)", x)[:, 0], u / np.sqrt(1 + u**2))
+    assert np.abs(encoded("robust", x, rows=[1e300, -1e300])).max() <= 3 + 1e-12
+
+
+def test_a_column_of_few_values_is_scaled_by_its_range_and_a_constant_one_is_zero() -> None:
+    np.testing.assert_allclose(encoded("robust(1e9)", [0.0] * 9 + [8.0])[:, 0], [0.0] * 9 + [2.0])
+    for name in ("standard", "robust"):
+        assert not encoded(name, [4.0] * 5).any()
+    assert np.isfinite(encoded(ALL, [4.0] * 5)).all()
+
+
+def test_quantile_is_normal_whatever_the_distribution(rng: np.random.Generator) -> None:
+    z = encoded("quantile", np.exp(3 * rng.normal(size=5000)))[:, 0]
+    np.testing.assert_allclose(np.quantile(z, [0.16, 0.5, 0.84]), [-1, 0, 1], atol=0.02)
+    tied = encoded("quantile", [0.0, 0, 0, 0, 1])[:, 0]
+    assert len(set(tied[:4])) == 1 and tied[0] < tied[4]
+
+
+def test_piecewise_is_linear_within_a_bin() -> None:
+    x = np.arange(9.0)
+    by_quantile = encoded("piecewise(4, by=quantile)", x, rows=[-5, 1, 4, 7, 99])
+    expected = [[0, 0, 0, 0], [0.5, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0.5], [1, 1, 1, 1]]
+    np.testing.assert_allclose(by_quantile, expected)
+    np.testing.assert_allclose(encoded("piecewise(4)", x, rows=[4]), [[1, 1, 0, 0]])  # no target: quantiles too
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_bins_of_a_tree_are_borders_of_the_target(classes: bool) -> None:
+    x = np.arange(40.0)
+    target = Target((x > 12).astype(int) if classes else np.where(x > 12, 5.0, 1.0)[:, None], classes)
+    np.testing.assert_allclose(encoded("piecewise(2)", x, target, rows=[12.5]), [[1, 0]])
+    np.testing.assert_array_equal(encoded("steps(2, leaf=5)", x, target, rows=[12, 13]), [[1, 0], [0, 1]])
+    assert encoded("steps(2, leaf=21)", x, target).shape[1] == 1  # no leaf of so many rows beside another
+
+
+def test_fourier_is_cosines_of_the_robust_value() -> None:
+    x = np.linspace(0, 1, 11)
+    fitted = fit("fourier(3, sigma=0.5)", x[:, None], None, np.random.default_rng(1))[0]
+    u = encoded("robust", x)
+    frequencies, phases = np.array(fitted["frequencies"]), np.array(fitted["phases"])
+    out = np.empty((11, 3))
+    apply([fitted], x[:, None], out)
+    np.testing.assert_allclose(out, np.cos(2 * np.pi * u * frequencies[0] + phases[0]))
+
+
+def test_combined_encodings_stand_side_by_side(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(50, 3))
+    parts = [encoded(name, values) for name in ("robust", "piecewise(5)")]
+    np.testing.assert_array_equal(encoded("robust+piecewise(5)", values), np.hstack(parts))
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_names_are_read_back(name: str) -> None:
+    (one,) = get_encodings(name)
+    assert get_encodings(one.name)[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("robst", 'did you mean "robust"'),
+        ("robust+", 'unknown encoding of numbers ""'),
+        ("piecewise(1)", "bins=1 does not fit"),
+        ("piecewise(by=x)", 'by="x" does not fit; use tree or quantile'),
+        ("steps(leaf=0)", "leaf=0 does not fit"),
+        ("fourier(sigma=0)", "use sigma > 0"),
+        ("fourier(0)", "frequencies=0 does not fit"),
+        ("robust(-1)", "use clip > 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        get_encodings(spec)
+    assert message in str(error.value)
+
+
+def table(rng: np.random.Generator, rows: int = 120) -> RawData:
+    x = rng.normal(size=(2, rows))
+    x[0, ::9] = np.nan
+    colour = rng.choice(["red", "blue"], rows).astype(object)
+    columns = {"a": x[0], "b": x[1], "colour": colour, "y": np.nan_to_num(x[0]) ** 2 + x[1]}
+    return RawData(name="t", kind="table", columns=columns, target="y")
+
+
+def test_rows_to_predict_are_encoded_as_those_of_training(rng: np.random.Generator) -> None:
+    data = table(rng)
+    ready = prepare(data, test=0, numbers=ALL, dtype=np.float64)
+    X, _ = encode(json.loads(json.dumps(ready.preprocessing, allow_nan=False)), data, dtype=np.float64)
+    np.testing.assert_array_equal(X, ready.train[0])
+    assert np.isfinite(X).all() and X.shape[1] == ready.n_inputs
+    np.testing.assert_array_equal(X[:, -3], np.isnan(data.columns["a"]))  # the indicator, before the colours
+
+
+def test_encodings_are_fitted_on_training_rows_alone(rng: np.random.Generator) -> None:
+    data = table(rng)
+    ready = prepare(data, test=0.25, validation=0.25, numbers="robust+piecewise+quantile")
+    other = table(rng)
+    train = prepare(data, test=0.25, validation=0.25, numbers="standard").train[1]
+    # Rows that are not trained on are replaced; the rows that are, and with them all that is fitted, stay.
+    from gpubp.data.prepare import choose, split_rows
+
+    chosen = choose(data, "auto", "auto", 0.25, 0)
+    rows, _ = split_rows(data, chosen.rows, 0.25, None, 0, "validation")
+    for name in data.columns:
+        data.columns[name][np.setdiff1d(np.arange(120), rows)] = other.columns[name][0]
+    again = prepare(data, test=0.25, validation=0.25, numbers="robust+piecewise+quantile")
+    np.testing.assert_array_equal(again.train[1], train)
+    assert again.preprocessing["features"] == ready.preprocessing["features"]
+
+
+def test_arrays_have_no_columns_to_encode() -> None:
+    with pytest.raises(UsageError, match="only the columns of a table"):
+        prepare(RawData(name="t", kind="arrays", X=np.eye(9), y=np.arange(9) % 2), numbers="robust")
+
+
+# -- the transformer -----------------------------------------------------------------------------------
+
+
+def test_the_transformer_takes_data_frames_as_they_are(rng: np.random.Generator) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "x": [1.5, np.nan, 3.0, 4.0] * 10,
+            "when": pandas.date_range("2024-01-01", periods=40),
+            "code": pandas.Categorical([1, 2, 1, 3] * 10),
+            "same": "x",
+        }
+    )
+    encoder = gpubp.TableEncoder("robust+piecewise(4)").fit(frame, y=rng.normal(size=40))
+    X = encoder.transform(frame.iloc[:7])
+    names = encoder.get_feature_names_out().tolist()
+    assert X.shape == (7, len(names)) and X.dtype == np.float32 and np.isfinite(X).all()
+    assert {"x_missing", "code_1", "code_3"} <= set(names) and not any("same" in name for name in names)
+    assert any('"same"' in note for note in encoder.notes_)
+    unknown = frame.iloc[:1].assign(code="9")
+    assert encoder.transform(unknown)[0, -3:].tolist() == [0, 0, 0]
+
+
+def test_the_transformer_is_a_step_of_a_pipeline(rng: np.random.Generator) -> None:
+    from sklearn.base import clone
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+
+    X = rng.normal(size=(200, 2))
+    y = np.abs(X[:, 0])
+    pipeline = clone(make_pipeline(gpubp.TableEncoder("piecewise(8)"), Ridge(1e-3)))
+    assert pipeline.fit(X, y).score(X, y) > 0.95
+    assert not hasattr(pipeline[0], "feature_names_in_") and pipeline[0].n_features_in_ == 2
+
+
+def test_a_network_with_an_encoding_keeps_it_in_its_file(tmp_path: Path, rng: np.random.Generator) -> None:
+    data = table(rng)
+    ready = prepare(data, test=0, numbers="robust+piecewise(4)")
+    net = gpubp.MLP([ready.n_inputs, 4, 1], loss=ready.loss, device="cpu-reference")
+    net.preprocessing = ready.preprocessing
+    net.save(tmp_path / "m.safetensors")
+    loaded = gpubp.MLP.load(tmp_path / "m.safetensors", "cpu-reference")
+    assert loaded.preprocessing is not None
+    np.testing.assert_array_equal(net.forward(ready.train[0]), loaded.forward(encode(loaded.preprocessing, data)[0]))
