@@ -76,12 +76,14 @@ def train(
     )
     weights = parse_class_weight(class_weight, prepared.classes)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
-    display.say(console, display.describe_data(source.name, prepared), "bold")
+    name = source.name
+    del source  # the table's cells, which training needs no more
+    display.say(console, display.describe_data(name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
     history = fit(console, net, prepared, settings, seed, weights)
     config = config_of(ctx, settings, prepared)
-    save(console, net, prepared, history, config, out or run_folder.default_folder(source.name), quiet)
+    save(console, net, prepared, history, config, out or run_folder.default_folder(name), quiet)
 
 
 def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -> list[Settings]:
