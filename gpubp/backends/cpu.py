@@ -22,7 +22,9 @@ def on_the_cpu(device: str, precision: str, reason: str) -> Backend:
         raise UsageError(
             f'precision "{precision}" needs a GPU; on the CPU ({reason}) use {" or ".join(CPU_PRECISIONS)}'
         )
+    if device == "cpu-reference":
+        return ReferenceBackend(np.dtype(precision), reason)  # without loading Numba, which takes 50 MB
     numba = numba_state()
-    if device == "cpu-reference" or not numba.usable:
-        return ReferenceBackend(np.dtype(precision), reason if numba.usable else f"{reason}; {numba.summary}")
+    if not numba.usable:
+        return ReferenceBackend(np.dtype(precision), f"{reason}; {numba.summary}")
     return CompiledBackend(np.dtype(precision), f"{reason}; {numba.summary}")

@@ -104,7 +104,9 @@ def train(
     if chosen is not None:
         settings = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
-    display.say(console, display.describe_data(source.name, prepared), "bold")
+    name = source.name
+    del source  # the table's cells, which training needs no more
+    display.say(console, display.describe_data(name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     if from_checkpoint is not None:
         display.say(console, f"going on from {from_checkpoint}")
@@ -114,7 +116,7 @@ def train(
     config = config_of(ctx, settings, prepared)
     if chosen is not None:
         config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
-    with run_folder.claimed(folder, source.name) as folder:
+    with run_folder.claimed(folder, name) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
 
 
