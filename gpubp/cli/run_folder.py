@@ -180,8 +180,8 @@ def write(folder: Path, net: MLP, history: History, metrics: dict[str, Any]) -> 
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def load_model(path: Path, device: str = "auto") -> MLP:
-    """The network in a run folder, or in a model file.
+def model_file(path: Path) -> Path:
+    """The model file in a run folder; a model file is its own.
 
     Raises
     ------
@@ -192,7 +192,18 @@ def load_model(path: Path, device: str = "auto") -> MLP:
         raise DataError(f'{path}: there is no {MODEL} in this folder; give one that "gpubp train" wrote')
     if not path.exists():
         raise DataError(f'{path}: there is no such folder or file; give the folder that "gpubp train" wrote')
-    return MLP.load(path / MODEL if path.is_dir() else path, device)
+    return path / MODEL if path.is_dir() else path
+
+
+def load_model(path: Path, device: str = "auto") -> MLP:
+    """The network in a run folder, or in a model file.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    return MLP.load(model_file(path), device)
 
 
 def load_predictor(path: Path) -> tuple[MLP, dict[str, Any]]:
