@@ -21,8 +21,12 @@ _PUBLIC = {
     "TabularRegressor": "tabular.estimators",
     "TableEncoder": "tabular.encoder",
     "from_sklearn": "estimators",
+    "from_state_dict": "interchange",
+    "register_with_skl2onnx": "interchange",
+    "to_onnx": "interchange",
     "to_sklearn": "estimators",
     "load": "tabular.predictor",
+    "to_state_dict": "interchange",
     "train": "training",
     "History": "training.history",
     "check_gradients": "diagnostics",
@@ -68,6 +72,10 @@ if TYPE_CHECKING:
     from gpubp.estimators.ensemble.ensembles import MLPEnsembleRegressor as MLPEnsembleRegressor
     from gpubp.estimators.search.search_cv import MLPSearchCV as MLPSearchCV
     from gpubp.initializers import Initializer as Initializer
+    from gpubp.interchange import from_state_dict as from_state_dict
+    from gpubp.interchange import register_with_skl2onnx as register_with_skl2onnx
+    from gpubp.interchange import to_onnx as to_onnx
+    from gpubp.interchange import to_state_dict as to_state_dict
     from gpubp.layout import Gradients as Gradients
     from gpubp.losses import Loss as Loss
     from gpubp.network import MLP as MLP

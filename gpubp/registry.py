@@ -36,7 +36,7 @@ def resolve(kind: str, table: Mapping[str, Callable[..., R]], spec: str | R, rec
         return spec
     if not isinstance(spec, str):
         raise UsageError(f"{kind} {spec!r} is neither a name nor a {record.__name__}; known: {', '.join(table)}")
-    name, args, kwargs = _parse(kind, spec)
+    name, args, kwargs = parse(kind, spec)
     if name not in table:
         raise UsageError(f'unknown {kind} "{name}"; {suggest(name, table)}')
     try:
@@ -65,8 +65,15 @@ def canonical(name: str, **parameters: tuple[Any, Any]) -> str:
     return f"{name}({', '.join(changed)})" if changed else name
 
 
-def _parse(kind: str, spec: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """Name, positional and keyword arguments of ``name`` or ``name(1, word, key=2)``."""
+def parse(kind: str, spec: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Read a spelling such as ``name`` or ``name(1, word, key=2)``: name, positional and keyword arguments.
+
+    Parameters
+    ----------
+    kind : str
+        What is named, for error messages.
+    spec : str
+    """
 
     def literal(node: ast.expr) -> Any:
         return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)

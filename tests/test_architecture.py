@@ -26,7 +26,7 @@ ROOMS = (
     ("network", {"network", "stack", "trace", "checks", "diagnostics", "plots"}),
     ("training", {"training"}),
     ("beside each other", {"data", "estimators", "bench", "lessons"}),
-    ("tables", {"tabular"}),
+    ("tables and interchange", {"tabular", "interchange"}),
     ("command line", {"cli", "__main__"}),
 )
 APART = {"data", "estimators", "bench", "lessons"}  # none of which imports another

@@ -15,6 +15,7 @@ from gpubp.activations import get_activation
 from gpubp.cli import options
 from gpubp.cli.demo import demo
 from gpubp.cli.explain import explain
+from gpubp.cli.export import export
 from gpubp.cli.parsing import parse_delimiter, parse_layers, parse_precisions
 from gpubp.cli.report.command import report
 from gpubp.cli.search.command import search
@@ -215,6 +216,7 @@ def inspect(model: options.Model, data: options.LookedAt = None) -> None:
 
 app.command()(explain)
 app.command()(report)
+app.command()(export)
 app.command()(demo)
 
 

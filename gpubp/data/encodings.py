@@ -21,6 +21,7 @@ Fitted: TypeAlias = dict[str, Any]  # plain JSON
 
 QUANTILES = 256  # that the distribution of a column is kept by
 LEAST_PROBABILITY = 1e-3  # quantile: values beyond the outermost thousandths are as far out as these
+NARROWEST_BIN = 1e-9  # of half the range of a column
 MOST_TREE_ROWS = 50_000  # on which the small tree of a column is grown
 
 
@@ -264,17 +265,32 @@ def _splits_of_tree(column: Numbers, y: NDArray[Any], classes: bool, bins: int, 
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeClassifier if classes else DecisionTreeRegressor
-    # Columns beyond float32 would be refused, and a tree asks for the order of values alone.
-    distinct, ranks = np.unique(column, return_inverse=True)
+    # Columns beyond float32 would be refused, and a tree asks for the order of values alone. Values that rounding
+    # alone tells apart, such as cosines of weekdays, have one rank, so that no border lies between them.
+    distinct, places = np.unique(column, return_inverse=True)
+    first = np.flatnonzero(np.diff(distinct, prepend=-np.inf) > _narrowest(column))
+    ranks = np.searchsorted(first, places, side="right") - 1
     grown = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0).fit(ranks[:, None], y).tree_
-    below = np.floor(grown.threshold[grown.children_left >= 0]).astype(np.int64)
-    borders: Numbers = distinct[below] / 2 + distinct[below + 1] / 2
+    above = first[np.floor(grown.threshold[grown.children_left >= 0]).astype(np.int64) + 1]
+    borders: Numbers = distinct[above - 1] / 2 + distinct[above] / 2
     return borders
 
 
+def _narrowest(column: Numbers) -> float:
+    """Differences up to this are rounding, or nothing that matters in a column of this range."""
+    return NARROWEST_BIN * (float(column.max()) / 2 - float(column.min()) / 2)
+
+
 def _edges(column: Numbers, inner: Numbers) -> list[float]:
-    """The edges of a column's bins in order: the least value, borders within, the largest value."""
+    """The edges of a column's bins in order: the least value, borders within, the largest value.
+
+    Borders that rounding alone tells apart are one, so that no input depends on the last bit of a number.
+    """
     low, high = float(column.min()), float(column.max())
-    within = np.unique(inner)
-    edges = [low, *within[(within > low) & (within < high)].tolist(), high]
-    return edges if high > low else [low, low + 1.0]
+    if not high > low:
+        return [low, low + 1.0]
+    narrowest, edges = _narrowest(column), [low]
+    for border in np.unique(inner).tolist():
+        if border - edges[-1] > narrowest and high - border > narrowest:
+            edges.append(border)
+    return [*edges, high]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -16,6 +17,7 @@ from gpubp.data.arrays import as_inputs
 from gpubp.data.columns import read_as, schema_of, schema_of_format_1
 from gpubp.data.encodings import Target
 from gpubp.data.readers import read, read_with, saved_schema
+from gpubp.data.schema import Schema
 from gpubp.data.selection import is_counter
 from gpubp.data.source import RawData
 from gpubp.data.unforeseen import say_unforeseen
@@ -237,7 +239,7 @@ def as_trained(preprocessing: dict[str, Any], data: RawData, with_target: bool =
     data = as_inputs(data, encoding["kind"], encoding["numbers"]["width"])
     data = replace(data, target=target["name"])  # shares its notes with the caller's
     if data.kind == "table" == encoding["kind"]:
-        schema = saved_schema(preprocessing) or schema_of_format_1(encoding, target)
+        schema = schema_of_network(preprocessing)
         for name in data.columns:
             if name not in schema.columns:
                 data.say(f'column "{name}": the network was not trained on it, ignored')
@@ -268,6 +270,17 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
         numbers.
     """
     return targets.decode(preprocessing["target"], np.asarray(outputs))
+
+
+def schema_of_network(preprocessing: Mapping[str, Any]) -> Schema:
+    """What the columns of the table are that a network was trained on.
+
+    Parameters
+    ----------
+    preprocessing : dict
+        From `prepare` for a table, or from a model's file.
+    """
+    return saved_schema(preprocessing) or schema_of_format_1(preprocessing["features"], preprocessing["target"])
 
 
 def fit_features(

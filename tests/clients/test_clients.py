@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import gpubp
+from support.raw_rows import run
 
 pytestmark = [pytest.mark.clients, pytest.mark.filterwarnings("ignore")]
 PARAMETERS = {"hidden_layer_sizes": (8,), "max_iter": 30, "random_state": 0, "learning_rate_init": 0.01}
@@ -136,6 +137,24 @@ def test_skl2onnx(cancer):
         session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         probabilities.append(session.run(None, {"X": X})[1])
     assert_alike(probabilities, tolerance=1e-6)
+
+
+def test_skl2onnx_with_activations_that_scikit_learn_lacks(cancer):
+    package("skl2onnx"), package("onnxruntime")
+    X, y = cancer
+    X = X.astype(np.float32)
+    ours = {**PARAMETERS, "activation": "gelu"}
+    classifier, regressor = gpubp.MLPClassifier(**ours), gpubp.MLPRegressor(**ours)
+    ensemble = gpubp.MLPEnsembleClassifier(classifier, 3, random_state=0)
+    for est in (classifier, ensemble):
+        for classes in (y, np.array(["malign", "benign"])[y]):
+            pipeline = make_pipeline(StandardScaler(), est).fit(X, classes)
+            label, probabilities = run(gpubp.to_onnx(pipeline), {"X": X}).values()
+            assert_alike([probabilities, pipeline.predict_proba(X)], tolerance=1e-5)
+            np.testing.assert_array_equal(label, pipeline.predict(X))
+    search = gpubp.MLPSearchCV(make_pipeline(StandardScaler(), regressor), {"mlpregressor__alpha": [1e-4, 1]}, cv=2)
+    (values,) = run(gpubp.to_onnx(search.fit(X, X[:, 0])), {"X": X}).values()
+    assert_alike([values[:, 0], search.predict(X)], tolerance=1e-5)
 
 
 def test_sktime():

@@ -191,3 +191,15 @@ def test_a_network_with_an_encoding_keeps_it_in_its_file(tmp_path: Path, rng: np
     loaded = gpubp.MLP.load(tmp_path / "m.safetensors", "cpu-reference")
     assert loaded.preprocessing is not None
     np.testing.assert_array_equal(net.forward(ready.train[0]), loaded.forward(encode(loaded.preprocessing, data)[0]))
+
+
+@pytest.mark.parametrize("name", ["piecewise", "steps(leaf=1)"])
+def test_no_border_lies_where_rounding_alone_tells_values_apart(name: str) -> None:
+    days = np.cos(2 * np.pi * np.arange(70) / 7)[:, None]
+    moved = np.nextafter(days, 2)
+    y = (np.arange(70) % 7 < 3).astype(np.int64)  # days whose cosines are equal but for rounding differ in it
+    fitted = fit(name, days, Target(y, classes=True), np.random.default_rng(0))
+    inputs = [np.empty((70, width(fitted))) for _ in range(2)]
+    for values, out in zip((days, moved), inputs, strict=True):
+        apply(fitted, values, out)
+    np.testing.assert_allclose(inputs[0], inputs[1], atol=1e-6)
