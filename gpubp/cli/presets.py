@@ -16,7 +16,6 @@ from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
 from gpubp.errors import UsageError
 from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
-from gpubp.training.options import FEWEST_STEPS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,8 +97,7 @@ def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared
     if "optimizer" in given:
         options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
     chosen = settings.changed({name: value for name, value in options.items() if name not in given})
-    steps = -(-len(prepared.train[0]) // chosen["batch_size"])
-    epochs = settings["epochs"] or max(recipe.epochs, -(-FEWEST_STEPS // steps))
+    epochs = settings["epochs"] or recipe.epochs_for(len(prepared.train[0]))
     chosen = chosen.changed({"epochs": epochs})
     if "patience" in given or prepared.validation is None:
         return chosen

@@ -27,7 +27,6 @@ from gpubp.tabular.recipes import OPTIMIZER, RECIPES, SCHEDULE, Preset, Recipe
 from gpubp.tabular.selection import greedy_weights, row_losses
 from gpubp.training import train
 from gpubp.training.history import History
-from gpubp.training.options import FEWEST_STEPS
 
 FEWEST_OF_EPOCHS = 0.25  # of a recipe's epochs; where there is time for fewer, recipes are left out
 TRIAL_STEPS = 8  # an epoch of those steps that time is estimated by
@@ -184,13 +183,10 @@ class _PresetFit:
     # -- before ----------------------------------------------------------------------------------------
 
     def _recipes(self) -> list[Recipe]:
-        """Those that suit so many rows, with their epochs; on small data as many as make 1,000 steps."""
+        """Those that suit so many rows, with their epochs."""
         rows = min(len(train) for train, _ in self.splits)
         suited = [r for name in self.preset.recipes if (r := RECIPES[name]).fewest_rows <= len(self.table.rows)]
-        return [
-            replace(r, epochs=self.run.epochs or max(r.epochs, -(-FEWEST_STEPS // -(-rows // r.batch_size))))
-            for r in suited
-        ]
+        return [replace(r, epochs=self.run.epochs or r.epochs_for(rows)) for r in suited]
 
     def _encoded(self, recipe: Recipe) -> list[Fold]:
         """The folds as a recipe has them, those with equally many training rows side by side."""

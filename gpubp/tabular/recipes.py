@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpubp.errors import UsageError, suggest
+from gpubp.training.options import FEWEST_STEPS
 
+MOST_EPOCHS = 200  # on small data, where an epoch is mostly its validation
 OPTIMIZER, SCHEDULE = "adamw", "cosine"
 
 
@@ -41,6 +43,11 @@ class Recipe:
     batch_size: int = 128
     epochs: int = 60
     fewest_rows: int = 0
+
+    def epochs_for(self, rows: int) -> int:
+        """How many epochs suit so many training rows: on small data more, towards 1,000 steps."""
+        steps = -(-rows // self.batch_size)
+        return max(self.epochs, min(MOST_EPOCHS, -(-FEWEST_STEPS // steps)))
 
     def options(self, classification: bool) -> dict[str, Any]:
         """The options of the command ``train`` that make and train such a network, as they are typed."""
