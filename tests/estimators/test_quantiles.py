@@ -26,6 +26,7 @@ def noisy(rng):
     return X, np.sin(X[:, 0]) + 0.3 * rng.standard_normal(230)
 
 
+@pytest.mark.thorough
 def test_each_output_is_below_its_share_of_the_targets(rng):
     X = rng.uniform(-2, 2, (2000, 1))
     y = np.sin(X[:, 0]) + 0.3 * rng.standard_normal(2000)
