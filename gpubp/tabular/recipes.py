@@ -88,8 +88,8 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
-            name="quantiles",
-            numbers="robust+quantile+piecewise(by=quantile)+fourier",
+            name="trees",
+            numbers="robust+piecewise+fourier",
             hidden=(128, 128),
             activation="mish",
             learning_rate=3e-3,
@@ -97,13 +97,13 @@ RECIPES: dict[str, Recipe] = {
             dropout_of_classes=0.3,
         ),
         Recipe(
-            name="trees",
-            numbers="robust+piecewise(bins=32)+fourier",
+            name="quantiles",
+            numbers="robust+quantile+piecewise(by=quantile)+fourier",
             hidden=(128, 128),
             activation="mish",
             learning_rate=3e-3,
             dropout=0.1,
-            dropout_of_classes=0.1,
+            dropout_of_classes=0.3,
         ),
         Recipe(
             name="wide",
@@ -139,8 +139,8 @@ RECIPES: dict[str, Recipe] = {
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(name="fast", recipes=("quantiles",), folds=1),
-        Preset(name="good", recipes=("quantiles",), folds=8),
+        Preset(name="fast", recipes=("trees",), folds=1),
+        Preset(name="good", recipes=("trees",), folds=8),
         Preset(name="best", recipes=tuple(RECIPES), folds=8),
     )
 }
