@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import gpubp
 from gpubp.backends import Backend
 from gpubp.backends.cuda.probe import probe_device
 from support.machines import BACKENDS, GPU_BACKENDS, backend_parameters
-from support.package import SHARED_DATA
+from support.package import REPOSITORY, SHARED_DATA
 from support.tiers import COLLECTED
+
+sys.path.append(str(REPOSITORY))  # for benchmarks/, behind the package that is tested
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from gpubp.schedules import SCHEDULES
 from gpubp.tabular.recipes import RECIPES
 from support.package import MODULES, PACKAGE, REPOSITORY
 
-sys.path.append(str(REPOSITORY))  # behind the package that is tested
+sys.path.append(str(REPOSITORY))  # as tests/conftest.py does, for `python tests/test_docs.py`
 from benchmarks.gpu import bars
 
 README = REPOSITORY / "README.md"

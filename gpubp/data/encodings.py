@@ -34,10 +34,13 @@ class Target:
     y : (m,) or (m, n) array
         Class indices, or values.
     classes : bool
+    weight : (m,) array or None
+        Sample weights; a row of weight 0 does not count.
     """
 
     y: NDArray[Any]
     classes: bool
+    weight: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -253,24 +256,26 @@ def _edges_of_columns(
     if target is None:
         inner = [np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1]) for column in values.T]
     else:
-        rows: NDArray[np.int64] | slice = slice(None)
-        if len(values) > MOST_TREE_ROWS:
-            rows = rng.choice(len(values), MOST_TREE_ROWS, replace=False)
-        inner = [_splits_of_tree(column[rows], target.y[rows], target.classes, bins, leaf) for column in values.T]
+        rows = np.arange(len(values)) if target.weight is None else np.flatnonzero(target.weight)
+        if len(rows) > MOST_TREE_ROWS:
+            rows = rng.choice(rows, MOST_TREE_ROWS, replace=False)
+        some = Target(target.y[rows], target.classes, None if target.weight is None else target.weight[rows])
+        inner = [_splits_of_tree(column[rows], some, bins, leaf) for column in values.T]
     return [_edges(column, borders) for column, borders in zip(values.T, inner, strict=True)]
 
 
-def _splits_of_tree(column: Numbers, y: NDArray[Any], classes: bool, bins: int, leaf: int) -> Numbers:
+def _splits_of_tree(column: Numbers, target: Target, bins: int, leaf: int) -> Numbers:
     """The thresholds of a tree with `bins` leaves at most that predicts the target by this column alone."""
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
-    kind = DecisionTreeClassifier if classes else DecisionTreeRegressor
+    kind = DecisionTreeClassifier if target.classes else DecisionTreeRegressor
     # Columns beyond float32 would be refused, and a tree asks for the order of values alone. Values that rounding
     # alone tells apart, such as cosines of weekdays, have one rank, so that no border lies between them.
     distinct, places = np.unique(column, return_inverse=True)
     first = np.flatnonzero(np.diff(distinct, prepend=-np.inf) > _narrowest(column))
     ranks = np.searchsorted(first, places, side="right") - 1
-    grown = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0).fit(ranks[:, None], y).tree_
+    tree = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0)
+    grown = tree.fit(ranks[:, None], target.y, target.weight).tree_
     above = first[np.floor(grown.threshold[grown.children_left >= 0]).astype(np.int64) + 1]
     borders: Numbers = distinct[above - 1] / 2 + distinct[above] / 2
     return borders

@@ -284,11 +284,16 @@ def schema_of_network(preprocessing: Mapping[str, Any]) -> Schema:
 
 
 def fit_features(
-    data: RawData, rows: features.RowIndices, target: dict[str, Any], numbers: str, seed: int
+    data: RawData,
+    rows: features.RowIndices,
+    target: dict[str, Any],
+    numbers: str,
+    seed: int,
+    weight: NDArray[np.float64] | None = None,
 ) -> features.Encoding:
     """Fit the encoding of the columns on these rows, with bins by their targets where `numbers` asks for such."""
     y = targets.apply(target, data, rows, np.float64) if numbers != features.STANDARD else None
-    to_predict = None if y is None else Target(y, classes=target["type"] in ("classes", "binary", "labels"))
+    to_predict = None if y is None else Target(y, target["type"] in ("classes", "binary", "labels"), weight)
     return features.fit(data, rows, numbers, to_predict, seed)
 
 

@@ -121,4 +121,5 @@ def _preprocessing(table: TrainingRows, train: NDArray[np.int64], numbers: str, 
     """What is fitted on some of the rows, given by their positions."""
     target, rows = dict(table.target), table.rows[train]
     targets.standardize(target, table.data, table.loss, rows, table.outputs)
-    return {"features": fit_features(table.data, rows, target, numbers, seed), "target": target}
+    weight = None if table.weight is None else table.weight[train]
+    return {"features": fit_features(table.data, rows, target, numbers, seed, weight), "target": target}

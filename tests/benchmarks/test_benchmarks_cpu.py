@@ -9,15 +9,12 @@ from typing import Any
 
 import pytest
 
-from support.machines import by_tier
-from support.package import REPOSITORY
-
-sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import cpu, report
 from benchmarks.__main__ import main
 from benchmarks.cases import Task
 from benchmarks.peers import ON_A_CPU, Contender, UnavailableError
 from gpubp.bench.steps import TOLERANCE, Workload, displacements, error
+from support.machines import by_tier
 
 WORKLOAD = Workload((6, 8, 3), 5, 3)
 

@@ -13,18 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubp.backends.cuda.backend import CudaBackend
-from support.cuda_host import host_compiler
-from support.package import REPOSITORY
-
-sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks.cases import LARGE, SMALL
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import bars, device_tests, pack, parity, sanitized, sanitizer, settings, step_times
 from benchmarks.gpu.schedule import LOG, MAIN, REST, STAGES, Schedule, Stage, chosen, plan
 from benchmarks.gpu.settings import Settings
 from benchmarks.parts import FILE, UNFINISHED, MixedError, Part, load, saving, write
+from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.bench.steps import Workload
+from support.cuda_host import host_compiler
+from support.package import REPOSITORY
 
 needs_compiler = pytest.mark.skipif(host_compiler() is None, reason="no C++ compiler to run kernels with on the host")
 ALL = tuple(STAGES)

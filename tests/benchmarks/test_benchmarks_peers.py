@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support.package import REPOSITORY
-
-sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import contest
 from benchmarks.cases import LARGE, SMALL, Task
 from benchmarks.contest import Contest, Times

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from support.package import REPOSITORY
-
-sys.path.append(str(REPOSITORY))  # behind the package that is tested
 from benchmarks import contest, stack_cases, stack_equality, stacks
 from benchmarks.cases import Task
 from benchmarks.parts import Part
@@ -20,6 +16,7 @@ from benchmarks.stack_cases import StackContest, StackWorkload, checked, referen
 from benchmarks.stack_memory import memory_row
 from gpubp.backends import get_backend
 from gpubp.bench.steps import displacements, first_weights, sample
+from support.package import REPOSITORY
 
 WORKLOAD = StackWorkload((4, 6, 3), 5, 2, models=3)
 

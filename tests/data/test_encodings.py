@@ -203,3 +203,12 @@ def test_no_border_lies_where_rounding_alone_tells_values_apart(name: str) -> No
     for values, out in zip((days, moved), inputs, strict=True):
         apply(fitted, values, out)
     np.testing.assert_allclose(inputs[0], inputs[1], atol=1e-6)
+
+
+def test_rows_of_weight_0_do_not_make_bins(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(200, 1))
+    y, weight = (values[:, 0] > 0).astype(np.int64), np.repeat([1.0, 0.0], 100)
+    spoilt = np.where(weight > 0, y, 1 - y)
+    edges = [fit("piecewise(leaf=1)", values, Target(t, True, weight), rng)[0]["edges"][0] for t in (y, spoilt)]
+    assert edges[0] == edges[1] and len(edges[0]) == 3
+    assert len(fit("piecewise(leaf=1)", values, Target(spoilt, True), rng)[0]["edges"][0]) > 3
