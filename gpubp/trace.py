@@ -244,7 +244,7 @@ def summary(stack: Stack) -> str:
         norm = float(np.linalg.norm(stack.backend.to_host(layer.W)))
         shape = f"{n_in} x {n_out}"
         lines.append(f"{number:>5}  {name:<{width}}  {shape:<7}  {n_in * n_out + n_out:>10,}  {norm:>9.4g}")
-    return "\n".join([*lines, f"in all {'':<{width}}          {stack.layout.parameters:>10,}"])
+    return "\n".join([*lines, f"in all {'':<{width}}           {stack.layout.parameters:>10,}"])
 
 
 def _superscript(number: int) -> str:
