@@ -70,7 +70,7 @@ def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -
     done("train", "kind.csv", *SHORT, "--hidden", "4", "--preset", "fast", "--optimizer", "sgd", "--out", "both")
     config = json.loads(Path("both/metrics.json").read_text())["config"]
     assert (config["hidden"], config["optimizer"], config["learning_rate"]) == ("4", "sgd", 1e-3)
-    assert config["dropout"] == RECIPES["quantiles"].dropout_of_classes
+    assert config["dropout"] == RECIPES["trees"].dropout_of_classes
     text = done("train", "kind.csv", *SHORT, "--preset", "none", "--numbers", "robust+piecewise(4)", "--out", "none")
     assert "preset" not in text and "robust+piecewise(bins=4)" in done("inspect", "none")
 
