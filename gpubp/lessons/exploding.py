@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpubp.lessons.lesson import Lesson
-from gpubp.lessons.vanishing import gradient_norms
+from gpubp.lessons.vanishing import draw, gradient_norms
 
 INITIALIZERS = {"N(0, 1)": "standard_normal", "scaled by fan-in": "auto"}
 
@@ -23,14 +23,6 @@ def conclude(measured: dict[str, Any]) -> str:
         f"{scaled:.2f} with He's √(2/fan-in): a layer of n units with unit weights multiplies what it is given by "
         "about √(n/2)."
     )
-
-
-def draw(axes: Any, measured: dict[str, Any]) -> None:
-    """The norms by layer, on a logarithmic scale."""
-    for name, norms in measured.items():
-        axes.semilogy(range(1, len(norms) + 1), norms, "o-", label=name)
-    axes.set(xlabel="layer", ylabel="norm of ∂C/∂W")
-    axes.legend()
 
 
 LESSON = Lesson("Exploding gradients, and initialization", measure, conclude, draw)
