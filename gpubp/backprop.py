@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gpubp._typing import Array
 from gpubp.activations import Activation
-from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache
+from gpubp.backends import Backend, Batch, Below, Dropout, Epoch, Layer, LayerCache
 from gpubp.losses import Loss
 
 
@@ -73,8 +73,8 @@ def backward(
         if l and (start := caches[l - 1].again_from) is not None:  # their memory was used by layers above
             again = Network(network.layers[start:l], network.activations[start:l], network.loss)
             forward(backend, again, caches[start - 1].a if start else batch.X, caches[start:l], dropout)
-        backend.weight_gradient(caches[l - 1].a if l else batch.X, caches[l], grads[l])  # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ
+        a_prev, below = batch.X, None
         if l:
-            activation, below = network.activations[l - 1], caches[l - 1]
-            # BP2: δˡ⁻¹ = (δˡ Wˡᵀ) ⊙ σ′(zˡ⁻¹); BP3 in the same pass: ∂C/∂bˡ⁻¹ = Σ_rows δˡ⁻¹
-            backend.backpropagate(activation, caches[l].delta, network.layers[l].W, below, grads[l - 1].b, dropout)
+            a_prev, below = caches[l - 1].a, Below(network.activations[l - 1], caches[l - 1], grads[l - 1].b)
+        # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ. BP2: δˡ⁻¹ = (δˡ Wˡᵀ) ⊙ σ′(zˡ⁻¹). BP3 in the same pass: ∂C/∂bˡ⁻¹ = Σ_rows δˡ⁻¹.
+        backend.dense_backward(a_prev, network.layers[l], caches[l], grads[l], below, dropout)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from gpubp import checks
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity
-from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache, Signs, row_products
+from gpubp.backends import Backend, Batch, Dropout, Epoch, Layer, LayerCache, row_products
 from gpubp.backprop import Network, forward, gradients
 from gpubp.errors import UsageError
 from gpubp.initializers import get_initializer
@@ -180,11 +180,10 @@ class Stack:
             kept = sum(hidden[length - 1 : -1 : length])
             shared = max(arrays) * sum(max(hidden[place::length]) for place in range(length))
             per_row = min(per_row, kept + shared + 2 * max(hidden))
-        signs = self.models * sum(self.backend.sign_bytes(a, n) for a, n in zip(self.activations, hidden, strict=True))
         parts = {
             "parameters": (item + copied) * self.layout.size,
             "optimizer": item * self.layout.size * (2 + slots),  # gradients, a copy from the epoch's start, slots
-            "activations": batch_size * (storage * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]) + signs),
+            "activations": batch_size * storage * (self.layer_sizes[0] + per_row + self.layer_sizes[-1]),
         }
         return {**parts, "total": sum(parts.values())}
 
@@ -199,7 +198,8 @@ class Stack:
         """
         widest = max(self.layer_sizes[1:])
         storage, hidden = self.backend.storage, len(self.activations)
-        deltas = [self.backend.empty((self.models, rows * widest), storage) for _ in range(min(2, hidden))]
+        buffers = min(2, hidden) if backward else 0
+        deltas = [self.backend.empty((self.models, rows * widest), storage) for _ in range(buffers)]
         length = _segment_length(hidden, recompute)
         shared: dict[tuple[str, int], Array] = {}
 
@@ -221,12 +221,9 @@ class Stack:
             last_of_segment = l < hidden - 1 and l % length == length - 1
             a = self.backend.empty(shape, storage) if last_of_segment or l >= hidden else buffer("a", l, storage)
             z = a if one else buffer("z", l, storage)
-            delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if l < hidden else a
+            delta = deltas[l % 2][:, : rows * shape[2]].reshape(shape) if l < hidden and backward else a
             mask = buffer("mask", l, np.bool_) if dropout and l < hidden else None
-            with_signs = backward and l < hidden and mask is None
-            sign_bytes = self.backend.sign_bytes(activation, shape[2]) if with_signs else 0
-            signs = Signs(self.backend.empty((*shape[:2], sign_bytes), np.uint8)) if sign_bytes else None
-            caches.append(LayerCache(l, z, a, delta, mask, signs, l - length + 1 if last_of_segment else None))
+            caches.append(LayerCache(l, z, a, delta, mask, l - length + 1 if last_of_segment else None))
         return caches
 
     def epoch(self, rows: int, batch_size: int) -> Epoch:

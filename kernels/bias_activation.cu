@@ -1,43 +1,17 @@
 // z += b by rows, then a = Act(z), with DROPOUT a = mask * Act(z) / (1 - rate), for each of K networks.
 // z (K, rows, n), b (K, n), a (K, rows, n), which may be z; mask (K, rows, n), one byte each, is filled.
 // Moves z twice (once where a is z), a once and the mask once.
-//
-// The mask's words are Philox 4x32-10 with key = the network's seed and counter = (element / 4, layer, step);
-// the element is word (element % 4) and stays where that is >= round(rate * 2^32).
-// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
-
-#ifdef DROPOUT
-struct Philox {
-    unsigned word[4];
-
-    __device__ __forceinline__ Philox(Index quad, unsigned layer, Index step, unsigned long long seed) {
-        unsigned c0 = quad, c1 = layer, c2 = step, c3 = 0, k0 = seed, k1 = seed >> 32;
-        for (int round = 0; round < 10; round++) {
-            unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-            unsigned high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-            c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
-            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-        }
-        word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
-    }
-};
-#endif
 
 template <int N>
 __device__ __forceinline__ void activate(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_per_block
 #ifdef DROPOUT
-                                         , unsigned char* __restrict__ mask, double rate, unsigned long long seed,
-                                         Index step, int layer
+                                         , unsigned char* __restrict__ mask, const Dropping& dropping
 #endif
 ) {
     const Tile<N> at(blockIdx.x);
     if (at.column >= n) return;
     const Pack<T, N> bias = load<N>(b + at.column);
     const int first = blockIdx.y * rows_per_block, last = min(first + rows_per_block, rows);
-#ifdef DROPOUT
-    const unsigned long long threshold = rint(rate * 4294967296.0);
-    const A scale = 1.0 / (1.0 - rate);
-#endif
     for (int lowest = first + at.lane; lowest < last; lowest += at.lanes * AT_ONCE) {
         Pack<T, N> before[AT_ONCE];
 #pragma unroll
@@ -50,26 +24,15 @@ __device__ __forceinline__ void activate(T* z, const T* __restrict__ b, T* a, in
             const int row = lowest + r * at.lanes;
             if (row >= last) break;
             const Index place = Index(row) * n + at.column;
-            Pack<T, N> after;
+            Pack<A, N> sum;
+            for (int i = 0; i < N; i++) sum.x[i] = convert<A>(before[r].x[i]) + convert<A>(bias.x[i]);
+            if (z != a) store(z + place, convert<T>(sum));
 #ifdef DROPOUT
             Pack<unsigned char, N> kept;
-            Philox random(place / 4, layer, step, seed);
-#endif
-            for (int i = 0; i < N; i++) {
-                const A sum = convert<A>(before[r].x[i]) + convert<A>(bias.x[i]);
-                A value = Act::f(sum);
-#ifdef DROPOUT
-                if (i > 0 && i % 4 == 0) random = Philox((place + i) / 4, layer, step, seed);  // N > 4 starts at a quad
-                kept.x[i] = random.word[(place + i) % 4] >= threshold;
-                value *= kept.x[i] ? scale : A(0);
-#endif
-                before[r].x[i] = convert<T>(sum);
-                after.x[i] = convert<T>(value);
-            }
-            if (z != a) store(z + place, before[r]);
-            store(a + place, after);
-#ifdef DROPOUT
+            store(a + place, convert<T>(activated(sum, kept, dropping, place)));
             store(mask + place, kept);
+#else
+            store(a + place, convert<T>(activated(sum)));
 #endif
         }
     }
@@ -90,7 +53,8 @@ bias_activation(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_p
 #ifdef DROPOUT
     mask += k * mask_stride;
     packed = packed && aligned(mask, WIDTH);
-#define DROPPING , mask, rates[k], seeds[k], first_step[k] + cursor[0], layer
+    const Dropping dropping = {rates[k], seeds[k], first_step[k] + cursor[0], layer};
+#define DROPPING , mask, dropping
 #else
 #define DROPPING
 #endif

@@ -1,9 +1,8 @@
-// BP3, second stage: grad_b = the sums of the chunks, in their order, for each of K networks.
-// partial (K, chunks, n), grad_b (K, n). Moves partial once.
+// BP3: sums = those of values over rows, for each of K networks: of delta, or of what chunks of its rows add up to.
+// values (K, rows, n) of type S, sums (K, n). Moves values once.
 
 extern "C" __global__ void
-column_sum(const A* __restrict__ partial, A* __restrict__ grad_b, int chunks, int n, Index partial_stride,
-           Index grad_b_stride) {
+column_sum(const S* __restrict__ values, A* __restrict__ sums, int rows, int n, Index values_stride, Index sums_stride) {
     const Index k = blockIdx.z;
-    add_chunks(Tile<1>(blockIdx.x), partial + k * partial_stride, grad_b + k * grad_b_stride, chunks, n);
+    add_rows(Tile<1>(blockIdx.x), values + k * values_stride, sums + k * sums_stride, rows, n);
 }

@@ -61,6 +61,29 @@ __device__ __forceinline__ void store(V* to, const Pack<V, N>& pack) {
     *reinterpret_cast<Pack<V, N>*>(to) = pack;
 }
 
+// The first `count` of N neighbours, and zeros for the others; at once where all are there and `packed` says they can.
+template <int N, class V>
+__device__ __forceinline__ Pack<V, N> load(const V* from, int count, bool packed) {
+    if (packed && count >= N) return load<N>(from);
+    Pack<V, N> pack;
+    for (int i = 0; i < N; i++) pack.x[i] = i < count ? from[i] : convert<V>(A(0));
+    return pack;
+}
+
+template <int N, class V>
+__device__ __forceinline__ void store(V* to, const Pack<V, N>& pack, int count, bool packed) {
+    if (packed && count >= N) return store(to, pack);
+    for (int i = 0; i < N; i++)
+        if (i < count) to[i] = pack.x[i];
+}
+
+template <class To, class From, int N>
+__device__ __forceinline__ Pack<To, N> convert(const Pack<From, N>& pack) {
+    Pack<To, N> to;
+    for (int i = 0; i < N; i++) to.x[i] = convert<To>(pack.x[i]);
+    return to;
+}
+
 __device__ __forceinline__ bool aligned(const void* pointer, int bytes = 16) {
     return reinterpret_cast<unsigned long long>(pointer) % bytes == 0;
 }
@@ -111,7 +134,7 @@ struct Min {
 // The values of SPAN neighbouring threads combined; each of them gets the same bits.
 template <int SPAN, class V, class Combine>
 __device__ __forceinline__ V over_group(V x, Combine combine) {
-    for (int offset = 16; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
+    for (int offset = (SPAN < 32 ? SPAN : 32) / 2; offset > 0; offset /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, offset));
     if constexpr (SPAN > 32) {
         __shared__ V warps[SPAN / 32];
         __syncthreads();  // the last call's readers are done
@@ -125,12 +148,13 @@ __device__ __forceinline__ V over_group(V x, Combine combine) {
 
 // -- sums over rows, in two stages ---------------------------------------------------------------------
 
-// Second stage of sums over rows: sums = those of the chunks (chunks, n), for the columns of a tile.
-__device__ __forceinline__ void add_chunks(const Tile<1>& at, const A* chunk_sums, A* sums, int chunks, int n) {
+// sums = those of values (rows, n) over its rows, for the columns of a tile; of chunks of rows, the second stage.
+template <class V>
+__device__ __forceinline__ void add_rows(const Tile<1>& at, const V* values, A* sums, int rows, int n) {
     A sum[1] = {};
     if (at.column < n) {
 #pragma unroll 8
-        for (int chunk = at.lane; chunk < chunks; chunk += at.lanes) sum[0] += chunk_sums[Index(chunk) * n + at.column];
+        for (int row = at.lane; row < rows; row += at.lanes) sum[0] += convert<A>(values[Index(row) * n + at.column]);
     }
     add_lanes(at, sum);
     if (at.lane == 0 && at.column < n) sums[at.column] = sum[0];
@@ -178,11 +202,20 @@ __device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Tot
     Totals* chunk_totals = to.chunk_totals + k * chunks;
     mine.value = over_group<THREADS>(mine.value, Add());  // and what the block's other threads wrote can be read
     mine.metric = over_group<THREADS>(mine.metric, Add());
-    for (int column = threadIdx.x; column < n; column += THREADS) {
-        A sum = 0;
+    A* my_sums = chunk_sums + Index(blockIdx.x) * n;
+    if (n <= COLUMNS) {
+        add_rows(Tile<1>(0), delta + Index(first) * n, my_sums, last - first, n);
+    } else {
+        for (int column = threadIdx.x; column < n; column += THREADS) {
+            A sum = 0;
 #pragma unroll 8
-        for (int row = first; row < last; row++) sum += convert<A>(delta[Index(row) * n + column]);
-        chunk_sums[Index(blockIdx.x) * n + column] = sum;
+            for (int row = first; row < last; row++) sum += convert<A>(delta[Index(row) * n + column]);
+            my_sums[column] = sum;
+        }
+    }
+    if (chunks == 1) {
+        if (threadIdx.x == 0) to.totals[now] = mine;
+        return;
     }
     if (threadIdx.x == 0) chunk_totals[blockIdx.x] = mine;
     if (!is_last(to.arrived + k, chunks)) return;
@@ -194,10 +227,21 @@ __device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Tot
     if (threadIdx.x == 0) to.totals[now] = all;
     if (!to.grad_b) return;
     for (int tile = 0; tile * COLUMNS < n; tile++)
-        add_chunks(Tile<1>(tile), chunk_sums, to.grad_b + k * to.grad_b_stride, chunks, n);
+        add_rows(Tile<1>(tile), chunk_sums, to.grad_b + k * to.grad_b_stride, chunks, n);
 }
 
 // -- an update -----------------------------------------------------------------------------------------
+
+// x to the power of n; of whole n by squaring, since a single thread takes microseconds for pow.
+__device__ __forceinline__ double power(double x, double n) {
+    if (!(n >= 0 && n < 2147483648.0 && n == rint(n))) return pow(x, n);
+    double result = 1;
+    for (unsigned left = n; left > 0; left /= 2) {
+        if (left % 2) result *= x;
+        x *= x;
+    }
+    return result;
+}
 
 // What step_begin decides for a network and optimizer_step carries out.
 template <class Rule>

@@ -4,7 +4,7 @@
 // kept is a, the scaled activation. Moves grad twice, kept once and the mask once.
 
 template <int N>
-__device__ __forceinline__ void differentiate(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial,
+__device__ __forceinline__ void differentiate_rows(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial,
                                               int rows, int n, int rows_per_chunk
 #ifdef DROPOUT
                                               , const unsigned char* __restrict__ mask, double rate
@@ -36,17 +36,14 @@ __device__ __forceinline__ void differentiate(T* __restrict__ grad, const T* __r
         for (int r = 0; r < AT_ONCE; r++) {
             const int row = lowest + r * at.lanes;
             if (row >= last) break;
-            for (int i = 0; i < N; i++) {
-                A d = convert<A>(delta[r].x[i]), k = convert<A>(x[r].x[i]);
+            Pack<A, N> d = convert<A>(delta[r]);
 #ifdef DROPOUT
-                d *= stays[r].x[i] ? scale : A(0);
-                if (Act::from_a) k /= scale;
+            differentiate(d, x[r], stays[r], scale);
+#else
+            differentiate(d, x[r]);
 #endif
-                d *= Act::derivative(k);
-                sum[i] += d;
-                delta[r].x[i] = convert<T>(d);
-            }
-            store(grad + Index(row) * n + at.column, delta[r]);
+            for (int i = 0; i < N; i++) sum[i] += d.x[i];
+            store(grad + Index(row) * n + at.column, convert<T>(d));
         }
     }
     add_lanes(at, sum);
@@ -72,7 +69,7 @@ hadamard_derivative(T* __restrict__ grad, const T* __restrict__ kept, A* __restr
 #define DROPPING
 #endif
     if (packed)
-        differentiate<WIDTH>(grad, kept, partial, rows, n, rows_per_chunk DROPPING);
+        differentiate_rows<WIDTH>(grad, kept, partial, rows, n, rows_per_chunk DROPPING);
     else
-        differentiate<1>(grad, kept, partial, rows, n, rows_per_chunk DROPPING);
+        differentiate_rows<1>(grad, kept, partial, rows, n, rows_per_chunk DROPPING);
 }

@@ -38,9 +38,7 @@ optimizer_step(A* __restrict__ theta, const A* __restrict__ grad, T* __restrict_
         store(theta + place, w);
         for (int j = 0; j < Rule::slots; j++) store(slots[j] + place, state[j]);
 #ifdef OPERANDS
-        Pack<T, N> copy;
-        for (int i = 0; i < N; i++) copy.x[i] = convert<T>(w.x[i]);
-        store(operands + place, copy);
+        store(operands + place, convert<T>(w));
 #endif
     }
 #ifdef TRACKED

@@ -3,7 +3,7 @@
 // those of weight * (loss, whether the class was hit).
 // logits (K, rows, n) and y, the class of each row (CLASSES) or a distribution (rows, n); weight (rows) or null;
 // normalizer (K, steps), smoothing (K), loss_scale (K) or null. What is summed is in common.cuh.
-// GROUP threads share a row: a warp for few classes, a block for many. Moves logits twice; rereads hit the cache.
+// GROUP threads share a row: a few of a warp for few classes, a block for many. Moves logits twice; rereads hit the cache.
 
 #ifdef CLASSES
 using Target = Index;
@@ -22,11 +22,14 @@ softmax_cross_entropy(T* __restrict__ logits, const Target* __restrict__ y, cons
     const A s = smoothing[k];
     const double scale = normalizer[now] * (loss_scale ? loss_scale[k] : 1.0);
     Totals mine = {0, 0};
-    for (int row = first + threadIdx.x / GROUP; row < last; row += THREADS / GROUP) {
+    for (int begin = first; begin < last; begin += THREADS / GROUP) {
+        const int row = begin + threadIdx.x / GROUP;
+        const bool there = row < last;  // a warp's threads stay together, as shuffles want them, also where rows end
+        const int columns = there ? n : 0;
         T* z = logits + Index(row) * n;
         A largest = least(), truest = least();
         int predicted = n, truth = n;
-        for (int j = lane; j < n; j += GROUP) {
+        for (int j = lane; j < columns; j += GROUP) {
             const A zj = convert<A>(z[j]);
             if (zj > largest) largest = zj, predicted = j;
 #ifndef CLASSES
@@ -37,7 +40,7 @@ softmax_cross_entropy(T* __restrict__ logits, const Target* __restrict__ y, cons
         const A top = over_group<GROUP>(largest, Max());
         predicted = over_group<GROUP>(largest == top ? predicted : n, Min());
 #ifdef CLASSES
-        truth = y[row];
+        truth = there ? y[row] : 0;
 #else
         const A best = over_group<GROUP>(truest, Max());
         truth = over_group<GROUP>(truest == best ? truth : n, Min());
@@ -52,7 +55,7 @@ softmax_cross_entropy(T* __restrict__ logits, const Target* __restrict__ y, cons
         };
 
         A total = 0, aim = 0;
-        for (int j = lane; j < n; j += GROUP) {
+        for (int j = lane; j < columns; j += GROUP) {
             const A shifted = convert<A>(z[j]) - top, t = target(j);
             total += exp(shifted);
             aim += t == A(0) ? A(0) : t * shifted;
@@ -60,11 +63,11 @@ softmax_cross_entropy(T* __restrict__ logits, const Target* __restrict__ y, cons
         total = over_group<GROUP>(total, Add());
         aim = over_group<GROUP>(aim, Add());
 
-        const double w = weight ? weight[k * weight_stride + row] : 1.0;
+        const double w = there && weight ? weight[k * weight_stride + row] : 1.0;
         const A factor = w * scale;
-        for (int j = lane; j < n; j += GROUP)
+        for (int j = lane; j < columns; j += GROUP)
             z[j] = convert<T>((exp(convert<A>(z[j]) - top) / total - target(j)) * factor);
-        if (lane == 0) {
+        if (there && lane == 0) {
             mine.value += w * (log(total) - aim);
             mine.metric += predicted == truth ? w : 0.0;
         }

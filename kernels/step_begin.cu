@@ -15,6 +15,7 @@ template <int N>
 __device__ __forceinline__ Squares squares(const A* __restrict__ grad, const A* __restrict__ theta, A l2, Index n_weights, Index P) {
     Squares sum = {0, 0};
     const Index stride = Index(gridDim.x) * THREADS * N;
+#pragma unroll 4
     for (Index p = (Index(blockIdx.x) * THREADS + threadIdx.x) * N; p < P; p += stride) {
         const Pack<A, N> g = load<N>(grad + p);
 #ifdef L2
@@ -52,29 +53,35 @@ step_begin(const A* __restrict__ grad, const A* __restrict__ theta, Squares* par
     const double scale = loss_scale ? loss_scale[k] : 1.0;
     const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;
     grad += k * P, theta += k * P, partial += k * gridDim.x;
-    const Squares mine = over_block(squares<16 / sizeof(A)>(grad, theta, shrink, n_weights, P));
-    if (threadIdx.x == 0) partial[blockIdx.x] = mine;
-    if (!is_last(arrived + k, gridDim.x)) return;
-    Squares sum = {0, 0};
-    for (unsigned block = threadIdx.x; block < gridDim.x; block += THREADS) {
-        sum.grad += partial[block].grad, sum.weights += partial[block].weights;
+    // What the deciding thread needs is on its way while gradients are: any block may be the one to decide.
+    const bool first = threadIdx.x == 0, was_active = first && active[k];
+    const double value = first ? totals[now * 2] : 0.0, rate = first ? learning_rates[now] : 0.0;
+    const Index update = first ? updates[k] + 1 : 0;
+    Squares sum = over_block(squares<16 / sizeof(A)>(grad, theta, shrink, n_weights, P));
+    if (gridDim.x > 1) {
+        if (first) partial[blockIdx.x] = sum;
+        if (!is_last(arrived + k, gridDim.x)) return;
+        sum = {0, 0};
+        for (unsigned block = threadIdx.x; block < gridDim.x; block += THREADS) {
+            sum.grad += partial[block].grad, sum.weights += partial[block].weights;
+        }
+        sum = over_block(sum);
     }
-    sum = over_block(sum);
-    if (threadIdx.x > 0) return;
+    if (!first) return;
 
-    const double square = sum.grad / (scale * scale), value = totals[now * 2], rate = learning_rates[now];
+    const double square = sum.grad / (scale * scale);
     const bool sound = isfinite(square) && isfinite(value);
     Step<Rule>& step = steps[k];
-    step.counts = active[k] && sound;
-    if (active[k] && !sound) {
+    step.counts = was_active && sound;
+    if (was_active && !sound) {
         if (isfinite(value) && scale > 1.0)
             loss_scale[k] = scale * 0.5, clean_steps[k] = 0, overflows[k] += 1;
         else
             active[k] = false, fault_step[k] = first_step[k] + cursor[0];
     }
     if (!step.counts) return;
-    updates[k] += 1;
-    step.rule = Rule::of(rate, updates[k] OPTION_VALUES);
+    updates[k] = update;
+    step.rule = Rule::of(rate, update OPTION_VALUES);
     step.factor = (max_grad_norm && square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(square)) : 1.0) / scale;
     step.penalty = shrink;
     if (penalty) penalty[now] = 0.5 * l2[k] * sum.weights;

@@ -52,16 +52,16 @@ def _measure(part: Part, precision: str, backend: CudaBackend, case: Case, round
         target[...] = source
 
     repeats = 1 if part.dry_run else LAUNCHES
-    runs = {"copy": _repeated(copy, repeats), "kernel": driver.capture(_repeated(case.launch, repeats))}
+    runs = {"copy": repeated(copy, repeats), "kernel": driver.capture(repeated(case.launch, repeats))}
     figure: dict[str, Any] = {"precision": precision, "kernel": case.name, "bytes": case.nbytes}
     if case.rung_of is not None:
         try:
-            runs["cupy"] = _repeated(_tried(case.rung_of()), repeats)
+            runs["cupy"] = repeated(_tried(case.rung_of()), repeats)
         except UnavailableError as error:
             figure["cupy skipped"] = str(error)
         except Exception as error:  # CuPy's own kernels may not know a type; ours is measured all the same
             figure["cupy failed"] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    seconds = _by_turns(driver, runs, 1 if part.dry_run else rounds, part.dry_run)
+    seconds = by_turns(driver, runs, 1 if part.dry_run else rounds, part.dry_run)
     moved = {"copy": 2 * source.nbytes, "kernel": case.nbytes, "cupy": case.nbytes}
     rates = {name: moved[name] * repeats / values for name, values in seconds.items()}
     middle = {name: float(np.median(rate)) / 1e9 for name, rate in rates.items()}
@@ -78,7 +78,9 @@ def _measure(part: Part, precision: str, backend: CudaBackend, case: Case, round
     )
 
 
-def _repeated(run: Callable[[], None], times: int) -> Callable[[], None]:
+def repeated(run: Callable[[], None], times: int) -> Callable[[], None]:
+    """`run` so many times."""
+
     def several() -> None:
         for _ in range(times):
             run()
@@ -92,7 +94,7 @@ def _tried(run: Callable[[], None]) -> Callable[[], None]:
     return run
 
 
-def _by_turns(
+def by_turns(
     driver: Driver, runs: Mapping[str, Callable[[], None]], rounds: int, dry_run: bool
 ) -> dict[str, NDArray[np.float64]]:
     """Seconds of each, (rounds,), after three turns that are not measured; a dry run goes without."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends.records import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState, Signs
+from gpubp.backends.records import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
 from gpubp.errors import DeviceError, UsageError, suggest
 from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
@@ -23,13 +23,13 @@ __all__ = [
     "DEVICES",
     "Backend",
     "Batch",
+    "Below",
     "Dropout",
     "Epoch",
     "Layer",
     "LayerCache",
     "LossScale",
     "OptimizerState",
-    "Signs",
     "get_backend",
     "loadable_precision",
 ]
@@ -77,31 +77,26 @@ class Backend(Protocol):
     def dense(
         self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        """cache.z = a_prev W + b and cache.a = σ(z): `matmul` and `bias_activation` in one."""
-
-    def sign_bytes(self, activation: Activation, n: int) -> int:
-        """Bytes of a row of `Signs` for a layer of n units; 0 where there is no use for them."""
+        """cache.z = a_prev W + b and cache.a = σ(z): `matmul` and `bias_activation`."""
 
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
         """cache.z += b by rows, then cache.a = σ(z); where the cache has a mask, a = mask ⊙ σ(z)/(1 − rate)."""
 
-    def weight_gradient(self, a_prev: Array, cache: LayerCache, grad: Layer) -> None:
-        """BP4: grad.W (K, n_in, n_out) = a_prevᵀ δ; and BP3, where `backpropagate` has left it to this."""
-
-    def backpropagate(
+    def dense_backward(
         self,
-        activation: Activation,
-        delta: Array,
-        W: Array,
-        below: LayerCache,
-        grad_b: Array,
+        a_prev: Array,
+        layer: Layer,
+        cache: LayerCache,
+        grad: Layer,
+        below: Below | None = None,
         dropout: Dropout | None = None,
     ) -> None:
-        """BP2 and BP3: below.delta = (delta Wᵀ) ⊙ σ′ and its sums: `matmul` and `hadamard_derivative` in one.
+        """BP4 of a layer, then BP2 and BP3 of the one below: two products and `hadamard_derivative`, in as few passes.
 
-        The sums may be left to `weight_gradient` of that layer, which comes next.
+        grad.W (K, n_in, n_out) = a_prevᵀ δ; below.cache.delta = (δ Wᵀ) ⊙ σ′ and its sums below.grad_b, which may be
+        left to the next call, that of the layer below: as grad.b then.
         """
 
     def hadamard_derivative(

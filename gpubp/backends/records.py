@@ -21,25 +21,6 @@ class Layer:
 
 
 @dataclass(slots=True)
-class Signs:
-    """Which z of a layer are positive, kept as bits by matrix products that read σ′ of ReLU off them.
-
-    Attributes
-    ----------
-    bits : (K, rows, bytes) uint8 array
-        A row's begin at a multiple of 128 bits; how they lie in it is the products' business.
-    kept : bool
-        Whether the last forward pass left them.
-    sums_due : bool
-        Whether BP3 of the layer is left to the product of its BP4.
-    """
-
-    bits: Array
-    kept: bool = False
-    sums_due: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class LayerCache:
     """What the forward pass of one layer leaves for the backward pass, arrays (K, rows, n).
 
@@ -53,11 +34,11 @@ class LayerCache:
         Receives δ. For the output layer it is the memory of `a`: its logits are not needed once δᴸ is known.
     mask : bool array or None
         Which elements dropout kept; None without dropout.
-    signs : Signs or None
-        Room for them, where a backend has a use for it.
     again_from : int or None
         Where layers share memory, and others have written into it by the time that the backward pass comes here: the
         first of the layers to be run again, of which this one is the last.
+    sums_due : bool
+        Whether BP3 of the layer is left to its own `dense_backward`; a backend's business.
     """
 
     index: int
@@ -65,20 +46,36 @@ class LayerCache:
     a: Array
     delta: Array
     mask: Array | None
-    signs: Signs | None = None
     again_from: int | None = None
+    sums_due: bool = False
 
     def first(self, rows: int) -> LayerCache:
         """Views of the first `rows` rows, for a smaller batch; nothing is copied."""
         z = self.z[:, :rows]
         a = z if self.a is self.z else self.a[:, :rows]
         mask = None if self.mask is None else self.mask[:, :rows]
-        signs = None if self.signs is None else Signs(self.signs.bits[:, :rows])
-        return LayerCache(self.index, z, a, self.delta[:, :rows], mask, signs, self.again_from)
+        return LayerCache(self.index, z, a, self.delta[:, :rows], mask, self.again_from)
 
     def derivative_input(self, activation: Activation) -> Array:
         """The array that σ′ is read off: z or a."""
         return self.a if activation.derivative_from == "a" else self.z
+
+
+@dataclass(frozen=True, slots=True)
+class Below:
+    """The hidden layer to which δ is propagated back.
+
+    Attributes
+    ----------
+    activation : Activation
+    cache : LayerCache
+    grad_b : (K, 1, n) array
+        For its BP3.
+    """
+
+    activation: Activation
+    cache: LayerCache
+    grad_b: Array
 
 
 @dataclass(frozen=True, slots=True)

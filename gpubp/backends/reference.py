@@ -15,7 +15,7 @@ import numpy as np
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
+from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
 from gpubp.backends.philox import dropout_mask
 from gpubp.backends.shuffle import rows_at
 from gpubp.losses import Loss
@@ -127,9 +127,6 @@ class ReferenceBackend:
         self.matmul(a_prev, layer.W, out=cache.z)
         self.bias_activation(activation, layer, cache, dropout)
 
-    def sign_bytes(self, activation: Activation, n: int) -> int:
-        return 0
-
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
@@ -154,20 +151,19 @@ class ReferenceBackend:
             elif result is not block or a is not z:
                 a[:, rows] = result
 
-    def weight_gradient(self, a_prev: Array, cache: LayerCache, grad: Layer) -> None:
-        self.matmul(a_prev, cache.delta, out=grad.W, transpose_a=True)
-
-    def backpropagate(
+    def dense_backward(
         self,
-        activation: Activation,
-        delta: Array,
-        W: Array,
-        below: LayerCache,
-        grad_b: Array,
+        a_prev: Array,
+        layer: Layer,
+        cache: LayerCache,
+        grad: Layer,
+        below: Below | None = None,
         dropout: Dropout | None = None,
     ) -> None:
-        self.matmul(delta, W, out=below.delta, transpose_b=True)
-        self.hadamard_derivative(activation, below, grad_b, dropout)
+        self.matmul(a_prev, cache.delta, out=grad.W, transpose_a=True)
+        if below is not None:
+            self.matmul(cache.delta, layer.W, out=below.cache.delta, transpose_b=True)
+            self.hadamard_derivative(below.activation, below.cache, below.grad_b, dropout)
 
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None

@@ -31,6 +31,7 @@ def test_where_no_algorithm_has_the_epilogue_product_and_kernel_do_it(
     monkeypatch: pytest.MonkeyPatch, activation: str
 ) -> None:
     """Each time, so that the same operands give the same bits."""
+    monkeypatch.setattr("gpubp.backends.cuda.backend.is_small", lambda *_: False)
     refused: list[GemmSpec] = []
 
     def gemm(driver: HostDriver, spec: GemmSpec) -> Callable[..., None]:
@@ -61,6 +62,7 @@ def test_a_product_without_any_algorithm_is_an_error(monkeypatch: pytest.MonkeyP
         return refuse
 
     monkeypatch.setattr(HostDriver, "gemm", gemm)
+    monkeypatch.setattr("gpubp.backends.cuda.backend.is_small", lambda *_: False)
     net = MLP([5, 3], loss="half_squared_error", device=CudaBackend(host_driver(), "float32"))
     with pytest.raises(NoAlgorithmError, match="epilogue none: none"):
         net.forward(np.zeros((2, 5)))

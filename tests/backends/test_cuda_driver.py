@@ -70,18 +70,13 @@ def dtype_of(name: str) -> Any:
 
 @dataclass
 class Product:
-    """Operands for a spec, on the host, with gaps between networks, and what must come out.
-
-    Signs are bytes that only cuBLASLt fills, and `sums` those of a bias gradient.
-    """
+    """Operands for a spec, on the host, with gaps between networks, and what must come out."""
 
     spec: GemmSpec
     a: Any
     b: Any
     bias: Any
-    signs: Any
     expected: Any
-    sums: Any
 
 
 def product(spec: GemmSpec, seed: int = 0) -> Product:
@@ -98,51 +93,29 @@ def product(spec: GemmSpec, seed: int = 0) -> Product:
     b, op_b = operand(spec.k, spec.n, spec.transpose_b, spec.b_stride)
     bias = rng.integers(-3, 4, (spec.networks - 1) * spec.bias_stride + spec.n).astype(float)
     expected = op_a @ op_b
-    with_bias = expected + np.stack([bias[k * spec.bias_stride :][None, : spec.n] for k in range(spec.networks)])
-    if spec.epilogue.startswith("drelu"):
-        expected *= with_bias > 0  # as the product that keeps signs has left them
     if spec.adds_bias:
-        expected = with_bias
-    if spec.epilogue in ("relu_bias", "relu_aux_bias"):
+        expected += np.stack([bias[k * spec.bias_stride :][None, : spec.n] for k in range(spec.networks)])
+    if spec.epilogue == "relu_bias":
         expected = np.maximum(expected, 0)
-    signs = np.zeros((spec.networks - 1) * spec.signs_stride // 8 + spec.m * spec.signs_row // 8, np.uint8)
-    sums = (op_b if spec.epilogue == "bgrad" else expected).sum(axis=1)
-    return Product(spec, a, b, bias.astype(dtype_of(spec.out_type)), signs, expected, sums)
+    return Product(spec, a, b, bias.astype(dtype_of(spec.out_type)), expected)
 
 
 def run(driver: CupyDriver, of: Product) -> tuple[Any, Any]:
-    """What the driver makes of it, (K, m, n), and what it wrote into the gaps between networks.
-
-    Where it sums up a bias gradient, that must be right.
-    """
+    """What the driver makes of it, (K, m, n), and what it wrote into the gaps between networks."""
     spec = of.spec
     size = spec.m * spec.n
     canary = np.full((spec.networks - 1) * spec.out_stride + size, 77.0).astype(dtype_of(spec.out_type))
     operands = operands_of(driver, of, canary)
     driver.gemm(spec)(*operands)
-    check_sums(driver, of, operands[3])
     flat = np.asarray(driver.to_host(operands[2]), float)
     places = np.arange(spec.networks)[:, None] * spec.out_stride + np.arange(size)
     return flat[places].reshape(-1, spec.m, spec.n), np.delete(flat, places.ravel())
 
 
 def operands_of(driver: CupyDriver, of: Product, out: Any) -> tuple[Any, ...]:
-    """a, b, out, bias and signs on the device, as a product takes them; `out` is what out holds before."""
-    spec = of.spec
-    a, b, bias = map(driver.to_device, (of.a, of.b, of.bias))
-    signs = driver.to_device(of.signs) if spec.has_signs else None
-    if spec.epilogue.startswith("drelu"):
-        driver.gemm(replace(spec, epilogue="relu_aux_bias"))(a, b, driver.to_device(out), bias, signs)
-    return a, b, driver.to_device(out), bias if spec.adds_bias or spec.sums_bias else None, signs
-
-
-def check_sums(driver: CupyDriver, of: Product, bias: Any) -> None:
-    """Where a product sums up a bias gradient for each network, it is right."""
-    spec = of.spec
-    if spec.sums_bias and (spec.bias_stride or spec.networks == 1):
-        summed = np.asarray(driver.to_host(bias), float)
-        stacked = [summed[k * spec.bias_stride :][: spec.n] for k in range(spec.networks)]
-        np.testing.assert_array_equal(stacked, of.sums)
+    """a, b, out, and a bias where there is one, on the device; `out` is what out holds before."""
+    bias = (of.bias,) if of.spec.adds_bias else ()
+    return tuple(map(driver.to_device, (of.a, of.b, out, *bias)))
 
 
 def spec_of(
@@ -156,8 +129,7 @@ def spec_of(
     strides = {"a_stride": m * k + 2, "b_stride": k * n + 6, "out_stride": m * n + 1, "bias_stride": n + 3}
     strides |= dict.fromkeys((f"{name}_stride" for name in shared.split()), 0)
     compute = "float64" if types[0] == "float64" else "float32"
-    spec = replace(GemmSpec(networks, m, n, k, *transpose, 0, 0, 0, *types, compute), **strides, **named)
-    return replace(spec, signs_stride=(m + 1) * 128) if spec.has_signs else spec
+    return replace(GemmSpec(networks, m, n, k, *transpose, 0, 0, 0, *types, compute), **strides, **named)
 
 
 # -- products ------------------------------------------------------------------------------------------
@@ -295,7 +267,7 @@ def test_descriptors_go_with_their_product(cupy: CupyStub, lt: CublasLtStub) -> 
 
 def test_a_table_chooses_among_what_cublaslt_proposes(cupy: CupyStub, lt: CublasLtStub, table: GemmTable) -> None:
     lt.algorithms = [configured(1), configured(2, 5), configured(2, 6), configured(3, 0, 2, 1)]
-    kinds = {name: spec_of(epilogue=name) for name in ("none", "bias", "relu_bias")}
+    kinds = {name: spec_of(epilogue=name) for name in EPILOGUES}
     wanted = {kinds["bias"]: configured(2, 6).config, kinds["relu_bias"]: configured(3, 0, 2, 1).config}
     table.path.write_text(replace(table, algorithms=wanted).text)
     driver = CupyDriver()
@@ -314,7 +286,7 @@ def test_the_hash_of_a_table_is_that_of_its_choices_in_every_version(table: Gemm
     assert replace(table, algorithms={spec: tuple(range(1, 10))}).digest == "3c506445eacfccb9"
 
 
-def test_a_table_holds_products_with_signs_and_without(table: GemmTable) -> None:
+def test_a_table_holds_products_with_every_epilogue(table: GemmTable) -> None:
     wanted = {spec_of(epilogue=name): tuple(range(number, number + 9)) for number, name in enumerate(EPILOGUES)}
     table.path.write_text(replace(table, algorithms=wanted).text)
     assert read_table("GPU X", 4, 130100).algorithms == wanted
@@ -606,28 +578,9 @@ def test_gpu_products(device: CupyDriver, types: tuple[str, str], networks: int,
     """Exact in every type; strides are odd, so that matrices are aligned to an element or two."""
     for transpose, epilogue in itertools.product(WITH_EVERY_TRANSPOSE, EPILOGUES):
         of = product(spec_of(networks, transpose, types, shared, epilogue=epilogue))
-        try:
-            result, gaps = run(device, of)
-        except NoAlgorithmError:
-            if epilogue in ("none", "bias", "relu_bias"):
-                raise
-            continue  # a kernel does it
+        result, gaps = run(device, of)
         np.testing.assert_array_equal(result, of.expected, str(of.spec))
         assert (gaps == 77).all(), of.spec
-
-
-@pytest.mark.gpu
-def test_gpu_epilogues(device: CupyDriver, capsys: pytest.CaptureFixture[str]) -> None:
-    """Which of them the library has is printed: what it lacks costs a kernel, and is no error."""
-    with capsys.disabled():
-        for types, epilogue in itertools.product(TYPES, EPILOGUES[3:]):
-            spec = replace(spec_of(types=types, epilogue=epilogue), m=128, n=256, k=64)
-            of = product(spec)
-            try:
-                device.gemm(spec)(*operands_of(device, of, np.zeros(128 * 256, dtype_of(types[1]))))
-                print(f"\n{' to '.join(types)}: {epilogue}", end="")
-            except NoAlgorithmError:
-                print(f"\n{' to '.join(types)}: {epilogue} is not there", end="")
 
 
 @pytest.mark.gpu
@@ -666,14 +619,10 @@ def test_gpu_what_is_proposed_is_found_again_and_right(
     device: CupyDriver, types: tuple[str, str], epilogue: str
 ) -> None:
     of = product(spec_of(types=types, epilogue=epilogue))
-    try:
-        operands = operands_of(device, of, np.zeros(12, dtype_of(types[1])))
-    except NoAlgorithmError:
-        pytest.skip("cuBLASLt keeps no signs for these types")
+    operands = operands_of(device, of, np.zeros(12, dtype_of(types[1])))
     for proposed in gemm.LtGemm(device.cublas, of.spec).proposals(*operands):
         by = gemm.LtGemm(device.cublas, of.spec, proposed)
         by(*operands)
-        check_sums(device, of, operands[3])
         np.testing.assert_array_equal(np.asarray(device.to_host(operands[2]), float).reshape(1, 3, 4), of.expected)
         (used,) = by._algorithms.values()
         assert configuration(device.cublas.library, used) == proposed

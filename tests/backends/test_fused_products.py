@@ -1,30 +1,45 @@
-"""What products do beside multiplying, what runs beside what, and how many launches a training step takes."""
+"""What is done beside multiplying and where, what runs beside what, and how many launches a training step takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpubp import MLP, train
-from gpubp.activations import Activation, get_activation
 from gpubp.backends import Backend, Batch
 from gpubp.backends.cuda.backend import CudaBackend
-from gpubp.backends.cuda.driver import GemmSpec, NoAlgorithmError, sign_bytes
+from gpubp.backends.cuda.driver import GemmSpec, NoAlgorithmError
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.backprop import gradients
 from support.cuda_host import HostDriver, HostDriverError
 from support.machines import host, host_driver, precisions_of_kernels
 
 PRECISIONS = ("float64", "float32", "tf32", "float16", "bfloat16")
-OPTIONAL = ("relu_aux_bias", "drelu", "drelu_bgrad", "bgrad")  # epilogues that a library may lack
-REFUSALS = [refused for count in range(3) for refused in combinations(OPTIONAL, count)]
-SIZES, ROWS = [5, 131, 6, 3], 4  # 131 signs take two times 128 bits
+REFUSALS = [(), ("relu_bias",), ("bias",), ("relu_bias", "bias")]  # epilogues that a library may lack
+SIZES, ROWS = [5, 131, 6, 3], 4
 
 types = pytest.mark.parametrize("precision", precisions_of_kernels(PRECISIONS))
+
+
+@pytest.fixture
+def as_if_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every layer takes the library's products."""
+    monkeypatch.setattr("gpubp.backends.cuda.backend.is_small", lambda *_: False)
+
+
+@pytest.fixture(params=["small", "large", "small back"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Layers for kernels of our own, for products, and for products forward and kernels back of every second one."""
+    turns = iter(range(1000))
+
+    def is_small(networks: int, multiplies: int, units: bool, backward: bool) -> bool:
+        return {"small": True, "large": False, "small back": backward and next(turns) % 2 == 0}[request.param]
+
+    monkeypatch.setattr("gpubp.backends.cuda.backend.is_small", is_small)
+    return request.param  # type: ignore[no-any-return]
 
 
 def a_driver() -> HostDriver:
@@ -88,57 +103,21 @@ def assert_exact(found: dict[str, Any], **shape: Any) -> None:
 
 
 @types
-def test_relu_layers_take_a_product_each_way(precision: str) -> None:
-    driver = a_driver()
-    done = refusing(driver)
-    assert_exact(whole_numbers(CudaBackend(driver, precision)))
-    forward = ["relu_aux_bias", "relu_aux_bias", "bias"]
-    half = ["none", "drelu", "bgrad", "drelu", "bgrad"]  # whose sums would be rounded to 16 bits
-    full = ["none", "drelu_bgrad", "none", "drelu_bgrad", "none"]
-    assert [spec.epilogue for spec in done] == forward + (half if "16" in precision else full)
-    assert {spec.signs_stride for spec in done if spec.has_signs} == {8 * ROWS * sign_bytes(131), 8 * ROWS * 16}
+@pytest.mark.parametrize("shape", [{}, {"rows": 1}, {"sizes": [5, 9, 4, 1]}, {"networks": 1}, {"rows": 300}], ids=str)
+def test_gradients_of_any_shape(precision: str, shape: dict[str, Any], size: str) -> None:
+    """BP3 of a layer is its own business or that of the one above it, whichever has a kernel."""
+    assert_exact(whole_numbers(CudaBackend(a_driver(), precision), **shape), **shape)
 
 
 @types
 @pytest.mark.parametrize("refused", REFUSALS, ids="-".join)
-def test_what_the_library_lacks_kernels_do(precision: str, refused: tuple[str, ...]) -> None:
+def test_what_the_library_lacks_kernels_do(precision: str, refused: tuple[str, ...], as_if_large: None) -> None:
     driver = a_driver()
     done = refusing(driver, *refused)
     assert_exact(whole_numbers(CudaBackend(driver, precision)))
-    assert not {spec.epilogue for spec in done} & set(refused)
-    if "relu_aux_bias" in refused:
-        assert not any(spec.has_signs for spec in done)
-
-
-@types
-@pytest.mark.parametrize("shape", [{"rows": 1}, {"sizes": [5, 9, 4, 1]}, {"networks": 1}, {"rows": 300}], ids=str)
-def test_products_of_any_shape(precision: str, shape: dict[str, Any]) -> None:
-    """One row or one output would be sums of one term, of which cuBLASLt does not have all epilogues."""
-    assert_exact(whole_numbers(CudaBackend(a_driver(), precision), **shape), **shape)
-
-
-def test_only_training_keeps_signs_and_only_of_relu() -> None:
-    """Not the forward pass alone, nor with dropout, nor for what has ReLU's values and another derivative."""
-    backend = CudaBackend(a_driver(), "float32")
-    done = refusing(backend.driver)  # type: ignore[arg-type]
-    net = MLP([5, 7, 3], "relu", device=backend)
-    net.forward(np.zeros((4, 5)))
-    train(net, np.zeros((8, 5)), np.zeros(8, int), batch_size=4, epochs=1, dropout=0.5)
-    relu = get_activation("relu")
-    leaking = {**{name: getattr(relu, name) for name in Activation.__dataclass_fields__}, "scalar_derivative": "T(1)"}
-    MLP([5, 7, 3], Activation(**leaking), device=backend).gradients(np.zeros((4, 5)), np.zeros(4, int))
-    assert done and not any(spec.has_signs for spec in done)
-
-
-@types
-def test_memory_has_room_for_signs(precision: str) -> None:
-    backend = CudaBackend(a_driver(), precision)
-    item = backend.storage.itemsize
-    expected = 2 * (item * (5 + 2 * (131 + 6) + 3) + 32 + 16) * 10
-    assert MLP(SIZES, "relu", device=backend, models=2).memory(10)["activations"] == expected
-    caches = MLP(SIZES, "relu", device=backend, models=2).stack.caches(10)
-    assert [cache.signs and cache.signs.bits.shape for cache in caches] == [(2, 10, 32), (2, 10, 16), None]
-    assert caches[0].first(3).signs.bits.shape == (2, 3, 32)  # type: ignore[union-attr]
+    forward = [{"relu_bias": "relu_bias", "bias": "bias"}[name] for name in ("relu_bias", "relu_bias", "bias")]
+    forward = ["none" if name in refused else name for name in forward]
+    assert [spec.epilogue for spec in done] == forward + ["none"] * 5
 
 
 # -- launches --------------------------------------------------------------------------------------------
@@ -168,26 +147,27 @@ def launches_of_a_step(precision: str, activation: str, rows: int, sizes: list[i
     return count
 
 
-@types
+EVERYTHING = {"l2": 0.01, "weight_decay": 0.1, "max_grad_norm": 1.0, "label_smoothing": 0.1}
+
+
 @pytest.mark.parametrize("rows", [16, 300])
-def test_a_step_of_three_layers_takes_twelve_launches(precision: str, rows: int) -> None:
-    """Gather, three products forward, the loss, five products backward, and two kernels for the update."""
-    everything = {"l2": 0.01, "weight_decay": 0.1, "max_grad_norm": 1.0, "label_smoothing": 0.1}
-    assert launches_of_a_step(precision, "relu", rows, [9, 17, 12, 5], **everything) == 12
+@pytest.mark.parametrize(("activation", "options"), [("relu", EVERYTHING), ("gelu", {"dropout": 0.5})], ids=str)
+def test_a_step_of_three_small_layers_takes_ten_launches(activation: str, options: dict[str, Any], rows: int) -> None:
+    """Gather, three layers forward, the loss, three layers back, and two kernels for the update."""
+    assert launches_of_a_step("float32", activation, rows, [9, 17, 12, 5], **options) == 10
 
 
-def test_the_sums_of_a_large_loss_take_one_more() -> None:
-    assert launches_of_a_step("float32", "relu", 300, [9, 17, 12, 500]) == 13
-
-
-@pytest.mark.parametrize("precision", precisions_of_kernels(("float32", "bfloat16")))
-@pytest.mark.parametrize(
-    ("activation", "options", "count"), [("tanh", {}, 16), ("relu", {"dropout": 0.5}, 16)], ids=["tanh", "dropout"]
-)
-def test_other_layers_take_a_kernel_more_each_way(
-    precision: str, activation: str, options: dict[str, Any], count: int
+@types
+@pytest.mark.parametrize(("activation", "dropout", "count"), [("relu", 0.0, 14), ("tanh", 0.0, 16), ("relu", 0.5, 16)])
+def test_large_layers_take_products_and_kernels(
+    precision: str, activation: str, dropout: float, count: int, as_if_large: None
 ) -> None:
-    assert launches_of_a_step(precision, activation, 16, [9, 17, 12, 5], **options) == count
+    """A hidden layer back takes two products and a kernel; forward ReLU is part of the product."""
+    assert launches_of_a_step(precision, activation, 16, [9, 17, 12, 5], dropout=dropout) == count
+
+
+def test_the_sums_of_a_large_loss_take_one_more(as_if_large: None) -> None:
+    assert launches_of_a_step("float32", "relu", 256, [9, 17, 12, 600]) == 15
 
 
 # -- beside each other -----------------------------------------------------------------------------------
@@ -201,7 +181,7 @@ def train_a_little(backend: CudaBackend, activation: str) -> Any:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_the_order_of_what_runs_at_once_changes_no_bit(activation: str) -> None:
+def test_the_order_of_what_runs_at_once_changes_no_bit(activation: str, as_if_large: None) -> None:
     first, *others = (
         train_a_little(CudaBackend(HostDriver(host_driver().toolchain.folder, seed), "float32"), activation)
         for seed in range(3)
@@ -211,7 +191,9 @@ def test_the_order_of_what_runs_at_once_changes_no_bit(activation: str) -> None:
 
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_products_of_weight_gradients_run_aside(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_of_weight_gradients_run_aside(
+    activation: str, as_if_large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And what they read is not written meanwhile: without a join, the driver finds that it is."""
     backend = CudaBackend(a_driver(), "float32")
     entered: list[int] = []

@@ -59,8 +59,8 @@ FAULTS = {
         ("column_sum", "at.lane == 0 && at.column < n", "at.lane == 0", layer(rows=1000, columns=200)),
         (
             "column_sum",
-            "int chunk = at.lane; chunk < chunks;",
-            "int chunk = at.lane + 1; chunk < chunks;",
+            "int row = at.lane; row < rows;",
+            "int row = at.lane + 1; row < rows;",
             layer(rows=1000),
         ),
         ("output_activation", "i < size;", "i <= size;", output(activation="tanh")),
@@ -113,13 +113,18 @@ FAULTS = {
     "what a network or a step has of its own": [
         ("optimizer_step", "if (!step.counts) return;", "", update()),
         ("optimizer_step", "cursor[0] += 1;", ";", update()),
-        ("step_begin", "updates[k] += 1;", "updates[0] += 1;", update()),
+        ("step_begin", "updates[k] = update;", "updates[0] = update;", update()),
         ("softmax_cross_entropy", "k * steps", "0 * steps", loss("cross_entropy")),
         ("elementwise_loss", "to.totals[now]", "to.totals[0]", loss("huber")),
         ("elementwise_loss", "k * to.grad_b_stride", "0", loss("huber")),
         ("bias_activation", "random.word[(place + i) % 4]", "random.word[i % 4]", layer(dropout=True)),
-        ("bias_activation", "i > 0 && i % 4 == 0", "false", layer(dropout=True, columns=64, storage="float16")),
-        ("softmax", "offset = 16", "offset = 8", output()),
+        (
+            "bias_activation",
+            "i > 0 && (place + i) % 4 == 0",
+            "false",
+            layer(dropout=True, columns=64, storage="float16"),
+        ),
+        ("softmax", "(SPAN < 32 ? SPAN : 32) / 2", "8", output()),
     ],
 }
 

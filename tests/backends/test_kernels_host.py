@@ -17,6 +17,7 @@ from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backends import Backend, Batch, Layer, LayerCache
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.source import C_TYPES
+from gpubp.backends.cuda.tiles import TILES
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.losses import LOSSES, get_loss
 from gpubp.optimizers import OPTIMIZERS
@@ -77,6 +78,14 @@ TARGETS = {"targets": ("hard", "soft"), "weights": ("none", "shared", "own"), "s
 OPTIONS = dict.fromkeys(("l2", "l2_by_batch", "penalty", "weight_decay", "clipping", "tracked", "inactive"), BOTH)
 
 LAYERS = covering(_fits, activation=tuple(ACTIVATIONS), storage=STORAGES, dropout=BOTH, **SHAPES)
+SMALL_SIZES = {
+    "rows": (1, 33, 70),
+    "inputs": (1, 40, 300),
+    "columns": (1, 31, 64),
+    "networks": NETWORKS,
+    "place": PLACES,
+}
+SMALL_LAYERS = covering(activation=tuple(ACTIVATIONS), storage=STORAGES, dropout=BOTH, tile=tuple(TILES), **SMALL_SIZES)
 OUTPUT_LAYERS = covering(_fits, activation=OUTPUTS, storage=STORAGES, **SHAPES)
 DELTAS = covering(_fits, loss=tuple(LOSSES), storage=STORAGES, **TARGETS, **SHAPES)
 MANY = {**SHAPES, "rows": SIZES[:4], "columns": (1024, 1025, 3000)}  # a block shares a row of more than 1024
@@ -105,7 +114,7 @@ def each(cases: list[Case], precision: str = "storage") -> pytest.MarkDecorator:
     """
 
     def name(case: Case) -> str:
-        return "-".join(value if isinstance(value, str) else f"{axis}={value:d}" for axis, value in case.items())
+        return "-".join(value if isinstance(value, str) else f"{axis}={value}" for axis, value in case.items())
 
     return pytest.mark.parametrize("case", by_tier(cases, lambda case: case[precision] == KERNEL_PRECISION, name))
 
@@ -135,6 +144,11 @@ def test_a_covering_meets_every_pair_that_is_allowed():
 @each(LAYERS)
 def test_a_layer(driver, case):
     checks.check_layer(driver, **case)
+
+
+@each(SMALL_LAYERS)
+def test_a_small_layer(driver, case):
+    checks.check_small_layer(driver, **case)
 
 
 @each(OUTPUT_LAYERS)

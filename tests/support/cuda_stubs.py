@@ -307,9 +307,6 @@ class Function:
         return self._implementation(*arguments)
 
 
-UNSET = {"BIAS_POINTER": 0, "EPILOGUE_AUX_POINTER": 0}  # of the addresses that the choice of an algorithm looks at
-
-
 class CublasLtStub:
     """libcublasLt; `live` holds the descriptors that exist, `asked` what algorithms were asked for.
 
@@ -363,7 +360,7 @@ class CublasLtStub:
         _memory(handle, 1, np.uint64)[0] = 5
 
     def _create_operation(self, created: int, compute: int, scale: int) -> None:
-        self._add(created, compute=compute, scale=scale, TRANSA=0, TRANSB=0, EPILOGUE=1, **UNSET)
+        self._add(created, compute=compute, scale=scale, TRANSA=0, TRANSB=0, EPILOGUE=1, BIAS_POINTER=0)
 
     def _create_layout(self, created: int, data_type: int, rows: int, columns: int, ld: int) -> None:
         assert rows > 0 and columns > 0 and ld >= rows
@@ -395,8 +392,7 @@ class CublasLtStub:
         results: int, returned: int,
     ) -> int | None:  # fmt: skip
         assert (handle, c) == (5, d)
-        pointers = {name: self.live[operation][name] for name in UNSET}
-        asked = {**self.live[preference], **pointers, "count": count}
+        asked = {**self.live[preference], "BIAS_POINTER": self.live[operation]["BIAS_POINTER"], "count": count}
         self.asked.append(asked)
         if isinstance(self.refusal, int):
             return self.refusal
@@ -444,10 +440,16 @@ class CublasLtStub:
 
         def compute() -> None:
             left, right = operands["A"].astype(scale), operands["B"].astype(scale)
-            left, right = (left.mT if what["TRANSA"] else left), (right.mT if what["TRANSB"] else right)
-            result = left @ right
+            result = (left.mT if what["TRANSA"] else left) @ (right.mT if what["TRANSB"] else right)
             assert len(left) == len(right) == len(result) and result.shape == operands["D"].shape
-            result = self._with_epilogue(what, asked, left, result, operands["D"].dtype)
+            if what["EPILOGUE"] != EPILOGUES["none"]:
+                bias = {"dtype": operands["D"].dtype, "rows": result.shape[1], "columns": 1, "ld": result.shape[1]}
+                bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
+                biases = self._column_major(what["BIAS_POINTER"], bias)
+                assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
+                result = result + biases.astype(scale)
+            if what["EPILOGUE"] == EPILOGUES["relu_bias"]:
+                result = np.maximum(result, 0)
             if chosen.factor:
                 operands["D"][...] = result * chosen.factor
             chosen.factor += chosen.drift
@@ -456,42 +458,6 @@ class CublasLtStub:
         self.products.append(what)
         self.used.append(chosen)
         self.cupy.streams[stream].send(compute)
-
-    def _with_epilogue(
-        self, what: dict[str, Any], asked: dict[str, int], left: Any, result: Any, dtype: np.dtype[Any]
-    ) -> Any:
-        """What becomes of op(A) op(B), (batch, rows, columns); `left` is op(A)."""
-        (epilogue,) = (name for name, number in EPILOGUES.items() if number == what["EPILOGUE"])
-        rows = result.shape[1]
-        if epilogue not in ("none", "drelu"):
-            bias = {"dtype": dtype, "rows": rows, "columns": 1, "ld": rows}
-            bias |= {"BATCH_COUNT": len(result), "STRIDED_BATCH_OFFSET": what["BIAS_BATCH_STRIDE"]}
-            biases = self._column_major(what["BIAS_POINTER"], bias)
-            assert all(_alignment(each.ctypes.data) >= _alignment(asked["BIAS_POINTER"]) for each in biases)
-        if epilogue in ("bias", "relu_bias", "relu_aux_bias"):
-            result = result + biases
-        if "aux" in epilogue or "drelu" in epilogue:
-            signs = self._signs(what, asked, result.shape)
-            if "aux" in epilogue:
-                signs[...] = np.packbits(_padded(result.mT > 0, 8 * signs.shape[2]), axis=2)
-            else:
-                result = result * np.unpackbits(signs, axis=2, count=rows).mT
-        if epilogue in ("drelu_bgrad", "bgrad"):
-            biases[...] = (left if epilogue == "bgrad" else result).sum(axis=2, keepdims=True)
-        return np.maximum(result, 0) if epilogue in ("relu_bias", "relu_aux_bias") else result
-
-    def _signs(self, what: dict[str, Any], asked: dict[str, int], shape: tuple[int, ...]) -> Any:
-        """The bits' bytes, (batch, columns, bytes of a column)."""
-        batch, rows, columns = shape
-        ld, stride = what["EPILOGUE_AUX_LD"], what["EPILOGUE_AUX_BATCH_STRIDE"]
-        assert ld % 128 == 0 and ld >= rows and stride % 128 == 0
-        layout = {"dtype": np.dtype(np.uint8), "rows": ld // 8, "columns": columns, "ld": ld // 8}
-        signs = self._column_major(
-            what["EPILOGUE_AUX_POINTER"], {**layout, "BATCH_COUNT": batch, "STRIDED_BATCH_OFFSET": stride // 8}
-        )
-        asked_for = _alignment(asked["EPILOGUE_AUX_POINTER"])
-        assert asked["EPILOGUE_AUX_POINTER"] and all(_alignment(each.ctypes.data) >= asked_for for each in signs)
-        return signs.mT
 
     @staticmethod
     def _column_major(pointer: int, layout: dict[str, Any]) -> Any:
@@ -510,11 +476,6 @@ def _numpy_type(data_type: int) -> np.dtype[Any]:
 
 def _memory(pointer: int, count: int, dtype: Any) -> Any:
     return at_pointer((count,), dtype, Pointer(ptr=pointer)).view(np.ndarray)
-
-
-def _padded(bits: Any, width: int) -> Any:
-    """With ones behind each row."""
-    return np.pad(bits, ((0, 0), (0, 0), (0, width - bits.shape[2])), constant_values=True)
 
 
 def _alignment(pointer: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from gpubp.activations import get_activation, get_output_activation
-from gpubp.backends import Batch, Dropout, Layer, LayerCache, OptimizerState
+from gpubp.backends import Batch, Below, Dropout, Layer, LayerCache, OptimizerState
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import Driver
 from gpubp.backends.philox import dropout_mask
@@ -69,6 +70,73 @@ def check_layer(
     results = on_all(driver, storage, place, backward)
     results.check("delta", storage)
     results.check("grad_b", parameters_of(storage), np.abs(results.exact["delta"]).sum(axis=1, keepdims=True))
+
+
+def check_small_layer(
+    driver: Driver,
+    *,
+    activation: str,
+    storage: str,
+    rows: int,
+    inputs: int,
+    columns: int,
+    networks: int,
+    dropout: bool,
+    place: str,
+    tile: tuple[int, int],
+) -> None:
+    """A layer forward in one kernel, and back in another: z and a; BP4, BP3, and BP2 to a layer with `inputs` units."""
+    record, shape, step = get_activation(activation), (networks, rows, columns), 70_000
+    rng = np.random.default_rng([rows, inputs, columns, networks])
+    a_prev = rounded(rng.normal(0, 1, (networks, rows, inputs)), storage)  # what the layer below has kept, too
+    W = rounded(rng.normal(0, 1, (networks, inputs, columns)) / np.sqrt(inputs), storage)
+    b, delta = (rounded(rng.normal(0, 1, s), storage) for s in ((networks, 1, columns), shape))
+    rate, seeds = one_each(networks, 0.0, 0.9), rng.integers(0, 2**64, networks, np.uint64)
+    mask = dropout_mask(np, seeds, rate, 3, step + np.zeros(networks, np.int64), rows, columns)
+    mask_below = rng.random(a_prev.shape) < 0.5
+
+    def drop(machine: Machine) -> Dropout | None:
+        drawn = rate, seeds, np.array([1]), np.full(networks, step - 1)
+        return Dropout(*map(machine.plain, drawn)) if dropout else None
+
+    def forward(machine: Machine) -> dict[str, Any]:
+        kind = machine.backend.storage
+        x, W_, b_ = (machine.put(values, kind) for values in (a_prev, W, b))
+        z = machine.room(shape, kind)
+        a = z if record.derivative_from == "a" else machine.room(shape, kind)
+        drawn = machine.room(shape, np.bool_) if dropout else None
+        machine.backend.dense(record, x, Layer(W=W_, b=b_), LayerCache(3, z, a, a, drawn), drop(machine))
+        return {"z": z, "a": a, **({"mask": drawn} if dropout else {})}
+
+    def backward(machine: Machine) -> dict[str, Any]:
+        kind = machine.backend.storage
+        x, W_, delta_ = (machine.put(values, kind) for values in (a_prev, W, delta))
+        drawn = machine.put(mask_below, np.bool_) if dropout else None
+        grad = Layer(machine.room(W.shape), machine.room(b.shape))
+        below = Below(
+            record, LayerCache(2, x, x, machine.room(a_prev.shape, kind), drawn), machine.room((networks, 1, inputs))
+        )
+        cache = LayerCache(3, delta_, delta_, delta_, None, sums_due=True)
+        machine.backend.dense_backward(x, Layer(W_, W_), cache, grad, below, drop(machine))
+        first = Layer(machine.room(W.shape), grad.b)
+        machine.backend.dense_backward(x, Layer(W_, W_), cache, first)
+        sums = grad.b if isinstance(machine.backend, CudaBackend) else delta.sum(axis=1, keepdims=True)
+        return {"grad_W": grad.W, "first": first.W, "grad_b": sums, "below": below.cache.delta}
+
+    scale = 1 / (1 - rate[:, None, None]) if dropout else 1.0
+    with patch("gpubp.backends.cuda.backend.tile_of", lambda *_: tile):
+        results = on_all(driver, storage, place, forward)
+        terms = np.abs(a_prev) @ np.abs(W) + np.abs(b)
+        results.check("z", storage, scale * terms)
+        results.check("a", storage, scale * terms)
+        if dropout:
+            np.testing.assert_array_equal(results.found["mask"], mask)
+        results = on_all(driver, storage, place, backward)
+    theirs = parameters_of(storage)
+    for name in ("grad_W", "first"):
+        results.check(name, theirs, np.abs(a_prev).swapaxes(1, 2) @ np.abs(delta))
+    results.check("grad_b", theirs, np.abs(delta).sum(axis=1, keepdims=True))
+    results.check("below", storage, scale * (np.abs(delta) @ np.abs(W).swapaxes(1, 2)))
 
 
 def check_output(

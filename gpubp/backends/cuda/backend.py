@@ -11,10 +11,11 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity, relu
-from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
-from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError, sign_bytes
+from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
+from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.source import kernel_source
+from gpubp.backends.cuda.tiles import is_small, tile_of, tiles
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride
 from gpubp.backends.notices import say_once
 from gpubp.backends.shuffle import ROUNDS
@@ -25,16 +26,18 @@ THREADS = 256  # of every block, as kernels/common.cuh has it
 MOST_BLOCKS = 65535  # along a grid's y and z, of which one counts networks
 GATHERED = (1024, 4096)  # elements that a block gathers: where they are few, the more blocks; else four a thread
 MOST_GATHERED_ROWS = 64  # of a block, as kernels/gather.cu has it
-LOSS_ROWS = {32: THREADS // 32, THREADS: 4}  # the fewest of a block, by the threads that share a row
+LOSS_ROWS = {2: THREADS, 32: THREADS // 32, THREADS: 4}  # the fewest of a block, by the threads that share a row
 MOST_LOSS_CHUNKS = 512  # blocks of a loss for each network, so that their sums stay few
+BY_ONE_BLOCK = 1 << 14  # parameters of a network whose gradient's norm one block takes, which waits for no other
+MOST_BLOCKS_OF_NORMS = 2048  # of all networks
 MOST_ADDED = 1 << 14  # sums of chunks that the last block of a loss adds up by itself
 LINE = 128  # bytes of a row in a block's tile of columns
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
 NULL = np.uint64(0)
 
 # Formulas that cuBLASLt applies itself, after adding the bias, as it writes the product.
-RELU = relu()
-EPILOGUES = {RELU.scalar_f: "relu_bias", identity().scalar_f: "bias"}
+IDENTITY = identity()
+EPILOGUES = {relu().scalar_f: "relu_bias", IDENTITY.scalar_f: "bias"}
 
 
 class CudaBackend(UnfusedBackend):
@@ -86,15 +89,10 @@ class CudaBackend(UnfusedBackend):
         self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
         self.driver.join()
-        z, b, signs = cache.z, layer.b, cache.signs
+        if activation.scalar_f is not None and self.has_kernels_for(layer.W, a_prev):
+            return self._small_dense(activation, a_prev, layer, cache, dropout)
+        z, b = cache.z, layer.b
         epilogue = EPILOGUES.get(activation.scalar_f)
-        if signs is not None:
-            signs.kept = False
-            spec = self._product(a_prev, layer.W, z, epilogue="relu_aux_bias", bias=b, signs=signs.bits)
-            with suppress(NoAlgorithmError):  # there may be one that keeps no signs
-                self.driver.gemm(spec)(a_prev, layer.W, z, b, signs.bits)
-                signs.kept = True
-                return
         if epilogue is not None and z is cache.a and cache.mask is None:
             spec = self._product(a_prev, layer.W, z, epilogue=epilogue, bias=b)
             with suppress(NoAlgorithmError):  # there may be one without the epilogue
@@ -102,9 +100,30 @@ class CudaBackend(UnfusedBackend):
         self.matmul(a_prev, layer.W, out=z)
         self.bias_activation(activation, layer, cache, dropout)
 
-    def sign_bytes(self, activation: Activation, n: int) -> int:
-        formulas = activation.scalar_f, activation.scalar_derivative, activation.derivative_from
-        return sign_bytes(n) if formulas == (RELU.scalar_f, RELU.scalar_derivative, RELU.derivative_from) else 0
+    def has_kernels_for(self, W: Array, a_prev: Array, *, backward: bool = False) -> bool:
+        """Whether a layer's products are left to kernels of our own, which do all that is to be done beside them."""
+        networks, n_in, n_out = W.shape
+        units = (self.compute, self.storage.name) != ("float32", "float32")
+        return is_small(networks, a_prev.shape[1] * n_in * n_out, units, backward)
+
+    def _small_dense(
+        self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None
+    ) -> None:
+        z, a, W, b = cache.z, cache.a, layer.W, layer.b
+        (networks, rows, n), n_in = z.shape, a_prev.shape[2]
+        tile = tile_of(networks, [(rows, n, n_in)])
+        args: tuple[Any, ...] = (a_prev, W, b, z, a, np.int32(rows), np.int32(n_in), np.int32(n))
+        args += tuple(map(_stride, (a_prev, W, b, z, a)))
+        dropping, defines = self._dropping(cache, dropout)
+        grid = (tiles(rows, n, tile), networks, 1)
+        self._launch("dense", grid, args + dropping, activation=activation, defines={**_tile(tile), **defines})
+
+    def _dropping(self, cache: LayerCache, dropout: Dropout | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Further arguments and defines of a layer's kernel forward, if its activations are dropped."""
+        if dropout is None or cache.mask is None:
+            return (), {}
+        args = (cache.mask, _stride(cache.mask), dropout.rate, dropout.seeds)
+        return (*args, dropout.cursor, dropout.first_step, np.int32(cache.index)), {"DROPOUT": 1}
 
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
@@ -118,52 +137,61 @@ class CudaBackend(UnfusedBackend):
         grid = (self._tiles(n), -(-rows // height), networks)
         shape = (np.int32(rows), np.int32(n), np.int32(height))
         args: tuple[Any, ...] = (z, b, a, *shape, _stride(z), _stride(b), _stride(a))
-        if dropout is None or cache.mask is None:
-            return self._launch("bias_activation", grid, args, activation=activation)
-        args += (cache.mask, _stride(cache.mask), dropout.rate, dropout.seeds)
-        args += (dropout.cursor, dropout.first_step, np.int32(cache.index))
-        self._launch("bias_activation", grid, args, activation=activation, defines={"DROPOUT": 1})
+        dropping, defines = self._dropping(cache, dropout)
+        self._launch("bias_activation", grid, args + dropping, activation=activation, defines=defines)
 
-    def weight_gradient(self, a_prev: Array, cache: LayerCache, grad: Layer) -> None:
-        delta = cache.delta
-        if cache.signs is not None and cache.signs.sums_due:
-            if delta.shape[1] > 1:  # older versions of cuBLASLt do not sum a single row
-                spec = self._product(a_prev, delta, grad.W, transpose_a=True, epilogue="bgrad", bias=grad.b)
-                with suppress(NoAlgorithmError), self.driver.aside():
-                    return self.driver.gemm(spec)(a_prev, delta, grad.W, grad.b)
-            self.hadamard_derivative(RELU, cache, grad.b)  # leaves δ, which is it already, and sums it
-        with self.driver.aside():  # BP2 does not need it
-            self.matmul(a_prev, delta, out=grad.W, transpose_a=True)
-
-    def backpropagate(
+    def dense_backward(
         self,
-        activation: Activation,
-        delta: Array,
-        W: Array,
-        below: LayerCache,
-        grad_b: Array,
+        a_prev: Array,
+        layer: Layer,
+        cache: LayerCache,
+        grad: Layer,
+        below: Below | None = None,
         dropout: Dropout | None = None,
     ) -> None:
-        if not self._backpropagate_signs(delta, W, below, grad_b):
-            super().backpropagate(activation, delta, W, below, grad_b, dropout)
+        fused = below is None or below.activation.scalar_derivative is not None
+        if fused and self.has_kernels_for(layer.W, a_prev, backward=True):
+            return self._small_dense_backward(a_prev, layer, cache, grad, below, dropout)
+        with self.driver.aside():  # BP2 does not need it
+            if cache.sums_due:
+                self._sum_rows(cache.delta, grad.b)
+            self.matmul(a_prev, cache.delta, out=grad.W, transpose_a=True)
+        cache.sums_due = False
+        if below is not None:
+            self.matmul(cache.delta, layer.W, out=below.cache.delta, transpose_b=True)
+            self.hadamard_derivative(below.activation, below.cache, below.grad_b, dropout)
         self.driver.join()  # what comes next writes into the memory of δ, which BP4 reads
 
-    def _backpropagate_signs(self, delta: Array, W: Array, below: LayerCache, grad_b: Array) -> bool:
-        """BP2 in one product, with BP3 where its sums can have the type of `grad_b`; whether there is one."""
-        signs, out = below.signs, below.delta
-        if signs is None:
-            return False
-        signs.sums_due = False
-        if not signs.kept or delta.shape[2] == 1:  # cuBLASLt wants at least two terms in a sum
-            return False
-        sums = grad_b if grad_b.dtype == out.dtype else None
-        epilogue = "drelu" if sums is None else "drelu_bgrad"
-        spec = self._product(delta, W, out, transpose_b=True, epilogue=epilogue, bias=sums, signs=signs.bits)
-        with suppress(NoAlgorithmError):
-            self.driver.gemm(spec)(delta, W, out, sums, signs.bits)
-            signs.sums_due = sums is None
-            return True
-        return False
+    def _small_dense_backward(
+        self,
+        a_prev: Array,
+        layer: Layer,
+        cache: LayerCache,
+        grad: Layer,
+        below: Below | None,
+        dropout: Dropout | None,
+    ) -> None:
+        self.driver.join()
+        W, delta = layer.W, cache.delta
+        (networks, rows, n), n_in = delta.shape, a_prev.shape[2]
+        products = [(n_in, n, rows)] + ([] if below is None else [(rows, n_in, n)])
+        tile = tile_of(networks, products)
+        grad_b = grad.b if cache.sums_due else None
+        cache.sums_due = False
+        args: tuple[Any, ...] = (a_prev, delta, grad.W, grad_b, np.int32(rows), np.int32(n_in), np.int32(n))
+        args += tuple(map(_stride, (a_prev, delta, grad.W, grad_b)))
+        records, defines = {}, _tile(tile)
+        if below is not None:
+            to, mask = below.cache.delta, below.cache.mask
+            from_ = below.cache.derivative_input(below.activation)
+            args += (W, to, from_, _stride(W), _stride(to), _stride(from_))
+            records, defines["BELOW"] = {"activation": below.activation}, 1
+            below.cache.sums_due = True
+            if dropout is not None and mask is not None:
+                args += (mask, _stride(mask), dropout.rate)
+                defines["DROPOUT"] = 1
+        grid = (sum(tiles(m, columns, tile) for m, columns, _ in products), networks, 1)
+        self._launch("dense_backward", grid, args, defines=defines, **records)
 
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
@@ -186,7 +214,8 @@ class CudaBackend(UnfusedBackend):
         else:
             args += (cache.mask, _stride(cache.mask), dropout.rate)
             self._launch("hadamard_derivative", grid, args, activation=activation, defines={"DROPOUT": 1})
-        self._sum_chunks(partial, chunks, grad_b)
+        if chunks > 1:
+            self._sum_rows(partial, grad_b)
 
     def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
         logits, y, weight, scaling = cache.a, batch.y, batch.weight, epoch.loss_scale
@@ -207,8 +236,8 @@ class CudaBackend(UnfusedBackend):
         args += (partial, grad_b if by_last_block else None, self._scratch("totals", (networks, chunks, 2), np.float64))
         args += (epoch.totals, self._arrived(networks), _stride(partial), _stride(grad_b))
         self._launch(name, (chunks, networks, 1), args, **formulas)
-        if not by_last_block:
-            self._sum_chunks(partial, chunks, grad_b)
+        if chunks > 1 and not by_last_block:
+            self._sum_rows(partial, grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         networks, rows, n = logits.shape
@@ -231,7 +260,8 @@ class CudaBackend(UnfusedBackend):
             self._unfuse(rule.name)
             return super().optimizer_step(state, theta, grad, epoch)
         networks, P = theta.shape
-        blocks = min(_blocks(P // (16 // theta.dtype.itemsize)), 1024)
+        blocks = _blocks(P // (16 // theta.dtype.itemsize))
+        blocks = 1 if P <= BY_ONE_BLOCK else min(blocks, max(MOST_BLOCKS_OF_NORMS // networks, 1))
         members = 1 + len(rule.options) + len(rule.scalar_prologue) + 4  # of Step<Rule>, none above 8 bytes
         steps = self._scratch("steps", (networks, 8 * members), np.uint8)
         penalized = {} if state.l2 is None else {"L2": 1}
@@ -302,11 +332,11 @@ class CudaBackend(UnfusedBackend):
         networks, _, n = grad_b.shape
         return grad_b if chunks == 1 else self._scratch("partial", (networks, chunks, n), self.dtype)
 
-    def _sum_chunks(self, partial: Array, chunks: int, grad_b: Array) -> None:
-        if chunks > 1:
-            networks, _, n = grad_b.shape
-            args = (partial, grad_b, np.int32(chunks), np.int32(n), _stride(partial), _stride(grad_b))
-            self._launch("column_sum", (self._tiles(n), 1, networks), args)
+    def _sum_rows(self, values: Array, sums: Array) -> None:
+        """sums (K, 1, n) = those of values (K, rows, n) over rows."""
+        networks, rows, n = values.shape
+        args = (values, sums, np.int32(rows), np.int32(n), _stride(values), _stride(sums))
+        self._launch("column_sum", (self._tiles(n), 1, networks), args, defines={"S": values.dtype.name})
 
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer kept for as long as the backend, since graphs hold its address."""
@@ -327,6 +357,11 @@ def _stride(array: Array | None) -> Any:
     return np.int64(0 if array is None else stride(array))
 
 
+def _tile(tile: tuple[int, int]) -> dict[str, Any]:
+    """A tile as a kernel's macros."""
+    return {"TILE_M": tile[0], "TILE_N": tile[1]}
+
+
 def _steps(epoch: Epoch) -> Any:
     """The steps in a row of the epoch's tables."""
     return np.int64(epoch.normalizer.shape[1])
@@ -339,16 +374,18 @@ def _blocks(threads: int) -> int:
 
 def _loss_kernel(loss: Loss, n: int, classes: bool) -> tuple[str, int, dict[str, Any]] | None:
     """Name, threads per row, and formulas of the kernel for a loss over n outputs; None where its records lack them."""
+    few = 2 if n <= 16 else 32
     if loss.row_loop is not None:
-        group = 32 if n <= 1024 else THREADS
+        group = few if n <= 1024 else THREADS
         return loss.row_loop, group, {"defines": {"GROUP": group, **({"CLASSES": 1} if classes else {})}}
     on_values, output = loss.values or loss, loss.output_activation
     if on_values.scalar_value is None or on_values.scalar_delta is None or loss.metric not in (LABEL_ACCURACY, RMSE):
         return None
-    defines = {"LABELS": 1} if loss.metric is LABEL_ACCURACY else {}
+    defines = {"GROUP": few, **({"LABELS": 1} if loss.metric is LABEL_ACCURACY else {})}
     if isinstance(output, Softmax):
-        return ("elementwise_loss", 32, {"loss": on_values, "defines": {"LINK": 2, **defines}}) if loss.values else None
+        defines["LINK"] = 2
+        return ("elementwise_loss", few, {"loss": on_values, "defines": defines}) if loss.values else None
     if output.scalar_f is None or output.scalar_derivative is None:
         return None
-    link = {"LINK": 1 if loss.values else 0}
-    return "elementwise_loss", 32, {"loss": on_values, "output": output, "defines": {**link, **defines}}
+    defines["LINK"] = 1 if loss.values else 0
+    return "elementwise_loss", few, {"loss": on_values, "output": output, "defines": defines}

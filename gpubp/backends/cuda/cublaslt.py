@@ -32,15 +32,7 @@ OLDEST = 120000  # the version of CUDA 12.0, the first in which an algorithm has
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
 DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
 COMPUTE_TYPES = {"float32": 68, "float64": 70, "tf32": 77}  # cublasComputeType_t: 32F, 64F, 32F_FAST_TF32
-EPILOGUES = {  # cublasLtEpilogue_t
-    "none": 1,  # DEFAULT
-    "bias": 4,
-    "relu_bias": 6,
-    "relu_aux_bias": 134,
-    "drelu": 136,
-    "drelu_bgrad": 152,
-    "bgrad": 256,  # BGRADA: its A is our b
-}
+EPILOGUES = {"none": 1, "bias": 4, "relu_bias": 6}  # cublasLtEpilogue_t: DEFAULT, BIAS, RELU_BIAS
 REDUCE_IN_COMPUTE_TYPE = 2  # cublasLtReductionScheme_t
 
 
@@ -62,9 +54,6 @@ class OperationAttribute(Attribute):
     EPILOGUE = 7, c_uint32
     BIAS_POINTER = 8, c_void_p
     BIAS_BATCH_STRIDE = 10, c_int64
-    EPILOGUE_AUX_POINTER = 11, c_void_p
-    EPILOGUE_AUX_LD = 12, c_int64
-    EPILOGUE_AUX_BATCH_STRIDE = 13, c_int64
 
 
 class LayoutAttribute(Attribute):

@@ -16,7 +16,7 @@ import numpy as np
 from gpubp._typing import Array, Namespace
 from gpubp.errors import DeviceError
 
-EPILOGUES = ("none", "bias", "relu_bias", "relu_aux_bias", "drelu", "drelu_bgrad", "bgrad")
+EPILOGUES = ("none", "bias", "relu_bias")
 
 # What goes into a product and what comes out of it, as cuBLASLt's table of data types has them. Every epilogue
 # is in that table for each of them, with a bias of the type of the output.
@@ -28,11 +28,6 @@ TYPES = (
     ("bfloat16", "bfloat16"),
     ("bfloat16", "float32"),
 )
-
-
-def sign_bytes(n: int) -> int:
-    """Bytes of a row of n signs, whose rows begin at multiples of 128 bits."""
-    return -(-n // 128) * 16
 
 
 def dtype_of(name: str) -> Any:
@@ -76,12 +71,12 @@ class Kernel(Protocol):
 class Gemm(Protocol):
     """One matrix product, prepared for its shapes and layouts."""
 
-    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None) -> None:
+    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
         """out = op(a) op(b), then the epilogue, for every network, launched on the driver's stream.
 
         Of the arrays only the pointer of their first element counts; shapes and strides are the spec's. The
-        bias, or its gradient, and the bits of signs are given where the epilogue has them. Where there is no
-        algorithm for it, NoAlgorithmError is raised and nothing launched, each time that operands lie like that.
+        bias is given where the epilogue adds one. Where there is no algorithm for it, NoAlgorithmError is raised and
+        nothing launched, each time that operands lie like that.
         """
 
 
@@ -108,15 +103,9 @@ class GemmSpec:
     compute : {"float64", "float32", "tf32"}
         How products are formed and summed.
     epilogue : one of EPILOGUES
-        What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0). "relu_aux_bias"
-        makes the last of it, and keeps as a bit whether x + bias is positive; with "drelu" x stays where that bit is
-        set, and is 0 elsewhere. "drelu_bgrad" makes the same of it, and the bias receives the sums of out over m; with
-        "bgrad" x stays, and the bias receives the sums of op(b) over k.
+        What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0).
     bias_stride : int
         Elements from one network's bias (n,) to the next one's. A bias is of out_type: cuBLASLt takes no other.
-    signs_stride : int
-        Bits from those of one network to the next one's. A row of them takes n bits, and what is missing to a multiple
-        of 128.
     """
 
     networks: int
@@ -133,27 +122,11 @@ class GemmSpec:
     compute: str
     epilogue: str = "none"
     bias_stride: int = 0
-    signs_stride: int = 0
 
     @property
     def adds_bias(self) -> bool:
         """Whether it reads a bias."""
-        return self.epilogue in ("bias", "relu_bias", "relu_aux_bias")
-
-    @property
-    def sums_bias(self) -> bool:
-        """Whether it fills the gradient of a bias."""
-        return self.epilogue in ("drelu_bgrad", "bgrad")
-
-    @property
-    def has_signs(self) -> bool:
-        """Whether it keeps or reads signs."""
-        return self.epilogue in ("relu_aux_bias", "drelu", "drelu_bgrad")
-
-    @property
-    def signs_row(self) -> int:
-        """Bits of a row of them."""
-        return sign_bytes(self.n) * 8
+        return self.epilogue in ("bias", "relu_bias")
 
     def __str__(self) -> str:
         a = f"{self.m} x {self.k}{' transposed' if self.transpose_a else ''}"

@@ -118,9 +118,6 @@ class LtGemm:
         self._describe(OperationAttribute.TRANSB, int(spec.transpose_a))
         self._describe(OperationAttribute.EPILOGUE, EPILOGUES[spec.epilogue])
         self._describe(OperationAttribute.BIAS_BATCH_STRIDE, spec.bias_stride)
-        if spec.has_signs:
-            self._describe(OperationAttribute.EPILOGUE_AUX_LD, spec.signs_row)
-            self._describe(OperationAttribute.EPILOGUE_AUX_BATCH_STRIDE, spec.signs_stride)
         self._a = self._layout(spec.in_type, _stored(spec.m, spec.k, spec.transpose_a), spec.a_stride)
         self._b = self._layout(spec.in_type, _stored(spec.k, spec.n, spec.transpose_b), spec.b_stride)
         self._out = self._layout(spec.out_type, (spec.m, spec.n), spec.out_stride)
@@ -130,9 +127,9 @@ class LtGemm:
         """Whether there is an algorithm for the operands that it was called with, or for some of them."""
         return any(algorithm is not None for algorithm in self._algorithms.values())
 
-    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None) -> None:
+    def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
         with self._context.at_work(self._name):
-            pointers = _pointers(a, b, out, bias, signs)
+            pointers = _pointers(a, b, out, bias)
             alignments = self._alignments(*pointers)
             if alignments not in self._algorithms:
                 self._algorithms[alignments] = self._choose(alignments, pointers)
@@ -145,12 +142,10 @@ class LtGemm:
                     "precision, or update the nvidia-cublas package"
                 )
 
-    def proposals(
-        self, a: Array, b: Array, out: Array, bias: Array | None = None, signs: Array | None = None
-    ) -> list[Algorithm]:
+    def proposals(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> list[Algorithm]:
         """What cuBLASLt proposes for operands that lie as these do, its first choice first."""
         with self._context.at_work(self._name):
-            pointers = _pointers(a, b, out, bias, signs)
+            pointers = _pointers(a, b, out, bias)
             proposals = self._propose(PROPOSALS, self._alignments(*pointers), pointers)
             # Those that are configured alike count as one, the first, which is what `_choose` finds.
             return list(dict.fromkeys(configuration(self._context.library, each) for each in proposals))
@@ -164,20 +159,14 @@ class LtGemm:
         library.set_layout(layout, LayoutAttribute.STRIDED_BATCH_OFFSET, stride)
         return layout
 
-    def _point(self, bias: int, signs: int) -> None:
-        """Give the epilogue its addresses, as far as they are not 0."""
-        if bias:
-            self._describe(OperationAttribute.BIAS_POINTER, bias)
-        if signs:
-            self._describe(OperationAttribute.EPILOGUE_AUX_POINTER, signs)
-
     def _describe(self, attribute: OperationAttribute, value: int) -> None:
         self._context.library.set_operation(self._operation, attribute, value)
 
     def _launch(self, algorithm: Any, pointers: tuple[int, ...]) -> bool:
         """Launch the product; False where the library will not, since it lacks the epilogue."""
-        context, current, (a, b, out, bias, signs) = self._context, self._context.current(), pointers
-        self._point(bias, signs)
+        context, current, (a, b, out, bias) = self._context, self._context.current(), pointers
+        if bias:
+            self._describe(OperationAttribute.BIAS_POINTER, bias)
         try:
             context.library.matmul(
                 handle=context.handle,
@@ -211,7 +200,7 @@ class LtGemm:
                 return proposed
         return proposals[0] if proposals else None
 
-    def _alignments(self, a: int, b: int, out: int, bias: int, signs: int) -> tuple[int, ...]:
+    def _alignments(self, a: int, b: int, out: int, bias: int) -> tuple[int, ...]:
         spec = self._spec
         size, out_size = ITEMSIZE[spec.in_type], ITEMSIZE[spec.out_type]
         return (
@@ -219,7 +208,6 @@ class LtGemm:
             self._alignment(b, spec.b_stride * size),
             self._alignment(out, spec.out_stride * out_size),
             self._alignment(bias, spec.bias_stride * out_size),
-            self._alignment(signs, spec.signs_stride // 8),
         )
 
     def _alignment(self, address: int, stride: int) -> int:
@@ -227,20 +215,15 @@ class LtGemm:
         addresses = address | 256 | (stride if self._spec.networks > 1 else 0)
         return addresses & -addresses
 
-    def _least_aligned(self, pointer: int, stride: int) -> int:
-        """That of the networks' addresses which is divisible by the least."""
-        addresses = (pointer, pointer + stride) if self._spec.networks > 1 else (pointer,)
-        return min(addresses, key=lambda address: self._alignment(address, 0))
-
     def _propose(self, most: int, alignments: tuple[int, ...], pointers: tuple[int, ...]) -> list[Any]:
         """cuBLASLt's algorithms for operands aligned so, the best by its estimate first."""
         context, library, spec = self._context, self._context.library, self._spec
-        a, b, out, *_ = alignments
-        *_, bias, signs = pointers  # of which it looks at the addresses
-        self._point(
-            bias and self._least_aligned(bias, spec.bias_stride * ITEMSIZE[spec.out_type]),
-            signs and self._least_aligned(signs, spec.signs_stride // 8),
-        )
+        a, b, out, _ = alignments
+        *_, bias = pointers
+        if bias:  # of which it looks at the address
+            biases = (bias, bias + spec.bias_stride * ITEMSIZE[spec.out_type]) if spec.networks > 1 else (bias,)
+            least_aligned = min(biases, key=lambda address: self._alignment(address, 0))
+            self._describe(OperationAttribute.BIAS_POINTER, least_aligned)
         with ExitStack() as owned:
             preference = library.create_preference()
             owned.callback(library.destroy_preference, preference)

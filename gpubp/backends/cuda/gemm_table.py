@@ -47,7 +47,7 @@ class GemmTable:
         """The file: the same for the same choices, whatever the order in which they were made."""
         choices = sorted(self.algorithms.items(), key=lambda choice: astuple(choice[0]))
         products = [
-            {"spec": _described(spec), "algorithm": dict(zip(ATTRIBUTES, algorithm, strict=True))}
+            {"spec": asdict(spec), "algorithm": dict(zip(ATTRIBUTES, algorithm, strict=True))}
             for spec, algorithm in choices
         ]
         return json.dumps({"made_for": self.made_for, "products": products}, indent=1, sort_keys=True) + "\n"
@@ -79,14 +79,6 @@ def read_table(device: str, multiprocessors: int, cublaslt: int) -> GemmTable:
             "or make it anew with gpubp bench --tune"
         )
     return GemmTable(path, made_for, algorithms)
-
-
-def _described(spec: GemmSpec) -> dict[str, Any]:
-    """Its fields; the stride of signs, which came later than tables did, where there are signs."""
-    described = asdict(spec)
-    if not spec.has_signs:
-        del described["signs_stride"]
-    return described
 
 
 def _algorithms(content: Any, made_for: Mapping[str, Any]) -> dict[GemmSpec, Algorithm]:

@@ -1,4 +1,4 @@
-"""The text of a kernel: types and formulas from the registries, then ``common.cuh``, then the kernel's file.
+"""The text of a kernel: types, ``common.cuh``, formulas from the registries, then the kernel's file.
 
 The kernels hold loops and no formula; the registries hold formulas and no loop. Nothing is included from a
 path of ours, because CuPy's compile cache does not look into included files.
@@ -61,9 +61,10 @@ def kernel_source(
     storage : {"float64", "float32", "float16", "bfloat16"}
         T, the type of activations; arithmetic is in float64 for float64, else in float32.
     activation, output, loss, rule
-        Become the structs Act, Out, Loss and Rule; they need scalar expressions.
+        Become the structs Act, Out, Loss and Rule; they need scalar expressions. With Act comes ``layer.cuh``.
     defines : mapping
-        Further macros; one whose value is a dtype's name becomes that C++ type.
+        Further macros; one whose value is a dtype's name becomes that C++ type. With TILE_M and TILE_N comes
+        ``product.cuh``.
     """
     macros = {key: C_TYPES.get(str(value), str(value)) for key, value in (defines or {}).items()}
     T = C_TYPES[storage]
@@ -82,6 +83,10 @@ def kernel_source(
         parts.append(_loss(loss))
     if rule is not None:
         parts.append(_rule(rule))
+    if activation is not None:
+        parts.append(_file("layer.cuh"))
+    if "TILE_M" in macros:
+        parts.append(_file("product.cuh"))
     return KernelSource(name, "\n".join([*parts, _file(f"{name}.cu")]))
 
 
@@ -127,6 +132,7 @@ def _rule(record: Optimizer) -> str:
     A {", ".join(members)};
     static __device__ Rule of({", ".join(f"double {name}" for name in ["lr", "t", *options])}) {{
         using T = double;
+        [[maybe_unused]] const auto pow = power;
         {" ".join(f"const T {name} = {expression};" for name, expression in prologue)}
         return {{{", ".join(f"A({name})" for name in members)}}};
     }}

@@ -100,7 +100,6 @@ class UnfusedBackend(ReferenceBackend):
         transpose_b: bool = False,
         epilogue: str = "none",
         bias: Array | None = None,
-        signs: Array | None = None,
     ) -> GemmSpec:
         networks, m, n = out.shape
         k = a.shape[1 if transpose_a else 2]
@@ -119,7 +118,6 @@ class UnfusedBackend(ReferenceBackend):
             compute=self.compute,
             epilogue=epilogue,
             bias_stride=0 if bias is None else stride(bias),
-            signs_stride=0 if signs is None else 8 * stride(signs),
         )
 
     def _squared_norm(self, array: Array) -> Array:

@@ -87,18 +87,11 @@ class HostDriver:
         return self._products[spec]
 
     def _prepare(self, product: HostProduct) -> Callable[..., None]:
-        def gemm(
-            a: DeviceArray,
-            b: DeviceArray,
-            out: DeviceArray,
-            bias: DeviceArray | None = None,
-            signs: DeviceArray | None = None,
-        ) -> None:
-            arrays = {"a": a, "b": b, "out": out, "bias": bias, "signs": signs}
-            product.check(**arrays)
-            arrays = {what: array for what, array in arrays.items() if array is not None}
+        def gemm(a: DeviceArray, b: DeviceArray, out: DeviceArray, bias: DeviceArray | None = None) -> None:
+            product.check(a=a, b=b, out=out, bias=bias)
+            arrays = {"a": a, "b": b, "out": out} | ({} if bias is None else {"bias": bias})
             pointers = {what: array.pointer(f"gemm: {what}") for what, array in arrays.items()}
-            accesses = [Access(f"gemm: {what}", array, what in product.written) for what, array in arrays.items()]
+            accesses = [Access(f"gemm: {what}", array, what == "out") for what, array in arrays.items()]
             self.launch(accesses, lambda: product.run(**pointers))
 
         return gemm

@@ -50,31 +50,19 @@ class HostProduct:
         self.spec = spec
         self.in_type, self.out_type = type_named(spec.in_type), type_named(spec.out_type)
         self.accumulator = np.dtype(np.float64 if spec.compute == "float64" else np.float32)
-        self.written = {"out"} | ({"bias"} if spec.sums_bias else set())
-        self.written |= {"signs"} if spec.epilogue == "relu_aux_bias" else set()
-        if spec.has_signs and (spec.signs_stride % 128 or spec.signs_row < spec.n):
-            raise HostDriverError(f"gemm: rows of signs do not begin at multiples of 128 bits: {spec}")
-        least = 2 if spec.epilogue in ("drelu", "drelu_bgrad", "bgrad") else 1
-        if spec.k < least:
-            raise HostDriverError(f"gemm: cuBLASLt has no such epilogue for sums of a single term: {spec}")
 
     def check(self, **arrays: DeviceArray | None) -> None:
-        """Whether the arrays have the spec's types; bias and signs are there exactly where the epilogue has them."""
-        spec = self.spec
-        for what, wanted in (("bias", spec.adds_bias or spec.sums_bias), ("signs", spec.has_signs)):
-            if (arrays[what] is not None) != wanted:
-                raise HostDriverError(f'gemm: {what}={arrays[what]} with the epilogue "{spec.epilogue}"')
-        types = {"a": self.in_type, "b": self.in_type, "signs": np.uint8}
+        """Whether the arrays have the spec's types, and a bias is there exactly where the epilogue adds one."""
+        if (arrays["bias"] is not None) != self.spec.adds_bias:
+            raise HostDriverError(f'gemm: bias={arrays["bias"]} with the epilogue "{self.spec.epilogue}"')
         for what, array in arrays.items():
-            dtype = types.get(what, self.out_type)
+            dtype = self.in_type if what in ("a", "b") else self.out_type
             if array is not None and array.dtype != dtype:
                 raise HostDriverError(f"gemm: {what} is {array.dtype}, not {dtype} as its spec says: {self.spec}")
         if self.spec.networks > 1 and self.spec.out_stride < self.spec.m * self.spec.n:
             raise HostDriverError(f"gemm: the networks' out are {self.spec.out_stride} elements apart and overlap")
 
-    def run(
-        self, a: Pointer, b: Pointer, out: Pointer, bias: Pointer | None = None, signs: Pointer | None = None
-    ) -> None:
+    def run(self, a: Pointer, b: Pointer, out: Pointer, bias: Pointer | None = None) -> None:
         """out = op(a) op(b), with the epilogue."""
         s = self.spec
         A = matrices(a, s.networks, *((s.k, s.m) if s.transpose_a else (s.m, s.k)), s.a_stride, self.in_type)
@@ -84,28 +72,11 @@ class HostProduct:
             raise HostDriverError("gemm: out shares memory with an operand")
         with np.errstate(all="ignore"):
             product = self._operand(A, s.transpose_a) @ self._operand(B, s.transpose_b)
-            vector = None if bias is None else matrices(bias, s.networks, 1, s.n, s.bias_stride, self.out_type)
-            if s.adds_bias:
-                product += vector.astype(self.accumulator)
-            if signs is not None:
-                self._signs(product, signs)
-            if s.epilogue in ("relu_bias", "relu_aux_bias"):
+            if bias is not None:
+                product += matrices(bias, s.networks, 1, s.n, s.bias_stride, self.out_type).astype(self.accumulator)
+            if s.epilogue == "relu_bias":
                 np.maximum(product, 0, out=product)
             C[...] = product
-            if s.sums_bias:
-                summed = product if s.epilogue == "drelu_bgrad" else self._operand(B, s.transpose_b)
-                vector[...] = summed.sum(axis=1, keepdims=True)
-
-    def _signs(self, product: Any, signs: Pointer) -> None:
-        """Keep the signs of a product, or set to 0 where they are not positive. Their order in a row is arbitrary."""
-        s = self.spec
-        rows = matrices(signs, s.networks, s.m, s.signs_row // 8, s.signs_stride // 8, np.dtype(np.uint8))
-        if s.epilogue == "relu_aux_bias":
-            bits = np.ones((*product.shape[:2], s.signs_row), np.bool_)  # also of what is no element
-            bits[..., : s.n] = product > 0
-            rows[...] = np.packbits(bits, axis=2)
-        else:
-            product[np.unpackbits(rows, axis=2, count=s.n) == 0] = 0
 
     def _operand(self, matrix: Any, transpose: bool) -> Any:
         matrix = matrix.astype(self.accumulator, order="C")

@@ -1,0 +1,52 @@
+"""Which layers are small enough for kernels of our own, and in which tiles those compute their products.
+
+Everything here is a function of shapes and types alone, and so are the bits of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Rows and columns of a block's tile, and about how many clocks of a multiprocessor each k of it takes: the larger of
+# what its arithmetic and what fetching it takes, where all multiprocessors fetch.
+TILES = {(16, 16): 5.0, (16, 32): 8.0, (32, 32): 11.0, (64, 64): 36.0}
+MULTIPROCESSORS = 132  # of the device that tiles are chosen for, which is not always the one that computes
+
+# Multiply-adds of a layer's product up to which our kernels take less time than cuBLASLt's product and the kernels
+# beside it, as measured on an H200 (benchmarks/results/gpu.json, stage small-layers): of a network by itself in
+# float32, of a stack in all, and the way back in the types for which there are matrix units.
+MOST_ALONE, MOST_IN_STACKS, MOST_WITH_UNITS = 1 << 26, 1 << 24, 1 << 22
+
+
+def is_small(networks: int, multiplies: int, matrix_units: bool, backward: bool) -> bool:
+    """Whether a layer takes the kernels `dense` and `dense_backward` instead of a library's products.
+
+    Parameters
+    ----------
+    networks : int
+    multiplies : int
+        Rows · n_in · n_out, of each network.
+    matrix_units : bool
+        Whether the library has such units for the type and the way in which products are formed.
+    backward : bool
+        On the way back, where the library takes two products and a kernel.
+    """
+    if matrix_units:
+        return backward and networks * multiplies <= MOST_WITH_UNITS
+    return multiplies <= MOST_ALONE if networks == 1 else networks * multiplies <= MOST_IN_STACKS
+
+
+def tile_of(networks: int, products: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+    """The tile (rows, columns) in which products (m, n, k) of each network, in one launch, take least time."""
+
+    def clocks(tile: tuple[int, int]) -> float:
+        blocks = [(tiles(m, n, tile), TILES[tile] * k) for m, n, k in products]
+        together = networks * sum(count * each for count, each in blocks) / MULTIPROCESSORS
+        return max(together, max(each for _, each in blocks))
+
+    return min(TILES, key=clocks)
+
+
+def tiles(m: int, n: int, tile: tuple[int, int]) -> int:
+    """Blocks of a matrix (m, n)."""
+    return -(-m // tile[0]) * -(-n // tile[1])

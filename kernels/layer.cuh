@@ -1,0 +1,76 @@
+// What happens to N neighbouring elements of a hidden layer on the way forward and on the way back, by Act.
+// With DROPOUT a = mask * Act(z) / (1 - rate), where the mask has a byte for each element.
+//
+// The mask's words are Philox 4x32-10 with key = the network's seed and counter = (element / 4, layer, step);
+// the element is word (element % 4) and stays where that is >= round(rate * 2^32).
+// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
+
+#ifdef DROPOUT
+struct Philox {
+    unsigned word[4];
+
+    __device__ __forceinline__ Philox(Index quad, unsigned layer, Index step, unsigned long long seed) {
+        unsigned c0 = quad, c1 = layer, c2 = step, c3 = 0, k0 = seed, k1 = seed >> 32;
+        for (int round = 0; round < 10; round++) {
+            unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+            unsigned high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+            c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+        word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
+    }
+};
+
+// A layer's dropout in one network and step.
+struct Dropping {
+    double rate;
+    unsigned long long seed;
+    Index step;
+    int layer;
+
+    __device__ __forceinline__ unsigned long long threshold() const { return rint(rate * 4294967296.0); }
+    __device__ __forceinline__ A scale() const { return 1.0 / (1.0 - rate); }
+    __device__ __forceinline__ Philox words(Index quad) const { return Philox(quad, layer, step, seed); }
+};
+#endif
+
+// a from z; `place` is the number of the first element among the layer's (rows, n).
+template <int N>
+__device__ __forceinline__ Pack<A, N> activated(const Pack<A, N>& z
+#ifdef DROPOUT
+                                                , Pack<unsigned char, N>& kept, const Dropping& dropping, Index place
+#endif
+) {
+    Pack<A, N> a;
+#ifdef DROPOUT
+    const unsigned long long threshold = dropping.threshold();
+    const A scale = dropping.scale();
+    Philox random = dropping.words(place / 4);
+#endif
+    for (int i = 0; i < N; i++) {
+        a.x[i] = Act::f(z.x[i]);
+#ifdef DROPOUT
+        if (i > 0 && (place + i) % 4 == 0) random = dropping.words((place + i) / 4);
+        kept.x[i] = random.word[(place + i) % 4] >= threshold;
+        a.x[i] *= kept.x[i] ? scale : A(0);
+#endif
+    }
+    return a;
+}
+
+// BP2: the gradient with respect to a becomes delta, that with respect to z; `from` is a or z, as Act wants it.
+template <int N>
+__device__ __forceinline__ void differentiate(Pack<A, N>& grad, const Pack<T, N>& from
+#ifdef DROPOUT
+                                              , const Pack<unsigned char, N>& kept, A scale
+#endif
+) {
+    for (int i = 0; i < N; i++) {
+        A x = convert<A>(from.x[i]);
+#ifdef DROPOUT
+        grad.x[i] *= kept.x[i] ? scale : A(0);
+        if (Act::from_a) x /= scale;  // what is kept is the scaled activation
+#endif
+        grad.x[i] *= Act::derivative(x);
+    }
+}

@@ -1,0 +1,122 @@
+// A tile of out = a b, TILE_M rows by TILE_N columns, by a block: for products that are too small for a library's.
+//
+// Panels of both operands, DEPTH of k, lie in shared memory as A, k by k. The next panel is on its way into registers
+// while this one is multiplied. Where tiles are small, threads form GROUPS that take every GROUPS-th k, and their
+// sums are added in order: so a block has enough threads to fetch whole panels at once, which is what takes longest.
+
+constexpr int GROUPS = TILE_M * TILE_N < 4096 ? 4 : 1;
+constexpr int ACROSS = GROUPS == 1 ? 16 : 8;  // threads of a group side by side, and as many one below the other
+constexpr int DOWN = THREADS / GROUPS / ACROSS;
+constexpr int ROWS = TILE_M / DOWN, COLUMNS_EACH = TILE_N / ACROSS;  // of a thread
+constexpr int DEPTH = 16384 / sizeof(A) / (TILE_M > TILE_N ? TILE_M : TILE_N);
+constexpr int PITCH_M = TILE_M + 4, PITCH_N = TILE_N + 4;  // of panels: with 4 more, what is stored together is in 32 banks
+constexpr int PANELS = DEPTH * (PITCH_M + PITCH_N);        // elements of shared memory
+constexpr int STEPS = ROWS * COLUMNS_EACH < 16 ? 8 : 4;     // of k, whose loads from shared memory are under way together
+constexpr int QUAD = 4;                                    // columns that an epilogue gets at once
+
+static_assert(GROUPS * TILE_N * (TILE_M + 1) <= PANELS, "the groups' sums take the panels' place");
+
+// A row of a, or a column of b, is x. Its elements along k lie at from[x * line + k], or at from[k * line + x].
+template <bool ALONG_K>
+struct Operand {
+    const T* from;
+    int line, extent;  // elements from one line to the next, and the number of x
+    bool packed;
+
+    __device__ __forceinline__ Operand(const T* from, int line, int extent)
+        : from(from), line(line), extent(extent), packed(line % WIDTH == 0 && aligned(from)) {}
+};
+
+// A thread's part of a panel of TILE lines x, on its way from memory.
+template <bool ALONG_K, int TILE>
+struct Panel {
+    static constexpr int UNITS = DEPTH * TILE / (WIDTH * THREADS);
+    static_assert(UNITS * WIDTH * THREADS == DEPTH * TILE, "every thread has equally many units");
+    Pack<T, WIDTH> unit[UNITS];
+
+    // The first element of a unit. Along k two neighbours take one line's sector, so that 32 threads store to 32 banks.
+    static __device__ __forceinline__ int k_of(int number) {
+        return ALONG_K ? (number % 2 + number / (2 * TILE) * 2) * WIDTH : number / (TILE / WIDTH);
+    }
+    static __device__ __forceinline__ int x_of(int number) {
+        return ALONG_K ? number / 2 % TILE : number % (TILE / WIDTH) * WIDTH;
+    }
+
+    __device__ __forceinline__ void fetch(const Operand<ALONG_K>& of, int first_x, int first_k, int depth) {
+#pragma unroll
+        for (int i = 0; i < UNITS; i++) {
+            const int x = first_x + x_of(threadIdx.x + i * THREADS), k = first_k + k_of(threadIdx.x + i * THREADS);
+            const int left = x >= of.extent || k >= depth ? 0 : ALONG_K ? depth - k : of.extent - x;
+            unit[i] = load<WIDTH>(of.from + (ALONG_K ? Index(x) * of.line + k : Index(k) * of.line + x), left, of.packed);
+        }
+    }
+
+    __device__ __forceinline__ void put(A* panel) const {
+        constexpr int PITCH = TILE + 4;
+#pragma unroll
+        for (int i = 0; i < UNITS; i++) {
+            A* to = panel + k_of(threadIdx.x + i * THREADS) * PITCH + x_of(threadIdx.x + i * THREADS);
+            const Pack<A, WIDTH> values = convert<A>(unit[i]);
+            if constexpr (ALONG_K)
+                for (int j = 0; j < WIDTH; j++) to[j * PITCH] = values.x[j];
+            else
+                store(to, values);
+        }
+    }
+};
+
+// epilogue(row, column, sums) gets every QUAD of the tile from (first_row, first_column) on, those outside of the matrix
+// too; and column_sum(column, sum), if wanted, the sums of b over k. `panels` has room for PANELS elements.
+template <bool A_ALONG_K, bool B_ALONG_K, class Epilogue, class ColumnSum>
+__device__ __forceinline__ void product(A* panels, const Operand<A_ALONG_K>& a, const Operand<B_ALONG_K>& b, int depth,
+                                        int first_row, int first_column, Epilogue epilogue, bool sum_columns,
+                                        ColumnSum column_sum) {
+    A* const panel_a = panels;
+    A* const panel_b = panels + DEPTH * PITCH_M;
+    const int group = threadIdx.x / (THREADS / GROUPS), inside = threadIdx.x % (THREADS / GROUPS);
+    const int top = inside / ACROSS * ROWS, left = inside % ACROSS * COLUMNS_EACH;
+    Pack<A, COLUMNS_EACH> sum[ROWS] = {}, of_b = {};
+    Panel<A_ALONG_K, TILE_M> next_a;
+    Panel<B_ALONG_K, TILE_N> next_b;
+    next_a.fetch(a, first_row, 0, depth);
+    next_b.fetch(b, first_column, 0, depth);
+    for (int first_k = 0; first_k < depth; first_k += DEPTH) {
+        __syncthreads();  // the last panels have been read
+        next_a.put(panel_a);
+        next_b.put(panel_b);
+        __syncthreads();
+        if (first_k + DEPTH < depth) {
+            next_a.fetch(a, first_row, first_k + DEPTH, depth);
+            next_b.fetch(b, first_column, first_k + DEPTH, depth);
+        }
+        const int end = min(DEPTH, depth - first_k);
+#pragma unroll STEPS
+        for (int k = group; k < end; k += GROUPS) {
+            const Pack<A, ROWS> x = load<ROWS>(panel_a + k * PITCH_M + top);
+            const Pack<A, COLUMNS_EACH> y = load<COLUMNS_EACH>(panel_b + k * PITCH_N + left);
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < COLUMNS_EACH; c++) sum[r].x[c] += x.x[r] * y.x[c];
+            if (sum_columns)
+                for (int c = 0; c < COLUMNS_EACH; c++) of_b.x[c] += y.x[c];
+        }
+    }
+    A* const parts = panels;  // (GROUPS, TILE_M, TILE_N), then (GROUPS, TILE_N) of column sums
+    A* const column_parts = panels + GROUPS * TILE_M * TILE_N;
+    __syncthreads();
+    for (int r = 0; r < ROWS; r++) store(parts + (group * TILE_M + top + r) * TILE_N + left, sum[r]);
+    if (sum_columns && top == 0) store(column_parts + group * TILE_N + left, of_b);
+    __syncthreads();
+    for (int quad = threadIdx.x; quad < TILE_M * TILE_N / QUAD; quad += THREADS) {
+        Pack<A, QUAD> total = load<QUAD>(parts + quad * QUAD);
+        for (int g = 1; g < GROUPS; g++) {
+            const Pack<A, QUAD> part = load<QUAD>(parts + g * TILE_M * TILE_N + quad * QUAD);
+            for (int c = 0; c < QUAD; c++) total.x[c] += part.x[c];
+        }
+        epilogue(first_row + quad / (TILE_N / QUAD), first_column + quad % (TILE_N / QUAD) * QUAD, total);
+    }
+    if (sum_columns && threadIdx.x < TILE_N) {
+        A total = column_parts[threadIdx.x];
+        for (int g = 1; g < GROUPS; g++) total += column_parts[g * TILE_N + threadIdx.x];
+        column_sum(first_column + threadIdx.x, total);
+    }
+}
