@@ -60,6 +60,7 @@ MAIN = (
 )
 REST = (
     Stage("precisions", 60, "the networks in the precisions that were left out", "step_times:precisions"),
+    Stage("onchip", 60, "small networks on the chip against the graph: results, bits, times, vmap", "onchip:onchip"),
     Stage("stack-sizes", 60, "stacks of 16 to 4,096 networks", "stacks:sizes"),
     Stage(
         "racecheck", 40, "compute-sanitizer: shared memory's races, reads of what nobody wrote", "sanitizer:racecheck"
