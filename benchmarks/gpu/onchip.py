@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,15 +23,20 @@ from benchmarks.stack_cases import StackWorkload
 from benchmarks.timing import interleaved
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.bench.steps import Steps, Workload
-from gpubp.bench.timing import ratio
+from gpubp.bench.timing import ratio, spread
 
-PRECISIONS = ("float32", "float64")
-EXAMPLES = (
-    Example((64, 64, 64, 10), 32),
-    Example((33, 65, 17, 3), 31, "gelu", optimizer="momentum", learning_rate=0.5, max_grad_norm=0.1),
-    Example((20, 40, 40, 4), 32, "silu", models=5, dropout=0.3, weight_decay=0.01),
-    Example((16, 24, 2), 200, "sigmoid", "half_squared_error", "nesterov", learning_rate=0.1, models=3),
-)
+EXAMPLES = {
+    "float32": (
+        Example((64, 64, 64, 10), 32),
+        Example((33, 65, 17, 3), 31, "gelu", optimizer="momentum", learning_rate=0.5, max_grad_norm=0.1),
+        Example((20, 40, 40, 4), 32, "silu", models=5, dropout=0.3, weight_decay=0.01),
+        Example((16, 24, 2), 200, "sigmoid", "half_squared_error", "nesterov", learning_rate=0.1, models=3),
+    ),
+    "float64": (
+        Example((33, 65, 17, 3), 31, "gelu", optimizer="momentum", learning_rate=0.5, max_grad_norm=0.1),
+        Example((16, 24, 2), 200, "sigmoid", "half_squared_error", "nesterov", learning_rate=0.1, models=3),
+    ),
+}
 ALONE = (
     Workload((64, 64, 64, 10), 32, 64),
     Workload((64, 100, 10), 32, 64),
@@ -37,7 +44,9 @@ ALONE = (
     Workload((64, 100, 10), 200, 16),
 )
 STACKED = (NARROW, StackWorkload((64, 64, 64, 10), 32, 64, models=4096))
+WAYS = ("on-chip", "graph")
 STEPS, FRESH = 12, 3
+COMPILING = 25.0  # seconds until every kernel is compiled, by a process for each example and way
 ASKED: dict[Workload, float] = {ALONE[0]: 3.0}  # times as fast as the graph
 ROUNDS = 7
 A_WORKLOAD, A_CONTEST = 5.0, 20.0  # seconds: with less left, none is begun
@@ -45,20 +54,23 @@ A_WORKLOAD, A_CONTEST = 5.0, 20.0  # seconds: with less left, none is begun
 
 def onchip(part: Part, settings: Settings) -> None:
     """Rows on results and bits, then on times, the most important ones first."""
+    _compile(part)
     fresh = [Remote(FreshProcess, environment=environment(part.dry_run)) for _ in range(2 if part.dry_run else FRESH)]
     try:
         for process in fresh:
             process.send("bits", part.dry_run)
-        for precision in PRECISIONS:
-            _against_the_graph(part, precision)
+        for precision in EXAMPLES:
+            what = f"{precision}: a step on the chip against the graph's"
+            _tried(part, what, "onchip-parity", partial(_against_the_graph, part, precision))
         _rows_on_bits(part, fresh)
     finally:
         for process in fresh:
             process.close()
-    for workload in (Workload((8, 16, 4), 8, 4),) if part.dry_run else ALONE:
-        _steps(part, workload)
-    for stack in (TINY,) if part.dry_run else STACKED:
-        _steps(part, stack)
+    alone = (Workload((8, 16, 4), 8, 4),) if part.dry_run else ALONE
+    for workload in (*alone, *((TINY,) if part.dry_run else STACKED)):
+        what = f"{workload.name}: step as a graph over on the chip"
+        _tried(part, what, "onchip-step" if workload in ASKED else "", partial(_steps, part, workload, what))
+    _tried(part, "a step of few rows", "", partial(_few_rows, part, alone[0]))
     for stack in (TINY,) if part.dry_run else STACKED:
         if not part.dry_run and part.left() < A_CONTEST:
             part.skipped(f"{stack.name}: against vmap", NO_TIME)
@@ -69,12 +81,58 @@ def onchip(part: Part, settings: Settings) -> None:
 def backends(precision: str, dry_run: bool) -> dict[str, CudaBackend]:
     """The two ways of the same device."""
     ways = {}
-    for way in ("on-chip", "graph"):
+    for way in WAYS:
         backend = open_backend("cuda", precision, dry_run)
         assert isinstance(backend, CudaBackend)
         backend.on_chip = way == "on-chip"
         ways[way] = backend
     return ways
+
+
+def _tried(part: Part, what: str, bar: str, measure: Callable[[], None]) -> None:
+    """A row where it fails, so that the others are measured all the same."""
+    try:
+        measure()
+    except Exception as error:
+        traceback.print_exc()
+        part.failed(what, f"{type(error).__name__}: {error}", bar)
+
+
+def examples(precision: str, dry_run: bool) -> Sequence[Example]:
+    """The trainings that are followed."""
+    return TINY_EXAMPLES[:1] if dry_run else EXAMPLES[precision]
+
+
+# -- compiling ----------------------------------------------------------------------------------------------
+
+
+class Compiler:
+    """A process that takes a step, and so leaves its kernels in CuPy's cache."""
+
+    def step(self, example: Example, precision: str, way: str, dry_run: bool) -> None:
+        """A first step, and one of fewer rows."""
+        followed = Followed(example, backends(precision, dry_run)[way], 2)
+        followed.step.train_epoch(followed.table)
+        followed.host()
+
+
+def _compile(part: Part) -> None:
+    """Have every kernel compiled that the rows need, all at the same time; failures show where it is needed."""
+    if part.dry_run:
+        return
+    jobs = [(example, precision, way) for precision, some in EXAMPLES.items() for example in some for way in WAYS]
+    jobs.append((Example((30, 100, 1), 32, "relu", "half_squared_error"), "float32", "on-chip"))
+    processes = [Remote(Compiler, environment=environment(part.dry_run)) for _ in jobs]
+    try:
+        for process, job in zip(processes, jobs, strict=True):
+            process.send("step", *job, part.dry_run)
+        end = part.left() - COMPILING
+        for process in processes:
+            with suppress(UnavailableError, RemoteError):
+                process.receive(max(0.1, part.left() - end))
+    finally:
+        for process in processes:
+            process.close()
 
 
 # -- results ------------------------------------------------------------------------------------------------
@@ -87,7 +145,7 @@ def _against_the_graph(part: Part, precision: str) -> None:
     except UnavailableError as error:
         return part.skipped(f"{precision}: steps on the chip against the graph's", str(error), "onchip-parity")
     errors: dict[str, float] = {}
-    for example in TINY_EXAMPLES[:1] if part.dry_run else EXAMPLES:
+    for example in examples(precision, part.dry_run):
         found = _errors(example, ways)
         part.figures.append({"precision": precision, "example": example.name, **found})
         errors = {what: max(error, errors.get(what, 0.0)) for what, error in found.items()}
@@ -136,10 +194,10 @@ class FreshProcess:
     def bits(self, dry_run: bool) -> dict[str, list[str]]:
         """By precision, a digest for each training."""
         digests = {}
-        for precision in PRECISIONS:
+        for precision in EXAMPLES:
             backend = backends(precision, dry_run)["on-chip"]
-            examples = TINY_EXAMPLES[:1] if dry_run else EXAMPLES
-            digests[precision] = [bits_of(Followed(example, backend, STEPS)) for example in examples]
+            followed = (Followed(example, backend, STEPS) for example in examples(precision, dry_run))
+            digests[precision] = [bits_of(one) for one in followed]
         return digests
 
 
@@ -148,7 +206,7 @@ def _rows_on_bits(part: Part, processes: Sequence[Remote]) -> None:
         found = [process.receive(part.left()) for process in processes]
     except (UnavailableError, RemoteError) as error:
         return part.failed("on the chip: bits of the final weights, fresh processes", str(error), "onchip-bits")
-    for precision in PRECISIONS:
+    for precision in EXAMPLES:
         kinds = len({tuple(digests[precision]) for digests in found})
         part.computed(
             what=f"{precision} on the chip: bits of the final weights, {len(found)} fresh processes",
@@ -162,10 +220,9 @@ def _rows_on_bits(part: Part, processes: Sequence[Remote]) -> None:
 # -- times --------------------------------------------------------------------------------------------------
 
 
-def _steps(part: Part, workload: Workload) -> None:
+def _steps(part: Part, workload: Workload, what: str) -> None:
     """A row on the steps of an epoch, by turns on the chip and as graphs."""
     asked = ASKED.get(workload)
-    what = f"{workload.name}: step as a graph over on the chip"
     if not part.dry_run and part.left() < A_WORKLOAD:
         return part.skipped(what, NO_TIME, "onchip-step" if asked else "")
     steps = {way: Steps(workload, backend) for way, backend in backends("float32", part.dry_run).items()}
@@ -185,3 +242,15 @@ def _steps(part: Part, workload: Workload) -> None:
     )
     figures = {way: values.tolist() for way, values in seconds.items()}
     part.figures.append({"workload": workload.name, "steps": count, "seconds": figures})
+
+
+def _few_rows(part: Part, workload: Workload) -> None:
+    """A row on steps of 4 rows, which is what a step takes beside its products."""
+    steps, count = Steps(workload, backends("float32", part.dry_run)["on-chip"]), workload.batches
+
+    def run() -> None:
+        steps.run(count, 4)
+        steps.wait()
+
+    seconds = interleaved({"on-chip": run}, *((2, 0) if part.dry_run else (ROUNDS, 2)))["on-chip"]
+    part.timed(f"{workload.name}, 4 rows of each batch: on the chip", "", f"{spread(1e6 * seconds / count)} us", None)
