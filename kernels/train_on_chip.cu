@@ -115,6 +115,7 @@ __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b
         }
         if (part_bits) __syncthreads();
         const int first_part = part_bits ? t : int(threadIdx.x);  // the thread that has the tile's first part
+#pragma unroll 1
         for (int i = part; inside && i < TILE; i += parts) {
             Quad sums = load<TILE>(scratch + (i * THREADS + first_part) * TILE);
             for (int other = 1; other < parts; other++) {
@@ -127,10 +128,12 @@ __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b
     }
 }
 
-// sums (n) = those of the rows of a matrix (rows, n), added to what is there unless it is the first chunk.
-__device__ __forceinline__ void sum_rows(const A* matrix, int row_length, int rows, int n, A* sums, bool first) {
+// sums (n) = those of the rows of a matrix (rows, n), added to what is there unless it is the first chunk. Returns the
+// squares of those that the thread has written.
+__device__ __forceinline__ double sum_rows(const A* matrix, int row_length, int rows, int n, A* sums, bool first) {
     constexpr int SHARING = 4;  // threads of a column
     const int lane = threadIdx.x % SHARING;
+    double squares = 0;
     for (int left = 0; left < n; left += THREADS / SHARING) {
         const int column = left + threadIdx.x / SHARING;
         A sum = 0;
@@ -139,8 +142,24 @@ __device__ __forceinline__ void sum_rows(const A* matrix, int row_length, int ro
             for (int row = lane; row < rows; row += SHARING) sum += matrix[row * row_length + column];
         }
         sum = over_lanes<SHARING>(sum, Add());
-        if (lane == 0 && column < n) sums[column] = first ? sum : sums[column] + sum;
+        if (lane > 0 || column >= n) continue;
+        if (!first) sum += sums[column];
+        sums[column] = sum;
+        squares += double(sum) * double(sum);
     }
+    return squares;
+}
+
+// The sum of the squares. In A, as a conversion to double takes as long as eight products; scaled where that overflows.
+__device__ __forceinline__ double squares_of(const Quad& g) {
+    A square = 0, scaled = 0;
+#pragma unroll
+    for (int i = 0; i < TILE; i++) square += g.x[i] * g.x[i];
+    if (isfinite(square)) return square;
+    const A down = 1.0 / 73786976294838206464.0;  // 2^-66
+#pragma unroll
+    for (int i = 0; i < TILE; i++) scaled += (g.x[i] * down) * (g.x[i] * down);
+    return double(scaled) / (double(down) * double(down));
 }
 
 // -- tensors -------------------------------------------------------------------------------------------
@@ -370,6 +389,8 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     for (int taking = 0; taking < steps; taking++) {
         const Index step = start + taking, now = k * steps_per_epoch + step;
         const double normalizer = normalizers[now], rate = learning_rates[now];
+        const double shrink = l2 ? l2[k] * (l2_by_batch ? normalizer : 1.0) : 0.0;
+        const A l2_of_step = shrink;
         Sums sum = {0, 0, 0, 0};
         // What takes long and hangs on no other step is done for several steps at once: their scalars by the last warp,
         // their rows by all threads.
@@ -458,19 +479,29 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
             for (int l = n_layers - 1; trains && l >= 0; l--) {  // backward; delta lies where a was
                 const LayerPlace& at = layers[l];
                 const A* const delta = on_chip + at.a;
-                A* const grad_W = grad + at.W;
+                const bool ends = base + height == rows;  // the gradient, whose norm is summed up
                 const int n = at.n_out, row_length = at.row;
                 auto keep = [&](int row, int column, int, Quad sums) {
-                    A* const to = grad_W + row * row_length + column;
+                    const int place = at.W + row * row_length + column;
+                    A* const to = grad + place;
                     if (base > 0) {
                         const Quad before = load<TILE>(to);
 #pragma unroll
                         for (int j = 0; j < TILE; j++) sums.x[j] += before.x[j];
                     }
                     store(to, sums);
+                    if (!ends) return;
+                    if (l2) {
+                        const Quad w = load<TILE>(on_chip + place);
+#pragma unroll
+                        for (int j = 0; j < TILE; j++) sums.x[j] += l2_of_step * w.x[j];
+                        if (penalty) sum.weights += squares_of(w);
+                    }
+                    sum.square += squares_of(sums);
                 };
                 product<false, false>(on_chip + at.input, at.input_row, delta, row_length, at.n_in, n, height, scratch, keep);
-                sum_rows(delta, row_length, height, n, grad + at.b, base == 0);
+                const double of_biases = sum_rows(delta, row_length, height, n, grad + at.b, base == 0);
+                if (ends) sum.square += of_biases;
                 __syncthreads();
                 if (l == 0) break;
                 const LayerPlace& below = layers[l - 1];
@@ -498,30 +529,6 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
         }
 
         // What step_begin decides.
-        const double shrink = l2 ? l2[k] * (l2_by_batch ? normalizer : 1.0) : 0.0;
-        const A l2_of_step = shrink;
-        if (trains)
-            each_quad(layers, n_layers, [&](int place, int, int, bool weights) {
-                Quad g = load<TILE>(grad + place);
-                if (l2 && weights) {
-                    const Quad w = load<TILE>(on_chip + place);
-#pragma unroll
-                    for (int i = 0; i < TILE; i++) {
-                        g.x[i] += l2_of_step * w.x[i];
-                        if (penalty) sum.weights += double(w.x[i]) * double(w.x[i]);
-                    }
-                }
-                // In A where that does not overflow: a conversion to double takes as long as eight multiplications.
-                A square = 0;
-#pragma unroll
-                for (int i = 0; i < TILE; i++) square += g.x[i] * g.x[i];
-                double exact = square;
-                if (!isfinite(square)) {
-                    exact = 0;
-                    for (int i = 0; i < TILE; i++) exact += double(g.x[i]) * double(g.x[i]);
-                }
-                sum.square += exact;
-            });
         const Rule rule = rules[taking % AHEAD];  // before the barrier behind which others may be written
         sum = over_block(sum);
         if (tid == 0) totals[now] = {sum.value, sum.metric};

@@ -53,6 +53,7 @@ def steps(**case: Any) -> Check:
     return partial(check_on_chip, **{"networks": 3, "dropout": True, **case})
 
 
+TALL = steps(batch=100, rows=200, sizes=(9, 64, 33, 5))  # a thread has several tiles
 IN_CHUNKS = steps(batch=300, rows=640, sizes=(9, 31, 5))
 BARRIER = "        __syncthreads();"
 MANY_CLASSES = loss("cross_entropy", columns=1025)
@@ -125,7 +126,7 @@ FAULTS = {
             steps(),
         ),
         ("train_on_chip", "normalizer, sum);\n            __syncthreads();", "normalizer, sum);", steps()),
-        ("train_on_chip", "base == 0);\n                __syncthreads();", "base == 0);", steps()),
+        ("train_on_chip", "of_biases;\n                __syncthreads();", "of_biases;", TALL),
         (
             "train_on_chip",
             "scratch, differentiate);\n                __syncthreads();",
@@ -169,6 +170,8 @@ FAULTS = {
         ("train_on_chip", "if (!trains) continue;", "", steps(inactive=True)),
         ("train_on_chip", "cursor[0] = start + steps", "cursor[0] = start", steps()),
         ("train_on_chip", "updates[k] = done", "updates[k] = done + 1", steps()),
+        ("train_on_chip", "if (!ends) return;", "", IN_CHUNKS),
+        ("train_on_chip", "if (ends) sum.square", "if (false) sum.square", steps()),
     ],
 }
 
