@@ -52,6 +52,15 @@ SHAPES = covering(
 SOURCES = [
     {"source": source, "sizes": sizes} for source in C_TYPES if source not in ("bool",) for sizes in ((16, 5), (7, 3))
 ]
+# A few with much in each, for a GPU, which takes seconds to compile one.
+ON_A_GPU = [
+    {"networks": 5, "dropout": True},
+    {"networks": 5, "dropout": True, "batch": 300, "rows": 640, "sizes": (9, 31, 5)},
+    {"activation": "relu", "loss": "binary_cross_entropy", "sizes": (31, 100, 3), "batch": 200, "rows": 501},
+    {"activation": "relu", "optimizer": "sgd", "sizes": (64, 64, 64, 10), "batch": 32, "rows": 76, "options": False},
+    {"precision": "float64", "activation": "gelu", "loss": "huber", "optimizer": "rmsprop", "networks": 5, "batch": 33},
+    {"activation": "mish", "optimizer": "nesterov", "targets": "soft", "inactive": True, "networks": 3},
+]
 FEW = 1  # cases of a list that plain `pytest` runs
 
 
@@ -81,6 +90,11 @@ def test_a_step_is_that_of_the_reference(precision, optimizer):
 @pytest.mark.parametrize("case", some(SOURCES))
 def test_rows_are_taken_from_data_of_any_type(case):
     check_on_chip(host_driver(), learning_rate=1e-4, **case)
+
+
+@pytest.mark.parametrize("case", by_tier(ON_A_GPU, lambda case: False, str))
+def test_the_cases_of_a_gpu_hold_on_the_host(case):
+    check_on_chip(host_driver(), **case)
 
 
 @pytest.mark.parametrize("output", by_tier(OTHER_OUTPUTS, lambda name: False))
