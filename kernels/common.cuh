@@ -88,6 +88,48 @@ __device__ __forceinline__ bool aligned(const void* pointer, int bytes = 16) {
     return reinterpret_cast<unsigned long long>(pointer) % bytes == 0;
 }
 
+// -- dropout -------------------------------------------------------------------------------------------
+
+#ifdef DROPOUT
+// Philox 4x32-10 with key = the network's seed and counter = (quad of elements, layer, step).
+// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
+struct Philox {
+    unsigned word[4];
+
+    __device__ __forceinline__ Philox(Index quad, unsigned layer, Index step, unsigned long long seed) {
+        unsigned c0 = quad, c1 = layer, c2 = step, c3 = 0, k0 = seed, k1 = seed >> 32;
+        for (int round = 0; round < 10; round++) {
+            unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
+            unsigned high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
+            c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
+            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        }
+        word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
+    }
+};
+#endif
+
+// -- the order of rows ---------------------------------------------------------------------------------
+
+#ifdef ROUNDS
+// The bijection of [0, count) is a Feistel network over the smallest domain of 2^bits, walked until it is below count:
+// each round changes one half by the upper bits of (other half * a + b) mod 2^32. gpubp/backends/shuffle.py says more.
+__device__ __forceinline__ Index shuffled(unsigned place, const unsigned* __restrict__ keys, Index count) {
+    int bits = 2;
+    while ((count - 1) >> bits) bits++;
+    const int upper_bits = bits / 2, lower_bits = bits - upper_bits;
+    do {
+        unsigned upper = place >> lower_bits, lower = place & ((1u << lower_bits) - 1);
+        for (int i = 0; i < ROUNDS; i += 2) {
+            upper ^= (lower * keys[2 * i] + keys[2 * i + 1]) >> (32 - upper_bits);
+            lower ^= (upper * keys[2 * i + 2] + keys[2 * i + 3]) >> (32 - lower_bits);
+        }
+        place = upper << lower_bits | lower;
+    } while (place >= count);
+    return place;
+}
+#endif
+
 // -- matrices by tiles of columns ----------------------------------------------------------------------
 
 // A thread's place where a block works on COLUMNS columns of a matrix: N neighbouring columns, of the rows

@@ -2,26 +2,8 @@
 // row = order[k, bijection(step * batch_size + i)]. order null: the place itself; keys null: the position's own place.
 // X, y, weight (K or 1, m, columns); X_out, y_out, weight_out (K or 1, rows, columns), null where there are none;
 // order (K or 1, m), keys (K or 1, ROUNDS, 2), counts (K or 1). Moves every row twice.
-//
-// The bijection of [0, count) is a Feistel network over the smallest domain of 2^bits, walked until it is below count:
-// each round changes one half by the upper bits of (other half * a + b) mod 2^32. gpubp/backends/shuffle.py says more.
 
 constexpr int MOST_ROWS = 64;  // of a block
-
-__device__ __forceinline__ Index shuffled(unsigned place, const unsigned* __restrict__ keys, Index count) {
-    int bits = 2;
-    while ((count - 1) >> bits) bits++;
-    const int upper_bits = bits / 2, lower_bits = bits - upper_bits;
-    do {
-        unsigned upper = place >> lower_bits, lower = place & ((1u << lower_bits) - 1);
-        for (int i = 0; i < ROUNDS; i += 2) {
-            upper ^= (lower * keys[2 * i] + keys[2 * i + 1]) >> (32 - upper_bits);
-            lower ^= (upper * keys[2 * i + 2] + keys[2 * i + 3]) >> (32 - lower_bits);
-        }
-        place = upper << lower_bits | lower;
-    } while (place >= count);
-    return place;
-}
 
 // out = the rows of source that are taken, `height` of them, N elements at a time.
 template <int N, class From, class To>

@@ -1,26 +1,10 @@
 // What happens to N neighbouring elements of a hidden layer on the way forward and on the way back, by Act.
 // With DROPOUT a = mask * Act(z) / (1 - rate), where the mask has a byte for each element.
 //
-// The mask's words are Philox 4x32-10 with key = the network's seed and counter = (element / 4, layer, step);
-// the element is word (element % 4) and stays where that is >= round(rate * 2^32).
-// Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
+// The mask's words are Philox's of (element / 4, layer, step); the element is word (element % 4) and stays where that is
+// >= round(rate * 2^32).
 
 #ifdef DROPOUT
-struct Philox {
-    unsigned word[4];
-
-    __device__ __forceinline__ Philox(Index quad, unsigned layer, Index step, unsigned long long seed) {
-        unsigned c0 = quad, c1 = layer, c2 = step, c3 = 0, k0 = seed, k1 = seed >> 32;
-        for (int round = 0; round < 10; round++) {
-            unsigned high0 = __umulhi(0xD2511F53u, c0), low0 = 0xD2511F53u * c0;
-            unsigned high1 = __umulhi(0xCD9E8D57u, c2), low1 = 0xCD9E8D57u * c2;
-            c0 = high1 ^ c1 ^ k0, c1 = low1, c2 = high0 ^ c3 ^ k1, c3 = low0;
-            k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-        }
-        word[0] = c0, word[1] = c1, word[2] = c2, word[3] = c3;
-    }
-};
-
 // A layer's dropout in one network and step.
 struct Dropping {
     double rate;

@@ -16,15 +16,19 @@ constexpr int QUAD = 4;                                    // columns that an ep
 
 static_assert(GROUPS * TILE_N * (TILE_M + 1) <= PANELS, "the groups' sums take the panels' place");
 
-// A row of a, or a column of b, is x. Its elements along k lie at from[x * line + k], or at from[k * line + x].
+// A row of a, or a column of b, is x. Its elements along k lie at from[x * line + k], or at from[k * line + x]; lines
+// follow each other without gaps.
 template <bool ALONG_K>
 struct Operand {
     const T* from;
     int line, extent;  // elements from one line to the next, and the number of x
-    bool packed;
+    bool packed;       // whether lines are whole pieces of 16 bytes
 
     __device__ __forceinline__ Operand(const T* from, int line, int extent)
         : from(from), line(line), extent(extent), packed(line % WIDTH == 0 && aligned(from)) {}
+    __device__ __forceinline__ const T* at(int x, int k) const {
+        return from + (ALONG_K ? Index(x) * line + k : Index(k) * line + x);
+    }
 };
 
 // A thread's part of a panel of TILE lines x, on its way from memory.
@@ -43,11 +47,21 @@ struct Panel {
     }
 
     __device__ __forceinline__ void fetch(const Operand<ALONG_K>& of, int first_x, int first_k, int depth) {
+        // Packed, a unit is inside or not as a whole. All of them are on their way before the first is waited for.
+        if (of.packed) {
 #pragma unroll
-        for (int i = 0; i < UNITS; i++) {
-            const int x = first_x + x_of(threadIdx.x + i * THREADS), k = first_k + k_of(threadIdx.x + i * THREADS);
-            const int left = x >= of.extent || k >= depth ? 0 : ALONG_K ? depth - k : of.extent - x;
-            unit[i] = load<WIDTH>(of.from + (ALONG_K ? Index(x) * of.line + k : Index(k) * of.line + x), left, of.packed);
+            for (int i = 0; i < UNITS; i++) {
+                const int x = first_x + x_of(threadIdx.x + i * THREADS), k = first_k + k_of(threadIdx.x + i * THREADS);
+                unit[i] = {};
+                if (x < of.extent && k < depth) unit[i] = load<WIDTH>(of.at(x, k));
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < UNITS; i++) {
+                const int x = first_x + x_of(threadIdx.x + i * THREADS), k = first_k + k_of(threadIdx.x + i * THREADS);
+                const int left = x >= of.extent || k >= depth ? 0 : ALONG_K ? depth - k : of.extent - x;
+                unit[i] = load<WIDTH>(of.at(x, k), left, false);
+            }
         }
     }
 

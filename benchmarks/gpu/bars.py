@@ -75,6 +75,14 @@ BARS = (
         ("stacks",),
     ),
     Bar(
+        "onchip-parity",
+        "a step on the chip against the graph's: loss, optimizer's slots, θ",
+        "float64 1e-12, float32 1e-5",
+        ("onchip",),
+    ),
+    Bar("onchip-bits", "trainings on the chip, 3 fresh processes", "identical bits", ("onchip",)),
+    Bar("onchip-step", "step: graph over on the chip, 64-64-64-10 b32", ">= 3", ("onchip",)),
+    Bar(
         "bandwidth",
         "ReLU kernels, Adam, gather of rows of 128 B and more, column sums, 256 MiB, float32 and bfloat16",
         ">= 85% of the measured copy rate",

@@ -48,9 +48,9 @@ class NotingDriver:
         """The kernel, noting its calls."""
         kernel = self._driver.kernel(source)
 
-        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...]) -> None:
-            kernel(grid, block, args)
-            self.launches[source.name] = lambda: kernel(grid, block, args)
+        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
+            kernel(grid, block, args, shared)
+            self.launches[source.name] = lambda: kernel(grid, block, args, shared)
             self.arguments[source.name] = args
 
         return launch

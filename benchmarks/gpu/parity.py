@@ -89,6 +89,14 @@ def parity(part: Part, settings: Settings) -> None:
         _rows_on_bits(part, [_bits_of(process, part) for process in fresh])
 
 
+def as_graphs(precision: str, dry_run: bool) -> CudaBackend:
+    """A backend whose steps are graphs of kernels and products, which leave what is compared here."""
+    backend = open_backend("cuda", precision, dry_run)
+    assert isinstance(backend, CudaBackend)
+    backend.on_chip = False
+    return backend
+
+
 def processes(part: Part, settings: Settings) -> None:
     """Rows by precision: whether many processes that compile everything anew agree."""
     wanted = 2 if part.dry_run else MANY
@@ -201,6 +209,8 @@ def errors_of(example: Example, backend: Backend) -> dict[str, Any]:
     the four equations, its update from the device's gradient: Adam's update of a small gradient hangs on the
     rounding of that.
     """
+    if isinstance(backend, CudaBackend):
+        backend.on_chip = False  # steps on the chip leave no gradient to compare
     following = FollowingBackend()
     measured, reference = Followed(example, backend, STEPS), Followed(example, following, STEPS)
     errors: dict[str, list[float]] = {what: [] for what in COMPARED}
@@ -239,13 +249,12 @@ def _relative(measured: Any, expected: Any, who: Any) -> list[float]:
 
 def replays_alike(example: Example, precision: str, dry_run: bool) -> bool:
     """Whether steps that are replayed leave the same bits behind as steps that are launched one by one."""
-    captured, eager = (open_backend("cuda", precision, dry_run) for _ in range(2))
-    assert isinstance(eager, CudaBackend)
+    captured, eager = (as_graphs(precision, dry_run) for _ in range(2))
     eager.driver = Uncaptured(eager.driver)
-    return _bits(Followed(example, captured, REPLAYED)) == _bits(Followed(example, eager, REPLAYED))
+    return bits_of(Followed(example, captured, REPLAYED)) == bits_of(Followed(example, eager, REPLAYED))
 
 
-def _bits(followed: Followed) -> str:
+def bits_of(followed: Followed) -> str:
     """A digest of θ and the optimizer's slots after an epoch."""
     followed.step.train_epoch(followed.table)
     digest = hashlib.sha256()
@@ -276,10 +285,10 @@ class FreshProcess:
         digests, examples = {}, TINY if dry_run else EXAMPLES[1:4]  # a process compiles every kernel anew
         for precision in TOLERANCE:
             try:
-                backend = open_backend("cuda", precision, dry_run)
+                backend = as_graphs(precision, dry_run)
             except UnavailableError:
                 continue  # its row has been written
-            digests[precision] = [_bits(Followed(example, backend, REPLAYED)) for example in examples]
+            digests[precision] = [bits_of(Followed(example, backend, REPLAYED)) for example in examples]
         return digests
 
 

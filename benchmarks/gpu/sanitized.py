@@ -24,6 +24,11 @@ EXAMPLES = (
     Example((20, 41, 7), 29, "relu", "half_squared_error", "momentum", learning_rate=0.1, models=3),
     Example((5, 37, 2), 1100, "silu", learning_rate=0.1),  # sums over rows in two stages
 )
+ON_CHIP = (
+    Example((33, 65, 17, 3), 31, "gelu", dropout=0.2, weight_decay=0.01, max_grad_norm=0.1),
+    Example((20, 41, 7), 29, "relu", "half_squared_error", "momentum", learning_rate=0.1, models=3),
+    Example((64, 64, 64, 10), 200, "tanh", learning_rate=0.1),  # in chunks of a batch
+)
 STEPS = 2
 
 
@@ -39,9 +44,11 @@ def launched(dry_run: bool) -> set[str]:
         assert isinstance(backend, CudaBackend)
         noting = NotingDriver(Uncaptured(backend.driver))
         backend.driver = noting
-        for example in EXAMPLES:
-            followed = Followed(example, backend, STEPS)
-            followed.step.train_epoch(followed.table)
+        for on_chip, examples in ((False, EXAMPLES), (True, ON_CHIP)):
+            backend.on_chip = on_chip
+            for example in examples:
+                followed = Followed(example, backend, STEPS)
+                followed.step.train_epoch(followed.table)
         _predict(backend)
         backend.driver.synchronize()
         names |= noting.launches.keys()

@@ -60,6 +60,7 @@ MAIN = (
 )
 REST = (
     Stage("precisions", 60, "the networks in the precisions that were left out", "step_times:precisions"),
+    Stage("onchip", 60, "small networks on the chip against the graph: results, bits, times, vmap", "onchip:onchip"),
     Stage("stack-sizes", 60, "stacks of 16 to 4,096 networks", "stacks:sizes"),
     Stage("small-layers", 40, "kernels for small layers against cuBLASLt's products", "small_layers:small_layers"),
     Stage("nodes", 60, "what each launch of a step takes, by Nsight Compute", "nodes:nodes"),

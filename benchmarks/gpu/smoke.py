@@ -29,6 +29,7 @@ class Doubling:
         "    if (i < n) x[i] *= 2.0f;\n"
         "}\n"
     )
+    options: tuple[str, ...] = ()
 
 
 def smoke(part: Part, settings: Settings) -> None:

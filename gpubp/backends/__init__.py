@@ -13,7 +13,17 @@ from typing import Any, Protocol
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends.records import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
+from gpubp.backends.records import (
+    Batch,
+    Below,
+    Dropout,
+    Epoch,
+    Layer,
+    LayerCache,
+    LossScale,
+    OptimizerState,
+    TrainingArrays,
+)
 from gpubp.errors import DeviceError, UsageError, suggest
 from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
@@ -30,6 +40,7 @@ __all__ = [
     "LayerCache",
     "LossScale",
     "OptimizerState",
+    "TrainingArrays",
     "get_backend",
     "loadable_precision",
 ]
@@ -144,6 +155,15 @@ class Backend(Protocol):
 
     def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
         """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU."""
+
+    def training_steps(
+        self, step: Callable[[int], None], training: TrainingArrays
+    ) -> tuple[str, Callable[[int, int], None]]:
+        """How training steps are taken, in a word, and ``run(count, rows)``, which takes them.
+
+        ``step(rows)`` takes one by this backend's operations, and `capture` of it is what there is to be had
+        everywhere. A backend may take the same steps in another way, which leaves in `training` what they would.
+        """
 
 
 def get_backend(device: str | Backend = "auto", precision: str = "float32") -> Backend:

@@ -5,10 +5,12 @@ Every array has a leading axis of K networks, or of 1 where the networks share i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpubp._typing import Array
 from gpubp.activations import Activation
+from gpubp.losses import Loss
 from gpubp.optimizers import Optimizer
 
 
@@ -230,3 +232,38 @@ class OptimizerState:
     l2_by_batch: bool = False
     penalty: Array | None = None
     operands: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingArrays:
+    """What a training step reads and writes besides its own buffers, for a backend that takes steps in its own way.
+
+    Attributes
+    ----------
+    shapes : sequence of (n_in, n_out)
+        Of every layer.
+    starts : sequence of (int, int)
+        Where its weights and its biases begin in a row of θ.
+    activations : sequence of Activation
+        One per layer; the last one leaves the logits as they are.
+    loss : Loss
+    theta : (K, P) array
+    data : Batch
+        All rows, which a step gathers its batch from.
+    batch_size : int
+        Rows of a step at most.
+    epoch : Epoch
+    dropout : Dropout or None
+    optimizer : OptimizerState
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    starts: Sequence[tuple[int, int]]
+    activations: Sequence[Activation]
+    loss: Loss
+    theta: Array
+    data: Batch
+    batch_size: int
+    epoch: Epoch
+    dropout: Dropout | None
+    optimizer: OptimizerState

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
+from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState, TrainingArrays
 from gpubp.backends.philox import dropout_mask
 from gpubp.backends.shuffle import rows_at
 from gpubp.losses import Loss
@@ -51,6 +51,7 @@ class ReferenceBackend:
     device = "cpu"
     gemm_table: str | None = None
     block = BLOCK  # elements of a temporary
+    way = "calls"  # how `capture` runs steps, in a word
     shuffles_rows = False  # a whole epoch's order takes NumPy less time than that of batch after batch
 
     def __init__(self, dtype: Any, reason: str = "asked for") -> None:
@@ -259,6 +260,11 @@ class ReferenceBackend:
                     step(rows)
 
         return run
+
+    def training_steps(
+        self, step: Callable[[int], None], training: TrainingArrays
+    ) -> tuple[str, Callable[[int, int], None]]:
+        return self.way, self.capture(step)
 
     # -- pieces ---------------------------------------------------------------------------------------
 

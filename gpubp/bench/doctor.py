@@ -105,6 +105,7 @@ def findings() -> list[Finding]:
         _cupy(),
         Finding("device", f"{backend.device}: {backend.reason}"),
         *_gemm_table(backend.gemm_table),
+        *_on_chip(backend),
     ]
 
 
@@ -159,6 +160,14 @@ def _cupy() -> Finding:
     if state.installed or state.without_cupy:
         return Finding("CuPy", state.summary, state.remedy)
     return Finding("CuPy", f"not installed (optional: {state.remedy} to train on an NVIDIA GPU)")
+
+
+def _on_chip(backend: Any) -> list[Finding]:
+    """Whether small networks are trained on the chip, where a device can."""
+    if not hasattr(backend, "on_chip"):
+        return []
+    room = f"trained on the chip where {backend.driver.shared_memory >> 10} KB of shared memory hold them"
+    return [Finding("small networks", room if backend.on_chip else "trained as graphs, as GPUBP_ON_CHIP=0 asks")]
 
 
 def _gemm_table(table: str | None) -> Iterator[Finding]:

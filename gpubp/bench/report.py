@@ -21,6 +21,8 @@ class BackendRow:
     backend, precision : str
     reason : str
         Why it has no figures, in one line; empty where it has.
+    way : str
+        How the backend takes steps: "calls", "program", "graph" or "on-chip".
     seconds, floor : list of float
         Seconds of a step, and of its bare matrix products on the same device, one each per round.
     memory : int
@@ -32,6 +34,7 @@ class BackendRow:
     backend: str
     precision: str
     reason: str = ""
+    way: str = ""
     seconds: list[float] = field(default_factory=list)
     floor: list[float] = field(default_factory=list)
     memory: int = 0
@@ -95,7 +98,7 @@ class Report:
                 | {"ms per step": [value * 1e3 for value in row.step], "rounds": len(row.seconds)}
                 | {"samples per second": self.network.batch_size / row.step.median, "GFLOP/s": self.gflops(row)}
                 | {"of the bare GEMMs": list(row.of_floor), "memory": row.memory}
-                | {"error after two steps": row.error}
+                | {"error after two steps": row.error, "steps": row.way}
             )
         report = {
             "machine": self.machine,

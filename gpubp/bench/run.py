@@ -88,6 +88,7 @@ def _measure(report: Report, precision: str) -> None:
     for name, row in rows.items():
         with _failures_noted(row):
             steps = Steps(workload, open_backend(name, precision), report.optimizer)
+            row.way = steps.step.way
             row.memory = steps.stack.memory(workload.batch_size, report.optimizer)["total"]
             _verify(steps, row, expected, verified)
             steps.seconds(1)  # whatever a whole batch may lack, such as memory, shows here

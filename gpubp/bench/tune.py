@@ -65,7 +65,9 @@ def tune(workload: Workload, precisions: Sequence[str] = ("float32",)) -> tuple[
     driver = CupyDriver()  # a new one has prepared no products yet
     cublas = driver.cublas
     for precision in precisions:
-        steps = Steps(workload, CudaBackend(driver, precision))
+        backend = CudaBackend(driver, precision)
+        backend.on_chip = False  # where there are no products of cuBLASLt's
+        steps = Steps(workload, backend)
         steps.seconds(1)
     products = []
     for spec in driver.prepared():

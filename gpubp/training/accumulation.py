@@ -163,7 +163,9 @@ class AccumulatingStep(SliceStep):
             capture(self._take_update),
             capture(self._clear_sum),
         )
-        self.run = self._run
+
+    def _steps(self) -> tuple[str, Callable[[int, int], None]]:
+        return "parts", self._run
 
     def _run(self, count: int, rows: int) -> None:
         """Take steps of so many rows; each part is a recorded step of its own."""

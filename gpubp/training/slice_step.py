@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpubp import backprop
 from gpubp._typing import Array
-from gpubp.backends import Batch, Dropout, Epoch, LayerCache, OptimizerState
+from gpubp.backends import Batch, Dropout, Epoch, LayerCache, OptimizerState, TrainingArrays
 from gpubp.optimizers import Optimizer
 from gpubp.stack import Stack
 
@@ -124,6 +124,8 @@ class SliceStep:
 
     Attributes
     ----------
+    way : str
+        How the backend takes steps: "calls", "program", "graph" or "on-chip".
     run : callable
         ``run(count, rows)`` takes `count` steps of `rows` rows each.
     """
@@ -132,7 +134,25 @@ class SliceStep:
         self.stack, self.state, self.workspace = stack, state, workspace
         self.epoch = state.epoch  # whose steps `gradients` takes
         self.grads = stack.layout.layers(workspace.grad)
-        self.run = stack.backend.capture(self._step)
+        self.way, self.run = self._steps()
+
+    def _steps(self) -> tuple[str, Callable[[int, int], None]]:
+        """As the backend's `training_steps`."""
+        stack, state = self.stack, self.state
+        starts = stack.layout.weight_starts, stack.layout.bias_starts
+        training = TrainingArrays(
+            shapes=stack.layout.shapes,
+            starts=list(zip(*starts, strict=True)),
+            activations=stack.network.activations,
+            loss=stack.loss,
+            theta=stack.theta,
+            data=state.data,
+            batch_size=self.workspace.caches[0].z.shape[1],
+            epoch=self.epoch,
+            dropout=state.dropout,
+            optimizer=state.optimizer,
+        )
+        return stack.backend.training_steps(self._step, training)
 
     def gradients(self, rows: int) -> None:
         """Loss into the step's totals and gradients into `grads`, from the next batch."""

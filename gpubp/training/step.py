@@ -149,6 +149,11 @@ class TrainingStep:
 
     # -- what is known of it ---------------------------------------------------------------------------
 
+    @property
+    def way(self) -> str:
+        """How the backend takes steps: "calls", "program", "graph" or "on-chip"; in "parts" with accumulation."""
+        return self._made_slice_step(slice(0, len(self.members))).way
+
     def active(self) -> NDArray[np.bool_]:
         """Which networks still train, (K,) on the host."""
         return self._for_all(self.state.optimizer.active)
@@ -369,10 +374,14 @@ class TrainingStep:
         """The step of neighbours."""
         key = networks.start, networks.stop
         if key not in self._slice_steps:
-            state, workspace = of_networks((self.state, self.workspace), networks)
-            kind = SliceStep if state.accumulation is None else AccumulatingStep
-            self._slice_steps[key] = kind(self.live.part(networks), state, workspace)
+            self._slice_steps[key] = self._made_slice_step(networks)
         return self._slice_steps[key]
+
+    def _made_slice_step(self, networks: slice) -> SliceStep:
+        """A new one, which knows the order of rows that is there now."""
+        state, workspace = of_networks((self.state, self.workspace), networks)
+        kind = SliceStep if state.accumulation is None else AccumulatingStep
+        return kind(self.live.part(networks), state, workspace)
 
     def _row_groups(self) -> list[RowGroup]:
         """The steps of an epoch, none of which reaches from one segment of the rows into the next."""

@@ -39,6 +39,7 @@ class SourceText:
     text: str = (
         'extern "C" __global__ void scale(float* x, float c, int n) { if (threadIdx.x < n) x[threadIdx.x] *= c; }'
     )
+    options: tuple[str, ...] = ()
 
 
 @pytest.fixture

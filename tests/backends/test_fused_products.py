@@ -126,6 +126,7 @@ def test_what_the_library_lacks_kernels_do(precision: str, refused: tuple[str, .
 def launches_of_a_step(precision: str, activation: str, rows: int, sizes: list[int], **options: Any) -> int:
     """Of steps that are replayed: the nodes of a graph of one."""
     backend = CudaBackend(a_driver(), precision)
+    backend.on_chip = False
     net = MLP(sizes, activation, device=backend)
     nodes: list[int] = []
     capture = backend.driver.capture
@@ -175,6 +176,7 @@ def test_the_sums_of_a_large_loss_take_one_more(as_if_large: None) -> None:
 
 def train_a_little(backend: CudaBackend, activation: str) -> Any:
     rng = np.random.default_rng(0)
+    backend.on_chip = False
     net = MLP([9, 17, 12, 5], activation, device=backend, models=2, seed=4)
     train(net, rng.normal(size=(48, 9)), rng.integers(0, 5, 48), batch_size=8, epochs=2, seed=1)
     return host(net.theta)

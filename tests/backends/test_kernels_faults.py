@@ -16,6 +16,7 @@ from gpubp.optimizers import OPTIMIZERS
 from support import kernel_checks as checks
 from support.cuda_host import HostDriver, HostDriverError
 from support.machines import host_driver
+from support.on_chip_checks import check_on_chip
 
 pytestmark = pytest.mark.backends  # what they check is run by default
 
@@ -48,6 +49,12 @@ def batch(**case: Any) -> Check:
     return partial(checks.check_gather, **{"source": "float32", "target": "float32", **shape, **case})
 
 
+def steps(**case: Any) -> Check:
+    return partial(check_on_chip, **{"networks": 3, "dropout": True, **case})
+
+
+TALL = steps(batch=100, rows=200, sizes=(9, 64, 33, 5))  # a thread has several tiles
+IN_CHUNKS = steps(batch=300, rows=640, sizes=(9, 31, 5))
 BARRIER = "        __syncthreads();"
 MANY_CLASSES = loss("cross_entropy", columns=1025)
 FAULTS = {
@@ -78,6 +85,12 @@ FAULTS = {
         ("gather", "if (unit >= all) break;", "if (unit > all) break;", batch()),
         ("optimizer_step", "p < P;", "p < P + N;", update()),
         ("step_begin", "p < P;", "p < P + N;", update()),
+        ("train_on_chip", "column + j < n ? value : A(0)", "value", steps(activation="sigmoid")),
+        ("train_on_chip", "int count = min(TILE, n_out - column)", "int count = TILE", steps()),
+        ("train_on_chip", "if (i >= count) break;", "if (i + 1 >= count) break;", steps()),
+        ("train_on_chip", "inside && i < TILE; i += parts", "inside && i < TILE - 1; i += parts", steps()),
+        ("train_on_chip", "other < parts; other++", "other < parts - 1; other++", steps()),
+        ("train_on_chip", "min(chunk, rows - base)", "chunk", IN_CHUNKS),
     ],
     "alignment and strides": [
         ("bias_activation", "&& aligned(z) && aligned(b) && aligned(a)", "", layer(columns=64, place="shifted")),
@@ -97,18 +110,47 @@ FAULTS = {
         ("gather", "while (place >= count)", "while (place > count)", batch(order="shuffled", source="float64")),
         ("gather", "keys[2 * i + 3]", "keys[2 * i + 1]", batch(order="shuffled")),
         ("gather", "cursor[0] * batch_size", "0", batch(order="none")),
+        ("train_on_chip", "(step + later) * batch_size", "step * batch_size", steps()),
+        ("train_on_chip", "classes + place", "classes", steps()),
     ],
     "a missing barrier": [
         ("hadamard_derivative", f"= sum[i];\n{BARRIER}", "= sum[i];\n", layer()),
         ("elementwise_loss", f"= x;\n{BARRIER}", "= x;\n", loss("huber", rows=257)),
         ("softmax_cross_entropy", f"= x;\n{BARRIER}", "= x;\n", MANY_CLASSES),
         ("step_begin", "    __syncthreads();\n    __threadfence();", "    __threadfence();", update()),
+        ("train_on_chip", "if (part_bits) __syncthreads();", "", steps()),
+        (
+            "train_on_chip",
+            "at.n_in,\n                                     scratch, finish);\n                __syncthreads();",
+            "at.n_in,\n                                     scratch, finish);",
+            steps(),
+        ),
+        ("train_on_chip", "normalizer, sum);\n            __syncthreads();", "normalizer, sum);", steps()),
+        ("train_on_chip", "of_biases;\n                __syncthreads();", "of_biases;", TALL),
+        (
+            "train_on_chip",
+            "scratch, differentiate);\n                __syncthreads();",
+            "scratch, differentiate);",
+            steps(),
+        ),
+        (
+            "train_on_chip",
+            "                __syncthreads();\n            }\n            const int n_0",
+            "            }\n            const int n_0",
+            steps(),
+        ),
     ],
     "a stale read across a barrier": [
         ("hadamard_derivative", f"at.inside + i];\n{BARRIER}", "at.inside + i];\n", layer()),
         ("elementwise_loss", f"{BARRIER}  // the last call", "  // the last call", loss("huber", rows=257)),
         ("softmax_cross_entropy", f"{BARRIER}  // the last call", "  // the last call", MANY_CLASSES),
         ("step_begin", "if (last) *arrived = 0;", "", update()),
+        (
+            "train_on_chip",
+            "            __syncthreads();\n\n            for (int l = 0; l < n_layers; l++) {  // forward",
+            "\n            for (int l = 0; l < n_layers; l++) {  // forward",
+            steps(),
+        ),
     ],
     "what a network or a step has of its own": [
         ("optimizer_step", "if (!step.counts) return;", "", update()),
@@ -125,6 +167,16 @@ FAULTS = {
             layer(dropout=True, columns=64, storage="float16"),
         ),
         ("softmax", "(SPAN < 32 ? SPAN : 32) / 2", "8", output()),
+        ("train_on_chip", "    theta += k * P;", "", steps()),
+        ("train_on_chip", "done + 1 + later", "done + 1", steps()),
+        ("train_on_chip", "first_step[k] + step, seed", "step, seed", steps()),
+        ("train_on_chip", "Index(base + row) * n + column", "Index(row) * n + column", IN_CHUNKS),
+        ("train_on_chip", "if (base > 0) {", "if (false) {", IN_CHUNKS),
+        ("train_on_chip", "if (!trains) continue;", "", steps(inactive=True)),
+        ("train_on_chip", "cursor[0] = start + steps", "cursor[0] = start", steps()),
+        ("train_on_chip", "updates[k] = done", "updates[k] = done + 1", steps()),
+        ("train_on_chip", "if (!ends) return;", "", IN_CHUNKS),
+        ("train_on_chip", "if (ends) sum.square", "if (false) sum.square", steps()),
     ],
 }
 

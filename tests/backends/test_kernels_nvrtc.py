@@ -30,13 +30,15 @@ pathfinder = pytest.importorskip("cuda.pathfinder")
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 SOME = (75, 90, 120)
-TOGETHER = 32  # variants in one compilation, which has a price of its own
+TOGETHER = {"train_on_chip": 1}  # variants of a long kernel in one compilation
+AT_MOST = 32  # of all others, since a compilation has a price of its own
+SOURCE_OPTIONS = {"--prec-div=false": {"prec_div": False}, "--prec-sqrt=false": {"prec_sqrt": False}}
 OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
 # What ptxas says of itself; any other line of a log is a warning.
 INFORMATION = re.compile(r"ptxas info\s+: |ptxas\s+\. +\d+ bytes stack frame|[\0\s]*$")
 ARITHMETIC = re.compile(r"\b((?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max)\.(?:\w+\.)*f64)\b")
 # Sums over a batch or over all parameters are in float64, and so are the scalars of a step.
-SUMS_IN_DOUBLE = {"elementwise_loss", "softmax_cross_entropy", "step_begin"}
+SUMS_IN_DOUBLE = {"elementwise_loss", "softmax_cross_entropy", "step_begin", "train_on_chip"}
 
 
 class Variant(NamedTuple):
@@ -102,7 +104,8 @@ def units() -> list[Unit]:
     found = []
     for (kernel, storage), group in groupby(variants, key=lambda v: (v[2].name, v[0])):
         of_kernel = [Variant(label, source) for _, label, source in group]
-        found += [Unit(kernel, storage, of_kernel[i : i + TOGETHER]) for i in range(0, len(of_kernel), TOGETHER)]
+        together = TOGETHER.get(kernel, AT_MOST)
+        found += [Unit(kernel, storage, of_kernel[i : i + together]) for i in range(0, len(of_kernel), together)]
     return found
 
 
@@ -126,6 +129,8 @@ def jobs(extent: str) -> Iterator[tuple[Unit, int]]:
 def compiled_by_nvrtc(unit: Unit, architecture: int, headers: str) -> Compiled:
     log = io.StringIO()
     options = {"arch": f"sm_{architecture}", "include_path": headers, "ptxas_options": ["-v"], **OPTIONS}
+    for option in unit.variants[0].source.options:  # of a kernel's variants all alike
+        options |= SOURCE_OPTIONS[option]
     program = core.Program(unit.text, "c++", core.ProgramOptions(**options))
     program.compile("cubin", logs=log)
     status, size = nvrtc.nvrtcGetPTXSize(program.handle)

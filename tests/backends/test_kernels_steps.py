@@ -44,8 +44,10 @@ ROWS, BATCH = 76, 8  # ten steps, the last of them of four rows
 
 
 def cuda(precision: str) -> CudaBackend:
-    """The CUDA backend on the host."""
-    return CudaBackend(host_driver(), precision)
+    """The CUDA backend on the host, each operation a kernel or a product; test_on_chip.py has the other way."""
+    backend = CudaBackend(host_driver(), precision)
+    backend.on_chip = False
+    return backend
 
 
 def mlp(backend: Backend, *args: Any, **options: Any) -> MLP:
@@ -162,10 +164,10 @@ def test_recorded_steps_leave_the_bits_of_called_ones(monkeypatch, precision):
 @types
 def test_the_order_in_which_threads_run_changes_no_bit(precision):
     """Neither that of threads and blocks, nor how many multiprocessors there are."""
-    another = HostDriver(host_driver().toolchain.folder, seed=12345, multiprocessors=7)
+    another = CudaBackend(HostDriver(host_driver().toolchain.folder, seed=12345, multiprocessors=7), precision)
+    another.on_chip = False
     results = [
-        long_run(mlp(backend, [9, 31, 5], "silu", "huber", models=3))[0]
-        for backend in (cuda(precision), CudaBackend(another, precision))
+        long_run(mlp(backend, [9, 31, 5], "silu", "huber", models=3))[0] for backend in (cuda(precision), another)
     ]
     np.testing.assert_array_equal(*results)
 

@@ -433,7 +433,7 @@ def test_bits_differ_where_a_weight_does() -> None:
 
     followed = [parity.Followed(parity.TINY[0], CudaBackend(host_driver(), "float32"), 3) for _ in range(3)]
     followed[2].stack.theta[0, 0] += 1e-6
-    a, b, c = (parity._bits(one) for one in followed)
+    a, b, c = (parity.bits_of(one) for one in followed)
     assert a == b != c
 
 

@@ -213,6 +213,7 @@ class CupyStub(ModuleType):
         self.streams: dict[int, Stream] = {}  # by pointer
         self.stream: Any = None  # the first of them
         properties = {"name": b"GPU X", "major": capability[0], "minor": capability[1], "multiProcessorCount": 4}
+        properties |= {"sharedMemPerBlockOptin": 227 << 10}
         runtime = SimpleNamespace(CUDARuntimeError=CUDARuntimeError, streamCaptureModeRelaxed=2)
         answers = {"driverGetVersion": 13000, "getDeviceCount": 1, "memGetInfo": (3 << 20, 8 << 30)}
         for name, answer in {**answers, "getDeviceProperties": properties}.items():
@@ -256,7 +257,9 @@ class CupyStub(ModuleType):
         def get_function(name: str) -> Any:
             self.call("compile")
 
-            def launch(grid: Any, block: Any, args: Any) -> None:
+            def launch(grid: Any, block: Any, args: Any, shared_mem: int = 0) -> None:
+                most = getattr(launch, "max_dynamic_shared_size_bytes", 48 << 10)
+                assert shared_mem <= most, "a block has so much shared memory only where it was asked for before"
                 assert Device.current and Stream.current[-1] in self.streams.values() and len(block) == 1
                 self.call(f"launch of {name}")
                 self.kernels[name](grid, block, args)

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 
 from gpubp.activations import ACTIVATIONS, SOFTMAX, get_activation, get_output_activation
-from gpubp.backends import Batch, Below, Dropout, Layer, LayerCache, OptimizerState
+from gpubp.backends import Batch, Below, Dropout, Layer, LayerCache, OptimizerState, TrainingArrays
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import GemmSpec, Source
 from gpubp.backends.cuda.source import C_TYPES
@@ -26,6 +26,14 @@ OUTPUTS = (*ACTIVATIONS, SOFTMAX.name)
 OTHER_OUTPUTS = tuple(name for name in OUTPUTS if name != "identity")  # than those of losses on values
 TILES_OF_MOST = [next(iter(TILES))]  # of small layers in most activations, which have nothing to do with a tile's size
 MANY = 1025  # classes, more than a warp shares
+# Of training on the chip, whose formulas other kernels have too: each loop and each branch once. Activation, loss,
+# optimizer, dropout, whether the slots are there too, and whether targets are classes.
+ON_CHIP = (
+    ("gelu", "cross_entropy", "rmsprop", True, True, False),
+    ("tanh", "huber", "nesterov", False, False, False),
+    ("mish", "binary_cross_entropy", "momentum", True, False, False),
+    ("relu", "cross_entropy", "adam", False, True, True),
+)
 
 
 class Recorder:
@@ -35,6 +43,7 @@ class Recorder:
     name = "a list of kernels"
     compute_capability = (9, 0)
     multiprocessors = 1
+    shared_memory = 227 << 10
     gemm_table = None
 
     def __init__(self) -> None:
@@ -145,6 +154,42 @@ def sums(backend: CudaBackend) -> None:
         backend.cast(backend.empty((1, 1)), backend.empty((1, 1), backend.storage))
 
 
+def steps(
+    backend: CudaBackend, activation: str, loss: str, optimizer: str, dropout: bool, slots_on_chip: bool, hard: bool
+) -> None:
+    """What a training on the chip launches."""
+    rule, per_network = get_optimizer(optimizer), backend.zeros((1,), np.float64)
+    counters = {name: backend.zeros((1,), np.int64) for name in ("updates", "fault_step")}
+    theta, y = backend.empty((1, 512)), backend.empty((1, 1), np.int64) if hard else backend.empty((1, 1, 2))
+    epoch = one_step(backend, 1)
+    training = TrainingArrays(
+        shapes=[(2, 2), (2, 2)],
+        starts=[(0, 256), (128, 384)],
+        activations=[get_activation(activation), get_activation("identity")],
+        loss=get_loss(loss),
+        theta=theta,
+        data=Batch(backend.empty((1, 1, 2)), y, None, per_network),
+        batch_size=1,
+        epoch=epoch,
+        dropout=Dropout(per_network, np.zeros(1, np.uint64), epoch.cursor, epoch.first_step) if dropout else None,
+        optimizer=OptimizerState(
+            rule,
+            dict.fromkeys(rule.options, per_network),
+            (theta,) * len(rule.slots),
+            active=backend.zeros((1,), np.bool_),
+            n_weights=256,
+            **counters,
+        ),
+    )
+    most = backend.driver.shared_memory
+    for limit in (most,) if slots_on_chip else range(0, most, 64):  # the least has room without slots first
+        backend.driver.shared_memory = limit
+        way, run = backend.training_steps(_nothing, training)
+        if way == "on-chip":
+            return run(1, 1)
+    raise LookupError("a small network does not fit on the chip")
+
+
 def launched_by(case: dict[str, Any]) -> list[Source]:
     """The kernels that a case of test_kernels_host.py launches."""
     if "source" in case:
@@ -170,6 +215,15 @@ def loss_through(name: str, output: str | None) -> Loss:
     """A loss with its own output activation, or a loss on values with another one."""
     record = get_loss(name)
     return record if output is None else with_output_activation(record, get_output_activation(output))
+
+
+def _on_chip_variants(storage: str) -> dict[str, tuple[str, Source]]:
+    """What is compiled of training on the chip, which two types have."""
+    found = {}
+    for case in ON_CHIP if storage in ("float64", "float32") else ():
+        (source,) = launched(storage, steps, *case)
+        found[source.text] = ", ".join(case[:3]) + " with dropout" * case[3], source
+    return found
 
 
 def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
@@ -206,7 +260,7 @@ def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
     for source, classes in product(C_TYPES, both):
         add(f"{source} to {storage}" + ", classes" * classes, gather, dtype(source), dtype(storage), classes)
     add("", sums)
-    return found
+    return found | _on_chip_variants(storage)
 
 
 def dtype(name: str) -> Any:

@@ -49,6 +49,7 @@ class CompiledBackend(ReferenceBackend):
     """
 
     name = "compiled"
+    way = "program"
     shuffles_rows = True
 
     def __init__(self, dtype: Any, reason: str = "asked for", small: int = 1 << 14) -> None:

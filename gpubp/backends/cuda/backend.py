@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from math import prod
@@ -11,12 +12,13 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax, identity, relu
-from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState
+from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState, TrainingArrays
 from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError
 from gpubp.backends.cuda.graph import StepGraphs
-from gpubp.backends.cuda.source import kernel_source
+from gpubp.backends.cuda.on_chip import Matrices, OnChipSteps, one_activation, placement, rule_bytes
+from gpubp.backends.cuda.source import C_TYPES, kernel_source
 from gpubp.backends.cuda.tiles import is_small, tile_of, tiles
-from gpubp.backends.cuda.unfused import UnfusedBackend, stride
+from gpubp.backends.cuda.unfused import UnfusedBackend, stride_of
 from gpubp.backends.notices import say_once
 from gpubp.backends.shuffle import ROUNDS
 from gpubp.errors import UsageError
@@ -47,6 +49,7 @@ class CudaBackend(UnfusedBackend):
     """
 
     name = "cuda"
+    way = "graph"
     shuffles_rows = True
 
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
@@ -55,6 +58,7 @@ class CudaBackend(UnfusedBackend):
         # By name, identity of records and defines; with the records, so that no other gets the identity of one.
         self._kernels: dict[tuple[Any, ...], tuple[Kernel, dict[str, Any]]] = {}
         self.fused = True  # until a record without scalar expressions is met
+        self.on_chip = os.environ.get("GPUBP_ON_CHIP", "") != "0"  # whether networks that fit are trained there
 
     # -- memory ---------------------------------------------------------------------------------------
 
@@ -73,15 +77,15 @@ class CudaBackend(UnfusedBackend):
         arrays = [array for source, part in pairs for array in (None if part is None else source, part)]
         arrays += epoch.order, epoch.keys, epoch.counts
         y_columns = 0 if out.y is None else prod(out.y.shape[2:])
-        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(_stride, arrays))
+        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(stride_of, arrays))
         args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height)))
         y_type = self.dtype if out.y is None else out.y.dtype
         types = {"S": data.X.dtype.name, "D": out.X.dtype.name, "Y": y_type.name, "ROUNDS": ROUNDS}
-        self._launch("gather", (-(-rows // height), orders, 1), args, defines=types)
+        self.launch("gather", (-(-rows // height), orders, 1), args, defines=types)
 
     def cast(self, source: Array, out: Array) -> None:
         self.driver.join()
-        self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
+        self.launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
 
     # -- the four equations ---------------------------------------------------------------------------
 
@@ -113,16 +117,16 @@ class CudaBackend(UnfusedBackend):
         (networks, rows, n), n_in = z.shape, a_prev.shape[2]
         tile = tile_of(networks, [(rows, n, n_in)])
         args: tuple[Any, ...] = (a_prev, W, b, z, a, np.int32(rows), np.int32(n_in), np.int32(n))
-        args += tuple(map(_stride, (a_prev, W, b, z, a)))
+        args += tuple(map(stride_of, (a_prev, W, b, z, a)))
         dropping, defines = self._dropping(cache, dropout)
         grid = (tiles(rows, n, tile), networks, 1)
-        self._launch("dense", grid, args + dropping, activation=activation, defines={**_tile(tile), **defines})
+        self.launch("dense", grid, args + dropping, activation=activation, defines={**_tile(tile), **defines})
 
     def _dropping(self, cache: LayerCache, dropout: Dropout | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Further arguments and defines of a layer's kernel forward, if its activations are dropped."""
         if dropout is None or cache.mask is None:
             return (), {}
-        args = (cache.mask, _stride(cache.mask), dropout.rate, dropout.seeds)
+        args = (cache.mask, stride_of(cache.mask), dropout.rate, dropout.seeds)
         return (*args, dropout.cursor, dropout.first_step, np.int32(cache.index)), {"DROPOUT": 1}
 
     def bias_activation(
@@ -136,9 +140,9 @@ class CudaBackend(UnfusedBackend):
         height = max(32 if rows * n < 1 << 20 else 128, -(-rows // MOST_BLOCKS))  # rows of a block
         grid = (self._tiles(n), -(-rows // height), networks)
         shape = (np.int32(rows), np.int32(n), np.int32(height))
-        args: tuple[Any, ...] = (z, b, a, *shape, _stride(z), _stride(b), _stride(a))
+        args: tuple[Any, ...] = (z, b, a, *shape, stride_of(z), stride_of(b), stride_of(a))
         dropping, defines = self._dropping(cache, dropout)
-        self._launch("bias_activation", grid, args + dropping, activation=activation, defines=defines)
+        self.launch("bias_activation", grid, args + dropping, activation=activation, defines=defines)
 
     def dense_backward(
         self,
@@ -179,19 +183,20 @@ class CudaBackend(UnfusedBackend):
         grad_b = grad.b if cache.sums_due else None
         cache.sums_due = False
         args: tuple[Any, ...] = (a_prev, delta, grad.W, grad_b, np.int32(rows), np.int32(n_in), np.int32(n))
-        args += tuple(map(_stride, (a_prev, delta, grad.W, grad_b)))
-        records, defines = {}, _tile(tile)
+        args += tuple(map(stride_of, (a_prev, delta, grad.W, grad_b)))
+        records: dict[str, Any] = {}
+        defines = _tile(tile)
         if below is not None:
             to, mask = below.cache.delta, below.cache.mask
             from_ = below.cache.derivative_input(below.activation)
-            args += (W, to, from_, _stride(W), _stride(to), _stride(from_))
+            args += (W, to, from_, stride_of(W), stride_of(to), stride_of(from_))
             records, defines["BELOW"] = {"activation": below.activation}, 1
             below.cache.sums_due = True
             if dropout is not None and mask is not None:
-                args += (mask, _stride(mask), dropout.rate)
+                args += (mask, stride_of(mask), dropout.rate)
                 defines["DROPOUT"] = 1
         grid = (sum(tiles(m, columns, tile) for m, columns, _ in products), networks, 1)
-        self._launch("dense_backward", grid, args, defines=defines, **records)
+        self.launch("dense_backward", grid, args, defines=defines, **records)
 
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
@@ -208,12 +213,12 @@ class CudaBackend(UnfusedBackend):
         partial = self._partial(chunks, grad_b)
         grid = (self._tiles(n), chunks, networks)
         args: tuple[Any, ...] = (delta, z_or_a, partial, np.int32(rows), np.int32(n), np.int32(height))
-        args += (_stride(delta), _stride(z_or_a), _stride(partial))
+        args += (stride_of(delta), stride_of(z_or_a), stride_of(partial))
         if dropout is None or cache.mask is None:
-            self._launch("hadamard_derivative", grid, args, activation=activation)
+            self.launch("hadamard_derivative", grid, args, activation=activation)
         else:
-            args += (cache.mask, _stride(cache.mask), dropout.rate)
-            self._launch("hadamard_derivative", grid, args, activation=activation, defines={"DROPOUT": 1})
+            args += (cache.mask, stride_of(cache.mask), dropout.rate)
+            self.launch("hadamard_derivative", grid, args, activation=activation, defines={"DROPOUT": 1})
         if chunks > 1:
             self._sum_rows(partial, grad_b)
 
@@ -232,10 +237,10 @@ class CudaBackend(UnfusedBackend):
         by_last_block = chunks > 1 and chunks * n <= MOST_ADDED
         args: tuple[Any, ...] = (logits, y, weight, epoch.normalizer, batch.smoothing)
         args += (None if scaling is None else scaling.scale, epoch.cursor, _steps(epoch))
-        args += (np.int32(rows), np.int32(n), np.int32(height), _stride(logits), _stride(y), _stride(weight))
+        args += (np.int32(rows), np.int32(n), np.int32(height), stride_of(logits), stride_of(y), stride_of(weight))
         args += (partial, grad_b if by_last_block else None, self._scratch("totals", (networks, chunks, 2), np.float64))
-        args += (epoch.totals, self._arrived(networks), _stride(partial), _stride(grad_b))
-        self._launch(name, (chunks, networks, 1), args, **formulas)
+        args += (epoch.totals, self.arrived(networks), stride_of(partial), stride_of(grad_b))
+        self.launch(name, (chunks, networks, 1), args, **formulas)
         if chunks > 1 and not by_last_block:
             self._sum_rows(partial, grad_b)
 
@@ -243,13 +248,13 @@ class CudaBackend(UnfusedBackend):
         networks, rows, n = logits.shape
         if isinstance(activation, Softmax):
             grid = (-(-rows * 32 // THREADS), networks, 1)
-            self._launch("softmax", grid, (logits, np.int32(rows), np.int32(n), _stride(logits)))
+            self.launch("softmax", grid, (logits, np.int32(rows), np.int32(n), stride_of(logits)))
         elif activation.scalar_f is None:
             self._unfuse(activation.name)
             super().output(activation, logits)
         else:
             grid = (_blocks(rows * n), networks, 1)
-            self._launch("output_activation", grid, (logits, np.int64(rows * n), _stride(logits)), output=activation)
+            self.launch("output_activation", grid, (logits, np.int64(rows * n), stride_of(logits)), output=activation)
 
     # -- the update -----------------------------------------------------------------------------------
 
@@ -268,7 +273,7 @@ class CudaBackend(UnfusedBackend):
         counted = {} if state.penalty is None or state.l2 is None else {"PENALTY": 1}
         scaling = epoch.loss_scale
         squares = self._scratch("squares", (networks, blocks, 2), np.float64)
-        args: tuple[Any, ...] = (grad, theta, squares, self._arrived(networks))
+        args: tuple[Any, ...] = (grad, theta, squares, self.arrived(networks))
         args += (epoch.cursor, epoch.first_step, epoch.totals, epoch.learning_rate)
         args += (state.active, state.fault_step, state.updates, steps)
         args += (state.l2, epoch.normalizer if state.l2_by_batch else None, state.penalty if counted else None)
@@ -276,27 +281,65 @@ class CudaBackend(UnfusedBackend):
         args += (None,) * 3 if scaling is None else (scaling.scale, scaling.clean_steps, scaling.overflows)
         args += (np.int64(CLEAN_STEPS), _steps(epoch), np.int64(state.n_weights), np.int64(P))
         args += tuple(state.options[name] for name in rule.options)
-        self._launch("step_begin", (blocks, networks, 1), args, rule=rule, defines={**penalized, **counted})
+        self.launch("step_begin", (blocks, networks, 1), args, rule=rule, defines={**penalized, **counted})
         tracked = {} if state.largest_update is None else {"TRACKED": 1}
         copied = {} if state.operands is None else {"OPERANDS": 1}
         args = (theta, grad, state.operands, steps, state.largest_update, epoch.cursor)
         args += (np.int64(state.n_weights), np.int64(P), *state.slots)
         grid, defines = (_blocks(P // (16 // theta.dtype.itemsize)), networks, 1), {**penalized, **tracked, **copied}
-        self._launch("optimizer_step", grid, args, rule=rule, defines=defines)
+        self.launch("optimizer_step", grid, args, rule=rule, defines=defines)
 
     # -- how steps are run ----------------------------------------------------------------------------
 
     def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
         return StepGraphs(self.driver, step, lambda: self.fused).run
 
+    def training_steps(
+        self, step: Callable[[int], None], training: TrainingArrays
+    ) -> tuple[str, Callable[[int, int], None]]:
+        on_chip = self._on_chip_steps(training)
+        return super().training_steps(step, training) if on_chip is None else ("on-chip", on_chip.run)
+
+    def _on_chip_steps(self, training: TrainingArrays) -> OnChipSteps | None:
+        """Steps on the chip for networks that fit there; None for those that do not.
+
+        A function of shape, batch, types, records and device, and of nothing that differs within a training.
+        """
+        rule, data, n = training.optimizer.rule, training.data, training.shapes[-1][1]
+        hidden, loss = one_activation(training.activations), _loss_kernel(training.loss, n, classes=data.y.ndim == 2)
+        ours = self.storage == self.dtype and self.compute == self.dtype.name and data.X.dtype.name in C_TYPES
+        if not (self.on_chip and ours) or hidden is None or loss is None:
+            return None
+        if rule.scalar_step is None or rule.scalar_prologue is None:
+            return None
+        matrices = Matrices(
+            training.shapes,
+            training.starts,
+            itemsize=self.dtype.itemsize,
+            keeps_z=hidden.derivative_from == "z",
+            dropout=training.dropout is not None,
+            with_values=data.y.ndim > 2,
+        )
+        limit = self.driver.shared_memory - rule_bytes(rule, self.dtype.itemsize)
+        placed = placement(matrices, training.batch_size, len(rule.slots), limit)
+        if placed is None:
+            return None
+        name, _, formulas = loss
+        defines = {key: value for key, value in formulas["defines"].items() if key != "GROUP"}
+        if training.loss.row_loop is not None:
+            defines[name.upper()] = 1
+        formulas = {**formulas, "defines": defines}
+        return OnChipSteps(self.driver, self.launch, self.arrived(1), training, placed, formulas)
+
     # -- pieces ---------------------------------------------------------------------------------------
 
-    def _launch(
+    def launch(
         self,
         name: str,
         grid: tuple[int, int, int],
         args: tuple[Any, ...],
         defines: dict[str, Any] | None = None,
+        shared: int = 0,
         **records: Any,
     ) -> None:
         """Launch a kernel, of `kernel_source`'s `defines` and `records`; None as an argument is a null pointer."""
@@ -310,7 +353,7 @@ class CudaBackend(UnfusedBackend):
             source = kernel_source(name, self.storage.name, **records, defines=defines)
             self._kernels[key] = self.driver.kernel(source), records
         kernel, _ = self._kernels[key]
-        kernel(grid, THREADS, tuple(NULL if arg is None else arg for arg in args))
+        kernel(grid, THREADS, tuple(NULL if arg is None else arg for arg in args), shared)
 
     def _unfuse(self, name: str) -> None:
         """Note that a record without scalar expressions was met: nothing is captured from now on."""
@@ -335,8 +378,8 @@ class CudaBackend(UnfusedBackend):
     def _sum_rows(self, values: Array, sums: Array) -> None:
         """sums (K, 1, n) = those of values (K, rows, n) over rows."""
         networks, rows, n = values.shape
-        args = (values, sums, np.int32(rows), np.int32(n), _stride(values), _stride(sums))
-        self._launch("column_sum", (self._tiles(n), 1, networks), args, defines={"S": values.dtype.name})
+        args = (values, sums, np.int32(rows), np.int32(n), stride_of(values), stride_of(sums))
+        self.launch("column_sum", (self._tiles(n), 1, networks), args, defines={"S": values.dtype.name})
 
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer kept for as long as the backend, since graphs hold its address."""
@@ -345,16 +388,12 @@ class CudaBackend(UnfusedBackend):
             self.scratch[key] = self.driver.empty(shape, dtype)
         return self.scratch[key]
 
-    def _arrived(self, networks: int) -> Array:
+    def arrived(self, networks: int) -> Array:
+        """Counters of blocks, zero between launches, one for each network."""
         key = ("arrived", networks)
         if key not in self.scratch:
             self.scratch[key] = self.driver.zeros((networks,), np.uint32)
         return self.scratch[key]
-
-
-def _stride(array: Array | None) -> Any:
-    """`stride` as a kernel takes it; 0 for no array."""
-    return np.int64(0 if array is None else stride(array))
 
 
 def _tile(tile: tuple[int, int]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from gpubp.errors import DeviceError
 
 COMPILER_OPTIONS = ("-std=c++17",)  # CuPy adds the device's architecture, and -ftz=true: float32 has no subnormals
 
+SHARED_UNASKED = 48 << 10  # bytes of shared memory that a block has without asking for more
+
 
 class CupyNamespace:
     """CuPy, and from cupyx what it lacks."""
@@ -72,6 +74,7 @@ class CupyDriver:
             self.name = properties["name"].decode()
             self.compute_capability: tuple[int, int] = (properties["major"], properties["minor"])
             self.multiprocessors: int = properties["multiProcessorCount"]
+            self.shared_memory: int = properties.get("sharedMemPerBlockOptin", SHARED_UNASKED)
             self._main, self._aside = (self._new_stream() for _ in range(2))
             self._current = self._main
             self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
@@ -105,7 +108,8 @@ class CupyDriver:
     def kernel(self, source: Source) -> Kernel:
         if source.text not in self._kernels:
             with self._at_work(f'kernel "{source.name}"'):
-                module = self._cupy.RawModule(code=source.text, options=COMPILER_OPTIONS, backend="nvrtc")
+                options = (*COMPILER_OPTIONS, *source.options)
+                module = self._cupy.RawModule(code=source.text, options=options, backend="nvrtc")
                 self._kernels[source.text] = self._launcher(source.name, module.get_function(source.name))
         return self._kernels[source.text]
 
@@ -184,11 +188,14 @@ class CupyDriver:
             return StreamWorkspace(stream, self._cupy.empty((size,), np.uint8))
 
     def _launcher(self, name: str, function: Any) -> Kernel:
-        doing = f'kernel "{name}"'
+        doing, most = f'kernel "{name}"', SHARED_UNASKED // 2  # the other half is for what it declares itself
 
-        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...]) -> None:
+        def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
+            nonlocal most
             with self._in_stream(doing):
-                function(grid, (block,), args)
+                if shared > most:
+                    function.max_dynamic_shared_size_bytes = most = shared
+                function(grid, (block,), args, shared_mem=shared)
 
         return launch
 

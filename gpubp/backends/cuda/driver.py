@@ -50,11 +50,15 @@ class Source(Protocol):
     def text(self) -> str:
         """CUDA C++ that includes nothing of ours."""
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of the compiler, besides those of every kernel."""
+
 
 class Kernel(Protocol):
     """A compiled kernel, launched on the driver's stream."""
 
-    def __call__(self, grid: tuple[int, int, int], block: int, args: tuple[Any, ...]) -> None:
+    def __call__(self, grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
         """Launch it.
 
         Parameters
@@ -65,6 +69,8 @@ class Kernel(Protocol):
             Threads of a block, along x.
         args : tuple
             Arrays, whose pointers are passed, and np.int32, np.int64, np.float32 or np.float64 scalars.
+        shared : int
+            Bytes of shared memory that a block has besides what the kernel declares with a size.
         """
 
 
@@ -161,6 +167,7 @@ class Driver(Protocol):
     name: str  # the product's
     compute_capability: tuple[int, int]
     multiprocessors: int
+    shared_memory: int  # bytes that a block may have at most, where it asks for them
     gemm_table: str | None  # the hash of the user's table by which `gemm` chooses algorithms, where there is one
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:

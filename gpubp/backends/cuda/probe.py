@@ -101,6 +101,7 @@ def probe_device(device: int = 0) -> CudaState:
 # Needs the compiler, its headers and the device; adds 1 to numbers that 16 bits hold exactly.
 PROBE = SimpleNamespace(
     name="probe",
+    options=(),
     text="""
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>

@@ -31,15 +31,19 @@ C_TYPES = {
     "uint8": "unsigned char",
     "bool": "bool",
 }
+# Kernels whose float32 divisions and roots may be off by two units in the last place, and take a third of the
+# instructions: Adam's update by the thousand, on one multiprocessor.
+_OPTIONS = {"train_on_chip": ("--prec-div=false", "--prec-sqrt=false")}
 _HEADERS = {"__half": ("FLOAT16", "cuda_fp16.h"), "__nv_bfloat16": ("BFLOAT16", "cuda_bf16.h")}
 
 
 @dataclass(frozen=True, slots=True)
 class KernelSource:
-    """The name of a kernel, which is that of its file, and its whole text."""
+    """The name of a kernel, which is that of its file, its whole text, and what the compiler is told besides."""
 
     name: str
     text: str
+    options: tuple[str, ...] = ()
 
 
 def kernel_source(
@@ -87,7 +91,7 @@ def kernel_source(
         parts.append(_file("layer.cuh"))
     if "TILE_M" in macros:
         parts.append(_file("product.cuh"))
-    return KernelSource(name, "\n".join([*parts, _file(f"{name}.cu")]))
+    return KernelSource(name, "\n".join([*parts, _file(f"{name}.cu")]), _OPTIONS.get(name, ()))
 
 
 @cache

@@ -127,3 +127,8 @@ class UnfusedBackend(ReferenceBackend):
 def stride(array: Array) -> int:
     """Elements from one network to the next; 0 where all share one."""
     return 0 if len(array) == 1 else int(array.strides[0] // array.itemsize)
+
+
+def stride_of(array: Array | None) -> Any:
+    """`stride` as a kernel takes it; 0 for no array."""
+    return np.int64(0 if array is None else stride(array))

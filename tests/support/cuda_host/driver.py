@@ -30,6 +30,7 @@ class HostDriver:
 
     name = "the host in place of a device"
     compute_capability = (9, 0)
+    shared_memory = 227 << 10
     gemm_table: str | None = None
 
     def __init__(self, folder: Path, seed: int = 0, multiprocessors: int = 4) -> None:

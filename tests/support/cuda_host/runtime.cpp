@@ -23,7 +23,9 @@ unsigned char* host_dynamic_shared;
 
 namespace {
 
-constexpr unsigned MAX_THREADS = 1024, SHARED_BYTES = 48 * 1024, GUARD_BYTES = 256;
+constexpr unsigned MAX_THREADS = 1024, GUARD_BYTES = 256;
+// Of a block: what a kernel declares with a size, and all of it where the launch asks for more.
+constexpr unsigned STATIC_SHARED_BYTES = 48 * 1024, SHARED_BYTES = 227 * 1024;
 constexpr unsigned char POISON = 0xff, GUARD = 0xa5;
 constexpr size_t STACK_BYTES = 64 * 1024 + 7 * 64;  // not a power of 2: their tops would share a few cache lines
 
@@ -302,8 +304,9 @@ const char* gpubp_host_run(void (*body)(void**), void** args, const unsigned* gr
     blockDim = {block, 1, 1};
     random_state = seed * 0x9e3779b97f4a7c15ull | 1;
     if (sigsetjmp(launch, 1)) return message;
-    if (statics_size + shared > SHARED_BYTES)
-        host_fail("a block needs %lu bytes of shared memory; it has %u", statics_size + shared, SHARED_BYTES);
+    const unsigned most = shared ? SHARED_BYTES : STATIC_SHARED_BYTES;
+    if (statics_size > STATIC_SHARED_BYTES || statics_size + shared > most)
+        host_fail("a block needs %lu bytes of shared memory; it has %u", statics_size + shared, most);
     run_blocks(shared, use_fibers, statics, statics_size);
     return nullptr;
 }
