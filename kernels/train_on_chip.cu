@@ -11,11 +11,11 @@
 // least: threads that read neighbouring rows meet no bank conflict. Rows and columns beyond a tensor's own, up to
 // multiples of 4, are zero and stay it. Moves theta and slots twice a launch, and the batches' rows once.
 
-constexpr int TILE = 4;          // a thread computes TILE x TILE sums of a product
+constexpr int TILE = 4;             // a thread computes TILE x TILE sums of a product
 constexpr int MOST_LAYERS = 16;
 constexpr int MOST_ROWS = THREADS;  // of a chunk
-constexpr int LANES = 8;         // threads that share a row of the loss
-constexpr int AHEAD = 32;        // steps whose scalars are computed at once, by a thread each
+constexpr int LANES = 8;            // threads that share a row of the loss
+constexpr int AHEAD = 32;           // steps whose scalars are computed at once, by a thread each
 
 using Quad = Pack<A, TILE>;
 
@@ -52,8 +52,8 @@ __device__ __forceinline__ int bits_for(int n) { return n > 1 ? 32 - __clz(n - 1
 // called with the sums of (i, j), (i, j + apart), ...; columns from n on are to be left alone.
 //
 // Where a product has fewer tiles than there are threads, several threads share a tile, each with a part of the terms.
-// Their sums meet in scratch, in the parts' order: so a barrier is passed by all, and what finish writes may be what
-// others have read.
+// Their sums meet in scratch, behind a barrier, and are added up in the parts' order. What finish writes, the product
+// must not read.
 template <bool A_ALONG_K, bool B_ALONG_K, class Finish>
 __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b_row, int m, int n, int k, A* scratch,
                                         Finish finish) {

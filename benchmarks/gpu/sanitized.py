@@ -24,10 +24,9 @@ EXAMPLES = (
     Example((20, 41, 7), 29, "relu", "half_squared_error", "momentum", learning_rate=0.1, models=3),
     Example((5, 37, 2), 1100, "silu", learning_rate=0.1),  # sums over rows in two stages
 )
-ON_CHIP = (
+ON_CHIP = (  # of one kernel, which takes seconds to compile
     Example((33, 65, 17, 3), 31, "gelu", dropout=0.2, weight_decay=0.01, max_grad_norm=0.1),
-    Example((20, 41, 7), 29, "relu", "half_squared_error", "momentum", learning_rate=0.1, models=3),
-    Example((64, 64, 64, 10), 200, "tanh", learning_rate=0.1),  # in chunks of a batch
+    Example((20, 41, 7), 300, "gelu", dropout=0.2, models=3),  # in chunks of a batch
 )
 STEPS = 2
 

@@ -81,11 +81,11 @@ class CudaBackend(UnfusedBackend):
         args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height)))
         y_type = self.dtype if out.y is None else out.y.dtype
         types = {"S": data.X.dtype.name, "D": out.X.dtype.name, "Y": y_type.name, "ROUNDS": ROUNDS}
-        self.launch("gather", (-(-rows // height), orders, 1), args, defines=types)
+        self._launch("gather", (-(-rows // height), orders, 1), args, defines=types)
 
     def cast(self, source: Array, out: Array) -> None:
         self.driver.join()
-        self.launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
+        self._launch("cast", (_blocks(source.size), 1, 1), (source, out, np.int64(source.size)))
 
     # -- the four equations ---------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class CudaBackend(UnfusedBackend):
         args += tuple(map(stride_of, (a_prev, W, b, z, a)))
         dropping, defines = self._dropping(cache, dropout)
         grid = (tiles(rows, n, tile), networks, 1)
-        self.launch("dense", grid, args + dropping, activation=activation, defines={**_tile(tile), **defines})
+        self._launch("dense", grid, args + dropping, activation=activation, defines={**_tile(tile), **defines})
 
     def _dropping(self, cache: LayerCache, dropout: Dropout | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Further arguments and defines of a layer's kernel forward, if its activations are dropped."""
@@ -142,7 +142,7 @@ class CudaBackend(UnfusedBackend):
         shape = (np.int32(rows), np.int32(n), np.int32(height))
         args: tuple[Any, ...] = (z, b, a, *shape, stride_of(z), stride_of(b), stride_of(a))
         dropping, defines = self._dropping(cache, dropout)
-        self.launch("bias_activation", grid, args + dropping, activation=activation, defines=defines)
+        self._launch("bias_activation", grid, args + dropping, activation=activation, defines=defines)
 
     def dense_backward(
         self,
@@ -196,7 +196,7 @@ class CudaBackend(UnfusedBackend):
                 args += (mask, stride_of(mask), dropout.rate)
                 defines["DROPOUT"] = 1
         grid = (sum(tiles(m, columns, tile) for m, columns, _ in products), networks, 1)
-        self.launch("dense_backward", grid, args, defines=defines, **records)
+        self._launch("dense_backward", grid, args, defines=defines, **records)
 
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
@@ -215,10 +215,10 @@ class CudaBackend(UnfusedBackend):
         args: tuple[Any, ...] = (delta, z_or_a, partial, np.int32(rows), np.int32(n), np.int32(height))
         args += (stride_of(delta), stride_of(z_or_a), stride_of(partial))
         if dropout is None or cache.mask is None:
-            self.launch("hadamard_derivative", grid, args, activation=activation)
+            self._launch("hadamard_derivative", grid, args, activation=activation)
         else:
             args += (cache.mask, stride_of(cache.mask), dropout.rate)
-            self.launch("hadamard_derivative", grid, args, activation=activation, defines={"DROPOUT": 1})
+            self._launch("hadamard_derivative", grid, args, activation=activation, defines={"DROPOUT": 1})
         if chunks > 1:
             self._sum_rows(partial, grad_b)
 
@@ -239,8 +239,8 @@ class CudaBackend(UnfusedBackend):
         args += (None if scaling is None else scaling.scale, epoch.cursor, _steps(epoch))
         args += (np.int32(rows), np.int32(n), np.int32(height), stride_of(logits), stride_of(y), stride_of(weight))
         args += (partial, grad_b if by_last_block else None, self._scratch("totals", (networks, chunks, 2), np.float64))
-        args += (epoch.totals, self.arrived(networks), stride_of(partial), stride_of(grad_b))
-        self.launch(name, (chunks, networks, 1), args, **formulas)
+        args += (epoch.totals, self._arrived(networks), stride_of(partial), stride_of(grad_b))
+        self._launch(name, (chunks, networks, 1), args, **formulas)
         if chunks > 1 and not by_last_block:
             self._sum_rows(partial, grad_b)
 
@@ -248,13 +248,13 @@ class CudaBackend(UnfusedBackend):
         networks, rows, n = logits.shape
         if isinstance(activation, Softmax):
             grid = (-(-rows * 32 // THREADS), networks, 1)
-            self.launch("softmax", grid, (logits, np.int32(rows), np.int32(n), stride_of(logits)))
+            self._launch("softmax", grid, (logits, np.int32(rows), np.int32(n), stride_of(logits)))
         elif activation.scalar_f is None:
             self._unfuse(activation.name)
             super().output(activation, logits)
         else:
             grid = (_blocks(rows * n), networks, 1)
-            self.launch("output_activation", grid, (logits, np.int64(rows * n), stride_of(logits)), output=activation)
+            self._launch("output_activation", grid, (logits, np.int64(rows * n), stride_of(logits)), output=activation)
 
     # -- the update -----------------------------------------------------------------------------------
 
@@ -273,7 +273,7 @@ class CudaBackend(UnfusedBackend):
         counted = {} if state.penalty is None or state.l2 is None else {"PENALTY": 1}
         scaling = epoch.loss_scale
         squares = self._scratch("squares", (networks, blocks, 2), np.float64)
-        args: tuple[Any, ...] = (grad, theta, squares, self.arrived(networks))
+        args: tuple[Any, ...] = (grad, theta, squares, self._arrived(networks))
         args += (epoch.cursor, epoch.first_step, epoch.totals, epoch.learning_rate)
         args += (state.active, state.fault_step, state.updates, steps)
         args += (state.l2, epoch.normalizer if state.l2_by_batch else None, state.penalty if counted else None)
@@ -281,13 +281,13 @@ class CudaBackend(UnfusedBackend):
         args += (None,) * 3 if scaling is None else (scaling.scale, scaling.clean_steps, scaling.overflows)
         args += (np.int64(CLEAN_STEPS), _steps(epoch), np.int64(state.n_weights), np.int64(P))
         args += tuple(state.options[name] for name in rule.options)
-        self.launch("step_begin", (blocks, networks, 1), args, rule=rule, defines={**penalized, **counted})
+        self._launch("step_begin", (blocks, networks, 1), args, rule=rule, defines={**penalized, **counted})
         tracked = {} if state.largest_update is None else {"TRACKED": 1}
         copied = {} if state.operands is None else {"OPERANDS": 1}
         args = (theta, grad, state.operands, steps, state.largest_update, epoch.cursor)
         args += (np.int64(state.n_weights), np.int64(P), *state.slots)
         grid, defines = (_blocks(P // (16 // theta.dtype.itemsize)), networks, 1), {**penalized, **tracked, **copied}
-        self.launch("optimizer_step", grid, args, rule=rule, defines=defines)
+        self._launch("optimizer_step", grid, args, rule=rule, defines=defines)
 
     # -- how steps are run ----------------------------------------------------------------------------
 
@@ -329,11 +329,11 @@ class CudaBackend(UnfusedBackend):
         if training.loss.row_loop is not None:
             defines[name.upper()] = 1
         formulas = {**formulas, "defines": defines}
-        return OnChipSteps(self.driver, self.launch, self.arrived(1), training, placed, formulas)
+        return OnChipSteps(self.driver, self._launch, self._arrived(1), training, placed, formulas)
 
     # -- pieces ---------------------------------------------------------------------------------------
 
-    def launch(
+    def _launch(
         self,
         name: str,
         grid: tuple[int, int, int],
@@ -379,7 +379,7 @@ class CudaBackend(UnfusedBackend):
         """sums (K, 1, n) = those of values (K, rows, n) over rows."""
         networks, rows, n = values.shape
         args = (values, sums, np.int32(rows), np.int32(n), stride_of(values), stride_of(sums))
-        self.launch("column_sum", (self._tiles(n), 1, networks), args, defines={"S": values.dtype.name})
+        self._launch("column_sum", (self._tiles(n), 1, networks), args, defines={"S": values.dtype.name})
 
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
         """A buffer kept for as long as the backend, since graphs hold its address."""
@@ -388,8 +388,7 @@ class CudaBackend(UnfusedBackend):
             self.scratch[key] = self.driver.empty(shape, dtype)
         return self.scratch[key]
 
-    def arrived(self, networks: int) -> Array:
-        """Counters of blocks, zero between launches, one for each network."""
+    def _arrived(self, networks: int) -> Array:
         key = ("arrived", networks)
         if key not in self.scratch:
             self.scratch[key] = self.driver.zeros((networks,), np.uint32)

@@ -167,7 +167,7 @@ class OnChipSteps:
     ----------
     driver : Driver
     launch : callable
-        As `CudaBackend.launch`.
+        ``launch(kernel, grid, args, defines, shared, **records)``, the backend's.
     arrived : (n,) array
         A counter of blocks, zero between launches.
     training : TrainingArrays
