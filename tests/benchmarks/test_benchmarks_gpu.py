@@ -407,7 +407,8 @@ class Faulty(CudaBackend):
     def dense_backward(self, a_prev: Any, layer: Any, cache: Any, grad: Any, *args: Any) -> None:
         super().dense_backward(a_prev, layer, cache, grad, *args)
         if self.place == "gradient":
-            grad.W *= 1.0001
+            weights = grad.W
+            weights *= 1.0001
 
     def optimizer_step(self, state: Any, theta: Any, grad: Any, epoch: Any) -> None:
         super().optimizer_step(state, theta, grad, epoch)
