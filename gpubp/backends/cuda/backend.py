@@ -108,7 +108,9 @@ class CudaBackend(UnfusedBackend):
         """Whether a layer's products are left to kernels of our own, which do all that is to be done beside them."""
         networks, n_in, n_out = W.shape
         units = (self.compute, self.storage.name) != ("float32", "float32")
-        return is_small(networks, a_prev.shape[1] * n_in * n_out, units, backward)
+        if units and not backward and n_in * W.itemsize % 16 == 0 and n_out * W.itemsize % 16 == 0:
+            return False  # the library writes z with its bias and ReLU at once; rows that lie otherwise it is slow with
+        return is_small(networks, a_prev.shape[1] * n_in * n_out, units)
 
     def _small_dense(
         self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None

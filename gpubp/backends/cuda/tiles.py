@@ -13,12 +13,12 @@ TILES = {(16, 16): 5.0, (16, 32): 8.0, (32, 32): 11.0, (64, 64): 36.0}
 MULTIPROCESSORS = 132  # of the device that tiles are chosen for, which is not always the one that computes
 
 # Multiply-adds of a layer's product up to which our kernels take less time than cuBLASLt's product and the kernels
-# beside it, as measured on an H200 (benchmarks/results/gpu.json, stage small-layers): of a network by itself in
-# float32, of a stack in all, and the way back in the types for which there are matrix units.
-MOST_ALONE, MOST_IN_STACKS, MOST_WITH_UNITS = 1 << 26, 1 << 24, 1 << 22
+# beside it, as measured on an H200 (benchmarks/results/gpu.json, stage small-layers): of a network by itself and of a
+# stack in all where there are no matrix units, and where there are.
+MOST_ALONE, MOST_IN_STACKS, MOST_WITH_UNITS = 1 << 26, 1 << 24, 1 << 23
 
 
-def is_small(networks: int, multiplies: int, matrix_units: bool, backward: bool) -> bool:
+def is_small(networks: int, multiplies: int, matrix_units: bool) -> bool:
     """Whether a layer takes the kernels `dense` and `dense_backward` instead of a library's products.
 
     Parameters
@@ -28,11 +28,9 @@ def is_small(networks: int, multiplies: int, matrix_units: bool, backward: bool)
         Rows · n_in · n_out, of each network.
     matrix_units : bool
         Whether the library has such units for the type and the way in which products are formed.
-    backward : bool
-        On the way back, where the library takes two products and a kernel.
     """
     if matrix_units:
-        return backward and networks * multiplies <= MOST_WITH_UNITS
+        return networks * multiplies <= MOST_WITH_UNITS
     return multiplies <= MOST_ALONE if networks == 1 else networks * multiplies <= MOST_IN_STACKS
 
 
