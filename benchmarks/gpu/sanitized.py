@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -43,11 +44,12 @@ def launched(dry_run: bool) -> set[str]:
         assert isinstance(backend, CudaBackend)
         noting = NotingDriver(Uncaptured(backend.driver))
         backend.driver = noting
-        for on_chip, examples in ((False, EXAMPLES), (True, ON_CHIP)):
+        for on_chip, small, examples in ((False, True, EXAMPLES), (False, False, EXAMPLES), (True, True, ON_CHIP)):
             backend.on_chip = on_chip
-            for example in examples:
-                followed = Followed(example, backend, STEPS)
-                followed.step.train_epoch(followed.table)
+            with patch("gpubp.backends.cuda.backend.is_small", lambda *_, small=small: small):
+                for example in examples:
+                    followed = Followed(example, backend, STEPS)
+                    followed.step.train_epoch(followed.table)
         _predict(backend)
         backend.driver.synchronize()
         names |= noting.launches.keys()
