@@ -70,7 +70,7 @@ class CudaBackend(UnfusedBackend):
         arrays = [array for source, part in pairs for array in (None if part is None else source, part)]
         arrays += epoch.order, epoch.keys, epoch.counts
         y_columns = 0 if out.y is None else prod(out.y.shape[2:])
-        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(_stride, arrays))
+        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(_stride, arrays), np.int64(epoch.period))
         args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height)))
         y_type = self.dtype if out.y is None else out.y.dtype
         types = {"S": data.X.dtype.name, "D": out.X.dtype.name, "Y": y_type.name, "ROUNDS": ROUNDS}
