@@ -78,6 +78,9 @@ class DeviceData:
                 if source is not None and out is not None:
                     out[0, first : first + len(rows)] = self.backend.from_host(source[rows])
 
+    def close(self) -> None:
+        """There is nothing to wait for."""
+
     def _sources(self, k: int) -> tuple[Any, ...]:
         """X, y and the weights of network k."""
         X, y, weight = self.host

@@ -24,13 +24,7 @@ from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingSta
 from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
-from gpubp.training.samples import (
-    Samples,
-    samples_in_memory,
-    total_weights,
-    validation_samples,
-    with_class_weight,
-)
+from gpubp.training.samples import Samples, samples_in_memory, total_weights, validation_samples, with_class_weight
 from gpubp.training.slice_step import initial_state
 from gpubp.training.step import EpochResult, TrainingStep
 from gpubp.training.step_table import Planner, StepTable
@@ -355,6 +349,7 @@ class _TrainingRun:
             error.history = history
             raise
         finally:
+            self.step.data.close()
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
                 self.stack.backend.assign(self.stack.theta, self.best_theta, np.isfinite(self.best_loss))
             if self.validation is not None and history.epochs:

@@ -177,7 +177,7 @@ class StreamedData:
         arrays = [backend.empty((1, min(self.segment, len(rows)), *one.shape[1:]), one.dtype) for one in rows.first_row]
         self.device: tuple[Any, ...] = (*arrays, None)
         self._feed = backend.feed(arrays)
-        self._thread = ThreadPoolExecutor(1, "read-ahead")
+        self._thread, self._closed = ThreadPoolExecutor(1, "read-ahead"), False
         self._ahead: tuple[tuple[int, int], Future[int]] | None = None  # (epoch, window), and its number of rows
 
     def load(self, table: StepTable, start: int, networks: NDArray[np.intp]) -> None:
@@ -194,6 +194,11 @@ class StreamedData:
         last = (window + 1) * self.segment >= len(self.rows)
         self._read_ahead(*((epoch + 1, 0) if last else (epoch, window + 1)))
 
+    def close(self) -> None:
+        """Read no further; wait for the thread, which may be reading a block."""
+        self._closed = True
+        self._thread.shutdown(cancel_futures=True)
+
     def _read_ahead(self, epoch: int, window: int) -> None:
         self._ahead = (epoch, window), self._thread.submit(self._fill, epoch, window)
 
@@ -202,6 +207,8 @@ class StreamedData:
         start, stop = window * self.segment, min((window + 1) * self.segment, len(self.rows))
         places, done = self.order.places(epoch, window, stop - start), 0
         for first, end in self.order.stretches(epoch, start, stop):
+            if self._closed:
+                return done
             where = places[done : done + end - first]
             for host, values in zip(self._feed.host, self.rows.read(first, end), strict=True):
                 host[where] = values

@@ -145,6 +145,14 @@ def test_another_thread_reads_all_rows_but_the_first():
     assert len(rows.threads) == 2  # this one looks at the first row
 
 
+def test_no_row_is_asked_for_once_the_training_is_over_even_if_it_failed():
+    threads = threading.active_count()
+    trained(network(), Dataset())
+    with pytest.raises(DataError):
+        trained(network(), with_wrong_row(177, np.nan))
+    assert threading.active_count() == threads
+
+
 def test_the_rows_reach_a_device_by_page_locked_memory_and_copies_beside_the_training():
     driver = host_driver()
     before = driver.copied_beside
