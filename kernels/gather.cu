@@ -1,7 +1,8 @@
 // The rows of a step from the resident data: X_out[k, i] = X[k, row], cast from S to D, and so y and the weights, where
 // row = order[k, bijection(step * batch_size + i)]. order null: the place itself; keys null: the position's own place.
 // X, y, weight (K or 1, m, columns); X_out, y_out, weight_out (K or 1, rows, columns), null where there are none;
-// order (K or 1, m), keys (K or 1, ROUNDS, 2), counts (K or 1). Moves every row twice.
+// order (K or 1, m), keys (K or 1, ROUNDS, 2), counts (K or 1). Where a part of the rows is there at a time, positions
+// are counted anew after `period`, which is 0 otherwise. Moves every row twice.
 
 constexpr int MOST_ROWS = 64;  // of a block
 
@@ -43,13 +44,15 @@ gather(const S* __restrict__ X, D* __restrict__ X_out, const Y* __restrict__ y, 
        const double* __restrict__ weight, double* __restrict__ weight_out, const Index* __restrict__ order,
        const unsigned* __restrict__ keys, const Index* __restrict__ counts, const Index* __restrict__ cursor,
        Index X_stride, Index X_out_stride, Index y_stride, Index y_out_stride, Index weight_stride,
-       Index weight_out_stride, Index order_stride, Index keys_stride, Index counts_stride, int rows, int columns,
-       int y_columns, int batch_size, int rows_per_block) {
+       Index weight_out_stride, Index order_stride, Index keys_stride, Index counts_stride, Index period, int rows,
+       int columns, int y_columns, int batch_size, int rows_per_block) {
     __shared__ Index taken[MOST_ROWS];
     const int first = blockIdx.x * rows_per_block, height = min(rows_per_block, rows - first);
     const Index k = blockIdx.y;
     if (threadIdx.x < height) {
-        Index row = cursor[0] * batch_size + first + threadIdx.x;
+        Index row = cursor[0] * batch_size;
+        if (period) row %= period;
+        row += first + threadIdx.x;
         if (keys) row = shuffled(row, keys + k * keys_stride, counts[k * counts_stride]);
         taken[threadIdx.x] = order ? order[k * order_stride + row] : row;
     }

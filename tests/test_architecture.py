@@ -22,7 +22,7 @@ ROOMS = (
     ("registries", {"activations", "losses", "optimizers", "initializers", "schedules", "precision"}),
     ("backends", {"backends"}),
     ("backprop", {"backprop", "layout"}),
-    ("serialization", {"serialization"}),
+    ("serialization", {"serialization", "scratch"}),
     ("network", {"network", "stack", "trace", "checks", "diagnostics", "plots"}),
     ("training", {"training"}),
     ("beside each other", {"data", "estimators", "bench", "lessons"}),

@@ -54,7 +54,7 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., object]]] = {
     "initializers": INITIALIZERS,
     "schedules": SCHEDULES,
 }
-MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading")  # files of benchmarks/results
+MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading", "streaming")  # files of benchmarks/results
 # Column of the table of step times -> who is measured in benchmarks/results/cpu.json; the fastest of them counts.
 STEP_TIMES = {
     "gpubp": ("gpubp cpu",),

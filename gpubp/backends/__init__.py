@@ -7,12 +7,13 @@ their ``out`` arguments and allocate nothing that grows with the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
+from gpubp.backends.feeds import Feed
 from gpubp.backends.records import (
     Batch,
     Below,
@@ -36,6 +37,7 @@ __all__ = [
     "Below",
     "Dropout",
     "Epoch",
+    "Feed",
     "Layer",
     "LayerCache",
     "LossScale",
@@ -137,6 +139,9 @@ class Backend(Protocol):
 
         What is None in `out` is left away.
         """
+
+    def feed(self, arrays: Sequence[Array]) -> Feed:
+        """What fills arrays (1, n, …) on the device from another thread, while it works with what they hold."""
 
     def cast(self, source: Array, out: Array) -> None:
         """out = source, rounded to out's type; of one shape."""

@@ -172,6 +172,9 @@ class Epoch:
         bijection(p). None leaves them in their order.
     counts : (K or 1,) int64 or None
         How many rows the bijection is of; given with `keys`.
+    period : int
+        Where a part of the rows is there at a time, how many positions: they are counted anew after so many. 0 where
+        all rows are there.
     """
 
     cursor: Array
@@ -184,6 +187,7 @@ class Epoch:
     loss_scale: LossScale | None = None
     keys: Array | None = None
     counts: Array | None = None
+    period: int = 0
 
 
 @dataclass(slots=True)

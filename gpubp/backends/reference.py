@@ -6,7 +6,7 @@ network. No result depends on how a stack is cut into blocks: what is summed is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -15,7 +15,19 @@ import numpy as np
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
-from gpubp.backends import Batch, Below, Dropout, Epoch, Layer, LayerCache, LossScale, OptimizerState, TrainingArrays
+from gpubp.backends import (
+    Batch,
+    Below,
+    Dropout,
+    Epoch,
+    Feed,
+    Layer,
+    LayerCache,
+    LossScale,
+    OptimizerState,
+    TrainingArrays,
+)
+from gpubp.backends.feeds import HostFeed
 from gpubp.backends.philox import dropout_mask
 from gpubp.backends.shuffle import rows_at
 from gpubp.losses import Loss
@@ -99,6 +111,9 @@ class ReferenceBackend:
             np.take(source[0], rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
         else:
             out[...] = source[0][rows]
+
+    def feed(self, arrays: Sequence[Array]) -> Feed:
+        return HostFeed(arrays)
 
     def cast(self, source: Array, out: Array) -> None:
         out[...] = source
@@ -271,6 +286,7 @@ class ReferenceBackend:
     def _rows(self, epoch: Epoch, count: int) -> Array:
         """Which rows of the data each network sees in this step, (K or 1, count)."""
         start = int(epoch.cursor[0]) * epoch.batch_size
+        start = start % epoch.period if epoch.period else start
         if epoch.keys is not None and epoch.counts is not None:
             order = None if epoch.order is None else self.to_host(epoch.order)
             keys, counts = self.to_host(epoch.keys), self.to_host(epoch.counts)

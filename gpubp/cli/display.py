@@ -93,8 +93,9 @@ def describe_data(name: str, prepared: PreparedData) -> str:
         "multilabel": f"classification with {prepared.n_outputs} labels",
         "regression": f"regression of {plural(prepared.n_outputs, 'value')}",
     }[prepared.task]
-    parts = {"training": prepared.train, "validation": prepared.validation, "test": prepared.test}
-    rows = ", ".join(f"{len(part[0]):,} {use}" for use, part in parts.items() if part is not None)
+    parts = {"validation": prepared.validation, "test": prepared.test}
+    others = [f", {len(part[0]):,} {use}" for use, part in parts.items() if part is not None]
+    rows = f"{prepared.rows:,} training{''.join(others)}"
     return f"{name}: {task} from {plural(prepared.n_inputs, 'input')}; rows: {rows}"
 
 

@@ -259,6 +259,15 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Folder for the results (default: runs/NAME-DATE).", metavar="DIR", rich_help_panel="Run"),
 ]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        help="Memory to use, such as 4GB (default: half of the machine's): a .parquet, .csv, .npy or .h5 file that "
+        "would take more is read in blocks.",
+        metavar="SIZE",
+        rich_help_panel="Run",
+    ),
+]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace the run that --out holds already.", rich_help_panel="Run")
 ]

@@ -12,6 +12,7 @@ from gpubp.data.source import option
 from gpubp.errors import UsageError, suggest
 from gpubp.precision import PRECISIONS
 
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?", re.ASCII | re.IGNORECASE)
 _SIZE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
 
 
@@ -77,6 +78,22 @@ def parse_precisions(text: str) -> list[str]:
         if name not in PRECISIONS:
             raise UsageError(f'--precision "{text}": unknown precision "{name}"; {suggest(name, PRECISIONS)}')
     return names
+
+
+def parse_size(text: str | None) -> int | None:
+    """A number of bytes: ``4GB``, ``500 MB``, ``1.5GiB``; None stays None.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
+    if text is None:
+        return None
+    match = _BYTES.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise UsageError(f'--memory-limit "{text}": no size; write it as 4GB or 500MB')
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index((match[2] or " ").upper()))
 
 
 def parse_test(text: str | None) -> float | str | None:

@@ -20,7 +20,7 @@ from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubp.data import PreparedData, RawData
+    from gpubp.data import LargeData, PreparedData, RawData
 
 PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
 NONE, DEFAULT = "none", "fast"
@@ -75,6 +75,23 @@ def choose(ctx: typer.Context, data: RawData) -> Preset | None:
     return preset
 
 
+def check_large(ctx: typer.Context, data: LargeData, preset: Preset | None) -> None:
+    """Refuse what needs all rows in memory, where the data are read in blocks.
+
+    Raises
+    ------
+    UsageError
+        Naming the option.
+    """
+    folds = None if preset is None or preset.folds == 1 else f"--preset {preset.name}"
+    option = folds or (None if ctx.params["class_weight"] is None else "--class-weight")
+    if option is not None:
+        raise UsageError(
+            f"{option} needs all rows of {data.blocks.name} in memory, more than the limit allows; leave it out, or "
+            "raise --memory-limit"
+        )
+
+
 def _typed(ctx: typer.Context) -> list[str]:
     """The options on the network and its training that are given on the command line."""
     source = {name: ctx.get_parameter_source(name) for name in OPTIONS if name not in NOT_OF_A_NETWORK}
@@ -97,7 +114,7 @@ def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared
     if "optimizer" in given:
         options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
     chosen = settings.changed({name: value for name, value in options.items() if name not in given})
-    epochs = settings["epochs"] or recipe.epochs_for(len(prepared.train[0]))
+    epochs = settings["epochs"] or recipe.epochs_for(prepared.rows)
     chosen = chosen.changed({"epochs": epochs})
     if "patience" in given or prepared.validation is None:
         return chosen

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import typer
 
 from gpubp.backends import get_backend
 from gpubp.cli import options, presets
-from gpubp.cli.parsing import parse_class_weight, parse_table_options, parse_test
+from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.training.checkpoint import FOLDER, Interval, newest
@@ -56,6 +57,7 @@ def train(
     recompute: options.Recompute = False,
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = None,
+    memory_limit: options.MemoryLimit = None,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
@@ -81,8 +83,11 @@ def train(
     if checkpoint_every is not None:
         Interval.parse(checkpoint_every)
     console = display.make_console(quiet=quiet)
-    source = reading.read(data, target, **table_options)
+    large = reading.open_large(data, target, parse_size(memory_limit), **table_options)
+    source = reading.read(data, target, **table_options) if large is None else large.head
     chosen = presets.choose(ctx, source)
+    if large is not None:
+        presets.check_large(ctx, large, chosen)
     if chosen is not None and chosen.folds > 1:
         with run_folder.claimed(folder, source.name) as folder:
             return presets.train(ctx, console, source, chosen, settings, folder)
@@ -91,8 +96,8 @@ def train(
         numbers = presets.recipe_of(chosen).numbers if numbers is None else numbers
     if settings["patience"] is not None and not validation:
         raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
-    prepared = reading.prepare(
-        source,
+    prepare = partial(reading.prepare, source) if large is None else partial(reading.prepare_streamed, large)
+    prepared = prepare(
         loss=settings["loss"],
         output_activation=settings["output_activation"],
         test=parse_test(test),
@@ -105,12 +110,12 @@ def train(
         settings = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     name = source.name
-    del source  # the table's cells, which training needs no more
+    del source, large, prepare  # the table's cells, which training needs no more
     display.say(console, display.describe_data(name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     if from_checkpoint is not None:
         display.say(console, f"going on from {from_checkpoint}")
-    (settings,) = choose_epochs(console, [settings], len(prepared.train[0]))
+    (settings,) = choose_epochs(console, [settings], prepared.rows)
     others = {"recompute": recompute, "class_weight": parse_class_weight(class_weight, prepared.classes)}
     others |= {"checkpoint_every": checkpoint_every, "resume": resume, "time_limit": time_limit}
     config = config_of(ctx, settings, prepared)
@@ -176,7 +181,7 @@ def fit(
     from gpubp.cli import display
     from gpubp.training import train as run_training
 
-    rows, others = len(prepared.train[0]), dict(others)
+    rows, others = prepared.rows, dict(others)
     time_limit = others.pop("time_limit", None)
     display.show_network(console, net)
     part = -(-min(settings["batch_size"], rows) // settings["accumulate"])
@@ -190,7 +195,7 @@ def fit(
     with display.TrainingProgress(console, settings["epochs"], rows) as progress:
         history = run_training(
             net,
-            *prepared.train,
+            **prepared.training_arguments,
             validation_data=prepared.validation,
             **{**settings.train_arguments(), **others},
             seed=seed,
@@ -219,7 +224,8 @@ def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) ->
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
     asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
     config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
-    config = {key: value for key, value in config.items() if value is not None or key not in presets.PARAMETERS}
+    unless_given = (*presets.PARAMETERS, "memory_limit")
+    config = {key: value for key, value in config.items() if value is not None or key not in unless_given}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 

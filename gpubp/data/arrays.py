@@ -58,8 +58,8 @@ def read_npy(path: Path) -> RawData:
     for ``x_train.npy``, ``labels.npy`` for ``images.npy``. Where files beside it are called "test" instead of
     "train", they are the test part.
     """
-    array = _map_npy(path)
-    targets_path = _beside(path, INPUTS_AND_TARGETS)
+    array = map_npy(path)
+    targets_path = file_beside(path, INPUTS_AND_TARGETS)
     if array.ndim == 2 and targets_path is None and 0 not in array.shape:
         values = np.array(array.T, dtype=np.float64, order="C")
         columns = {str(i): column for i, column in enumerate(values, start=1)}
@@ -69,18 +69,26 @@ def read_npy(path: Path) -> RawData:
             f"{path.name}: shape {array.shape}; a matrix of rows and columns is needed, the last the target"
         )
     arrays: dict[str, NDArray[Any] | None] = {"X": np.array(array)}
-    paths = {"y": targets_path, "X_test": _beside(path, (("train", "test"),))}
-    paths["y_test"] = None if targets_path is None else _beside(targets_path, (("train", "test"),))
+    paths = {"y": targets_path, "X_test": file_beside(path, (("train", "test"),))}
+    paths["y_test"] = None if targets_path is None else file_beside(targets_path, (("train", "test"),))
     if paths["y_test"] is None:
         paths["X_test"] = None
     arrays |= {
-        name: np.array(_map_npy(other, texts=name != "X_test")) for name, other in paths.items() if other is not None
+        name: np.array(map_npy(other, texts=name != "X_test")) for name, other in paths.items() if other is not None
     }
     data = from_arrays(path.name, arrays)
     for name, use in {"y": "targets", "X_test": "test part"}.items():
         if (other := paths[name]) is not None:
             data.say(f"{use}: {other.name}, beside {path.name}")
     return data
+
+
+def npy_test_part(path: Path, targets_path: Path) -> dict[str, NDArray[Any]]:
+    """X and y of the test part in files beside a .npy file and its targets, mapped; empty if there is none."""
+    test, targets = file_beside(path, (("train", "test"),)), file_beside(targets_path, (("train", "test"),))
+    if test is None or targets is None:
+        return {}
+    return {"X": map_npy(test), "y": map_npy(targets, texts=True)}
 
 
 def as_inputs(data: RawData, kind: str, width: int) -> RawData:
@@ -191,7 +199,7 @@ def _require_numbers(where: str, X: NDArray[Any]) -> None:
         raise DataError(f"{where}: {X.dtype} is no type of real numbers; save it as float or uint8")
 
 
-def _map_npy(path: Path, texts: bool = False) -> NDArray[Any]:
+def map_npy(path: Path, texts: bool = False) -> NDArray[Any]:
     """Open an array of numbers, or of texts where they are allowed, without reading it.
 
     It is mapped, not read, so that a header that declares more than the file holds costs nothing.
@@ -206,7 +214,7 @@ def _map_npy(path: Path, texts: bool = False) -> NDArray[Any]:
     return array
 
 
-def _beside(path: Path, words: Sequence[tuple[str, str]]) -> Path | None:
+def file_beside(path: Path, words: Sequence[tuple[str, str]]) -> Path | None:
     """Find the file whose name has one of the words replaced by the other; None if there is no such file."""
     for word, other in words:
         stem = re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", other, path.stem)

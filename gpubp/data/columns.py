@@ -166,11 +166,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         """Take a column of numbers out of the pass over all of them."""
         if name not in self._plain:
             schema = self.schema  # which may fill the dictionary
-            names = [
-                n
-                for n in self.cells.names
-                if n in schema.columns and schema.columns[n].kind not in ("category", "date")
-            ]
+            names = [n for n in self.cells.names if n in schema.columns and schema.columns[n].kind == "number"]
             names = names if name in names else [name]
             self._plain |= dict(zip(names, self.cells.plain_numbers(names), strict=True))
         return self._plain[name]

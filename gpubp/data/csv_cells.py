@@ -95,8 +95,13 @@ def _unquoted_cells(
     lines = np.flatnonzero(is_row)
     if width == 1 or not is_row.all():
         cells = first[lines][:, None] + np.arange(width)
-        return body, starts[cells], ends[cells], lines + 1
-    return body, starts.reshape(-1, width), ends.reshape(-1, width), lines + 1
+        return body, starts[cells], ends[cells], _numbers(text, lines + 1)
+    return body, starts.reshape(-1, width), ends.reshape(-1, width), _numbers(text, lines + 1)
+
+
+def _numbers(text: CsvText, lines: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers that lines of the text have in the file."""
+    return lines + text.left_out * (lines > text.head)
 
 
 def _quoted_cells(
@@ -131,7 +136,7 @@ def _records(text: CsvText) -> Iterator[tuple[int, list[str]]]:
         stream.readline()
     reader = csv.reader(stream, delimiter=text.delimiter, strict=True)
     while True:
-        line = text.skipped + reader.line_num + 1
+        line = text.number(text.skipped + reader.line_num + 1)
         try:
             yield line, next(reader)
         except StopIteration:
@@ -151,8 +156,8 @@ def _check_lines(text: CsvText) -> None:
     if lengths.max() > LONGEST_LINE:
         number = int(np.flatnonzero(lengths > LONGEST_LINE)[0]) + 1
         raise DataError(
-            f'{text.name}, line {number}: longer than {LONGEST_LINE:,} characters: "{printable(text.line(number))}"; '
-            "is this a CSV file?"
+            f"{text.name}, line {text.number(number)}: longer than {LONGEST_LINE:,} characters: "
+            f'"{printable(text.line(number))}"; is this a CSV file?'
         )
 
 

@@ -35,12 +35,20 @@ class CsvText:
     skipped : int
         How many lines stand before the one that names the columns.
     delimiter : str
+    head, left_out : int
+        Where the body is a piece of the file behind its first `head` lines, how many lines between them it lacks.
     """
 
     name: str
     body: bytes
     skipped: int
     delimiter: str
+    head: int = 0
+    left_out: int = 0
+
+    def number(self, line: int) -> int:
+        """The number that a line of the body, counted from 1, has in the file."""
+        return line + self.left_out * (line > self.head)
 
     def line(self, number: int) -> str:
         """Return a line, counted from 1, without its ending."""
@@ -55,15 +63,20 @@ def read_csv_text(path: Path, options: TableOptions, say: Callable[[str], None])
     DataError
         If the file is empty, damaged, not in the encoding that was named, or no text.
     """
-    body = _one_line_ending(path.name, _to_utf8(path.name, _unpack(path), options, say))
-    skipped, declared = _lines_before_header(path.name, body, options, say)
+    return text_of(path.name, _unpack(path), options, say)
+
+
+def text_of(name: str, raw: bytes, options: TableOptions, say: Callable[[str], None]) -> CsvText:
+    """All bytes of a file as `read_csv_text` reads them."""
+    body = _one_line_ending(name, _to_utf8(name, raw, options, say))
+    skipped, declared = _lines_before_header(name, body, options, say)
     first_line = _line(body, skipped + 1)
     if not first_line.strip():
         problem = "the file is empty" if not body.strip() else "the line is empty"
-        raise DataError(f"{path.name}, line {skipped + 1}: {problem}; the first line must name the columns")
+        raise DataError(f"{name}, line {skipped + 1}: {problem}; the first line must name the columns")
     unquoted = re.sub(r'"[^"]*"', "", first_line)
     delimiter = options.delimiter or declared or max(DELIMITERS, key=unquoted.count)
-    return CsvText(path.name, body, skipped, delimiter)
+    return CsvText(name, body, skipped, delimiter)
 
 
 def _unpack(path: Path) -> bytes:

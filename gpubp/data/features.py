@@ -220,8 +220,10 @@ def _number_matrix(data: RawData, names: list[str] | None, rows: RowSelection) -
 def _column_as_numbers(data: RawData, name: str) -> NDArray[Any]:
     """Take a column as numbers; where it was read as texts, each of them must be a number."""
     values = data.columns[name]
+    if values.dtype != object:
+        return values
     numbers = np.full(len(values), np.nan)
-    for row, value in enumerate(values) if values.dtype == object else ():
+    for row, value in enumerate(values):
         try:
             numbers[row] = np.nan if value is None else float(value)
         except ValueError:
@@ -229,7 +231,7 @@ def _column_as_numbers(data: RawData, name: str) -> NDArray[Any]:
                 f'{data.where(row, name)}: "{printable(value)}" is not a number; '
                 "the network was trained on numbers in this column"
             ) from None
-    return numbers if values.dtype == object else values
+    return numbers
 
 
 def _fit_categories(name: str, values: NDArray[Any]) -> Encoding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError, UsageError, suggest
 
 ENDINGS = (".h5", ".hdf5")
+PARTS = ("X", "y", "X_test", "y_test")
 TEXTS_AT_ONCE = 128  # texts of any length are read so many at a time: each may be as long as the file
 
 
@@ -37,6 +39,17 @@ def read_hdf5(path: Path) -> RawData:
     return data
 
 
+def hdf5_test_part(path: Path) -> dict[str, Any]:
+    """X and y of the test part in a file, or in one beside it with "test" for "train"; empty if there is none."""
+    test_path = path.with_name(path.name.replace("train", "test"))
+    for place in dict.fromkeys((path, test_path)):
+        if place.is_file():
+            arrays, _ = _read_arrays_and_classes(place, ("X_test", "y_test"))
+            if len(arrays) == 2:
+                return {"X": arrays["X_test"], "y": arrays["y_test"]}
+    return {}
+
+
 def read_folder(folder: Path) -> RawData:
     """Read the folder's only HDF5 file, or the one with "train" in its name, and the test file beside it."""
     paths = files_of(folder)
@@ -51,8 +64,10 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.name.lower().endswith(ENDINGS) and path.is_file())
 
 
-def _read_arrays_and_classes(path: Path) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
-    """Read those of X, y, X_test and y_test that the file holds, and the names of the classes, if it lists them."""
+def _read_arrays_and_classes(
+    path: Path, names: Sequence[str] = PARTS
+) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
+    """Read those arrays of these names that the file holds, and the names of the classes, if it lists them."""
     try:
         import h5py
     except ImportError:
@@ -65,7 +80,7 @@ def _read_arrays_and_classes(path: Path) -> tuple[dict[str, NDArray[Any] | None]
             arrays: dict[str, NDArray[Any] | None] = {
                 name: _read_array(path, file, stored, texts=name.startswith("y"))
                 for name, stored in layout.items()
-                if stored in file
+                if name in names and stored in file
             }
             classes = _read_array(path, file, "list_classes", texts=True) if "list_classes" in file else ()
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
@@ -82,13 +97,7 @@ def _read_array(path: Path, file: Any, name: str, texts: bool = False) -> NDArra
     """
     import h5py
 
-    where = f'{path.name}, array "{name}"'
-    link = file.get(name, getlink=True)
-    dataset = file[name] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
-        raise DataError(f"{where}: is not stored in this file itself, as an array; copy it into the file")
-    if dataset.shape is None:
-        raise DataError(f"{where}: is declared and holds nothing; write the file again")
+    where, dataset = f'{path.name}, array "{name}"', stored_array(path, file, name)
     if texts and h5py.check_string_dtype(dataset.dtype) is not None and dataset.dtype.hasobject and dataset.ndim == 1:
         return _read_texts(where, dataset, path.stat().st_size)
     if dataset.dtype.hasobject:
@@ -96,6 +105,20 @@ def _read_array(path: Path, file: Any, name: str, texts: bool = False) -> NDArra
     check_size(where, dataset.nbytes, dataset.id.get_storage_size())
     array: NDArray[Any] = dataset[()]
     return array
+
+
+def stored_array(path: Path, file: Any, name: str) -> Any:
+    """The data set of this name, whose bytes must lie in this very file."""
+    import h5py
+
+    where = f'{path.name}, array "{name}"'
+    link = file.get(name, getlink=True)
+    dataset = file[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise DataError(f"{where}: is not stored in this file itself, as an array; copy it into the file")
+    if dataset.shape is None:
+        raise DataError(f"{where}: is declared and holds nothing; write the file again")
+    return dataset
 
 
 def _read_texts(where: str, dataset: Any, stored: int) -> NDArray[Any]:

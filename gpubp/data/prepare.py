@@ -23,6 +23,7 @@ from gpubp.data.source import RawData
 from gpubp.data.unforeseen import say_unforeseen
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
+from gpubp.scratch import ScratchRows
 
 TEST_FRACTION = 0.2
 Part = tuple[Any, NDArray[Any]]
@@ -55,6 +56,8 @@ class PreparedData:
         The class that each index stands for, where each row has one class.
     notes : list of str
         What was guessed, left out or replaced, to be said aloud.
+    stream : ScratchRows or None
+        Where not all training rows lie in memory: all of them, for `gpubp.train(net, batches=...)`. `train` are some.
     """
 
     task: str
@@ -67,6 +70,17 @@ class PreparedData:
     preprocessing: dict[str, Any]
     classes: list[Any] | None
     notes: list[str]
+    stream: ScratchRows | None = None
+
+    @property
+    def rows(self) -> int:
+        """Training rows."""
+        return len(self.train[0]) if self.stream is None else self.stream.shape[0]
+
+    @property
+    def training_arguments(self) -> dict[str, Any]:
+        """The training rows, as `gpubp.train` takes them."""
+        return dict(zip("Xy", self.train, strict=True)) if self.stream is None else {"batches": self.stream}
 
     @property
     def bytes(self) -> int:

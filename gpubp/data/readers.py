@@ -91,25 +91,28 @@ def read(
         If a target or an option on columns is given for data without named columns, or names none of them.
     """
     schema = saved_schema(trained)
-    options = (
-        replace(
-            schema.options,
-            delimiter=delimiter or schema.options.delimiter,
-            encoding=encoding or schema.options.encoding,
-        )
-        if schema
-        else TableOptions(
-            ignore=tuple(ignore),
-            kinds=dict(kinds or {}),
-            missing=tuple(missing),
-            decimal=decimal,
-            delimiter=delimiter,
-            encoding=encoding,
-            header=header,
-        )
-    )
-    options.check()
+    if schema is None:
+        options = options_on_tables(ignore, kinds, missing, decimal, delimiter, encoding, header)
+    else:
+        saved = schema.options
+        options = replace(saved, delimiter=delimiter or saved.delimiter, encoding=encoding or saved.encoding)
+        options.check()
     return read_with(source, target, options, schema)
+
+
+def options_on_tables(
+    ignore: Sequence[str] = (),
+    kinds: Mapping[str, Kind] | None = None,
+    missing: Sequence[str] = (),
+    decimal: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    header: bool | None = None,
+) -> TableOptions:
+    """The options on tables that `read` takes, checked."""
+    options = TableOptions(tuple(ignore), dict(kinds or {}), tuple(missing), decimal, delimiter, encoding, header)
+    options.check()
+    return options
 
 
 def read_with(source: Any, target: str | None, options: TableOptions, schema: Schema | None) -> RawData:
@@ -126,7 +129,7 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
             data = _read_path(path, options, schema)
         except OSError as error:
             raise DataError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    return data if target is None else _with_target(data, target)
+    return data if target is None else with_target(data, target)
 
 
 def saved_schema(preprocessing: Mapping[str, Any] | None) -> Schema | None:
@@ -160,7 +163,7 @@ def _read_folder(folder: Path) -> RawData:
     return pictures.read_folder(folder) if pictures.holds_pictures(folder) else idx.read_folder(folder)
 
 
-def _with_target(data: RawData, target: str) -> RawData:
+def with_target(data: RawData, target: str) -> RawData:
     """Set the target's column, or several with commas between them, which become one that is a matrix."""
     if data.kind != "table":
         raise UsageError(f'{data.name} has no named columns, so no target "{target}"; leave the target out')

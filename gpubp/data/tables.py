@@ -32,52 +32,98 @@ def read_csv(path: Path, options: TableOptions, schema: Schema | None = None) ->
     cells, lines = read_cells(text, options.header)
     data.place = lambda row: f"line {lines[row]}"
     header = f"{path.name}, line {text.skipped + 1}" if options.header is None else None
-    return _with_columns(data, cells, options, schema, header)
+    return with_columns(data, cells, options, schema, header)
 
 
 def read_parquet(path: Path, options: TableOptions, schema: Schema | None = None) -> RawData:
     """Read a Parquet file of numbers, texts, truth values and dates (as texts)."""
-    import duckdb
-
-    data = RawData(name=path.name, kind="table")
-    connection = duckdb.connect(config={"autoinstall_known_extensions": False, "autoload_known_extensions": False})
-    pattern = [glob.escape(str(path))]
-    try:
-        connection.execute("SET TimeZone = 'UTC'")
-        columns = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", pattern).fetchall()
-        rows, stored = connection.execute(
-            "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), "
-            "(SELECT sum(total_uncompressed_size) FROM parquet_metadata($1))",
-            pattern,
-        ).fetchall()[0]
-        check_size(path.name, max(8 * (rows or 0) * len(columns), stored or 0), path.stat().st_size)
-        names = [name for name, *_ in columns]
-        if not rows:
-            raise DataError(f"{path.name}: names {len(names)} column(s) and holds no row; give at least two rows")
-        cells = TypedCells(names, rows)
-        for first in range(0, len(columns), COLUMNS_PER_QUERY):
-            block = {name: kind for name, kind, *_ in columns[first : first + COLUMNS_PER_QUERY]}
-            kept = {name: kind for name, kind in block.items() if name not in options.ignore}
-            _check_texts(connection, path, kept)
-            expressions = ", ".join(_parquet_sql(path, i, *item) for i, item in enumerate(kept.items()))
-            arrays = connection.execute(f"SELECT {expressions} FROM read_parquet(?)", pattern).fetchnumpy()
-            for i, name in enumerate(kept):
-                _put_column(cells, name, arrays[f"c{i}"])
-    except duckdb.Error as error:
-        raise DataError(f"{path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
-    return _with_columns(data, cells, options, schema)
+    file = ParquetFile(path, options)
+    file.check_texts()
+    return file.read(options, schema)
 
 
-def _check_texts(connection: Any, path: Path, columns: dict[str, str]) -> None:
-    """Raise for texts that would take far more memory than the file: a dictionary holds a long one once for all rows.
+class ParquetFile:
+    """A Parquet file that is open, to be read as a whole or in stretches of rows.
 
-    DuckDB counts their bytes without writing them out.
+    Parameters
+    ----------
+    path : Path
+    options : TableOptions
+        Which columns are left out.
+
+    Attributes
+    ----------
+    columns : dict of str to str
+        Their types, by DuckDB's names.
+    rows : int
+
+    Raises
+    ------
+    DataError
+        If it is none, holds no row, or would unpack to far more than real data do.
     """
-    texts = [name.replace('"', '""') for name, kind in columns.items() if kind == "VARCHAR"]
-    if texts:
-        lengths = ", ".join(f'sum(strlen("{name}"))' for name in texts)
-        counted = connection.execute(f"SELECT {lengths} FROM read_parquet(?)", [glob.escape(str(path))]).fetchone()
-        check_size(path.name, sum(int(length or 0) for length in counted), path.stat().st_size)
+
+    def __init__(self, path: Path, options: TableOptions) -> None:
+        import duckdb
+
+        self.path, self._pattern = path, glob.escape(str(path))
+        config: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
+        self._connection = duckdb.connect(config=config)
+        self._run("SET TimeZone = 'UTC'", "fetchall")
+        self.columns = {name: kind for name, kind, *_ in self.execute("DESCRIBE SELECT * FROM read_parquet($1)")}
+        self.rows, stored = self.execute(
+            "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), "
+            "(SELECT sum(total_uncompressed_size) FROM parquet_metadata($1))"
+        )[0]
+        size = max(8 * (self.rows or 0) * len(self.columns), stored or 0)
+        check_size(path.name, size, path.stat().st_size)
+        if not self.rows:
+            raise DataError(
+                f"{path.name}: names {len(self.columns)} column(s) and holds no row; give at least two rows"
+            )
+        self.kept = {name: kind for name, kind in self.columns.items() if name not in options.ignore}
+
+    def execute(self, query: str) -> list[Any]:
+        """The rows of a query's result, in which $1 is the file."""
+        rows: list[Any] = self._run(query, "fetchall")
+        return rows
+
+    def read(self, options: TableOptions, schema: Schema | None, rows: tuple[int, int] | None = None) -> RawData:
+        """The rows first … end − 1 for (first, end), or all, as a table."""
+        first, end = rows or (0, self.rows)
+        cells = TypedCells(list(self.columns), end - first)
+        source = "read_parquet($1)"
+        if rows is not None:
+            source = f"read_parquet($1, file_row_number = true) WHERE file_row_number BETWEEN {first} AND {end - 1}"
+        kept = list(self.kept.items())
+        for start in range(0, len(kept), COLUMNS_PER_QUERY):
+            some = kept[start : start + COLUMNS_PER_QUERY]
+            expressions = ", ".join(_parquet_sql(self.path, i, *item) for i, item in enumerate(some))
+            arrays = self._run(f"SELECT {expressions} FROM {source}", "fetchnumpy")
+            for i, (name, _) in enumerate(some):
+                _put_column(cells, name, arrays[f"c{i}"])
+        data = RawData(name=self.path.name, kind="table", place=lambda row: f"row {first + row + 1}")
+        return with_columns(data, cells, options, schema)
+
+    def _run(self, query: str, fetch: str) -> Any:
+        import duckdb
+
+        try:
+            result = self._connection.execute(query, [self._pattern] if "$1" in query else [])
+            return getattr(result, fetch)()
+        except duckdb.Error as error:
+            raise DataError(f"{self.path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+
+    def check_texts(self) -> None:
+        """Raise for texts that take far more memory than the file: a dictionary holds a long one once for all rows.
+
+        DuckDB counts their bytes without writing them out.
+        """
+        texts = [name.replace('"', '""') for name, kind in self.kept.items() if kind == "VARCHAR"]
+        for start in range(0, len(texts), COLUMNS_PER_QUERY):
+            lengths = ", ".join(f'sum(strlen("{name}"))' for name in texts[start : start + COLUMNS_PER_QUERY])
+            counted = self.execute(f"SELECT {lengths} FROM read_parquet($1)")[0]
+            check_size(self.path.name, sum(int(length or 0) for length in counted), self.path.stat().st_size)
 
 
 def is_frame(source: Any) -> bool:
@@ -100,7 +146,7 @@ def read_frame(frame: Any, options: TableOptions, schema: Schema | None = None) 
         else:
             texts = ["" if absent else str(value) for value, absent in zip(values, missing, strict=True)]
             cells.others[name] = text_column(name, texts)
-    return _with_columns(data, cells, options, schema)
+    return with_columns(data, cells, options, schema)
 
 
 def with_options(data: RawData, options: TableOptions, schema: Schema | None) -> RawData:
@@ -116,12 +162,13 @@ def with_options(data: RawData, options: TableOptions, schema: Schema | None) ->
             cells.others[name] = text_column(name, ["" if value is None else str(value) for value in values])
         else:
             cells.numbers[name] = values.astype(np.float64)
-    return _with_columns(data, cells, options, schema)
+    return with_columns(data, cells, options, schema)
 
 
-def _with_columns(
+def with_columns(
     data: RawData, cells: Cells, options: TableOptions, schema: Schema | None, header: str | None = None
 ) -> RawData:
+    """Give a table its columns, which are read from these cells; `header` names the line that their names come from."""
     if schema is None:
         options.check_columns(data.name, cells.names)
     data.columns = Columns(cells, options, data.where, data.say, schema, header)

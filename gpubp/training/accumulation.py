@@ -135,6 +135,7 @@ def begin(added: Accumulation, stack: Stack, epoch: Epoch, table: StepTable, mem
     for array, values in ((added.parts.normalizer, normalizer), (added.parts.first_step, first_step)):
         array[...] = stack.backend.from_host(values if len(values) == 1 else values[members])
     added.parts.order, added.parts.keys, added.parts.counts = epoch.order, epoch.keys, epoch.counts
+    added.parts.period = epoch.period
 
 
 def parts_per_batch(added: Accumulation) -> int:

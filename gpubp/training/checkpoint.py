@@ -99,7 +99,8 @@ class TrainingIdentity:
     settings : mapping
         The options of the training: arrays, and what JSON holds.
     data : mapping
-        All that is trained and validated on: arrays, SparseRows, sequences of arrays, None, and mappings of those.
+        All that is trained and validated on: arrays, SparseRows, StreamedRows, sequences of arrays, None, and mappings
+        of those.
     """
 
     def __init__(self, stack: Stack, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -348,6 +349,8 @@ def fingerprint(data: Any) -> Any:
     """Shapes, types and digests of arrays, as `TrainingIdentity` takes them."""
     if data is None:
         return None
+    if hasattr(data, "identity"):  # rows that do not lie in memory
+        return data.identity()
     if isinstance(data, Mapping):
         return {name: fingerprint(value) for name, value in data.items()}
     if isinstance(data, SparseRows):

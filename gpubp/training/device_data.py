@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gpubp.backends import Backend
 from gpubp.checks import SparseRows
+from gpubp.training.step_table import StepTable
 
 _DENSE = 1 << 24  # bytes of a sparse matrix's rows that are made dense at a time
 
@@ -38,6 +39,8 @@ class DeviceData:
         What gather reads, (K or 1, m, …).
     segment : int
         Rows per order that are on the device at a time; more than there are where all are.
+    places : (orders, segment) int or None
+        Where the rows of a segment lie in `device`, where networks have orders of their own.
     """
 
     def __init__(self, backend: Backend, host: tuple[Any, ...], batch_size: int, orders: int, free: float) -> None:
@@ -47,8 +50,9 @@ class DeviceData:
             free = min(free, _DENSE)
         self.resident = size <= free
         self.device: tuple[Any, ...]
+        self.places: NDArray[np.int64] | None
         if self.resident:
-            self.segment = sys.maxsize
+            self.segment, self.places = sys.maxsize, None
             X, y, weight = host
             X = X[:] if isinstance(X, SparseRows) else X
             # A copy of the weights, in which networks move up.
@@ -62,18 +66,20 @@ class DeviceData:
                 None if one is None else backend.empty((1, orders * self.segment, *one.shape[1:]), one.dtype)
                 for one in samples
             )
+            places = np.arange(orders * self.segment).reshape(orders, self.segment)
+            self.places = places if orders > 1 else None
 
-    def positions(self, orders: int, m: int) -> NDArray[np.int64]:
-        """Where the rows of an epoch lie in `device`, each in its segment: its order (orders, m)."""
-        return np.arange(m) % self.segment + self.segment * np.arange(orders)[:, None]
-
-    def load(self, order: NDArray[np.int64], networks: NDArray[np.intp]) -> None:
-        """Copy a segment: the rows (K or 1, n) of these networks in their order."""
-        for place, rows in enumerate(order):
+    def load(self, table: StepTable, start: int, networks: NDArray[np.intp]) -> None:
+        """Copy the segment of these networks that begins at position `start` of the epoch."""
+        order = table.rows(start, start + self.segment)
+        for place, rows in enumerate(order if len(order) == 1 else order[networks]):
             first = place * self.segment
             for source, out in zip(self._sources(int(networks[place])), self.device, strict=True):
                 if source is not None and out is not None:
                     out[0, first : first + len(rows)] = self.backend.from_host(source[rows])
+
+    def close(self) -> None:
+        """There is nothing to wait for."""
 
     def _sources(self, k: int) -> tuple[Any, ...]:
         """X, y and the weights of network k."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,14 +19,17 @@ from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
 from gpubp.stack import Stack
 from gpubp.training.accumulation import Batches, with_batches_that_fit
+from gpubp.training.batches import as_row_source
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
 from gpubp.training.divergence import divergence_error
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
-from gpubp.training.samples import Samples, total_weights, validation_samples, with_class_weight
+from gpubp.training.samples import Samples, samples_in_memory, total_weights, validation_samples, with_class_weight
 from gpubp.training.slice_step import initial_state
 from gpubp.training.step import EpochResult, TrainingStep
 from gpubp.training.step_table import Planner, StepTable
+from gpubp.training.stopping import EarlyStopping
+from gpubp.training.streaming import streamed_samples
 
 Callback = Callable[[MLP, History], Any]
 Numbers = float | Sequence[float] | NDArray[Any]  # one for all networks of a stack, or one each
@@ -35,11 +37,12 @@ Numbers = float | Sequence[float] | NDArray[Any]  # one for all networks of a st
 
 def train(
     net: MLP,
-    X: Any,
-    y: Any,
+    X: Any = None,
+    y: Any = None,
     sample_weight: Any = None,
     validation_data: Sequence[Any] | None = None,
     *,
+    batches: Any = None,
     optimizer: str | Optimizer = "adam",
     optimizer_options: Mapping[str, Any] | None = None,
     learning_rate: Numbers = 1e-3,
@@ -82,6 +85,11 @@ def train(
         The loss of a batch is Σ w C / Σ w.
     validation_data : (X, y) or (X, y, sample_weight), optional
         Evaluated after every epoch.
+    batches : iterable of (X, y), data set of (x, y), or callable, optional
+        Instead of X and y, rows that need not fit into memory. What yields batches, or is called for it, is gone
+        through once, and its rows are kept in a scratch file; a data set with ``len()``, such as PyTorch's, is asked
+        for its rows in every epoch. Blocks of rows come in a seeded order, and as many as 64 MB hold are shuffled
+        together; all networks of a stack see one order.
     optimizer : str or Optimizer
     optimizer_options : dict, optional
         ``{"momentum": 0.95}``, ``{"beta2": 0.99}``, … (K,)
@@ -175,8 +183,13 @@ def train(
     (2,)
     """
     stack, models = net.stack, net.models
-    X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)
-    samples = Samples(X, y, weight, checks.rows(rows, models, len(X)))
+    schedules, seeds = schedules_of(schedule, models), checks.seeds(seed, models)
+    if batches is None:
+        samples = samples_in_memory(stack, X, y, sample_weight, rows)
+    else:
+        at_once = {"X": X, "y": y, "sample_weight": sample_weight, "class_weight": class_weight, "rows": rows}
+        at_once |= {"validation_rows": validation_rows, "diagnostics": diagnostics or None}
+        samples = streamed_samples(as_row_source(batches), stack, seeds[0] if shuffle else None, at_once)
     validation = validation_samples(stack, validation_data, validation_rows, samples)
     samples = with_class_weight(samples, class_weight, stack)
     total_weight = total_weights(samples, models)
@@ -204,20 +217,19 @@ def train(
     if options["label_smoothing"].any() and not net.loss.classification:
         raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
     batch_size = options["batch_size"] = min(options["batch_size"], samples.most_rows)
-    schedules, seeds = schedules_of(schedule, models), checks.seeds(seed, models)
     planner = Planner(
-        m=len(X),
+        m=len(samples.X),
         rows=samples.rows,
         batch_size=batch_size,
         epochs=options["epochs"],
         weight=samples.weight,
         learning_rate=options["learning_rate"],
         schedules=schedules,
-        seeds=seeds if shuffle and (samples.rows is not None or batch_size < len(X)) else None,
+        seeds=seeds if shuffle and (rows is not None or (batches is None and batch_size < len(samples.X))) else None,
     )
     most_parts = batch_size if batch_size == samples.most_rows else options["accumulate"]
-    batches = Batches(batch_size, min(options["accumulate"], most_parts), bool(recompute))
-    step = _training_step(stack, samples, planner, batches, rule, rule_options, options)
+    asked = Batches(batch_size, min(options["accumulate"], most_parts), bool(recompute))
+    step = _training_step(stack, samples, planner, asked, rule, rule_options, options)
     others = {"schedule": [one.name for one in schedules], "seed": list(seeds), "shuffle": bool(shuffle)}
     identity = TrainingIdentity(
         stack,
@@ -285,20 +297,6 @@ def _training_step(
     return with_batches_that_fit(build, asked, stack, rule, samples.most_rows)
 
 
-@dataclass(frozen=True, kw_only=True)
-class EarlyStopping:
-    """What ends the training of a network before its last epoch; None where nothing does.
-
-    Attributes
-    ----------
-    patience : (K,) int or None
-    update_tolerance : (K,) float64 or None
-    """
-
-    patience: NDArray[np.int64] | None
-    update_tolerance: NDArray[np.float64] | None
-
-
 def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """(K,) numbers, or None where all are 0, so that the step leaves their term out."""
     return numbers if numbers.any() else None
@@ -351,6 +349,7 @@ class _TrainingRun:
             error.history = history
             raise
         finally:
+            self.step.data.close()
             if self.best_theta is not None and np.isfinite(self.best_loss).any():
                 self.stack.backend.assign(self.stack.theta, self.best_theta, np.isfinite(self.best_loss))
             if self.validation is not None and history.epochs:

@@ -42,6 +42,14 @@ class Samples:
         return {"X": self.X, "y": self.y, "weight": self.weight, "rows": self.rows}
 
 
+def samples_in_memory(stack: Stack, X: Any, y: Any, sample_weight: Any, rows: Any) -> Samples:
+    """What networks are trained on, from arrays, checked."""
+    if X is None or y is None:
+        raise UsageError("there is nothing to train on; give X and y, or batches")
+    X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)
+    return Samples(X, y, weight, checks.rows(rows, stack.models, len(X)))
+
+
 def validation_samples(
     stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: Samples
 ) -> Samples | None:

@@ -27,6 +27,7 @@ from gpubp.training.device_data import DeviceData
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
 from gpubp.training.slice_step import SliceStep, StepState, Workspace
 from gpubp.training.step_table import StepTable
+from gpubp.training.streaming import StreamedData, StreamedRows
 
 COMPACT_BELOW = 0.75  # share of a stack that still trains; where it is less, the others give up their place
 
@@ -76,7 +77,8 @@ class TrainingStep:
     ----------
     stack : Stack
     data : (X, y, weight)
-        X (m, n_0), y (m,) integers or (m, n_L), and sample weights (m,) or (K, m) float64, or None.
+        X (m, n_0), y (m,) integers or (m, n_L), and sample weights (m,) or (K, m) float64, or None. Where X are
+        StreamedRows, they have the targets, and y is of one row.
     batch_size : int or Batches
         Of at most m rows. With m in one part, the rows are used where they lie, in their own order.
     optimizer : OptimizerState
@@ -115,16 +117,22 @@ class TrainingStep:
         m, weight = len(X), None if weight is None else np.atleast_2d(weight)
         if weight is not None and len(weight) > 1:
             orders = stack.models
-        in_place = (batches.size, batches.parts) == (m, 1) and counts is None and orders == 1
+        streamed = isinstance(X, StreamedRows)
+        in_place = (batches.size, batches.parts, streamed) == (m, 1, False) and counts is None and orders == 1
         free = _memory_for_data(stack, batches, optimizer.rule)
         X = X.astype(backend.storage, copy=False) if in_place else X
-        self.data = DeviceData(backend, (X, stack.cast_targets(y), weight), batches.size, orders, free)
+        self.data: DeviceData | StreamedData = (
+            StreamedData(backend, X, batches.size)
+            if streamed
+            else DeviceData(backend, (X, stack.cast_targets(y), weight), batches.size, orders, free)
+        )
         self.counts = np.full(stack.models, m) if counts is None else counts
         self.members, self.live = np.arange(stack.models), stack.copy()
         self.began = np.ones(stack.models, np.bool_)
         optimizer.operands = None if self.live.operand_buffer is self.live.theta else self.live.operand_buffer
         epoch = stack.epoch(most_rows := int(self.counts.max()), batches.size)
         epoch.loss_scale = backend.loss_scale(stack.models)
+        epoch.period = 0 if self.data.resident else self.data.segment
         added = None if batches.parts == 1 else accumulation(stack, batches, epoch, optimizer, most_rows)
         drop = stack.dropout(dropout, epoch if added is None else added.parts)
         X, y, weight = self.data.device
@@ -291,8 +299,8 @@ class TrainingStep:
         """Give the device the order of rows: keys where it works it out itself, else a table of the rows."""
         epoch, order = self.state.epoch, table.order
         if not self.data.resident:
-            places = self.data.positions(table.orders, table.longest)[: len(self.members)]
-            epoch.order = self._sent(places, epoch.order)
+            if self.data.places is not None:
+                epoch.order = self._sent(self.data.places[: len(self.members)], epoch.order)
             return
         if table.keys is not None and self.stack.backend.shuffles_rows:
             epoch.keys = self._sent(self._of_members(table.keys), epoch.keys)
@@ -314,7 +322,7 @@ class TrainingStep:
     def _load(self, start: int) -> None:
         """Where rows are not all on the device, copy the segment of each order that begins at `start`."""
         if not self.data.resident:
-            self.data.load(self._of_members(self.table.rows(start, start + self.data.segment)), self.members)
+            self.data.load(self.table, start, self.members)
 
     def seek(self, index: int) -> None:
         """Let step `index` of the epoch come next."""

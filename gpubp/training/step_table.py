@@ -119,7 +119,8 @@ def _normalizers(
             own = weights[k % len(weights)][order[k % len(order)][: counts[k % len(counts)]]]
             steps = -(-len(own) // batch_size)
             sums[:steps] = np.add.reduceat(own, starts[:steps])
-    return np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+    normalizer: NDArray[np.float64] = np.divide(1.0, total, out=np.zeros_like(total), where=total > 0)
+    return normalizer
 
 
 def _filled_up(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:

@@ -439,6 +439,21 @@ def test_copies(cupy: CupyStub) -> None:
     driver.synchronize()
 
 
+def test_a_copy_beside_other_work_waits_for_a_moment_and_nothing_for_the_copy(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    host, out = driver.pinned((2, 3), np.float32), driver.zeros((2, 3), np.float32)
+    assert (host.shape, host.dtype, host.flags.writeable) == ((2, 3), np.float32, True)
+    host[...] = 5
+    moment = driver.mark()
+    cupy.log.clear()
+    for _ in range(2):
+        driver.copy_beside(host, out, moment)
+    calls = [name for name in cupy.log if name != "Device"]
+    assert calls == ["Stream", *["wait_event", "set", "synchronize"] * 2]
+    assert max(cupy.streams.items())[1].non_blocking
+    np.testing.assert_array_equal(out, host)
+
+
 def test_a_captured_step_is_a_graph_and_keeps_what_it_launches(cupy: CupyStub) -> None:
     driver = CupyDriver()
     seen = []

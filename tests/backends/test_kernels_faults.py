@@ -99,6 +99,7 @@ FAULTS = {
         ("gather", "&& aligned(source) && aligned(out)", "", batch(place="shifted")),
         ("gather", "k * order_stride", "0", batch()),
         ("gather", "k * keys_stride", "0", batch()),
+        ("gather", "if (period) row %= period;", "", batch()),
         ("gather", "X + k * X_stride", "X", batch()),
         ("gather", "y + k * y_stride", "y", batch()),
         ("gather", "weight + k * weight_stride", "weight", batch()),

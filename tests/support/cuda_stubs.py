@@ -67,6 +67,11 @@ class Array(np.ndarray[Any, Any]):
     def data(self) -> Any:
         return Pointer(ptr=self.ctypes.data)
 
+    def set(self, host: Any, stream: Stream) -> None:
+        assert Device.current and host.flags.c_contiguous
+        stream.cupy.call("set")
+        self[...] = host
+
 
 def zeros(shape: Any, dtype: Any, offset: int = 0) -> Any:
     """An array that starts `offset` bytes after a multiple of 512, as CuPy's memory does."""
@@ -197,6 +202,16 @@ class Stream:
         self.cupy.call("synchronize")
 
 
+class StreamType:
+    """What cupy.cuda.Stream is: it makes streams, and has the default one."""
+
+    def __init__(self, cupy: CupyStub) -> None:
+        self.cupy, self.null = cupy, SimpleNamespace(capture=None)
+
+    def __call__(self, non_blocking: bool) -> Stream:
+        return Stream(self.cupy, non_blocking)
+
+
 class CupyStub(ModuleType):
     """CuPy with one device.
 
@@ -220,7 +235,8 @@ class CupyStub(ModuleType):
             setattr(runtime, name, self.answering(name, answer))
         self.cuda = SimpleNamespace(
             Device=lambda index: Device(self, index),
-            Stream=lambda non_blocking: Stream(self, non_blocking),
+            Stream=StreamType(self),
+            alloc_pinned_memory=bytearray,
             Event=lambda disable_timing: Event(self, disable_timing),
             memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
             runtime=runtime,

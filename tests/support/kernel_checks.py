@@ -341,7 +341,7 @@ def check_gather(
 ) -> None:
     """X, y and weights of the third step, each network's own rows, bit for bit as NumPy casts them.
 
-    From one data set for all, and from one each.
+    From one data set for all, and from one each; and where positions are counted anew after the second step.
 
     Parameters
     ----------
@@ -355,10 +355,10 @@ def check_gather(
     keys = order_keys(np.arange(networks, dtype=np.uint64), 7) if "shuffled" in order else None
     lists = np.stack([rng.permutation(whole) for _ in range(networks)]) if "list" in order else None
     counts = np.full(networks, whole)
-    chosen = np.broadcast_to(
-        rows_at(np.arange(2 * rows, 3 * rows), lists, keys, counts[:1] if order == "none" else counts), (networks, rows)
-    )
-    for owners in sorted({1, networks}):
+    for owners, period in sorted({(1, 0), (networks, 0), (1, 2 * rows)}):
+        positions = np.arange(rows) if period else np.arange(2 * rows, 3 * rows)
+        found = rows_at(positions, lists, keys, counts[:1] if order == "none" else counts)
+        chosen = np.broadcast_to(found, (networks, rows))
         X = rng.normal(0, 50, (owners, whole, columns)).clip(-120, 120)
         X = (np.abs(X) if kind.kind == "u" else X > 0 if kind.kind == "b" else X).astype(kind)
         y = rng.integers(0, 9, (owners, whole)) if targets == "hard" else rng.random((owners, whole, 3), np.float32)
@@ -368,7 +368,7 @@ def check_gather(
             2, normalizer=steps, learning_rate=steps, scale=np.ones(networks), order=((0,),), batch_size=rows
         )
         epoch.order, epoch.keys = (None if table is None else machine.plain(table) for table in (lists, keys))
-        epoch.counts = None if keys is None else machine.plain(counts)
+        epoch.counts, epoch.period = None if keys is None else machine.plain(counts), period
         sources, batch = (
             Batch(**{name: put(name, values) for name, values in data.items()}, smoothing=None)
             for put in (

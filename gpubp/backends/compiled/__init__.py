@@ -77,7 +77,8 @@ class CompiledBackend(ReferenceBackend):
         networks, count = out.X.shape[:2]
         rows = np.empty((networks, count), np.int64)
         arguments = Arguments().numbers(count).parts(np.int64, rows, epoch.order).parts(np.uint32, epoch.keys)
-        arguments.parts(np.int64, epoch.counts).tables(np.int64, epoch.cursor).numbers(epoch.batch_size)
+        arguments.parts(np.int64, epoch.counts).tables(np.int64, epoch.cursor)
+        arguments.numbers(epoch.batch_size, epoch.period)
         self._launch(order_source(), "order", networks, arguments)
         for source, part in pairs:
             columns = part[0, 0].size

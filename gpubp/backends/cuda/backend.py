@@ -77,7 +77,7 @@ class CudaBackend(UnfusedBackend):
         arrays = [array for source, part in pairs for array in (None if part is None else source, part)]
         arrays += epoch.order, epoch.keys, epoch.counts
         y_columns = 0 if out.y is None else prod(out.y.shape[2:])
-        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(stride_of, arrays))
+        args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(stride_of, arrays), np.int64(epoch.period))
         args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height)))
         y_type = self.dtype if out.y is None else out.y.dtype
         types = {"S": data.X.dtype.name, "D": out.X.dtype.name, "Y": y_type.name, "ROUNDS": ROUNDS}
@@ -311,6 +311,8 @@ class CudaBackend(UnfusedBackend):
         hidden, loss = one_activation(training.activations), _loss_kernel(training.loss, n, classes=data.y.ndim == 2)
         ours = self.storage == self.dtype and self.compute == self.dtype.name and data.X.dtype.name in C_TYPES
         if not (self.on_chip and ours) or hidden is None or loss is None:
+            return None
+        if training.epoch.period:  # the rows on the device are a part of them, and change in the middle of an epoch
             return None
         if rule.scalar_step is None or rule.scalar_prologue is None:
             return None

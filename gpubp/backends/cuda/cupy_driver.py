@@ -69,6 +69,7 @@ class CupyDriver:
         self.name = f"CUDA device {device}"
         self._kernels: dict[str, Kernel] = {}
         self._gemms: dict[GemmSpec, LtGemm] = {}
+        self._copies: Any = None  # the stream of `copy_beside`, once there is one
         with self._at_work("start"):
             properties = cupy.cuda.runtime.getDeviceProperties(device)
             self.name = properties["name"].decode()
@@ -99,6 +100,27 @@ class CupyDriver:
         self.join()
         with self._in_stream("copy to the host"):
             return self._cupy.asnumpy(array)
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        count = int(np.prod(shape, dtype=np.int64))
+        with self._at_work("allocation of page-locked memory"):
+            memory = self._cupy.cuda.alloc_pinned_memory(max(1, count * np.dtype(dtype).itemsize))
+        return np.frombuffer(memory, dtype, count).reshape(shape)
+
+    def mark(self) -> Any:
+        self.join()
+        with self._at_work("a mark"):
+            event = self._cupy.cuda.Event(disable_timing=True)
+            event.record(self._cupy.cuda.Stream.null)  # behind what is in both streams, and array arithmetic
+            return event
+
+    def copy_beside(self, host: Any, out: Array, after: Any) -> None:
+        with self._at_work("copy to the device"):
+            if self._copies is None:  # of the kind that no other work waits for: marks alone order it
+                self._copies = self._cupy.cuda.Stream(non_blocking=True)
+            self._copies.wait_event(after)
+            out.set(host, stream=self._copies)
+            self._copies.synchronize()
 
     def free_memory(self) -> int:
         with self._at_work("looking at its memory"):

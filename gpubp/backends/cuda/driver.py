@@ -182,6 +182,18 @@ class Driver(Protocol):
     def to_host(self, array: Array) -> Any:
         """A NumPy array of the same values, once all work so far is done."""
 
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array on the host, page-locked, from which `copy_beside` copies; contents undefined."""
+
+    def mark(self) -> Any:
+        """A moment: when all work so far is done."""
+
+    def copy_beside(self, host: Any, out: Array, after: Any) -> None:
+        """out = host, a `pinned` array of its shape and type, after that moment and beside all other work.
+
+        For a thread of its own, which waits until it is done.
+        """
+
     def free_memory(self) -> int:
         """Bytes that `empty` can still give."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import gcd
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.backends.cuda.driver import Driver, GemmSpec, dtype_of
+from gpubp.backends.cuda.feed import DeviceFeed
 from gpubp.backends.cuda.source import C_TYPES
+from gpubp.backends.feeds import Feed
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.precision import PRECISIONS
 
@@ -61,6 +64,9 @@ class UnfusedBackend(ReferenceBackend):
 
     def to_host(self, array: Array) -> Any:
         return self.driver.to_host(array)
+
+    def feed(self, arrays: Sequence[Array]) -> Feed:
+        return DeviceFeed(self.driver, arrays)
 
     def _take(self, source: Array, rows: Array, out: Array) -> None:
         out[...] = source[0][rows] if len(source) == 1 else self.xp.take_along_axis(source, rows, axis=1)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpubp.backends.cuda.driver import GemmSpec, Source
 from support.cuda_host.arrays import DeviceArray, DeviceNamespace, empty, to_device
 from support.cuda_host.gemm import HostProduct
 from support.cuda_host.kernels import HostKernel
-from support.cuda_host.memory import Device, HostDriverError
+from support.cuda_host.memory import Device, HostDriverError, poison
 from support.cuda_host.streams import Access, Streams
 from support.cuda_host.toolchain import Toolchain
 
@@ -40,6 +42,9 @@ class HostDriver:
         self.seed = seed
         self.multiprocessors = multiprocessors
         self.launches = 0
+        self.copied_beside = 0  # bytes
+        self._pinned: list[Any] = []
+        self._marks = 0
         self._kernels: dict[str, HostKernel] = {}
         self._products: dict[GemmSpec, Callable[..., None]] = {}
         self._streams = Streams(seed)
@@ -65,6 +70,28 @@ class HostDriver:
 
     def to_host(self, array: DeviceArray) -> Any:
         return array.get()
+
+    def pinned(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        array = np.empty(shape, dtype)
+        poison(array)
+        self._pinned.append(array)
+        return array
+
+    def mark(self) -> int:
+        self.device.work("a mark")
+        self._marks += 1
+        return self._marks
+
+    def copy_beside(self, host: Any, out: DeviceArray, after: int) -> None:
+        if not any(np.may_share_memory(host, array) for array in self._pinned):
+            raise HostDriverError("a copy beside other work from memory that is not page-locked")
+        if after != self._marks:
+            raise HostDriverError("a copy beside work that may still read what is copied to")
+        in_one_piece = host.flags.c_contiguous and out.flags.c_contiguous
+        if (host.shape, host.dtype) != (out.shape, out.dtype) or not in_one_piece:
+            raise HostDriverError(f"a copy of {host.shape} {host.dtype} to {out.shape} {out.dtype}, or in pieces")
+        self.copied_beside += host.nbytes
+        out._host[...] = host
 
     def free_memory(self) -> int:
         return 1 << 34

@@ -4,8 +4,9 @@ The order is a keyed bijection: a Feistel network whose halves change each other
 `gpubp.backends.shuffle` says more.
 """
 
-ROWS, OUT, OUT_STRIDE, ORDER, ORDER_STRIDE, KEYS, KEYS_STRIDE, COUNTS, COUNTS_STRIDE, CURSOR, BATCH_SIZE = range(11)
-LENGTH = 11
+ROWS, OUT, OUT_STRIDE, ORDER, ORDER_STRIDE, KEYS, KEYS_STRIDE = range(7)
+COUNTS, COUNTS_STRIDE, CURSOR, BATCH_SIZE, PERIOD = range(7, 12)
+LENGTH = 12
 U = np.uint32
 
 
@@ -28,6 +29,8 @@ def order(arguments, k, step):
     """out[i] = order[bijection(first + i)]; without an order the place itself, without keys the position's."""
     g = integers(arguments, LENGTH)
     rows, first = g[ROWS], (integers(g[CURSOR], 1)[0] + step) * g[BATCH_SIZE]
+    if g[PERIOD] != 0:
+        first %= g[PERIOD]
     out = integers(part(g, OUT, k), rows)
     for i in range(rows):
         out[i] = first + i

@@ -1,0 +1,136 @@
+"""Rows in a scratch file: written once, in order, and read in stretches as often as they are needed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp.errors import DataError, UsageError
+
+WINDOW_BYTES = 1 << 26  # of inputs that are shuffled together
+BLOCK_BYTES = 1 << 21  # of inputs that lie, and are read, one after the other
+
+
+class ScratchRows:
+    """Rows in a scratch file, which is gone when they are, however the process ends.
+
+    Parameters
+    ----------
+    name : str
+        Of what they come from, for messages.
+    window_bytes : int
+        Of inputs that are shuffled together.
+
+    Attributes
+    ----------
+    shape : (int, int)
+    block, window : int
+        As a `RowSource` has them, once the first rows are there.
+    """
+
+    def __init__(self, name: str, window_bytes: int = WINDOW_BYTES) -> None:
+        self.name, self.window_bytes = name, window_bytes
+        self.shape, self.block, self.window = (0, 0), 1, 1
+        self._files: list[Any] = []
+        self._rows: list[NDArray[Any]] = []  # the first row of X and of y, for their shapes and types
+        self._digest = hashlib.sha256()
+
+    def append(self, X: Any, y: Any) -> None:
+        """Write rows X (n, n_0) and y (n,) or (n, n_L), or a single row, behind those that are there.
+
+        Raises
+        ------
+        DataError
+            For rows that are not as the first ones are.
+        UsageError
+            Where there is no room for them.
+        """
+        arrays = [np.asarray(X), np.asarray(y)]
+        arrays = [array[None] for array in arrays] if arrays[0].ndim == 1 else arrays
+        m = self.shape[0]
+        where = f"{self.name}, from row {m + 1:,} on"
+        if any(array.dtype.kind not in "biuf" for array in arrays) or arrays[0].ndim != 2:
+            what = " and ".join(f"{array.dtype} of shape {array.shape}" for array in arrays)
+            raise DataError(f"{where}: {what}; numbers are needed, X of (rows, inputs)")
+        if arrays[1].shape[:1] != arrays[0].shape[:1]:
+            raise DataError(f"{where}: {len(arrays[0])} rows of X, and y of shape {arrays[1].shape}")
+        if not self._files:
+            self._begin(arrays)
+        for what, array, first in zip("Xy", arrays, self._rows, strict=True):
+            if array.shape[1:] != first.shape or not np.can_cast(array.dtype, first.dtype, "same_kind"):
+                raise DataError(
+                    f"{where}: {what} is {array.dtype} of shape {array.shape[1:]} a row, and was {first.dtype} of "
+                    f"{first.shape} before"
+                )
+        for file, array, first in zip(self._files, arrays, self._rows, strict=True):
+            piece = np.ascontiguousarray(array, first.dtype)
+            self._digest.update(piece.data)
+            self._write(file, piece)
+        self.shape = m + len(arrays[0]), self.shape[1]
+
+    def whole(self) -> ScratchRows:
+        """These rows, once all are there; there must be some."""
+        if not self.shape[0]:
+            raise DataError(f"{self.name}: yields no rows; at least one is needed")
+        for file in self._files:
+            self._call(file.flush)
+        return self
+
+    def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """X and y of the rows first … end − 1."""
+        arrays = []
+        for file, row in zip(self._files, self._rows, strict=True):
+            array = np.empty((end - first, *row.shape), row.dtype)
+            file.seek(first * row.nbytes)
+            got = file.readinto(array.data.cast("B"))
+            arrays.append(array[: got // max(1, row.nbytes)])
+        return arrays[0], arrays[1]
+
+    def identity(self) -> dict[str, Any]:
+        """The digest of all rows."""
+        return {"rows": "all of them", "digest": self._digest.hexdigest()[:32]}
+
+    def _begin(self, arrays: Sequence[NDArray[Any]]) -> None:
+        self._rows = [np.zeros(array.shape[1:], array.dtype) for array in arrays]
+        self._files = [self._call(lambda: tempfile.TemporaryFile(dir=scratch_folder())) for _ in arrays]
+        weakref.finalize(self, _close, self._files)
+        self.shape = 0, arrays[0].shape[1]
+        self.block, self.window = rows_of(BLOCK_BYTES, self._rows[0]), rows_of(self.window_bytes, self._rows[0])
+
+    def _write(self, file: Any, piece: NDArray[Any]) -> None:
+        self._call(lambda: file.write(piece.data))
+
+    def _call(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except OSError as error:
+            written = self.shape[0] * sum(row.nbytes for row in self._rows)
+            room = " is full" if error.errno == errno.ENOSPC else f": {error.strerror}"
+            raise UsageError(
+                f"{scratch_folder()}{room}, where a scratch file with the rows of {self.name} is kept "
+                f"({written:,} bytes so far); make room, or name another folder by TMPDIR"
+            ) from error
+
+
+def scratch_folder() -> str:
+    """The folder of scratch files: that which TMPDIR names, else one that lies on a disk, as /tmp may not."""
+    on_disk = "/var/tmp"
+    return os.environ.get("TMPDIR") or (on_disk if os.access(on_disk, os.W_OK) else tempfile.gettempdir())
+
+
+def _close(files: Sequence[Any]) -> None:
+    for file in files:
+        file.close()
+
+
+def rows_of(size: int, row: NDArray[Any]) -> int:
+    """How many rows of inputs take so many bytes, one at least."""
+    return max(1, size // max(1, row.nbytes))
