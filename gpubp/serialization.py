@@ -16,9 +16,9 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -104,7 +104,7 @@ def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}; {size:,} bytes needed)") from error
 
@@ -121,16 +121,37 @@ def sweep(folder: Path, name: str) -> None:
     A writer holds a lock on its file or folder for as long as it lives, so those of others that still write are left
     alone.
     """
-    if fcntl is None:
-        return
     leftover = re.compile(rf"\.{name}\.[0-9a-f]{{8}}")
     for path in [Path(entry.path) for entry in os.scandir(folder) if leftover.fullmatch(entry.name)]:
-        with suppress(OSError), _opened(path) as handle:
+        remove_unlocked(path, shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink)
+
+
+def remove_unlocked(path: Path, remove: Callable[[Path], object]) -> None:
+    """Remove a file or folder if nobody holds a lock on it, and it can be removed."""
+    if fcntl is None:
+        return
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder from being removed by `remove_unlocked`, where the system has locks."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # where a file system has no locks, nobody else can take one either
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -140,40 +161,16 @@ def folder_beside(target: Path) -> Iterator[Path]:
     So is what writers to `target` left that were killed.
     """
     sweep(target.parent, re.escape(_start_of(target.name)))
-    folder, handle = _locked_folder(target)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if handle is not None:
-            os.close(handle)
-
-
-def _locked_folder(target: Path) -> tuple[Path, int | None]:
-    """A new folder beside `target`, and what keeps it locked while it is open."""
     while True:
         folder = _beside(target)
         folder.mkdir()
-        if fcntl is None:
-            return folder, None
-        try:
-            handle = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:  # somebody swept it away before it was locked
-            continue
-        with suppress(OSError):  # where a file system has no locks, nobody else can take one either
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, handle
-        os.close(handle)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # somebody swept it away before it was locked
+                stack.enter_context(locked(folder))
+            if folder.exists():
+                yield folder
+                return
 
 
 def _beside(target: Path) -> Path:
@@ -436,7 +433,7 @@ def _locked_file(target: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable, where the system lets a folder be opened and flushed."""
     try:
         handle = os.open(folder, os.O_RDONLY)

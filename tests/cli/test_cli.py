@@ -122,7 +122,7 @@ def test_metrics_are_those_of_the_design(folder: Path) -> None:
     metrics = json.loads(Path("run/metrics.json").read_text())
     keys = (
         "task train validation test baseline classes confusion epochs steps stopped seconds device precision "
-        "gemm_table seed parameters layer_sizes config versions"
+        "gemm_table seed parameters layer_sizes config versions model_digest"
     )
     assert list(metrics) == keys.split()
     for part in ("train", "validation", "test"):
