@@ -618,6 +618,28 @@ def test_commands_at_once_have_folders_of_their_own(folder: Path) -> None:
     assert not first.exists() and second.exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), True),
+        (ImportError("_qhull.so: failed to map segment from shared object"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (ImportError("No module named x"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+    ],
+)
+def test_where_there_is_no_memory_one_line_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gpubp.data.read", fails)
+    result = invoke("train", "flowers.csv", *QUICK)
+    assert (result.exception is error) is not told
+    assert ("Error: not enough memory" in result.stderr) is told
+
+
 # -- small things --------------------------------------------------------------------------------------
 
 
