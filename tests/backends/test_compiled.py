@@ -78,8 +78,18 @@ def test_elementary_functions_are_right_to_the_last_digits(name, dtype, rng):
         assert abs(mpmath.mpf(float(result)) - exact) <= 2.5 * unit, (value, result)
 
 
+@pytest.mark.parametrize("dtype, end", [("float32", 9.1), ("float64", 26.5)])
+def test_the_complementary_error_function_keeps_its_digits(dtype, end, rng):
+    """The square of x is rounded, and exp makes x² units of that."""
+    x = np.concatenate([rng.uniform(-end, end, 400), rng.uniform(-1, 1, 200)]).astype(dtype)
+    for value, result in zip(x.tolist(), applied("erfc(z)", x), strict=True):
+        exact = mpmath.erfc(mpmath.mpf(value))
+        unit = mpmath.mpf(float(np.spacing(np.abs(result))))
+        assert abs(mpmath.mpf(float(result)) - exact) <= (8 + value**2) * unit, (value, result)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, "erfc"])
 def test_elementary_functions_at_the_ends_of_the_numbers(name, dtype):
     info = np.finfo(dtype)
     x = np.array([0, np.inf, -np.inf, np.nan, info.max, -info.max, info.tiny, -1.0, -2.0], dtype)
