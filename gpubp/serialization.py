@@ -63,11 +63,11 @@ def model_file(path: str | Path) -> Path:
         If there is none.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # of names that are too long, pathlib would raise
         if not (path / MODEL_FILE).is_file():
             raise DataError(f'{path}: there is no {MODEL_FILE} in this folder; give one that "gpubp train" wrote')
         return path / MODEL_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f'{path}: no such file or folder; give the folder that "gpubp train" wrote')
     return path
 
@@ -203,6 +203,8 @@ def header(path: str | Path) -> dict[str, Any]:
     """Read what a file says beside its tensors; nothing of a file that `save` did not write."""
     from safetensors import SafetensorError, safe_open
 
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return {}
     try:
         with safe_open(path, framework="numpy") as file:
             saved = json.loads((file.metadata() or {}).get("gpubp", "{}"))
@@ -223,7 +225,7 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; a model is a .safetensors file that MLP.save wrote")
     try:
         with safe_open(path, framework="numpy") as file:

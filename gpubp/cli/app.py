@@ -39,6 +39,9 @@ class Commands(TyperGroup):
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1 if isinstance(error, (DivergenceError, CheckpointError)) else 2) from None
         except (MemoryError, ImportError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOMEM:
+                typer.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+                raise typer.Exit(2) from None
             if not _is_of_memory(error):
                 raise
             typer.echo(f"Error: not enough memory ({error}); use less data or a smaller network", err=True)

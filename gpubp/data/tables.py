@@ -65,6 +65,10 @@ def read_parquet(path: Path, options: TableOptions, schema: Schema | None = None
                 _put_column(cells, name, arrays[f"c{i}"])
     except duckdb.Error as error:
         raise DataError(f"{path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        if "interrupted" in str(error):  # what DuckDB makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
     return _with_columns(data, cells, options, schema)
 
 

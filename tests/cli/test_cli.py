@@ -523,12 +523,16 @@ def test_a_signal_keeps_the_network_and_what_to_go_on_from(folder: Path, number:
         env={**environment(), "PYTHONUNBUFFERED": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
     )
-    assert process.stdout
-    while "epoch " not in process.stdout.readline():
-        assert process.poll() is None
-    time.sleep(0.1)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        assert process.stdout
+        while "epoch " not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.1)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()  # one that does not hear the signal would train for ever
+        process.wait()
     assert process.returncode == code
     again = "gpubp train prices.csv --epochs 1000000 --resume run"
     assert re.fullmatch(rf"Interrupted after [\d,]+ steps?; to go on: {again}\n", stderr)
@@ -638,6 +642,35 @@ def test_where_there_is_no_memory_one_line_says_so(
     result = invoke("train", "flowers.csv", *QUICK)
     assert (result.exception is error) is not told
     assert ("Error: not enough memory" in result.stderr) is told
+
+
+LONG = "n" * 256
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"predict MODEL flowers.csv --out {LONG}.csv",
+        f"export MODEL {LONG}.onnx",
+        f"evaluate {LONG} flowers.csv",
+        f"inspect {LONG}",
+        f"train {LONG}.csv",
+        f"train flowers.csv --resume {LONG}",
+    ],
+)
+def test_a_name_that_is_too_long_is_said_in_one_line(folder: Path, trained: Path, command: str) -> None:
+    result = invoke(*command.replace("MODEL", str(trained)).split())
+    assert result.exit_code == 2 and LONG in result.stderr and result.stderr.startswith("Error: "), result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+@pytest.mark.parametrize(
+    "command", ["train pipe.csv", "evaluate pipe.csv flowers.csv", "predict MODEL pipe.csv --out -"]
+)
+def test_nobody_waits_for_a_pipe_without_a_writer(folder: Path, trained: Path, command: str) -> None:
+    os.mkfifo("pipe.csv")
+    result = invoke(*command.replace("MODEL", str(trained)).split())
+    assert result.exit_code == 2 and "pipe.csv" in result.stderr, result.output
 
 
 # -- small things --------------------------------------------------------------------------------------
