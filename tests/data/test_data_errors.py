@@ -347,3 +347,15 @@ def test_another_kind_or_width_of_data_is_refused(tmp_path: Path) -> None:
         encode(preprocessing, read(tmp_path / "pixels.npz"))
     with pytest.raises(DataError, match="iris: is a table"):
         encode(preprocessing, read("iris"))
+
+
+@pytest.mark.parametrize(("texts", "numbers"), [(5, 95), (6, 94), (3, 20), (4, 20)])
+def test_texts_are_mistakes_up_to_5_percent_of_the_cells_or_3(tmp_path: Path, texts: int, numbers: int) -> None:
+    cells = [*(f"word{i}" for i in range(texts)), *(f"{i}.25" for i in range(numbers))]
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{cell},{i % 3}\n" for i, cell in enumerate(cells)))
+    if texts <= max(0.05 * (texts + numbers), 3):
+        with pytest.raises(DataError, match='line 2, column "a": "word0"'):
+            read(path, target="y").columns["a"]
+    else:
+        assert read(path, target="y").columns["a"].dtype == object
