@@ -44,11 +44,11 @@ SCHEMA = {
     },
     "options": {
         "ignore": _TEXTS,
-        "kinds": {str: frozenset(KINDS)},
+        "kinds?": {str: frozenset(KINDS)},
         "missing": _TEXTS,
-        "decimal": (None, str),
-        "delimiter": (None, str),
-        "encoding": (None, str),
+        "decimal?": (None, str),
+        "delimiter?": (None, str),
+        "encoding?": (None, str),
         "header?": (None, bool),
     },
 }
