@@ -66,7 +66,7 @@ def _near(value: Any) -> list[Any]:
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int | float):
-        return [value + 1, -value, value * 1e300]
+        return [value + 1, -value, value * 1e290]
     if isinstance(value, list) and value:
         return [value[:-1], [*value, value[0]], value[::-1], [value]]
     if isinstance(value, str):
