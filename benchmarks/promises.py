@@ -325,7 +325,8 @@ PROMISES = (
         "No training returns a network or outputs that are not finite unsaid",
         "tests/training/test_divergence.py",
         lambda share: (
-            f"{silent_trainings(_count(10_000, share))} of {_count(10_000, share):,} random trainings on the reference backend"
+            f"{silent_trainings(_count(10_000, share))} of {_count(10_000, share):,} random trainings "
+            "on the reference backend"
         ),
     ),
     Promise("Losses are right to the last digits in float64", "tests/test_losses.py", _losses),

@@ -359,3 +359,12 @@ def test_texts_are_mistakes_up_to_5_percent_of_the_cells_or_3(tmp_path: Path, te
             read(path, target="y").columns["a"]
     else:
         assert read(path, target="y").columns["a"].dtype == object
+
+
+def test_classes_of_more_digits_than_numbers_keep_are_refused_and_read_as_texts_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,id\n" + "".join(f"{i},{12345678901234567890123 + i % 2}\n" for i in range(20)))
+    with pytest.raises(DataError, match=r'line 2, column "id": 1.23\d+e\+22 has more digits .* --kind id=category'):
+        prepare(read(path, target="id"), loss="cross_entropy")
+    prepared = prepare(read(path, target="id", kinds={"id": "category"}))
+    assert prepared.classes == ["12345678901234567890123", "12345678901234567890124"]
