@@ -223,11 +223,11 @@ def softplus() -> Activation:
 def gelu() -> Activation:
     """a = z Φ(z), Φ the normal distribution function; σ′ = Φ(z) + z φ(z). Source: Hendrycks and Gimpel, 2016."""
     half_root, density = sqrt(0.5), 1 / sqrt(2 * pi)
-    phi = f"T(0.5) * (T(1) + erf(z * T({half_root!r})))"
+    phi = f"T(0.5) * erfc(z * T({-half_root!r}))"  # not ½ (1 + erf), of which nothing is left far below 0
     return Activation(
         name="gelu",
-        f=lambda xp, z: 0.5 * z * (1 + xp.erf(z * half_root)),
-        derivative=lambda xp, z: 0.5 * (1 + xp.erf(z * half_root)) + z * (density * xp.exp(-0.5 * z * z)),
+        f=lambda xp, z: 0.5 * z * xp.erfc(z * -half_root),
+        derivative=lambda xp, z: 0.5 * xp.erfc(z * -half_root) + z * (density * xp.exp(-0.5 * z * z)),
         derivative_from="z",
         scalar_f=f"z * ({phi})",
         scalar_derivative=f"{phi} + z * (T({density!r}) * exp(T(-0.5) * z * z))",
@@ -237,29 +237,37 @@ def gelu() -> Activation:
 
 
 def gelu_tanh() -> Activation:
-    """a = ½ z (1 + tanh u), u = √(2/π) (z + 0.044715 z³): GELU's tanh form. Source: Hendrycks and Gimpel, 2016."""
-    c, cubic = sqrt(2 / pi), 0.044715
+    """a = z s, s = ½ (1 + tanh u) = 1/(1 + e⁻²ᵘ), u = √(2/π) (z + 0.044715 z³); σ′ = s + 2 z s (1 − s) u′.
+
+    GELU's tanh form. Source: Hendrycks and Gimpel, 2016.
+    """
+    c, cubic = 2 * sqrt(2 / pi), 0.044715
 
     def square(xp: Namespace, z: Array) -> Array:
-        return xp.minimum(z * z, 1e4)  # tanh u is ±1 long before, and z² must not overflow
+        return xp.minimum(z * z, 1e4)  # s is 0 or 1 long before, and z² must not overflow
 
-    def tanh_u(xp: Namespace, z: Array) -> Array:
-        return xp.tanh(c * z * (1 + cubic * square(xp, z)))
+    def logistic(xp: Namespace, z: Array) -> tuple[Array, Array]:
+        w = c * z * (1 + cubic * square(xp, z))
+        decay = xp.exp(w - 2 * xp.maximum(w, 0))  # e^−|w|, at most 1
+        s = xp.where(w.real > 0, xp.ones_like(decay), decay) / (1 + decay)
+        return s, decay / ((1 + decay) * (1 + decay))  # s (1 − s), of which 1 − s would lose digits
 
     def derivative(xp: Namespace, z: Array) -> Array:
-        t = tanh_u(xp, z)
-        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * (c * (1 + 3 * cubic * square(xp, z)))
+        s, slope = logistic(xp, z)
+        return s + z * slope * (c * (1 + 3 * cubic * square(xp, z)))
 
     zz = "select(z * z < T(10000), z * z, T(10000))"
-    u = f"T({c!r}) * z * (T(1) + T({cubic!r}) * {zz})"
+    w = f"T({c!r}) * z * (T(1) + T({cubic!r}) * {zz})"
+    decay = f"exp(-fabs({w}))"
+    s = f"(select({w} > T(0), T(1), {decay}) / (T(1) + {decay}))"
+    slope = f"{decay} / ((T(1) + {decay}) * (T(1) + {decay}))"
     return Activation(
         name="gelu_tanh",
-        f=lambda xp, z: 0.5 * z * (1 + tanh_u(xp, z)),
+        f=lambda xp, z: z * logistic(xp, z)[0],
         derivative=derivative,
         derivative_from="z",
-        scalar_f=f"T(0.5) * z * (T(1) + tanh({u}))",
-        scalar_derivative=f"T(0.5) * (T(1) + tanh({u})) + T(0.5) * z * (T(1) - tanh({u}) * tanh({u}))"
-        f" * (T({c!r}) * (T(1) + T({3 * cubic!r}) * {zz}))",
+        scalar_f=f"z * {s}",
+        scalar_derivative=f"{s} + z * ({slope}) * (T({c!r}) * (T(1) + T({3 * cubic!r}) * {zz}))",
         init="he_normal",
         bounds=(-0.1700408, inf),
     )

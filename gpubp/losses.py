@@ -202,7 +202,7 @@ def quantile(q: float = 0.5, *others: float) -> Loss:
         over, under = (xp.asarray(slopes, dtype=dtype) for slopes in (slopes_over, slopes_under))  # (n,)
         ones = xp.ones_like(z)
         slope = xp.where(error.real > 0, over * ones, xp.where(error.real < 0, under * ones, 0 * error))
-        return slope * error, slope
+        return 2 * slope * (0.5 * z - 0.5 * y), slope  # z - y may overflow where the loss does not
 
     over, under = _of_output(slopes_over), _of_output(slopes_under)
     slope = f"select(z > y, {over}, select(z < y, {under}, T(0) * (z - y)))"
@@ -210,7 +210,7 @@ def quantile(q: float = 0.5, *others: float) -> Loss:
         name=f"quantile({', '.join(map(str, levels))})" if others else canonical("quantile", q=(levels[0], 0.5)),
         formula=formula,
         output_activation=identity(),
-        scalar_value=f"{slope} * (z - y)",
+        scalar_value=f"T(2) * ({slope}) * (T(0.5) * z - T(0.5) * y)",
         scalar_delta=slope,
         quantiles=tuple(levels) if others else (),
     )
@@ -230,13 +230,14 @@ def poisson() -> Loss:
 
     def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
         rate = xp.exp(z)
-        return rate - y * z, rate - y
+        value = xp.where(rate.real == inf, rate, rate - y * z)  # y z may be infinite too
+        return value, rate - y
 
     return Loss(
         name="poisson",
         formula=formula,
         output_activation=exponential(),
-        scalar_value="exp(z) - y * z",
+        scalar_value="select(exp(z) - exp(z) == T(0), exp(z) - y * z, exp(z))",
         scalar_delta="exp(z) - y",
         targets=(0.0, inf),
     )
@@ -274,15 +275,21 @@ def cross_entropy() -> Loss:
 
     t = (1 − s) y + s/n is the target after label smoothing s (Szegedy et al., 2016). y is an integer class
     per row, or a distribution per row (one-hot). The row-wise loss: fused backends have one loop for it.
+
+    The sum of the others' exponentials is kept apart from the one of the class, or of the largest logit: a network that
+    is sure has a loss of ln(1 + others), which is no 0 however small they are.
     """
 
     def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
         shifted = z - z.real.max(axis=-1, keepdims=True)
         e = xp.exp(shifted)
-        total = e.sum(axis=-1, keepdims=True)
-        delta = e / total
+        index = (y if y.ndim < z.ndim else z.real.argmax(axis=-1))[..., None]
+        one = xp.take_along_axis(e, index, axis=-1)
+        xp.put_along_axis(e, index, 0 * one, axis=-1)
+        others = e.sum(axis=-1, keepdims=True)
+        xp.put_along_axis(e, index, one, axis=-1)
+        delta = e / (others + one)
         if y.ndim < z.ndim:  # the same as one-hot y, without building it
-            index = y[..., None]
             chosen = xp.take_along_axis(shifted, index, axis=-1)
             picked = xp.take_along_axis(delta, index, axis=-1)
             if xp.any(smoothing):
@@ -296,7 +303,7 @@ def cross_entropy() -> Loss:
             target = (1 - smoothing) * y + smoothing / z.shape[-1]
             aim = (target * shifted).sum(axis=-1, keepdims=True)
             delta = delta - target
-        return (xp.log(total) - aim)[..., 0], delta
+        return (xp.log1p(others + (one - 1)) - aim)[..., 0], delta
 
     return Loss(
         name="cross_entropy",

@@ -457,6 +457,7 @@ def from_tensors(
         If something is missing, or does not fit.
     """
     records = records or {}
+    serialization.check_metadata(f"{path}", saved, serialization.NETWORK)
     try:
         for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
             if tensors[name].shape != (saved["models"], stop - start):
@@ -476,6 +477,7 @@ def from_tensors(
         for name, start, stop in net.stack.layout.names():
             if tensors[name].dtype != backend.dtype:
                 raise DataError(f"{path}: {name} has dtype {tensors[name].dtype}; the file is damaged")
+            serialization.check_finite(f"{path}: {name}", tensors[name])
             net.theta[:, start:stop] = backend.from_host(tensors[name])
     except KeyError as error:
         raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None

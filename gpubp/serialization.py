@@ -10,15 +10,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +37,21 @@ FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of the 
 # encodings of numbers
 HEADER, DIGEST = "gpubp", "gpubp_sha256"  # what the header of a file calls our metadata, and their digest
 DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  # as safetensors calls them
+LONGEST_START = 240  # bytes of a name that are kept in that of a temporary file; systems take 255
 _CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # where a folder cannot be flushed
 
 MODEL_FILE = "model.safetensors"  # what a network is called in a folder of its own
+CLASS_TYPE = re.compile(r"[<>|=]?[biufUO]\d{0,9}")  # as NumPy spells them
+LONGEST_PADDING = 4096  # characters that texts of classes may have room for beyond the longest
+NETWORK = {  # as `gpubp.stack.Stack.describe` gives it, but for sizes and seeds, which are checked as those of a user
+    "activations": [str],
+    "loss": str,
+    "output_activation": str,
+    "precision": str,
+    "models": int,
+}
+_KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number", None: "null"}
 
 
 def model_file(path: str | Path) -> Path:
@@ -50,11 +63,11 @@ def model_file(path: str | Path) -> Path:
         If there is none.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # of names that are too long, pathlib would raise
         if not (path / MODEL_FILE).is_file():
             raise DataError(f'{path}: there is no {MODEL_FILE} in this folder; give one that "gpubp train" wrote')
         return path / MODEL_FILE
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(f'{path}: no such file or folder; give the folder that "gpubp train" wrote')
     return path
 
@@ -74,12 +87,13 @@ def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
     target = Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent, re.escape(target.name))
+        sweep(target.parent, re.escape(_start_of(target.name)))
         temporary, file = _locked_file(target)
         with file:
             try:
                 if target.is_file():
-                    os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+                    with suppress(OSError):  # some file systems have no permissions to change
+                        os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -90,7 +104,7 @@ def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
                 with suppress(OSError):
                     os.unlink(temporary)
                 raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}; {size:,} bytes needed)") from error
 
@@ -102,17 +116,71 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Remove what writers left in a folder that were killed while they wrote a file whose name matches `name`.
+    """Remove what writers left in a folder that were killed while they wrote what has a name that matches `name`.
 
-    A writer holds a lock on its file for as long as it lives, so files of others that still write are left alone.
+    A writer holds a lock on its file or folder for as long as it lives, so those of others that still write are left
+    alone.
     """
-    if fcntl is None:
-        return
     leftover = re.compile(rf"\.{name}\.[0-9a-f]{{8}}")
     for path in [Path(entry.path) for entry in os.scandir(folder) if leftover.fullmatch(entry.name)]:
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        remove_unlocked(path, shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink)
+
+
+def remove_unlocked(path: Path, remove: Callable[[Path], object]) -> None:
+    """Remove a file or folder if nobody holds a lock on it, and it can be removed."""
+    if fcntl is None:
+        return
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove(path)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a folder from being removed by `remove_unlocked`, where the system has locks."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # where a file system has no locks, nobody else can take one either
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def folder_beside(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that is filled and renamed; what is left of it at the end of the block is removed.
+
+    So is what writers to `target` left that were killed.
+    """
+    sweep(target.parent, re.escape(_start_of(target.name)))
+    while True:
+        folder = _beside(target)
+        folder.mkdir()
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # somebody swept it away before it was locked
+                stack.enter_context(locked(folder))
+            if folder.exists():
+                yield folder
+                return
+
+
+def _beside(target: Path) -> Path:
+    """A new name beside `target` that `sweep` finds; names of files have an end."""
+    return target.parent / f".{_start_of(target.name)}.{secrets.token_hex(4)}"
+
+
+def _start_of(name: str) -> str:
+    """As much of a name as leaves room for what makes it a new one."""
+    return os.fsdecode(os.fsencode(name)[:LONGEST_START])
 
 
 def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
@@ -135,10 +203,12 @@ def header(path: str | Path) -> dict[str, Any]:
     """Read what a file says beside its tensors; nothing of a file that `save` did not write."""
     from safetensors import SafetensorError, safe_open
 
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return {}
     try:
         with safe_open(path, framework="numpy") as file:
             saved = json.loads((file.metadata() or {}).get("gpubp", "{}"))
-    except (SafetensorError, OSError, ValueError):
+    except (SafetensorError, OSError, ValueError, RecursionError):
         return {}
     return saved if isinstance(saved, dict) else {}
 
@@ -155,14 +225,14 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; a model is a .safetensors file that MLP.save wrote")
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
         metadata = json.loads(header[HEADER]) if HEADER in header else None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a readable safetensors file ({error})") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("format"), int):
         raise DataError(f"{path}: not written by gpubp; load a file that MLP.save wrote")
@@ -170,6 +240,132 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         raise DataError(f"{path}: format {metadata['format']}, but this gpubp reads up to {FORMAT}; update gpubp")
     _check_digest(path, tensors, header, metadata["format"])
     return tensors, metadata
+
+
+def check_metadata(where: str, value: Any, schema: Any) -> None:
+    """Refuse metadata that are not as a schema says they are.
+
+    Parameters
+    ----------
+    where : str
+        The file and the entry in it, for messages.
+    value
+        What JSON held.
+    schema
+        A type: `str`, `bool`, `int` (of 64 bits), or `float` for any finite number; None; a frozenset of the texts that
+        may stand there; ``[schema]`` for a list, ``[]`` for any; ``{str: schema}`` for entries of any name;
+        ``{"name": schema, "other?": schema}`` for entries of these names, of which those with a question mark may be
+        missing, beside which there may be others; a tuple of alternatives.
+
+    Raises
+    ------
+    DataError
+        Naming the entry and what is there.
+
+    Examples
+    --------
+    >>> check_metadata("m: sizes", [3, -2.5], [int])
+    Traceback (most recent call last):
+    gpubp.errors.DataError: m: sizes[1] is -2.5, not a whole number; the file is damaged or from another version
+    """
+    if isinstance(schema, tuple):
+        if not any(_fits(value, one) for one in schema):
+            check_metadata(where, value, next((one for one in schema if isinstance(value, type(one))), schema[0]))
+    elif isinstance(schema, dict):
+        if not isinstance(value, dict):
+            refuse_metadata(where, value, "a record")
+        for name, one in schema.items():
+            if name is str:
+                for key, entry in value.items():
+                    check_metadata(f"{where}.{key}", entry, one)
+            elif name.removesuffix("?") in value:
+                check_metadata(f"{where}.{name.removesuffix('?')}", value[name.removesuffix("?")], one)
+            elif not name.endswith("?"):
+                raise DataError(f"{where}: {name!r} is missing; the file is damaged or from another version")
+    elif isinstance(schema, list):
+        if not isinstance(value, list):
+            refuse_metadata(where, value, "a list")
+        for i, entry in enumerate(value if schema else ()):
+            check_metadata(f"{where}[{i}]", entry, schema[0])
+    elif not _fits(value, schema):
+        known = _KINDS.get(schema) or f"one of {', '.join(map(json.dumps, sorted(schema)))}"
+        refuse_metadata(where, value, known)
+
+
+def refuse_metadata(where: str, value: Any, needed: str) -> NoReturn:
+    """Say what is there in metadata, and what should be.
+
+    Raises
+    ------
+    DataError
+    """
+    text = json.dumps(value)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
+    raise DataError(f"{where} is {text}, not {needed}; the file is damaged or from another version")
+
+
+def class_values(where: str, values: list[Any], dtype: str) -> NDArray[Any]:
+    """The classes (n_classes,) that a file lists, in the type that it says they had.
+
+    Raises
+    ------
+    DataError
+        If they are no texts and numbers, of another type, or of one that takes memory beyond what they hold.
+    """
+    check_metadata(where, values, [(str, int, float, bool)])
+    if not CLASS_TYPE.fullmatch(dtype):
+        refuse_metadata(f"{where}.dtype", dtype, "a type of texts or numbers")
+    longest = max((len(value) for value in values if isinstance(value, str)), default=0)
+    try:
+        if np.dtype(dtype).kind == "U" and np.dtype(dtype).itemsize > 4 * (longest + LONGEST_PADDING):
+            refuse_metadata(f"{where}.dtype", dtype, f"a type of texts that have {longest} characters at most")
+        return np.array(values, np.dtype(dtype))
+    except (TypeError, OverflowError) as error:
+        raise DataError(f"{where}: {error}; the file is damaged or from another version") from None
+
+
+def _fits(value: Any, schema: Any) -> bool:
+    """Whether a value is as a schema says."""
+    if schema is None:
+        return value is None
+    if isinstance(schema, frozenset):
+        return isinstance(value, str) and value in schema
+    if isinstance(schema, type):
+        if isinstance(value, bool) or schema in (str, bool) or not isinstance(value, int | float):
+            return type(value) is schema
+        return abs(value) < 2**63 if isinstance(value, int) else schema is float and math.isfinite(value)
+    try:
+        check_metadata("", value, schema)
+    except DataError:
+        return False
+    return True
+
+
+def check_finite(where: str, tensor: NDArray[Any]) -> None:
+    """Refuse parameters (K, size) that are not finite, and name the first.
+
+    Raises
+    ------
+    DataError
+    """
+    wrong = ~np.isfinite(tensor)
+    if wrong.any():
+        k, i = (int(index) for index in np.argwhere(wrong)[0])
+        raise DataError(
+            f"{where}: {int(wrong.sum()):,} of {tensor.size:,} values are not finite, the first, number {i} of network "
+            f"{k}, is {tensor[k, i]}; such a network predicts nothing; train it anew"
+        )
+
+
+def digest(path: str | Path) -> str | None:
+    """The digest of metadata and tensors that stands in a file; None where there is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get(DIGEST)
+    except (SafetensorError, OSError, ValueError):
+        return None
 
 
 def digest_of_array(array: NDArray[Any]) -> str:
@@ -226,7 +422,7 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 def _locked_file(target: Path) -> tuple[Path, BinaryIO]:
     """A new file beside `target`, which is locked while it is open."""
     while True:
-        temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+        temporary = _beside(target)
         # Not by tempfile, whose files are for their owner alone: the kernel applies the umask here, race-free.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         file = os.fdopen(handle, "wb")
@@ -239,7 +435,7 @@ def _locked_file(target: Path) -> tuple[Path, BinaryIO]:
         file.close()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename durable, where the system lets a folder be opened and flushed."""
     try:
         handle = os.open(folder, os.O_RDONLY)

@@ -54,21 +54,22 @@ softmax_cross_entropy(T* __restrict__ logits, const Target* __restrict__ y, cons
             return (A(1) - s) * yj + s / A(n);
         };
 
-        A total = 0, aim = 0;
+        A others = 0, aim = 0;  // but for the largest, whose exponential is 1
         for (int j = lane; j < columns; j += GROUP) {
             const A shifted = convert<A>(z[j]) - top, t = target(j);
-            total += exp(shifted);
+            others += j == predicted ? A(0) : exp(shifted);
             aim += t == A(0) ? A(0) : t * shifted;
         }
-        total = over_group<GROUP>(total, Add());
+        others = over_group<GROUP>(others, Add());
         aim = over_group<GROUP>(aim, Add());
+        const A total = others + A(1);
 
         const double w = there && weight ? weight[k * weight_stride + row] : 1.0;
         const A factor = w * scale;
         for (int j = lane; j < columns; j += GROUP)
             z[j] = convert<T>((exp(convert<A>(z[j]) - top) / total - target(j)) * factor);
         if (there && lane == 0) {
-            mine.value += w * (log(total) - aim);
+            mine.value += w * (log1p(others) - aim);
             mine.metric += predicted == truth ? w : 0.0;
         }
     }

@@ -243,17 +243,18 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #endif
             return (A(1) - s) * yj + s / A(n);
         };
-        A total = 0, aim = 0;
+        A others = 0, aim = 0;  // but for the largest, whose exponential is 1
         for (int j = first; j < n; j += LANES) {
             const A shifted = z[j] - top, t = target(j);
-            total += exp(shifted);
+            others += j == predicted ? A(0) : exp(shifted);
             aim += t == A(0) ? A(0) : t * shifted;
         }
-        total = over_lanes<LANES>(total, Add());
+        others = over_lanes<LANES>(others, Add());
         aim = over_lanes<LANES>(aim, Add());
+        const A total = others + A(1);
         for (int j = first; j < n; j += LANES) z[j] = (exp(z[j] - top) / total - target(j)) * factor;
         if (there && lane == 0) {
-            mine.value += w * (log(total) - aim);
+            mine.value += w * (log1p(others) - aim);
             mine.metric += predicted == truth ? w : 0.0;
         }
 #else

@@ -136,6 +136,40 @@ def test_function_and_derivative_to_a_few_ulp(spec):
                 assert abs(mpf(value) - truth) <= ULP * EPS * size, f"z = {z!r}: {value!r}, not {truth}"
 
 
+TAILS = {  # how far below 0 an activation keeps its digits, in float32 and float64; then e^−z overflows
+    "sigmoid": (-87.0, -708.0),
+    "silu": (-88.0, -709.0),
+    "softplus": (-87.0, -708.0),
+    "gelu": (-12.9, -37.4),
+    "gelu_tanh": (-10.1, -21.0),
+    "mish": (-87.0, -708.0),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spec", TAILS)
+def test_digits_are_kept_far_below_0(spec, dtype):
+    """Relatively: an error in the argument of exp counts as often as the argument is large."""
+    points = np.linspace(TAILS[spec][dtype == np.float64], -1, 60).astype(dtype)
+    a = get_activation(spec).f(XP, points)
+    with mpmath.workdps(400):  # 1 + tanh u is 1e-301
+        for z, value in zip(points.tolist(), a.tolist(), strict=True):
+            truth = exact(spec)[0](mpf(z))
+            assert abs(mpf(value) / truth - 1) <= 4 * max(1, -float(mp.log(abs(truth)))) * np.finfo(dtype).eps, z
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spec", SPECS)
+def test_large_numbers_have_finite_derivatives(spec, dtype):
+    z = np.array([-1e30, -1e19, -1e10, 1e10, 1e19, 1e30], dtype)
+    activation = get_activation(spec)
+    with np.errstate(over="ignore"):
+        a = activation.f(XP, z)
+        slope = activation.derivative(XP, a if activation.derivative_from == "a" else z)
+    if spec != "exponential":
+        assert np.isfinite(a).all() and np.isfinite(slope).all()
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_derivative_against_the_complex_step(spec):
     """σ(z + ih) = σ(z) + ihσ′(z) to all digits for h = 1e-200: no difference is taken, nothing cancels."""

@@ -243,6 +243,28 @@ def test_not_a_number_is_handed_on(spec):
         assert math.isnan(scalar_function(loss.scalar_delta, "z", "y", "s")(math.nan, 1.0, 0.0))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_network_that_is_sure_has_a_loss_all_the_same(dtype):
+    """ln(1 + e^−40) is 4e-18, and not the 0 that ln(1 + 4e-18) is."""
+    z, truth = np.array([[40.0, 0.0, -80.0], [0.0, 39.0, 3.0]], dtype), np.array([0, 1])
+    expected = [np.log1p(np.exp(-40.0)), np.log1p(np.exp(-39.0) + np.exp(-36.0))]
+    for y in (truth, np.eye(3, dtype=dtype)[truth]):
+        value, _ = get_loss("cross_entropy").formula(XP, z, y, 0.0)
+        np.testing.assert_allclose(value, expected, rtol=4 * np.finfo(dtype).eps)
+    value, _ = get_loss("binary_cross_entropy").formula(XP, np.array([[40.0], [-40.0]], dtype), truth[::-1, None], 0.0)
+    np.testing.assert_allclose(value[:, 0], expected[0], rtol=4 * np.finfo(dtype).eps)
+
+
+def test_losses_overflow_where_the_truth_does_and_not_before():
+    z = np.array([[1e308, -1e308]])
+    with np.errstate(all="ignore"):
+        value, delta = get_loss("quantile(0.25)").formula(XP, z, -z, 0.0)
+        np.testing.assert_allclose(value, [[1.5e308, 5e307]])
+        np.testing.assert_array_equal(delta, [[0.75, -0.25]])
+        value, _ = get_loss("poisson").formula(XP, np.array([[800.0, 2.0]]), np.array([[1e306, 1.0]]), 0.0)
+    np.testing.assert_allclose(value, [[np.inf, np.exp(2.0) - 2]])
+
+
 # -- torch ----------------------------------------------------------------------------------------------
 
 

@@ -40,8 +40,10 @@ class NumpyNamespace:
     """NumPy, and from SciPy what NumPy lacks."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "erf":
-            from scipy.special import erf as function
+        if name in ("erf", "erfc"):
+            from scipy import special
+
+            function = getattr(special, name)
         else:
             function = getattr(np, name)
         setattr(self, name, function)  # found at once from now on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -23,6 +24,7 @@ from gpubp.cli.train import train
 from gpubp.errors import CheckpointError, DivergenceError, GpubpError, UsageError
 from gpubp.optimizers import get_optimizer
 
+NO_MEMORY_FOR_LIBRARY = ("failed to map segment", "annot allocate memory")  # what the linker of Linux says
 MOST_SHOWN_CLASSES = 10  # in a confusion matrix
 
 
@@ -36,7 +38,12 @@ class Commands(TyperGroup):
         except GpubpError as error:
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(1 if isinstance(error, (DivergenceError, CheckpointError)) else 2) from None
-        except MemoryError as error:
+        except (MemoryError, ImportError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOMEM:
+                typer.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+                raise typer.Exit(2) from None
+            if not _is_of_memory(error):
+                raise
             typer.echo(f"Error: not enough memory ({error}); use less data or a smaller network", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -54,6 +61,13 @@ class Commands(TyperGroup):
             show()
             sys.exit(getattr(error, "exit_code", 2))
         sys.exit(code or 0)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether there was no memory, for arrays or for a library that was to be imported."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, ImportError) and any(text in str(error) for text in NO_MEMORY_FOR_LIBRARY)
 
 
 app = typer.Typer(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import platform
 import re
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +25,16 @@ from gpubp.data import PreparedData, RawData, read
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import UsageError
 from gpubp.network import MLP
-from gpubp.serialization import MODEL_FILE, atomic_write
+from gpubp.serialization import (
+    MODEL_FILE,
+    atomic_write,
+    digest,
+    folder_beside,
+    locked,
+    remove_unlocked,
+    sweep,
+    sync_folder,
+)
 from gpubp.tabular.fitting import TabularHistory
 from gpubp.tabular.model import TableRows, TabularModel
 from gpubp.tabular.predictor import encode, load, load_network
@@ -33,6 +45,10 @@ HISTORY = "history.csv"
 METRICS = "metrics.json"
 PARTS = ("train", "validation", "test")
 FILES = (MODEL, METRICS, HISTORY)
+MODEL_DIGEST = "model_digest"  # the entry of metrics.json that says which network they are of
+NAME_WITH_DATE = r"[\w-]+-\d{8}-\d{6}(-\d+)?"  # of a run whose folder was not named
+ABANDONED = 60.0  # seconds after which an empty folder that nobody holds is nobody's
+STAGE = "run"  # what a folder is called within that of the run while files are written into it
 
 
 def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[str, Any]) -> dict[str, Any]:
@@ -134,29 +150,67 @@ def choose(out: Path | None, resume: Path | None, overwrite: bool, also: Sequenc
 
 
 @contextmanager
-def claimed(folder: Path | None, name: str) -> Iterator[Path]:
-    """`folder`, or a new ``runs/NAME-DATE``, which is there from now on, and goes if nothing is written into it."""
-    if folder is not None:
-        yield folder
-        return
+def claimed(folder: Path | None, name: str, size: int = 0) -> Iterator[Path]:
+    """`folder`, or a new ``runs/NAME-DATE``, which is there from now on, and goes if nothing is written into it.
+
+    It is proved that `size` bytes can be written into it. What commands that were killed left in ``runs`` is removed.
+
+    Raises
+    ------
+    UsageError
+        If the folder cannot be made or written to.
+    """
+    made: list[Path] = []
     try:
-        folder = default_folder(name)
-        first_run = not folder.parent.exists()
-        while True:
+        with ExitStack() as stack:
             try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:  # another command took it
-                folder = default_folder(name)
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
-    try:
-        yield folder
+                if folder is None:
+                    folder = _new_default_folder(name, made)
+                place = Path(os.path.realpath(folder))
+                _make(place, made)
+                stack.enter_context(locked(place))
+                _prove_writable(place, size)
+            except OSError as error:
+                raise UsageError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from error
+            yield folder
     finally:
         with suppress(OSError):  # it holds something
-            folder.rmdir()
-            if first_run:
-                folder.parent.rmdir()
+            for path in made:
+                path.rmdir()
+
+
+def _new_default_folder(name: str, made: list[Path]) -> Path:
+    """Make a folder that nobody else has, and add it to those that were `made`; empty ones of the dead are removed."""
+    while True:
+        folder = default_folder(name)
+        _make(folder.parent, made)
+        for entry in folder.parent.iterdir():
+            if re.fullmatch(NAME_WITH_DATE, entry.name) and time.time() - entry.stat().st_mtime > ABANDONED:
+                remove_unlocked(entry, Path.rmdir)
+        sweep(folder.parent, NAME_WITH_DATE)
+        with suppress(FileExistsError):  # another command took it
+            folder.mkdir()
+            made.insert(0, folder)
+            return folder
+
+
+def _make(folder: Path, made: list[Path]) -> None:
+    """Make a folder with those above it where they are missing, and add them to those that were `made`."""
+    missing = [path for path in (folder, *folder.absolute().parents) if not os.path.exists(path)]
+    folder.mkdir(parents=True, exist_ok=True)
+    made[:0] = missing
+
+
+def _prove_writable(folder: Path, size: int) -> None:
+    """Write a file of so many bytes into a folder as a run is written, and take it away."""
+    with folder_beside(folder / STAGE) as stage, (stage / MODEL).open("wb") as file:
+        if hasattr(os, "posix_fallocate"):  # takes the place on the disk at once
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
+                    raise
+        file.write(b"\0")
 
 
 def check_writable(path: Path) -> None:
@@ -167,7 +221,7 @@ def check_writable(path: Path) -> None:
     UsageError
         Naming the folder or file in the way.
     """
-    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
     if not existing.is_dir():
         raise UsageError(f"{path}: {existing} is a file, not a folder; choose another --out")
     if not os.access(existing, os.W_OK):
@@ -189,7 +243,7 @@ def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
     UsageError
         Naming a file that would be lost.
     """
-    existing = next((name for name in (*FILES, *also) if (folder / name).exists()), None)
+    existing = next((name for name in (*FILES, *also) if os.path.exists(folder / name)), None)
     if existing is not None and not overwrite:
         raise UsageError(
             f"{folder}: holds a run already ({existing}); choose another --out, or --overwrite to replace it"
@@ -197,32 +251,58 @@ def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
 
 
 def write(folder: Path, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]) -> None:
-    """Write the run folder. It appears whole; in one that exists, each file is replaced whole.
+    """Write the run folder. It appears whole; in one that exists, files of two runs never stand side by side.
 
     Raises
     ------
     UsageError
-        If it cannot be written; then nothing of it was.
+        If it cannot be written; the message says where the run is instead.
     """
-    within = folder.is_dir() and (any(folder.iterdir()) or folder.is_mount() or not os.access(folder.parent, os.W_OK))
-    stage = (folder if within else folder.parent) / f".{folder.name}.{os.getpid()}"
     try:
-        stage.mkdir(parents=True)
+        _put(Path(os.path.realpath(folder)), net, history, summary)
+    except (OSError, UsageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        elsewhere = _put_elsewhere(folder.name, net, history, summary)
+        raise UsageError(f"{folder}: cannot be written ({reason}); {elsewhere}") from error
+
+
+def _put(folder: Path, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]) -> None:
+    """Write the run folder, as `write` says."""
+    within = folder.is_dir() and (any(folder.iterdir()) or folder.is_mount() or not os.access(folder.parent, os.W_OK))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder_beside(folder / STAGE if within else folder) as stage:
         net.save(stage / MODEL)
         atomic_write(stage / HISTORY, history.to_csv().encode())
-        text = json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n"
-        atomic_write(stage / METRICS, text.encode())
+        summary = _finite(summary) | {MODEL_DIGEST: digest(stage / MODEL)}
+        atomic_write(stage / METRICS, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
         if not within:
             with suppress(FileNotFoundError):
                 folder.rmdir()  # an empty one
             stage.rename(folder)
+            sync_folder(folder.parent)
             return
-        for name in FILES:
+        for name in (METRICS, HISTORY):  # those of another run go before its network does
+            (folder / name).unlink(missing_ok=True)
+        sync_folder(folder)
+        for name in (MODEL, HISTORY, METRICS):
             (stage / name).replace(folder / name)
+        sync_folder(folder)
+
+
+def _put_elsewhere(
+    name: str, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]
+) -> str:
+    """Write a run that cannot be written where it belongs among temporary files, and say where."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f"{name[:50]}-"))
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        return f"nor can anything in {tempfile.gettempdir()} ({error.strerror})"
+    try:
+        _put(folder, net, history, summary)
+    except (OSError, UsageError):
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"nor can anything in {folder.parent}"
+    return f"the run is in {folder} instead; move it to a place that keeps it"
 
 
 def load_model(path: Path, device: str = "auto") -> MLP | TabularModel:

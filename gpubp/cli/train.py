@@ -121,7 +121,8 @@ def train(
     config = config_of(ctx, settings, prepared)
     if chosen is not None:
         config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
-    with run_folder.claimed(folder, name) as folder:
+    size = net.parameters * backend.dtype.itemsize
+    with run_folder.claimed(folder, name, size) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
 
 

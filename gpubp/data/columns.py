@@ -96,7 +96,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         return self._read[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names or (self._is_decided and name in self._derived)
+        unknown = self._trained is not None and name in self._names and name not in self._trained.columns
+        return (name in self._names and not unknown) or (self._is_decided and name in self._derived)
 
     @property
     def _is_decided(self) -> bool:

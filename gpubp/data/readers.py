@@ -151,6 +151,8 @@ def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawD
             f'{path.name}: cannot tell the format from "{path.suffix}"; known: {", ".join(endings)}, '
             "or a folder of pictures or IDX files"
         )
+    if not path.is_file():
+        raise DataError(f"{path.name}: is a pipe or a device, and no file; commands read CSV from a pipe as -")
     if ending in TABLES:
         return TABLES[ending](path, options, schema)
     return with_options(READERS[ending](path), options, schema)

@@ -113,6 +113,10 @@ class ParquetFile:
             return getattr(result, fetch)()
         except duckdb.Error as error:
             raise DataError(f"{self.path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
+        except RuntimeError as error:
+            if "interrupted" in str(error):  # what DuckDB makes of Ctrl-C
+                raise KeyboardInterrupt from None
+            raise
 
     def check_texts(self) -> None:
         """Raise for texts that take far more memory than the file: a dictionary holds a long one once for all rows.

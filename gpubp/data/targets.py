@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gpubp.activations import SOFTMAX, Activation, Softmax, get_output_activation
 from gpubp.data.columns import JoinedColumns
 from gpubp.data.features import ALL_ROWS, LARGEST_MAGNITUDE, Encoding, RowIndices, RowSelection, as_text
-from gpubp.data.source import RawData, printable
+from gpubp.data.source import RawData, option, printable
 from gpubp.errors import DataError, UsageError, suggest
 from gpubp.losses import Loss, get_loss
 
@@ -21,6 +21,7 @@ OutputActivations: TypeAlias = str | Activation | Softmax | tuple[str | Activati
 FEW_DISTINCT_NUMBERS = 10  # up to so many different whole numbers are classes, gaps or not
 FEW_COUNTED_FROM_ONE = 20  # up to so many are, if they are 1 … k
 MOST_CLASSES = 1000
+MOST_EXACT = 2**53  # up to which whole numbers are exact in float64
 FEW_ROWS = 10  # of a class, in all parts of the data; such classes are named
 MOST_NAMED = 5  # classes in a message
 MARGIN = 0.1  # of a bounded output's range, kept free at either end
@@ -165,6 +166,13 @@ def _fit_classes(data: RawData, y: NDArray[Any], loss: Loss) -> Encoding:
         texts = [str(value) for value in distinct]
         _check_classes(data, texts, len(y), loss)
         return {"classes": texts}
+    if np.abs(distinct).max() > MOST_EXACT:
+        row = int(np.flatnonzero(np.abs(y) > MOST_EXACT)[0])
+        remedy = f"; read them as texts by {option('--kind', f'{data.target}=category')}" if data.target else ""
+        raise DataError(
+            f"{_where_target(data, row)}: {y[row]:.17g} has more digits than numbers keep, so that classes would run "
+            f"into each other{remedy}"
+        )
     codes = [int(value) for value in distinct]
     _check_classes(data, codes, len(y), loss)
     if y.ndim == 2:

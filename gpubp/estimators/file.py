@@ -6,17 +6,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import clone
+from sklearn.base import ClassifierMixin, clone
 from sklearn.preprocessing import LabelBinarizer
 
 from gpubp import serialization
 from gpubp.errors import DataError, UsageError
 from gpubp.estimators.numerics import sklearn_name
 from gpubp.network import MLP
+from gpubp.serialization import check_metadata, class_values
 from gpubp.stack import Stack
 
 COUNTERS = ("n_iter_", "t_")
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+COUNTED = dict.fromkeys(COUNTERS, int)
+CLASSES = {"values": [], "dtype": str, "labels?": bool}
+ABOUT = {
+    "class": str,
+    "parameters": {"precision": (None, str)},
+    "counters": COUNTED,
+    "feature_names": [str],
+    "classes": (None, CLASSES),
+}
 
 
 def save(path: str | Path, est: Any, stack: Stack) -> None:
@@ -46,14 +56,21 @@ def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> An
         raise DataError(f"{path}: holds an {about.get('class')}; load it with {about.get('class')}.load")
     stack = MLP.load(path, device, **records).stack
     try:
+        check_metadata("estimator", about, ABOUT)
         attributes = {
             **attributes_of_shape(stack, about["feature_names"]),
-            **class_attributes(stack, about["classes"]),
+            **class_attributes(cls, stack, about["classes"]),
         }
         est = unfitted(cls, stack, about["parameters"], device)
         return fitted(est, stack, 0, {"random_state": est.random_state, **about["counters"]}, attributes)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: its estimator is damaged or from another version ({error!r})") from None
+    except DAMAGED as error:
+        raise damaged(path, "estimator", error) from None
+
+
+def damaged(path: str | Path, kind: str, error: Exception) -> DataError:
+    """What is said of a file whose `kind` of thing could not be made."""
+    reason = error if isinstance(error, DataError) else repr(error)
+    return DataError(f"{path}: its {kind} is damaged or from another version ({reason})")
 
 
 def _public_class(est: Any) -> str:
@@ -106,11 +123,13 @@ def attributes_of_shape(stack: Stack, feature_names: list[str]) -> dict[str, Any
     }
 
 
-def class_attributes(stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
-    """What every member of a classifier knows of its classes."""
+def class_attributes(cls: Any, stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
+    """What every member of a classifier knows of its classes; nothing for other estimators."""
+    if (classes is not None) != issubclass(cls, ClassifierMixin):
+        raise ValueError(f"{cls.__name__} with classes {classes}")
     if classes is None:
         return {}
-    values: NDArray[Any] = np.array(classes["values"], np.dtype(classes["dtype"]))
+    values = class_values("classes", classes["values"], classes["dtype"])
     outputs = stack.layer_sizes[-1]
     if outputs != len(values) and not (outputs == 1 and len(values) <= 2):
         raise ValueError(f"{len(values)} classes for {outputs} outputs")

@@ -48,6 +48,7 @@ FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
     "log1p": _log1p,
     "tanh": lambda x: x.apply("Tanh"),
     "erf": _erf,
+    "erfc": lambda x: 1.0 - _erf(x),
     "fabs": lambda x: x.apply("Abs"),
     "sqrt": lambda x: x.apply("Sqrt"),
     "pow": lambda x, y: x.graph.node("Pow", [x, y], x.dtype),

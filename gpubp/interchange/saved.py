@@ -7,8 +7,8 @@ from typing import Any
 
 from gpubp import serialization
 from gpubp.errors import DataError, UsageError
-from gpubp.network import MLP
 from gpubp.tabular.model import TabularModel
+from gpubp.tabular.predictor import load_network
 
 
 def load(path: str | Path, device: str = "auto") -> Any:
@@ -26,7 +26,7 @@ def load(path: str | Path, device: str = "auto") -> Any:
         )
     about = saved.get("estimator", saved.get("ensemble"))
     if about is None:
-        return MLP.load(path, device)
+        return load_network(path, device)
     from gpubp.estimators import MLPClassifier, MLPRegressor
     from gpubp.estimators.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor
 

@@ -20,6 +20,7 @@ from gpubp import checks
 from gpubp.data import decode, targets
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
+from gpubp.serialization import check_metadata, class_values, refuse_metadata
 from gpubp.tabular import fitting
 from gpubp.tabular.fold_rows import TrainingRows
 from gpubp.tabular.frames import as_table, with_target
@@ -27,6 +28,7 @@ from gpubp.tabular.model import TabularModel
 from gpubp.tabular.recipes import get_preset
 
 PARAMETERS = "estimator"  # the entry of `TabularModel.about` that an estimator is saved under
+ABOUT = {"class": str, "parameters": {}, "n_features": int, "columns": [str]}
 
 
 class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
@@ -121,17 +123,22 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         """
         model = TabularModel.load(path, device)
         about = model.about.get(PARAMETERS)
-        if about is None or about["class"] != cls.__name__:
-            raise DataError(
-                f"{path}: holds {'the model of a run' if about is None else 'a ' + about['class']}; load it with "
-                f"{'gpubp predict' if about is None else about['class'] + '.load'}"
-            )
-        est = cls(**about["parameters"])
+        if about is None:
+            raise DataError(f"{path}: holds the model of a run; load it with gpubp predict")
+        check_metadata(f"{path}: about.{PARAMETERS}", about, ABOUT)
+        if about["class"] != cls.__name__:
+            raise DataError(f"{path}: holds a {about['class']}; load it with {about['class']}.load")
+        try:
+            est = cls(**about["parameters"])
+        except TypeError as error:
+            raise DataError(f"{path}: {error}; the file is damaged or from another version") from None
         est.model_, est.recipe_weights_, est.notes_ = model, model.about["recipe_weights"], []
         est.n_features_in_ = about["n_features"]
+        if len(about["columns"]) not in (0, est.n_features_in_):
+            refuse_metadata(f"{path}: about.{PARAMETERS}.columns", about["columns"], f"{est.n_features_in_} names")
         if about["columns"]:
             est.feature_names_in_ = np.array(about["columns"], dtype=object)
-        est._take_attributes(about)
+        est._take_attributes(f"{path}: about.{PARAMETERS}", about)
         return est
 
     def _json_parameters(self) -> dict[str, Any]:
@@ -141,8 +148,8 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
     def _json_attributes(self, path: str | Path) -> dict[str, Any]:
         return {}
 
-    def _take_attributes(self, about: Mapping[str, Any]) -> None:
-        """Take what `_json_attributes` gave."""
+    def _take_attributes(self, where: str, about: Mapping[str, Any]) -> None:
+        """Take what `_json_attributes` gave; `where` it stands is for messages."""
 
     @abstractmethod
     def predict(self, X: Any) -> NDArray[Any]:
@@ -283,8 +290,11 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
             raise UsageError(f"{path}: classes of type {self.classes_.dtype} cannot be saved; use texts or numbers")
         return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.str}
 
-    def _take_attributes(self, about: Mapping[str, Any]) -> None:
-        self.classes_ = np.array(about["classes"], dtype=np.dtype(about["dtype"]))
+    def _take_attributes(self, where: str, about: Mapping[str, Any]) -> None:
+        check_metadata(where, about, {"classes": [], "dtype": str})
+        self.classes_ = class_values(where, about["classes"], about["dtype"])
+        if len(self.classes_) != self.model_.preprocessing["target"]["outputs"]:
+            refuse_metadata(f"{where}.classes", about["classes"], "one for each output")
 
 
 class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]

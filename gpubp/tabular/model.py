@@ -14,6 +14,7 @@ from gpubp import serialization
 from gpubp.backends import Backend
 from gpubp.data import RawData, features, targets
 from gpubp.data.prepare import as_trained
+from gpubp.data.preprocessing import check_features, check_preprocessing
 from gpubp.errors import DataError
 from gpubp.losses import Loss
 from gpubp.network import MLP, from_tensors
@@ -21,6 +22,12 @@ from gpubp.tabular.selection import row_losses
 
 NUMBERS_PER_BLOCK = 2**22  # inputs of rows that are encoded and predicted at a time
 MARK = "tabular"  # the entry of a file's header that says that it holds such a model
+SCALING = {"mean": [float], "scale": [float]}
+METADATA = {
+    MARK: [{"recipe": str, "weight": float, "encodings": [{}], "scalings": [{str: [float]}]}],
+    "preprocessing": {},
+    "about": {"preset": str, "recipe_weights": {str: float}, "recipe_losses": {str: float}},
+}
 
 
 @dataclass(eq=False)
@@ -204,20 +211,41 @@ class TabularModel:
         tensors, saved = serialization.load(path)
         if MARK not in saved:
             raise DataError(f"{path}: holds a network of another kind; load it with gpubp.MLP.load")
-        try:
-            members = [
-                Member(
-                    recipe=described["recipe"],
-                    net=from_tensors(MLP, path, _with_prefix(tensors, f"{number}."), described, device),
-                    encodings=described["encodings"],
-                    scalings=described["scalings"],
-                    weight=described["weight"],
-                )
-                for number, described in enumerate(saved[MARK])
-            ]
-            return cls(members, saved["preprocessing"], saved["about"])
-        except KeyError as error:
-            raise DataError(f"{path}: {error} is missing; the file is damaged or from another version") from None
+        serialization.check_metadata(f"{path}", saved, METADATA)
+        members = [
+            Member(
+                recipe=described["recipe"],
+                net=from_tensors(MLP, path, _with_prefix(tensors, f"{number}."), described, device),
+                encodings=described["encodings"],
+                scalings=described["scalings"],
+                weight=described["weight"],
+            )
+            for number, described in enumerate(saved[MARK])
+        ]
+        _check_members(f"{path}", members, saved)
+        return cls(members, saved["preprocessing"], saved["about"])
+
+
+def _check_members(where: str, members: list[Member], saved: dict[str, Any]) -> None:
+    """Refuse members whose encodings and scalings are not those of their networks, or that no recipe is named of."""
+    if not members:
+        serialization.refuse_metadata(f"{where}: {MARK}", [], "networks")
+    n_outputs = members[0].net.layer_sizes[-1]
+    check_preprocessing(f"{where}: preprocessing", saved["preprocessing"], None, n_outputs)
+    for number, member in enumerate(members):
+        place, n_inputs = f"{where}: {MARK}[{number}]", member.net.layer_sizes[0]
+        if member.recipe not in saved["about"]["recipe_losses"]:
+            serialization.refuse_metadata(f"{place}.recipe", member.recipe, "one that the file names")
+        if not len(member.encodings) == len(member.scalings) == member.net.models:
+            raise DataError(f"{place}: has no encoding and scaling for each network; the file is damaged")
+        for k, (encoding, scaling) in enumerate(zip(member.encodings, member.scalings, strict=True)):
+            check_features(f"{place}.encodings[{k}]", encoding)
+            if features.width(encoding) > n_inputs:
+                raise DataError(f"{place}.encodings[{k}] makes more inputs than {n_inputs}; the file is damaged")
+            if scaling:
+                serialization.check_metadata(f"{place}.scalings[{k}]", scaling, SCALING)
+            if member.net.layer_sizes[-1] != n_outputs or any(len(values) != n_outputs for values in scaling.values()):
+                raise DataError(f"{place}.scalings[{k}]: does not fit {n_outputs} outputs; the file is damaged")
 
 
 def rescaled(outputs: NDArray[Any], scaling: dict[str, Any], target: features.Encoding) -> NDArray[np.float64]:

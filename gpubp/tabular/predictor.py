@@ -12,6 +12,7 @@ from gpubp._typing import Array
 from gpubp.backends import Backend
 from gpubp.data.prepare import decode
 from gpubp.data.prepare import encode as encode_rows
+from gpubp.data.preprocessing import check_preprocessing
 from gpubp.data.readers import read, saved_schema
 from gpubp.data.schema import TableOptions
 from gpubp.data.source import RawData
@@ -87,10 +88,15 @@ def load_network(path: str | Path, device: str | Backend = "auto") -> MLP | Tabu
     Raises
     ------
     DataError
-        If there is none.
+        If there is none, or what it says of raw rows does not fit together.
     """
     file = model_file(path)
-    return TabularModel.load(file, device) if TabularModel.is_in(file) else MLP.load(file, device)
+    if TabularModel.is_in(file):
+        return TabularModel.load(file, device)
+    net = MLP.load(file, device)
+    if net.preprocessing is not None:
+        check_preprocessing(f"{file}: preprocessing", net.preprocessing, net.layer_sizes[0], net.layer_sizes[-1])
+    return net
 
 
 def encode(net: MLP | TabularModel, data: RawData, *, with_target: bool = True) -> tuple[Any, Array | None]:

@@ -36,6 +36,15 @@ KEPT = 2  # checkpoints besides the best
 LOOK = 0.05  # seconds of steps after which the clock and signals are looked at
 SUFFIX = ".safetensors"
 NAME = re.compile(rf"step-(\d{{12}}){re.escape(SUFFIX)}")
+METADATA = {
+    "epoch": int,
+    "position": int,
+    "step": int,
+    "best": (None, []),
+    "training": {},
+    "machine": {str: str},
+    "state": {},
+}
 INTERVAL = re.compile(r"(\d+(?:\.\d+)?) ?(step|epoch|minute)s?")
 
 
@@ -239,6 +248,7 @@ def read(path: Path, identity: TrainingIdentity) -> tuple[TrainingState, dict[st
         raise DataError(
             f"{path}: is a model, and no checkpoint; resume from the folder that checkpoints are written to"
         )
+    serialization.check_metadata(f"{path}: checkpoint", about, METADATA)
     identity.check(path, about)
     return TrainingState(about["epoch"], about["position"], about["step"], math.inf, tensors, about["state"]), about
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubp._typing import Array
+from gpubp.backends.cuda.driver import OutOfDeviceMemoryError
+from gpubp.backends.reference import ReferenceBackend
 from gpubp.errors import DivergenceError
+from gpubp.stack import Stack
 from gpubp.training.history import History
+from gpubp.training.samples import Samples
 from gpubp.training.slice_step import SliceStep
 from gpubp.training.step import TrainingStep
+
+REMEDY = "Try a learning rate ten times smaller, max_grad_norm=1, or inputs scaled to about unit variance"
+# Rows of each network that are looked at once a training is over, and values of all their layers.
+FEWEST_ROWS, MOST_ROWS, MOST_VALUES = 8, 1024, 2**15
 
 
 def divergence_error(
@@ -38,10 +49,52 @@ def divergence_error(
     return DivergenceError(
         f"{who}training diverged at step {at} (epoch {at // steps + 1}, learning rate {rate:.3g}): "
         f"{what}{where}. "
-        f"The last finite weights are kept. Try a learning rate ten times smaller, max_grad_norm=1, "
-        f"or inputs scaled to about unit variance",
+        f"The last finite weights are kept. {REMEDY}",
         step=at,
         layer=layer,
+        history=history,
+    )
+
+
+def require_finite_outputs(stack: Stack, samples: Samples, history: History) -> None:
+    """Let networks be diverged whose loss on the first rows that they were trained on is not finite, though θ is.
+
+    The last update of a training may lead there, and no step comes after it that would notice.
+
+    Raises
+    ------
+    DivergenceError
+        If all networks are.
+    """
+    count = max(FEWEST_ROWS, min(MOST_ROWS, MOST_VALUES // (sum(stack.layer_sizes) * stack.models)))
+    every = np.arange(min(len(samples.X), count))
+    rows = [every] * stack.models if samples.rows is None else [own_rows[:count] for own_rows in samples.rows]
+    if stack.backend.name == "compiled":  # which is not worth it for so few rows
+        stack = stack.like(stack.theta, _reference(stack.backend.dtype), stack.seeds)
+    try:
+        with np.errstate(all="ignore"):
+            loss, _ = stack.evaluate(samples.X, samples.y, None, rows)
+    except (OutOfDeviceMemoryError, MemoryError):  # what was trained is worth more than this look at it
+        return
+    lost = ~np.isfinite(loss)
+    if lost.any():
+        history.stopped_by_network[lost] = "diverged"
+        if (history.stopped_by_network == "diverged").all():
+            raise lost_error(history)
+
+
+@functools.cache
+def _reference(dtype: np.dtype[Any]) -> ReferenceBackend:
+    return ReferenceBackend(dtype)
+
+
+def lost_error(history: History) -> DivergenceError:
+    """The error where weights are finite, and what networks make of finite rows is not."""
+    return DivergenceError(
+        f"training diverged by the end of epoch {history.epochs}: weights are finite, but so large that the loss is "
+        f"not. They are kept. {REMEDY}",
+        step=max(history.steps - 1, 0),
+        layer=None,
         history=history,
     )
 

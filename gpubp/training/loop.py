@@ -21,7 +21,7 @@ from gpubp.stack import Stack
 from gpubp.training.accumulation import Batches, with_batches_that_fit
 from gpubp.training.batches import as_row_source
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
-from gpubp.training.divergence import divergence_error
+from gpubp.training.divergence import divergence_error, lost_error, require_finite_outputs
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
 from gpubp.training.samples import Samples, samples_in_memory, total_weights, validation_samples, with_class_weight
@@ -241,7 +241,9 @@ def train(
     run = _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks, checkpoints)
     if state is not None:
         run.restore(state)
-    return run.run()
+    history = run.run()
+    require_finite_outputs(stack, samples, history)
+    return history
 
 
 def _checked_callbacks(
@@ -374,10 +376,11 @@ class _TrainingRun:
             curves |= {"validation_loss": monitored, "validation_metric": validation_metric}
         history.append(time.perf_counter() - self.start, **curves)
         self.monitored = np.vstack([self.monitored, monitored])
-        if result.diverged.any():
-            self.stopped[result.diverged] = "diverged"
+        lost = trains & ~np.isfinite(monitored)
+        if result.diverged.any() or lost.any():
+            self._stop(result.diverged | lost, "diverged")
             if not step.active().any() and (self.stopped == "diverged").all():
-                raise divergence_error(step, result.diverged, history)
+                raise lost_error(history) if lost.any() else divergence_error(step, result.diverged, history)
         self._stop_early(self.epoch, monitored, result.largest_update)
 
     # -- checkpoints -----------------------------------------------------------------------------------

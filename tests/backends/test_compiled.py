@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import gpubp
 from gpubp import UsageError, train
 from gpubp.activations import ACTIVATIONS, Activation, get_activation
 from gpubp.backends import Batch, LayerCache, get_backend
-from gpubp.backends.compiled import CompiledBackend, numba_state, program, source
+from gpubp.backends.compiled import CompiledBackend, cache, numba_state, program, source
 from gpubp.backends.compiled.ufunc import matmul_loop
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.losses import LOSSES, Loss, get_loss
@@ -77,8 +78,18 @@ def test_elementary_functions_are_right_to_the_last_digits(name, dtype, rng):
         assert abs(mpmath.mpf(float(result)) - exact) <= 2.5 * unit, (value, result)
 
 
+@pytest.mark.parametrize("dtype, end", [("float32", 9.1), ("float64", 26.5)])
+def test_the_complementary_error_function_keeps_its_digits(dtype, end, rng):
+    """The square of x is rounded, and exp makes x² units of that."""
+    x = np.concatenate([rng.uniform(-end, end, 400), rng.uniform(-1, 1, 200)]).astype(dtype)
+    for value, result in zip(x.tolist(), applied("erfc(z)", x), strict=True):
+        exact = mpmath.erfc(mpmath.mpf(value))
+        unit = mpmath.mpf(float(np.spacing(np.abs(result))))
+        assert abs(mpmath.mpf(float(result)) - exact) <= (8 + value**2) * unit, (value, result)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", [*FUNCTIONS, "erfc"])
 def test_elementary_functions_at_the_ends_of_the_numbers(name, dtype):
     info = np.finfo(dtype)
     x = np.array([0, np.inf, -np.inf, np.nan, info.max, -info.max, info.tiny, -1.0, -2.0], dtype)
@@ -376,6 +387,67 @@ def test_processes_share_what_was_compiled_and_get_the_same_bits(tmp_path):
     module.write_text("raise SystemExit('not the text that was asked for')")
     assert run(tmp_path, f"{SCRIPT}\nprint(theta())").startswith(second)
     assert module.read_text() == text
+
+
+ONE_LOOP = """
+import numpy as np
+from gpubp.backends.compiled import cache, source
+module = cache.load(source.activation_source(__import__("gpubp.activations").activations.relu(), "float64"))
+cache.address(module, "output")
+"""
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:-200] + bytes([data[-200] ^ 4]) + data[-199:]
+
+
+@pytest.mark.backends  # it compiles from an empty cache
+@pytest.mark.parametrize("damage", [lambda data: b"", half, flipped, lambda data: b"\x80\x04no pickle"])
+def test_a_damaged_file_of_machine_code_is_compiled_anew(tmp_path, damage):
+    run(tmp_path, ONE_LOOP)
+    (folder,) = (path for path in tmp_path.rglob("gpubp") if path.is_dir())
+    files = [path for path in folder.rglob("*") if path.suffix in (".nbi", ".nbc")]
+    whole = {path: path.with_name(f"{path.name}.sha256").read_text() for path in files}
+    assert {path.suffix for path in files} == {".nbi", ".nbc"}
+    for path in files:
+        path.write_bytes(damage(path.read_bytes()))
+    next(folder.glob("*.py")).write_bytes(b"\xff\0 no text")
+    run(tmp_path, ONE_LOOP)
+    for path in whole:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.with_name(f"{path.name}.sha256").read_text()
+    run(tmp_path, ONE_LOOP)
+
+
+@pytest.mark.backends  # it compiles
+def test_a_full_disk_only_costs_the_cache(tmp_path):
+    full = """
+import os, tempfile
+from gpubp.backends.compiled import cache
+cache.folder()
+def no_room(*_, **__):
+    raise OSError(28, "No space left on device")
+tempfile.mkstemp = os.replace = no_room
+"""
+    said = run(tmp_path, f"{full}\n{ONE_LOOP}\nprint('done')")
+    assert "done" in said and "cannot be kept there" in said and "No space left on device" in said
+
+
+def test_modules_beyond_the_last_256_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "folder", lambda: tmp_path)
+    monkeypatch.setattr(cache, "MOST_MODULES", 3)
+    (tmp_path / "__pycache__").mkdir()
+    texts = [source.ModuleSource(f"slope {number}", f"SLOPE = {number}\n") for number in range(5)]
+    for time, text in enumerate(texts):
+        module = cache.load.__wrapped__(text)
+        os.utime(module.__file__, (10**9 + time, 0))
+        (tmp_path / "__pycache__" / f"{module.__name__}.loop-3.py311.1.nbc").touch()
+        assert module.SLOPE == time
+    assert sorted(path.read_text() for path in tmp_path.glob("*.py")) == [f"SLOPE = {k}\n" for k in (2, 3, 4)]
+    assert len(os.listdir(tmp_path / "__pycache__")) == 3
 
 
 def test_a_folder_that_cannot_be_written_only_costs_the_cache(tmp_path):

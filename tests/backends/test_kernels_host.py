@@ -210,7 +210,9 @@ def test_a_layer_makes_of_extremes_what_the_reference_makes_of_them(driver, acti
         found, expected = run(CudaBackend(driver, storage)), run(reference)
         finite = np.isfinite(expected)
         np.testing.assert_array_equal(np.isfinite(found), finite)
-        np.testing.assert_allclose(found[finite], expected[finite], rtol=8 * ROUNDING[storage])
+        # Two libraries square the argument of erfc with more or fewer digits: 1e-88 is not the same in the last three.
+        far = 1e-30 if activation == "gelu" else 0
+        np.testing.assert_allclose(found[finite], expected[finite], rtol=8 * ROUNDING[storage], atol=far)
         assert np.isnan(found[0, 0, 0]) == np.isnan(expected[0, 0, 0])
 
 

@@ -122,7 +122,7 @@ def test_metrics_are_those_of_the_design(folder: Path) -> None:
     metrics = json.loads(Path("run/metrics.json").read_text())
     keys = (
         "task train validation test baseline classes confusion epochs steps stopped seconds device precision "
-        "gemm_table seed parameters layer_sizes config versions"
+        "gemm_table seed parameters layer_sizes config versions model_digest"
     )
     assert list(metrics) == keys.split()
     for part in ("train", "validation", "test"):
@@ -523,12 +523,16 @@ def test_a_signal_keeps_the_network_and_what_to_go_on_from(folder: Path, number:
         env={**environment(), "PYTHONUNBUFFERED": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
     )
-    assert process.stdout
-    while "epoch " not in process.stdout.readline():
-        assert process.poll() is None
-    time.sleep(0.1)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    try:
+        assert process.stdout
+        while "epoch " not in process.stdout.readline():
+            assert process.poll() is None
+        time.sleep(0.1)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    finally:
+        process.kill()  # one that does not hear the signal would train for ever
+        process.wait()
     assert process.returncode == code
     again = "gpubp train prices.csv --epochs 1000000 --resume run"
     assert re.fullmatch(rf"Interrupted after [\d,]+ steps?; to go on: {again}\n", stderr)
@@ -616,6 +620,57 @@ def test_commands_at_once_have_folders_of_their_own(folder: Path) -> None:
         assert first != second
         (second / "file").touch()
     assert not first.exists() and second.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError("Unable to allocate 9 GiB"), True),
+        (ImportError("_qhull.so: failed to map segment from shared object"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (ImportError("No module named x"), False),
+        (OSError(errno.EIO, "Input/output error"), False),
+    ],
+)
+def test_where_there_is_no_memory_one_line_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("gpubp.data.read", fails)
+    result = invoke("train", "flowers.csv", *QUICK)
+    assert (result.exception is error) is not told
+    assert ("Error: not enough memory" in result.stderr) is told
+
+
+LONG = "n" * 256
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"predict MODEL flowers.csv --out {LONG}.csv",
+        f"export MODEL {LONG}.onnx",
+        f"evaluate {LONG} flowers.csv",
+        f"inspect {LONG}",
+        f"train {LONG}.csv",
+        f"train flowers.csv --resume {LONG}",
+    ],
+)
+def test_a_name_that_is_too_long_is_said_in_one_line(folder: Path, trained: Path, command: str) -> None:
+    result = invoke(*command.replace("MODEL", str(trained)).split())
+    assert result.exit_code == 2 and LONG in result.stderr and result.stderr.startswith("Error: "), result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no named pipes")
+@pytest.mark.parametrize(
+    "command", ["train pipe.csv", "evaluate pipe.csv flowers.csv", "predict MODEL pipe.csv --out -"]
+)
+def test_nobody_waits_for_a_pipe_without_a_writer(folder: Path, trained: Path, command: str) -> None:
+    os.mkfifo("pipe.csv")
+    result = invoke(*command.replace("MODEL", str(trained)).split())
+    assert result.exit_code == 2 and "pipe.csv" in result.stderr, result.output
 
 
 # -- small things --------------------------------------------------------------------------------------

@@ -208,3 +208,19 @@ def test_classes_of_few_rows_are_named(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     Path("t.csv").write_text("x,y\n" + "".join(f"{i % 7},{'abc'[(i > 40) + (i > 95)]}\n" for i in range(99)))
     assert 'target: classes of fewer than 10 rows: "c" (3)' in done("train", "t.csv", *QUICK, "--out", "run")
+
+
+def test_figures_of_values_are_scikit_learns_with_the_truth_first(rng: np.random.Generator) -> None:
+    """R2 is not symmetric: predictions that spread less than the truth tell which is which."""
+    from sklearn.metrics import mean_pinball_loss, r2_score
+
+    truth = rng.normal(size=(50, 1))
+    predicted = 0.2 * truth + rng.normal(0, 0.1, (50, 1))
+    target = {"type": "values", "mean": [3.0], "scale": [2.0], "outputs": 1}
+    figures = metrics._measure_values({"target": target}, truth, predicted)
+    assert figures["r2"] == pytest.approx(r2_score(2 * truth + 3, 2 * predicted + 3))
+    assert abs(figures["r2"] - r2_score(2 * predicted + 3, 2 * truth + 3)) > 1
+    quantiles = {**target, "mean": [3.0] * 2, "scale": [2.0] * 2, "outputs": 2, "quantiles": [0.1, 0.9]}
+    figures = metrics._measure_values({"target": quantiles}, np.tile(truth, 2), np.tile(predicted, 2))
+    expected = [mean_pinball_loss(2 * truth + 3, 2 * predicted + 3, alpha=q) for q in (0.1, 0.9)]
+    assert figures["pinball_loss"] == pytest.approx(np.mean(expected))

@@ -347,3 +347,24 @@ def test_another_kind_or_width_of_data_is_refused(tmp_path: Path) -> None:
         encode(preprocessing, read(tmp_path / "pixels.npz"))
     with pytest.raises(DataError, match="iris: is a table"):
         encode(preprocessing, read("iris"))
+
+
+@pytest.mark.parametrize(("texts", "numbers"), [(5, 95), (6, 94), (3, 20), (4, 20)])
+def test_texts_are_mistakes_up_to_5_percent_of_the_cells_or_3(tmp_path: Path, texts: int, numbers: int) -> None:
+    cells = [*(f"word{i}" for i in range(texts)), *(f"{i}.25" for i in range(numbers))]
+    path = tmp_path / "t.csv"
+    path.write_text("a,y\n" + "".join(f"{cell},{i % 3}\n" for i, cell in enumerate(cells)))
+    if texts <= max(0.05 * (texts + numbers), 3):
+        with pytest.raises(DataError, match='line 2, column "a": "word0"'):
+            read(path, target="y").columns["a"]
+    else:
+        assert read(path, target="y").columns["a"].dtype == object
+
+
+def test_classes_of_more_digits_than_numbers_keep_are_refused_and_read_as_texts_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,id\n" + "".join(f"{i},{12345678901234567890123 + i % 2}\n" for i in range(20)))
+    with pytest.raises(DataError, match=r'line 2, column "id": 1.23\d+e\+22 has more digits .* --kind id=category'):
+        prepare(read(path, target="id"), loss="cross_entropy")
+    prepared = prepare(read(path, target="id", kinds={"id": "category"}))
+    assert prepared.classes == ["12345678901234567890123", "12345678901234567890124"]

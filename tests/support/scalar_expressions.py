@@ -31,6 +31,7 @@ NAMES: dict[str, Any] = {
     "log1p": math.log1p,
     "tanh": math.tanh,
     "erf": math.erf,
+    "erfc": math.erfc,
     "fabs": math.fabs,
     "sqrt": math.sqrt,
     "pow": math.pow,

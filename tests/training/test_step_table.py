@@ -103,3 +103,14 @@ def test_without_seeds_rows_stay_as_they_lie():
 def test_more_rows_than_can_be_shuffled_are_refused():
     with pytest.raises(UsageError, match="4,294,967,297 rows are more than"):
         Planner(2**32 + 1, None, 1 << 20, np.ones(1), None, np.ones(1), schedules_of("constant", 1), (0,))
+
+
+@pytest.mark.parametrize("rows", [None, [np.arange(4, 16), np.arange(0, 12), np.arange(2, 16, 2)]])
+def test_every_epoch_draws_a_new_order_of_the_rows(rows):
+    drawn = planner(schedules_of("constant", K), rows=rows)
+    orders = [drawn.table(epoch, np.zeros((epoch, K))).rows() for epoch in range(EPOCHS)]
+    for k in range(K):
+        expected = np.arange(M) if rows is None else rows[k]
+        of_network = [order[k, : len(expected)].tolist() for order in orders]
+        assert all(sorted(order) == expected.tolist() for order in of_network)
+        assert len({tuple(order) for order in of_network}) == EPOCHS

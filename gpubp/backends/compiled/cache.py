@@ -1,18 +1,21 @@
 """Modules of loops as files in the user's cache, and the machine code of their loops.
 
 Numba keeps machine code between processes for functions of real files only, so a module is a file. Its name
-holds a hash of its text and of Numba's version, and no file with another text is run.
+holds a hash of its text and of Numba's version, and no file with another text is run. Machine code lies in pickles that
+Numba writes and reads; beside each stands its digest, and one that is not what was written is compiled anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import sys
 import tempfile
-from functools import cache
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -20,6 +23,9 @@ from typing import Any, NamedTuple
 from gpubp.backends.compiled.source import ModuleSource
 from gpubp.backends.notices import say_once
 from gpubp.backends.user_cache import user_cache
+
+FORMAT = 2  # of what lies in the cache; 2: digests beside machine code
+MOST_MODULES = 256
 
 
 class NumbaState(NamedTuple):
@@ -46,17 +52,22 @@ def load(source: ModuleSource) -> ModuleType:
     """The module of this text."""
     import numba
 
-    digest = hashlib.sha256(f"{numba.__version__}\n{source.text}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{FORMAT} {numba.__version__}\n{source.text}".encode()).hexdigest()[:16]
     name = f"gpubp_{re.sub(r'[^A-Za-z0-9]+', '_', source.name)}_{digest}"
     path = folder() / f"{name}.py"
-    if not (path.is_file() and path.read_text(encoding="utf-8") == source.text):
-        say_once(f"compiling loops for this processor: some seconds, once; they are kept in {folder()}")
-        _write(path, source.text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    try:
+        if not path.is_file() or path.read_bytes() != source.text.encode():
+            say_once(f"compiling loops for this processor: some seconds, once; they are kept in {folder()}")
+            _remove_least_recently_used(path.parent)
+            _write(path, source.text)
+    except OSError as error:
+        _say_not_kept(error)
+    with suppress(OSError):
+        os.utime(path, (time.time(), 0))  # when it was used; Numba dates machine code by the other time
+    module = ModuleType(name)
+    module.__file__ = str(path)
     sys.modules[name] = module  # Numba looks there for what cached machine code refers to
-    spec.loader.exec_module(module)
+    exec(compile(source.text, path, "exec"), vars(module))  # not imported: byte code on the disk may be damaged too
     return module
 
 
@@ -65,10 +76,68 @@ def address(module: ModuleType, name: str) -> int:
     """Where the machine code of a loop lies; it is compiled, or read from the cache, at the first call."""
     import numba
 
-    loop: Any = numba.cfunc("void(intp, intp, intp)", cache=True, **module.LOOP)(getattr(module, name))
+    function = getattr(module, name)
+    compiler = partial(numba.cfunc, "void(intp, intp, intp)", **module.LOOP)
+    try:
+        files = _files_of(function)
+        _remove_damaged(files())
+        loop: Any = compiler(cache=True)(function)
+        _write_digests(files())
+    except MemoryError:
+        raise
+    except Exception as error:  # a full disk; what Numba cannot read or write
+        _say_not_kept(error)
+        loop = compiler()(function)
     setattr(module, f"compiled_{name}", loop)  # keeps the code alive
     place: int = loop.address
     return place
+
+
+def _say_not_kept(error: Exception) -> None:
+    say_once(f"{folder()}: compiled loops cannot be kept there ({error}), and are compiled anew by each process")
+
+
+def _files_of(function: Callable[..., Any]) -> Callable[[], list[Path]]:
+    """The files in which Numba keeps a function's machine code, as far as they are there when it is called."""
+    from numba.core.caching import FunctionCache
+
+    cache_of: Any = FunctionCache
+    place = Path(cache_of(function).cache_path)
+    start = f"{function.__module__}.{function.__name__}-"
+    return lambda: [path for path in place.glob(f"{start}*") if path.suffix in (".nbi", ".nbc")]
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _has_digest(path: Path) -> bool:
+    """Whether a file is what the digest beside it was made of."""
+    digest = _digest_file(path)
+    return digest.is_file() and digest.read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+
+
+def _remove_damaged(files: Iterable[Path]) -> None:
+    """Remove files that are not what their digests were made of, or have none."""
+    for path in files:
+        with suppress(FileNotFoundError):  # another process removed it
+            if not _has_digest(path):
+                path.unlink()
+
+
+def _write_digests(files: Iterable[Path]) -> None:
+    for path in files:
+        with suppress(FileNotFoundError):  # another process removed it, and writes it anew
+            if not _has_digest(path):
+                _write(_digest_file(path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _remove_least_recently_used(place: Path) -> None:
+    """Make room for one more module; there is some for each record of the registries, and for others."""
+    modules = sorted(place.glob("gpubp_*.py"), key=lambda path: path.stat().st_atime)
+    for module in modules[: max(0, len(modules) - MOST_MODULES + 1)]:
+        for path in (module, *place.glob(f"__pycache__/{module.stem}.*")):
+            path.unlink(missing_ok=True)
 
 
 @cache
@@ -87,7 +156,11 @@ def folder() -> Path:
 def _write(path: Path, text: str) -> None:
     """Put `text` at `path`, whole. Numba dates machine code by the file's time: one for all who write this text."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-    os.utime(temporary, (0, 0))
-    os.replace(temporary, path)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.utime(temporary, (0, 0))
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

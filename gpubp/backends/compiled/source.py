@@ -16,7 +16,7 @@ from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
 from gpubp.optimizers import Optimizer
 
 LOOPS = Path(__file__).with_name("loops")
-SUBSET = {"T", "select", "exp", "expm1", "log1p", "tanh", "erf", "fabs", "sqrt", "pow"}
+SUBSET = {"T", "select", "exp", "expm1", "log1p", "tanh", "erf", "erfc", "fabs", "sqrt", "pow"}
 NUMBERS = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
 FIRST_OPTION = 19  # of the arguments of an optimizer's loop: before its options and slots stand so many others
 Assignments = Sequence[tuple[str, str]]

@@ -26,8 +26,10 @@ class CupyNamespace:
     """CuPy, and from cupyx what it lacks."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "erf":
-            from cupyx.scipy.special import erf as function
+        if name in ("erf", "erfc"):
+            from cupyx.scipy import special
+
+            function = getattr(special, name)
         else:
             import cupy
 

@@ -22,6 +22,7 @@ from gpubp.data.targets import class_indices
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import DataError, GpubpError
 from gpubp.network import MLP
+from gpubp.serialization import digest
 from gpubp.tabular.model import TableRows, TabularModel
 from gpubp.tabular.predictor import encode
 from gpubp.tabular.selection import row_losses
@@ -138,9 +139,13 @@ def _read_metrics(run: Run) -> None:
     path = run.folder / run_folder.METRICS
     try:
         run.metrics = json.loads(path.read_text(encoding="utf-8"))
+        of_network, there = run.metrics.get(run_folder.MODEL_DIGEST), digest(run.folder / run_folder.MODEL)
+        if None not in (of_network, there) and of_network != there:
+            run.metrics = {}
+            run.missing.append(f"scores and configuration: {path.name} is of another network than {run_folder.MODEL}")
     except OSError:
         run.missing.append(f"scores and configuration: there is no {path.name}")
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         run.missing.append(f"scores and configuration: {path.name} is damaged ({error})")
 
 

@@ -114,7 +114,6 @@ def search(
     from gpubp import data as reading
     from gpubp.cli import display, run_folder
     from gpubp.cli.search import display as search_display
-    from gpubp.cli.search import finished
     from gpubp.cli.search.finished import FINISHED
     from gpubp.cli.search.results import RESULTS, Results
     from gpubp.cli.search.trials import Search
@@ -135,13 +134,24 @@ def search(
     search_display.show_plan(console, trained)
     display.say(console, f"device {backend.device} ({backend.reason}), {backend.precision}")
 
-    folder = out or run_folder.default_folder(f"search-{source.name}")
     metric = {"regression": "rmse", "multilabel": "label_accuracy"}.get(prepared.task, "accuracy")
-    results = Results(trained, searched.names, metric, folder / RESULTS, rank_by)
-    if resume is not None:
-        stacks = finished.load(folder, trained)
+    with run_folder.claimed(out, f"search-{source.name}") as folder:
+        results = Results(trained, searched.names, metric, folder / RESULTS, rank_by)
+        _search_and_save(ctx, console, results, prepared)
+
+
+def _search_and_save(ctx: typer.Context, console: Console, results: Results, prepared: PreparedData) -> None:
+    """Train all candidates, going on with those that are finished, and a network as the best of them."""
+    from gpubp.cli import display
+    from gpubp.cli.search import display as search_display
+    from gpubp.cli.search import finished
+    from gpubp.cli.search.finished import FINISHED
+
+    folder, search = results.path.parent, results.search
+    if ctx.params["resume"] is not None:
+        stacks = finished.load(folder, search)
         display.say(
-            console, f"going on in {folder}: {stacks} of {display.plural(len(trained.stacks), 'stack')} finished"
+            console, f"going on in {folder}: {stacks} of {display.plural(len(search.stacks), 'stack')} finished"
         )
     else:
         (folder / FINISHED).unlink(missing_ok=True)
@@ -153,7 +163,7 @@ def search(
         if complete:
             (folder / FINISHED).unlink()
         raise typer.Exit(1 if complete else 130)
-    typer.echo(f"best: {search_display.summary(best, metric)}")
+    typer.echo(f"best: {search_display.summary(best, results.metric)}")
     _train_winner(ctx, console, results, best, prepared)
     if not complete:
         raise typer.Exit(130)

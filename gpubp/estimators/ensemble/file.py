@@ -11,7 +11,17 @@ from gpubp import serialization
 from gpubp.errors import DataError
 from gpubp.estimators import file
 from gpubp.network import MLP
+from gpubp.serialization import check_metadata
 from gpubp.stack import Stack
+
+ABOUT = {
+    "class": str,
+    "parameters": {},
+    "estimator": {"precision": (None, str)},
+    "members": [file.COUNTED],
+    "feature_names": [str],
+    "classes": (None, file.CLASSES),
+}
 
 
 def save(path: str | Path, ensemble: Any, stack: Stack) -> None:
@@ -47,16 +57,17 @@ def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> An
         raise DataError(f"{path}: holds an {about.get('class')}; load it with {about.get('class')}.load")
     stack = MLP.load(path, device, **records).stack
     try:
+        check_metadata("ensemble", about, ABOUT)
         ensemble = cls(file.unfitted(cls._member_class, stack, about["estimator"], device), **about["parameters"])
         attributes = {
             **file.attributes_of_shape(stack, about["feature_names"]),
-            **file.class_attributes(stack, about["classes"]),
+            **file.class_attributes(cls, stack, about["classes"]),
         }
         ensemble.estimators_ = [
             file.fitted(ensemble.estimator, stack, k, about_member, attributes)
             for k, about_member in zip(range(stack.models), about["members"], strict=True)
         ]
         ensemble._copy_data_attributes()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: its ensemble is damaged or from another version ({error!r})") from None
+    except file.DAMAGED as error:
+        raise file.damaged(path, "ensemble", error) from None
     return ensemble

@@ -225,8 +225,10 @@ class DeviceNamespace:
         self._device = device
 
     def __getattr__(self, name: str) -> Any:
-        if name == "erf":
-            from scipy.special import erf as found
+        if name in ("erf", "erfc"):
+            from scipy import special
+
+            found = getattr(special, name)
         else:
             found = getattr(np, name)
         if isinstance(found, ModuleType):

@@ -75,3 +75,12 @@ def erf(x):
     t = select(size > ERF_HIGHEST, ERF_HIGHEST, size)
     outer = T(1) - exp(-(t * t)) * erfcx_series((t - ERF_MIDDLE) / (t + ERF_MIDDLE))
     return select(size < T(1), inner, select(x > T(0), outer, select(x < T(0), -outer, x)))
+
+
+@inlined
+def erfc(x):
+    """1 - erf x, without a loss for large x."""
+    size = fabs(x)
+    t = select(size > ERFC_HIGHEST, ERFC_HIGHEST, size)
+    tail = exp(-(size * size)) * erfc_series((t - ERFC_MIDDLE) / (t + ERFC_MIDDLE))
+    return select(x < T(0), T(2) - tail, tail)

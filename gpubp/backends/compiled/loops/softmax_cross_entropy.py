@@ -74,8 +74,12 @@ def classes(arguments, k, step):
         exponentials(vector(z + start * n * ITEM, (stop - start) * n))
         for i in range(start, stop):
             row, weight = vector(z + i * n * ITEM, n), row_weight(g, k, i)
-            total = row_sum(row)
-            value += weight * math.log(total)
+            one = row[y[i]]
+            row[y[i]] = T(0)
+            others = row_sum(row)
+            row[y[i]] = one
+            total = others + one
+            value += weight * math.log1p(others + (one - T(1)))
             factor = T(weight * normalizer)
             for j in range(n):
                 row[j] = row[j] / total - s / T(n)
@@ -101,13 +105,17 @@ def distributions(arguments, k, step):
         row, weight = vector(part(g, LOGITS, k) + i * n * ITEM, n), row_weight(g, k, i)
         y = vector(part(g, Y, k) + i * n * ITEM, n)
         factor = T(weight * normalizer)
-        hits += weight * (shift(row) == argmax(y))
+        best = shift(row)
+        hits += weight * (best == argmax(y))
         aim = T(0)
         for j in range(n):
             aim += ((T(1) - s) * y[j] + s / T(n)) * row[j]
         exponentials(row)
-        total = row_sum(row)
-        value += weight * (math.log(total) - aim)
+        row[best] -= T(1)
+        others = row_sum(row)
+        row[best] += T(1)
+        total = others + T(1)
+        value += weight * (math.log1p(others) - aim)
         for j in range(n):
             d = (row[j] / total - ((T(1) - s) * y[j] + s / T(n))) * factor
             row[j] = d

@@ -1,0 +1,379 @@
+"""The promises of docs/promises.md, measured: ``python -m benchmarks.promises`` writes the page.
+
+Each promise names the tests that hold it. What this command does not measure is printed as such, with the reason.
+``--share 0.01`` measures a hundredth of it, to try.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import mpmath
+import numpy as np
+
+import gpubp
+from gpubp import GpubpError, serialization
+from gpubp.activations import ACTIVATIONS
+from gpubp.backends.reference import NumpyNamespace
+from gpubp.losses import LOSSES, get_loss
+from gpubp.optimizers import OPTIMIZERS
+from gpubp.serialization import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "promises.md"
+HEAD = """# Promises
+
+What gpubp promises, the figure that stands behind it, and the tests that hold it. `python -m benchmarks.promises`
+measures the figures and writes this page; what it does not measure is said to be so.
+"""
+XP = NumpyNamespace()
+NOT_MEASURED = "not measured"
+AUDITED = (
+    "pickle.find_class",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.fork",
+    "subprocess.Popen",
+    "socket.connect",
+)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is promised, and how it is known.
+
+    Attributes
+    ----------
+    text : str
+    tests : str
+        Where the tests are that hold it.
+    measure : callable or None
+        Of the share of the full measurement that is asked for: the figure. None for what this command cannot measure.
+    why : str
+        Why it is not measured.
+    """
+
+    text: str
+    tests: str
+    measure: Callable[[float], str] | None
+    why: str = ""
+
+
+def silent_bit_flips(count: int, seed: int = 0) -> int:
+    """How many flips of one bit of a model file change what is loaded without an error."""
+    generator, silent = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.safetensors")
+        gpubp.MLP([20, 30, 3], seed=1, device="cpu-reference").save(path)
+        whole, (tensors, metadata) = path.read_bytes(), serialization.load(path)
+        for _ in range(count):
+            damaged, bit = bytearray(whole), generator.randrange(8 * len(whole))
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            try:
+                read, about = serialization.load(path)
+            except GpubpError:
+                continue
+            same = about == metadata and read.keys() == tensors.keys()
+            silent += not (same and all(np.array_equal(read[name], tensors[name]) for name in tensors))
+    return silent
+
+
+def silent_trainings(count: int, seed: int = 0) -> int:
+    """How many random small trainings return outputs that are not finite without a word."""
+    rng, silent = np.random.default_rng(seed), 0
+    for _ in range(count):
+        rows, columns = int(rng.integers(1, 40)), int(rng.integers(1, 6))
+        loss = str(rng.choice(list(LOSSES)))
+        outputs = int(rng.integers(2, 4)) if loss == "cross_entropy" else int(rng.integers(1, 3))
+        X = rng.normal(size=(rows, columns)) * 10.0 ** rng.integers(-6, 7)
+        y = _targets(rng, loss, rows, outputs)
+        net = gpubp.MLP(
+            [columns, *[int(rng.integers(1, 9))] * int(rng.integers(0, 4)), outputs],
+            str(rng.choice(list(ACTIVATIONS))),
+            loss,
+            seed=int(rng.integers(1000)),
+            device="cpu-reference",
+            precision=str(rng.choice(["float32", "float64"])),
+        )
+        with np.errstate(all="ignore"):
+            try:
+                history = gpubp.train(
+                    net,
+                    X,
+                    y,
+                    optimizer=str(rng.choice(list(OPTIMIZERS))),
+                    learning_rate=10.0 ** float(rng.uniform(-4, 25)),
+                    schedule=None,
+                    epochs=int(rng.integers(1, 4)),
+                    batch_size=int(rng.integers(1, rows + 1)),
+                    validation_data=(X, y) if rng.random() < 0.3 else None,
+                )
+            except GpubpError:
+                continue
+            said = history.stopped == "diverged"
+            silent += not said and not (np.isfinite(net.forward(X)).all() and np.isfinite(net.theta).all())
+    return silent
+
+
+def _targets(rng: np.random.Generator, loss: str, rows: int, outputs: int) -> np.ndarray:
+    record = get_loss(loss)
+    if record.integer_targets:
+        return rng.integers(0, outputs, rows)
+    if record.classification:
+        return rng.integers(0, 2, (rows, outputs)).astype(float)
+    return rng.poisson(2.0, (rows, outputs)) * (1.0 if record.targets[0] == 0 else rng.normal())
+
+
+def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
+    """How many of so many kills of a process that overwrites a run leave files of two, and what litter is left."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    from tests.cli.test_run_folder import runs_in, write
+
+    generator, mixed = random.Random(seed), 0
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "run")
+        write(folder, 0)
+        Path(folder, "mine").touch()
+        for _ in range(kills):
+            writer = os.fork()
+            if not writer:
+                while True:
+                    write(folder, generator.randrange(10**6))
+            time.sleep(generator.uniform(0, 0.04))
+            os.kill(writer, signal.SIGKILL)
+            os.waitpid(writer, 0)
+            mixed += len(runs_in(folder)) > 1
+        write(folder, 1)
+        litter = {path.name for path in folder.iterdir()} - {"mine", "model.safetensors", "metrics.json", "history.csv"}
+        return mixed, len(litter) + len(list(Path(place).iterdir())) - 1
+
+
+def growth_of_memory(fits: int) -> float:
+    """MB that a process has grown by after so many fits, the first tenth of them left out."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 4)), rng.integers(0, 2, 30)
+    before = 0.0
+    for fit in range(fits):
+        net = gpubp.MLP([4, 5, 2], seed=fit, device="cpu-reference")
+        gpubp.train(net, X, y, epochs=1)
+        if fit == fits // 10:
+            before = _resident()
+    return _resident() - before
+
+
+def _resident() -> float:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def audited_events(files: int, seed: int = 0) -> int:
+    """How many events by which a file could run code are seen while damaged model files are loaded."""
+    generator = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.safetensors")
+        gpubp.MLP([3, 4, 2], device="cpu-reference").save(path)
+        gpubp.MLP.load(path, device="cpu-reference")  # which imports what loading needs
+        whole = path.read_bytes()
+        _WATCH.events, _WATCH.listens = [], True
+        sys.addaudithook(_WATCH)
+        for _ in range(files):
+            damaged = bytearray(whole)
+            for _ in range(generator.randrange(1, 9)):
+                damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+            path.write_bytes(damaged)
+            with suppress(GpubpError):
+                gpubp.MLP.load(path, device="cpu-reference")
+        _WATCH.listens = False
+    return len(_WATCH.events)
+
+
+class _Watch:
+    """An audit hook, which cannot be taken away again, that hears what it is to hear."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.listens = False
+
+    def __call__(self, event: str, _: object) -> None:
+        if self.listens and event.startswith(AUDITED):
+            self.events.append(event)
+
+
+_WATCH = _Watch()
+
+
+def tracebacks_of_metadata(share: float) -> tuple[int, int]:
+    """How many changes of the metadata of model files end in another error than a GpubpError, and of how many."""
+    sys.path.insert(0, str(ROOT))
+    from tests.support.damaged_metadata import metadata_of, save_with, variants
+
+    count, wrong = 0, 0
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("format-1-price", "format-2-quality", "format-3-price", "format-3-quality"):
+            original, damaged = ROOT / f"tests/golden/{name}.safetensors", Path(folder, "m.safetensors")
+            for what, metadata in islice(variants(metadata_of(original)), 0, None, max(1, round(1 / share))):
+                if not what.startswith("format"):
+                    save_with(damaged, original, metadata)
+                    count += 1
+                    wrong += _ends_in_a_traceback(damaged)
+    return wrong, count
+
+
+def _ends_in_a_traceback(path: Path) -> bool:
+    rows = ROOT / "tests" / "golden" / "rows.csv"
+    try:
+        gpubp.load(path, "cpu-reference").predict(rows)
+    except GpubpError:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def largest_error_of_losses() -> tuple[float, str]:
+    """The largest error of a loss in float64, in ulp of the truth at 400 digits, and of which loss."""
+    logits = [s * z for z in (0.0, 1e-8, 0.3, 1.0, 16.0, 37.0, 88.0, 104.0, 709.0, 1e4) for s in (1.0, -1.0)]
+    worst = (0.0, "")
+    with mpmath.workdps(400), np.errstate(all="ignore"):
+        for name, truth in _TRUTHS.items():
+            for z, t in product(logits, (0.0, 1.0)):
+                if name == "poisson" and z > 700:
+                    continue
+                value, _ = get_loss(name).formula(XP, np.array([[z]]), np.array([[t]]), 0.0)
+                worst = max(worst, (_ulps(float(value[0, 0]), truth(mpmath.mpf(z), mpmath.mpf(t))), name))
+        for z, c in product(logits, (0, 1)):
+            value, _ = get_loss("cross_entropy").formula(XP, np.array([[z, 0.0]]), np.array([c]), 0.0)
+            exact = mpmath.log1p(mpmath.exp(mpmath.mpf(-z if c == 0 else z)))
+            worst = max(worst, (_ulps(float(value[0]), exact), "cross_entropy"))
+    return worst
+
+
+_TRUTHS: dict[str, Callable[[Any, Any], Any]] = {
+    "half_squared_error": lambda z, t: (z - t) ** 2 / 2,
+    "absolute_error": lambda z, t: abs(z - t),
+    "huber": lambda z, t: (z - t) ** 2 / 2 if abs(z - t) <= 1 else abs(z - t) - mpmath.mpf(0.5),
+    "quantile(0.25)": lambda z, t: (z - t) * (mpmath.mpf(0.75) if z > t else mpmath.mpf(-0.25)),
+    "poisson": lambda z, t: mpmath.exp(z) - t * z,
+    "binary_cross_entropy": lambda z, t: mpmath.log1p(mpmath.exp(z)) - t * z,
+}
+
+
+def _ulps(value: float, truth: Any) -> float:
+    """An error in ulp of the truth, where that is a normal number."""
+    if abs(truth) < np.finfo(np.float64).tiny:
+        return 0.0
+    return float(abs(mpmath.mpf(value) - truth) / mpmath.mpf(float(np.spacing(abs(float(truth))))))
+
+
+def _count(total: int, share: float) -> int:
+    return max(2, round(total * share))
+
+
+def _kills(share: float) -> str:
+    kills = _count(1000, share)
+    mixed, litter = mixed_runs_after_kills(kills)
+    return f"{mixed} of {kills:,} kills left files of two runs, {litter} leftovers after the next write"
+
+
+def _metadata(share: float) -> str:
+    wrong, count = tracebacks_of_metadata(share)
+    return f"{wrong} of {count:,} changed entries end in a traceback"
+
+
+def _losses(_: float) -> str:
+    error, name = largest_error_of_losses()
+    return f"{error:.1f} ulp at most ({name})"
+
+
+PROMISES = (
+    Promise(
+        "A model file in which a bit has changed is refused",
+        "tests/test_serialization.py",
+        lambda share: f"{silent_bit_flips(_count(1000, share))} of {_count(1000, share):,} flips are silent",
+    ),
+    Promise(
+        "Metadata that do not fit together are named, and end in no traceback",
+        "tests/tabular/test_damaged_metadata.py",
+        _metadata,
+    ),
+    Promise(
+        "Loading runs no code",
+        "tests/test_network.py, tests/test_architecture.py",
+        lambda share: f"{audited_events(_count(2000, share))} audit events in {_count(2000, share):,} damaged files",
+    ),
+    Promise("A run folder holds files of one run, and no litter stays", "tests/cli/test_run_folder.py", _kills),
+    Promise(
+        "No training returns a network or outputs that are not finite unsaid",
+        "tests/training/test_divergence.py",
+        lambda share: (
+            f"{silent_trainings(_count(10_000, share))} of {_count(10_000, share):,} random trainings "
+            "on the reference backend"
+        ),
+    ),
+    Promise("Losses are right to the last digits in float64", "tests/test_losses.py", _losses),
+    Promise(
+        "Trainings leak no memory",
+        "this command",
+        lambda share: f"{growth_of_memory(_count(10_000, share)):.1f} MB more after {_count(10_000, share):,} fits",
+    ),
+    Promise(
+        "A damaged file in the cache of compiled loops is compiled anew",
+        "tests/backends/test_compiled.py",
+        None,
+        "the tests damage every file in four ways",
+    ),
+    Promise(
+        "Tables are read right, or refused by name",
+        "tests/data/test_hostile_tables.py",
+        None,
+        "there is no corpus of 100 tables and 80 hostile files yet; the tests have cases one by one",
+    ),
+    Promise("Readers withstand fuzzing", "none", None, "there is no harness yet"),
+    Promise("Tests notice mutants", "none", None, "no run of a mutation tester is kept"),
+    Promise("Every branch is covered", "none", None, "no run of coverage is kept"),
+    Promise("Two threads or processes get the bits of one", "tests/backends/test_compiled.py", None, "in tests alone"),
+    Promise("A busy machine costs half again at most", "none", None, "no rule for BLAS threads yet"),
+)
+
+
+def page(share: float) -> str:
+    """The page, measured now."""
+    rows = []
+    for promise in PROMISES:
+        figure = promise.measure(share) if promise.measure else f"{NOT_MEASURED}: {promise.why}"
+        print(f"{promise.text}: {figure}", flush=True)
+        rows.append(f"| {promise.text} | {figure} | {promise.tests} |")
+    return "\n".join([HEAD, "| promise | figure | tests |", "|---|---|---|", *rows]) + "\n"
+
+
+def main() -> None:
+    """Measure, and write the page; with a share below 1, print it alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--share", type=float, default=1.0)
+    share = parser.parse_args().share
+    text = page(share)
+    if share == 1:
+        atomic_write(PAGE, text.encode())
+
+
+if __name__ == "__main__":
+    main()
