@@ -109,6 +109,7 @@ def test_plain_pytest_has_every_record_in_kernels_on_the_host(default, file):
 def test_plain_pytest_has_every_kernel_on_the_host(default):
     cases = [parameters(item).get("case") for item in of_file(default, "test_kernels_host.py")]
     launched = {source.name for case in cases if case for source in launched_by(case)}
-    assert launched | IN_16_BITS == {path.stem for path in folder().glob("*.cu")}
+    assert of_file(default, "test_on_chip.py")
+    assert launched | IN_16_BITS | {"train_on_chip"} == {path.stem for path in folder().glob("*.cu")}
     in_float16 = "test_the_scale_doubles_after_clean_steps"
     assert in_float16 in {item.name for item in of_file(default, "test_kernels_steps.py")}

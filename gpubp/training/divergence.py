@@ -17,6 +17,7 @@ from gpubp.training.history import History
 from gpubp.training.samples import Samples
 from gpubp.training.slice_step import SliceStep
 from gpubp.training.step import TrainingStep
+from gpubp.training.streaming import StreamedRows
 
 REMEDY = "Try a learning rate ten times smaller, max_grad_norm=1, or inputs scaled to about unit variance"
 # Rows of each network that are looked at once a training is over, and values of all their layers.
@@ -56,31 +57,34 @@ def divergence_error(
     )
 
 
-def require_finite_outputs(stack: Stack, samples: Samples, history: History) -> None:
-    """Let networks be diverged whose loss on the first rows that they were trained on is not finite, though θ is.
+def with_finite_outputs(history: History, stack: Stack, samples: Samples) -> History:
+    """The history, in which networks have diverged whose loss on their first rows is not finite, though θ is.
 
-    The last update of a training may lead there, and no step comes after it that would notice.
+    The last update of a training may lead there, and no step comes after it that would notice. Of rows that are
+    streamed it is the very first one, since none is asked for once a training is over.
 
     Raises
     ------
     DivergenceError
         If all networks are.
     """
+    X, y = samples.X.first_row if isinstance(samples.X, StreamedRows) else (samples.X, samples.y)
     count = max(FEWEST_ROWS, min(MOST_ROWS, MOST_VALUES // (sum(stack.layer_sizes) * stack.models)))
-    every = np.arange(min(len(samples.X), count))
+    every = np.arange(min(len(X), count))
     rows = [every] * stack.models if samples.rows is None else [own_rows[:count] for own_rows in samples.rows]
     if stack.backend.name == "compiled":  # which is not worth it for so few rows
         stack = stack.like(stack.theta, _reference(stack.backend.dtype), stack.seeds)
     try:
         with np.errstate(all="ignore"):
-            loss, _ = stack.evaluate(samples.X, samples.y, None, rows)
+            loss, _ = stack.evaluate(X, y, None, rows)
     except (OutOfDeviceMemoryError, MemoryError):  # what was trained is worth more than this look at it
-        return
+        return history
     lost = ~np.isfinite(loss)
     if lost.any():
         history.stopped_by_network[lost] = "diverged"
         if (history.stopped_by_network == "diverged").all():
             raise lost_error(history)
+    return history
 
 
 @functools.cache

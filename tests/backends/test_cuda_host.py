@@ -322,8 +322,9 @@ def test_dynamic_shared_memory_ends_where_it_was_said_to(driver: HostDriver, run
     run(text, (device_zeros(driver),), shared=256)
     with pytest.raises(HostDriverError, match="byte 252 of 252 bytes of dynamic shared memory is written"):
         run(text, (device_zeros(driver),), shared=252)
-    with pytest.raises(HostDriverError, match=r"a block needs 492\d\d bytes of shared memory; it has 49152"):
-        run(text, (device_zeros(driver),), shared=49200)
+    run(text, (device_zeros(driver),), shared=driver.shared_memory)
+    with pytest.raises(HostDriverError, match=r"a block needs 2324\d\d bytes of shared memory; it has 232448"):
+        run(text, (device_zeros(driver),), shared=driver.shared_memory + 16)
 
 
 def test_new_memory_is_poison(driver: HostDriver) -> None:

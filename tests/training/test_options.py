@@ -16,7 +16,7 @@ from gpubp.training.options import TRAINING_OPTIONS, Option
 from gpubp.training.packing import in_common, merged_arguments
 
 # What `train` takes besides options: data, what is drawn from the seed, who is called after an epoch, and checkpoints.
-NO_OPTIONS = {"net", "X", "y", "sample_weight", "validation_data", "rows", "validation_rows", "class_weight"}
+NO_OPTIONS = {"net", "X", "y", "batches", "sample_weight", "validation_data", "rows", "validation_rows", "class_weight"}
 NO_OPTIONS |= {
     "optimizer_options",
     "shuffle",
