@@ -35,7 +35,7 @@ from gpubp.tabular.recipes import RECIPES
 from support.package import MODULES, PACKAGE, REPOSITORY
 
 sys.path.append(str(REPOSITORY))  # as tests/conftest.py does, for `python tests/test_docs.py`
-from benchmarks.gpu import bars
+from benchmarks.gpu import bars, plot
 
 README = REPOSITORY / "README.md"
 PAGES = sorted((REPOSITORY / "docs").rglob("*.md"))
@@ -160,6 +160,25 @@ def step_times() -> str:
     return _under_machine(part["machine"], lines)
 
 
+def step_times_on_a_gpu() -> str:
+    """Microseconds of a training step on a GPU by network, precision and library, the fastest in bold."""
+    parts = parts_on_a_gpu()
+    lines = ["| network | precision | gpubp | PyTorch | JAX |", "|---|---|---:|---:|---:|"]
+    for label, of in plot.step_times(parts).items():
+        times = [of[contender] for contender in ("gpubp", "torch graph", "jax scan")]
+        cells = [f"**{t:,.0f}**" if t == min(times) else f"{t:,.0f}" for t in times]
+        lines.append(f"| {' | '.join([*label.split(chr(10)), *cells])} |")
+    return _under_machine(parts["small"]["machine"], lines)
+
+
+def figures_on_a_gpu() -> str:
+    """What the stages say that show what users get, without the bars."""
+    parts = parts_on_a_gpu()
+    rows = [row for stage in ("mnist", "small", "large", "stacks", "onchip") for row in parts[stage]["rows"]]
+    lines = [f"| {row['what']} | {row['measured']} |" for row in rows if not row["measured"].startswith("skipped")]
+    return _under_machine(parts["small"]["machine"], ["| what | measured |", "|---|---|", *lines])
+
+
 def lesson_code(name: str) -> str:
     """The experiment of a lesson as a block of code that runs it, from its module without what shows the result."""
     module = importlib.import_module(f"gpubp.lessons.{name}")
@@ -208,6 +227,8 @@ def all_tables() -> dict[str, str]:
         "missed bars": missed_bars(),
         "bars on a GPU": bars.table(parts_on_a_gpu()),
         "step times": step_times(),
+        "step times on a GPU": step_times_on_a_gpu(),
+        "figures on a GPU": figures_on_a_gpu(),
         **{f"code of {lesson}": lesson_code(lesson) for lesson in LESSONS},
         "encodings": registry_table(ENCODINGS),
         "recipes": recipes_table(),

@@ -1,7 +1,7 @@
 """The CUDA backend on a GPU, by one command: ``python -m benchmarks.gpu --seconds 530 --out DIR``.
 
 Stages run one after the other, each in a process of its own with a limit of its own; what they find goes into
-DIR/gpu.json after every row, what they print into DIR/log.txt, and the account of it into DIR/report.md. The smoke
+DIR/gpu.json after every row, what they print into DIR/log.txt, and the account of it into DIR/gpu.md. The smoke
 test is always first, and if it fails nothing else is begun (exit code 3).
 
 ``--rest`` runs the other half, ``--stages`` some by name, ``--plan`` lists them with their times. ``--pack FOLDER``
@@ -31,7 +31,7 @@ from gpubp.serialization import atomic_write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKED = REPOSITORY / "gpu-pack"  # where the folder that travels is looked for; git ignores it
-REPORT = "report.md"
+REPORT = "gpu.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return pack(options.pack, options.mnist)
     if options.report:
-        return _report(options.report, options.out)
+        return _report(options.report, options.out, options.plot)
     stages = chosen(options.stages, options.rest, options.dry_run)
     if options.plan:
         print(plan(stages))
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="print the stages with their times, and run none")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="make the folder to take along")
     parser.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="the account of files of results")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="with --report: a picture of step times, as PNG or SVG"
+    )
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     return parser
 
@@ -131,7 +134,7 @@ def environment(packed: Path | None) -> dict[str, str]:
     }
 
 
-def _report(files: Sequence[Path], out: Path | None) -> int:
+def _report(files: Sequence[Path], out: Path | None, picture: Path | None) -> int:
     """The account of all files together; with a folder, also put there."""
     parts: dict[str, Mapping[str, Any]] = {}
     try:
@@ -144,6 +147,10 @@ def _report(files: Sequence[Path], out: Path | None) -> int:
     if out is not None:
         write(out / FILE, dict(parts))
         atomic_write(out / REPORT, report(parts).encode())
+    if picture is not None:
+        from benchmarks.gpu.plot import plot
+
+        plot(parts, picture)
     return 0
 
 
