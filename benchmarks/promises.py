@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,10 +25,13 @@ from typing import Any
 
 import mpmath
 import numpy as np
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
 
 import gpubp
 from gpubp import GpubpError, serialization
 from gpubp.activations import ACTIVATIONS
+from gpubp.backends.blas_threads import cpu_count
 from gpubp.backends.reference import NumpyNamespace
 from gpubp.losses import LOSSES, get_loss
 from gpubp.optimizers import OPTIMIZERS
@@ -304,6 +308,27 @@ def _losses(_: float) -> str:
     return f"{error:.1f} ulp at most ({name})"
 
 
+def cost_of_threads(rounds: int) -> float:
+    """Seconds of a training as it comes over those with one BLAS thread, by turns, while every core is kept busy."""
+    X, y = load_digits(return_X_y=True)
+
+    def seconds(threads: int | None) -> float:
+        net = gpubp.MLP([64, 128, 10], device="cpu-reference", seed=0)
+        with threadpool_limits(threads, user_api="blas"):
+            start = time.perf_counter()
+            gpubp.train(net, X / 16, y, batch_size=128, epochs=20)
+            return time.perf_counter() - start
+
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cpu_count())]
+    try:
+        ratios = [seconds(None) / seconds(1) for _ in range(rounds)]
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    return float(np.median(ratios))
+
+
 PROMISES = (
     Promise(
         "A model file in which a bit has changed is refused",
@@ -351,7 +376,11 @@ PROMISES = (
     Promise("Tests notice mutants", "none", None, "no run of a mutation tester is kept"),
     Promise("Every branch is covered", "none", None, "no run of coverage is kept"),
     Promise("Two threads or processes get the bits of one", "tests/backends/test_compiled.py", None, "in tests alone"),
-    Promise("A busy machine costs half again at most", "none", None, "no rule for BLAS threads yet"),
+    Promise(
+        "On a busy machine the threads of BLAS cost half again at most",
+        "tests/backends/test_blas_threads.py",
+        lambda share: f"{cost_of_threads(_count(5, share)):.2f} of the time of one thread, digits by `cpu-reference`",
+    ),
 )
 
 

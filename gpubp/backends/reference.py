@@ -27,6 +27,7 @@ from gpubp.backends import (
     OptimizerState,
     TrainingArrays,
 )
+from gpubp.backends.blas_threads import threads_for_products
 from gpubp.backends.feeds import HostFeed
 from gpubp.backends.philox import dropout_mask
 from gpubp.backends.shuffle import rows_at
@@ -281,7 +282,14 @@ class ReferenceBackend:
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays
     ) -> tuple[str, Callable[[int, int], None]]:
-        return self.way, self.capture(step)
+        run = self.capture(step)
+        largest = training.batch_size * max(n_in * n_out for n_in, n_out in training.shapes)
+
+        def on_threads(count: int, rows: int) -> None:
+            with threads_for_products(largest):
+                run(count, rows)
+
+        return self.way, on_threads
 
     # -- pieces ---------------------------------------------------------------------------------------
 

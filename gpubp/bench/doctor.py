@@ -20,7 +20,7 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends import get_backend
-from gpubp.backends.compiled.program import cpu_count
+from gpubp.backends.blas_threads import cpu_count
 from gpubp.backends.cuda.probe import probe
 from gpubp.diagnostics import check_gradients
 from gpubp.losses import LOSSES, Loss

@@ -293,7 +293,7 @@ def test_no_result_depends_on_cores_or_portions(monkeypatch, rng, shuffle):
     solo = np.concatenate([trained(seed=s) for s in range(5)])
     for threads in (1, 2, 5, 8):
         for patience, worth in ((0.05, 0.001), (0.0, 0.0)):
-            monkeypatch.setattr(program, "_threads", lambda threads=threads: threads)
+            monkeypatch.setattr(program, "blas_threads", lambda threads=threads: threads)
             monkeypatch.setattr(program, "PATIENCE", patience)
             monkeypatch.setattr(program, "WORTH_SPREADING", worth)
             np.testing.assert_array_equal(trained(models=5, seed=0), solo)

@@ -7,8 +7,6 @@ in a core's cache, and every core can work on networks of its own.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array
+from gpubp.backends.blas_threads import blas_threads, one_blas_thread
 from gpubp.backends.compiled.cache import load
 from gpubp.backends.compiled.source import launch_source
 
 WORTH_SPREADING = 0.001  # seconds of work
 PATIENCE = 0.05  # seconds of machine code after which Python looks for an interrupt
-_LIMITED = threading.Lock()  # one stack at a time tells BLAS how many threads to use
 
 
 class Arguments:
@@ -160,34 +158,20 @@ def _cores_for(launches: Launches) -> Iterator[ThreadPoolExecutor | None]:
     if launches.networks == 1:
         yield None
         return
-    with _LIMITED:
-        threads = _threads()
-        if launches.networks < threads:
+    threads = blas_threads()
+    if launches.networks < threads:
+        yield None
+        return
+    with one_blas_thread():
+        if launches.shares:
             yield None
             return
-        with _blas().limit(limits=1, user_api="blas"):
-            if launches.shares:
-                yield None
-                return
-            with ThreadPoolExecutor(threads) as pool:
-                yield pool
+        with ThreadPoolExecutor(threads) as pool:
+            yield pool
 
 
 def _run_one(launches: Launches, count: int, k: int) -> None:
     launches.run(k, k + 1, count)
-
-
-def _threads() -> int:
-    """As many as BLAS would use, but no more than there are cores."""
-    blas_threads: list[int] = [lib.num_threads for lib in _blas().lib_controllers if lib.user_api == "blas"]
-    return min([cpu_count(), *blas_threads])
-
-
-@cache
-def cpu_count() -> int:
-    """Cores that this process may run on."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def address_of(array: Array) -> int:
@@ -200,10 +184,3 @@ def address_of(array: Array) -> int:
 def _run() -> Callable[..., None]:
     run: Callable[..., None] = load(launch_source()).run
     return run
-
-
-@cache
-def _blas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()

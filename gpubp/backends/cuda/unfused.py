@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from math import gcd
 from typing import Any
@@ -15,6 +15,7 @@ from gpubp.backends.cuda.driver import Driver, GemmSpec, dtype_of
 from gpubp.backends.cuda.feed import DeviceFeed
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.feeds import Feed
+from gpubp.backends.records import TrainingArrays
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.precision import PRECISIONS
 
@@ -95,6 +96,11 @@ class UnfusedBackend(ReferenceBackend):
 
     def computing(self) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    def training_steps(
+        self, step: Callable[[int], None], training: TrainingArrays
+    ) -> tuple[str, Callable[[int, int], None]]:
+        return self.way, self.capture(step)  # no product is the CPU's
 
     def _product(
         self,
