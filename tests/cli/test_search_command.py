@@ -228,9 +228,20 @@ def test_the_winner_is_the_network_that_train_makes(folder: Path) -> None:
     assert list(searched) == list(trained)
     for key in set(trained) - {"seconds", "config"}:
         assert searched[key] == trained[key], key
-    assert trained["config"].pop("class_weight") is None  # which a search has not
     assert searched["config"].items() >= trained["config"].items()
     assert set(searched["config"]) - set(trained["config"]) == {"grid", "folds", "seeds", "rank_by"}
+
+
+def test_classes_weigh_in_a_search_as_in_train(folder: Path) -> None:
+    fixed = ["--device", "cpu-reference", "--epochs", "3", "--hidden", "4", "--class-weight", "setosa=5,virginica=0.5"]
+    done("search", "iris", "--grid", "learning-rate=0.05", *fixed, "--folds", "2", "--seeds", "1", "--out", "searched")
+    done("train", "iris", "--learning-rate", "0.05", *fixed, "--out", "trained")
+    models = [Path(place, "model.safetensors").read_bytes() for place in ("searched", "trained")]
+    assert models[0] == models[1]
+    without = ["search", "iris", "--grid", "learning-rate=0.05", *fixed[:-2], "--folds", "2", "--seeds", "1"]
+    done(*without, "--out", "without")
+    losses = [read_csv(f"{place}/results.csv")[0]["loss_mean"] for place in ("searched", "without")]
+    assert losses[0] != losses[1]
 
 
 @pytest.mark.parametrize(("data", "metric"), [("iris", "accuracy"), ("diabetes", "rmse")])

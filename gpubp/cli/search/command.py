@@ -8,7 +8,7 @@ import typer
 
 from gpubp.backends import get_backend
 from gpubp.cli import options
-from gpubp.cli.parsing import parse_table_options, parse_test
+from gpubp.cli.parsing import parse_class_weight, parse_table_options, parse_test
 from gpubp.cli.search.grid import Grid, parse_grid
 from gpubp.cli.settings import Settings
 from gpubp.cli.train import choose_epochs, config_of, fit, save
@@ -92,6 +92,7 @@ def search(
     encoding: options.Encoding = None,
     header: options.Header = False,
     no_header: options.NoHeader = False,
+    class_weight: options.ClassWeight = None,
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "float32",
@@ -130,7 +131,8 @@ def search(
     display.show_notes(console, [*prepared.notes, *notes])
     candidates = choose_epochs(console, searched.candidates, len(prepared.train[0]))
     every_seed = range(seed, seed + seeds)
-    trained = Search(candidates, parts, every_seed, prepared.n_outputs, prepared.loss, device, precision)
+    by_class = parse_class_weight(class_weight, prepared.classes)
+    trained = Search(candidates, parts, every_seed, prepared.n_outputs, prepared.loss, device, precision, by_class)
     search_display.show_plan(console, trained)
     display.say(console, f"device {backend.device} ({backend.reason}), {backend.precision}")
 
@@ -227,7 +229,8 @@ def _train_winner(
         net = settings.network(
             prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, search.device, search.precision
         )
-        save(console, net, prepared, fit(console, net, prepared, settings, seed), config, folder, quiet)
+        history = fit(console, net, prepared, settings, seed, {"class_weight": search.class_weight})
+        save(console, net, prepared, history, config, folder, quiet)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted: {results.path} was written, and no network", err=True)
         raise typer.Exit(130) from None

@@ -57,11 +57,13 @@ def _identity(search: Search) -> dict[str, Any]:
             digests[id(array)] = fingerprint(array)
         return digests[id(array)]
 
+    by_class = search.class_weight
     return {
         "candidates": {str(number): settings.as_dict() for number, settings in enumerate(search.candidates, start=1)},
         "seeds": list(search.seeds),
         "loss": search.loss,
         "precision": search.precision,
+        "class_weight": {str(k): w for k, w in by_class.items()} if isinstance(by_class, dict) else by_class,
         "folds": {
             str(fold.number): {name: digest(getattr(fold, name)) for name in ("X", "y", "train", "validation")}
             for fold in search.folds

@@ -89,6 +89,8 @@ class Search:
     n_outputs : int
     loss : str
     device, precision : str
+    class_weight : optional
+        As `gpubp.train` has it. Validation rows count alike.
 
     Attributes
     ----------
@@ -110,6 +112,7 @@ class Search:
     loss: str
     device: str
     precision: str
+    class_weight: Any = None
     trials: list[Trial] = field(init=False)
     stacks: list[TrialStack] = field(init=False)
 
@@ -156,6 +159,7 @@ class Search:
                 seed=[trial.seed for trial in trials],
                 rows=[trial.fold.train for trial in trials],
                 validation_rows=[trial.fold.validation for trial in trials],
+                class_weight=self.class_weight,
                 callbacks=(follow,),
             )
         except DivergenceError as error:  # of all of them
