@@ -1,7 +1,7 @@
-"""Reproductions and figures of the foundation: ``python -m benchmarks.foundation [--only NAME …]``.
+"""Figures of the foundation: ``python -m benchmarks.foundation [--only NAME …]``.
 
 Every row is measured when it is run; accuracies are means over seeds 0, 1 and 2. The data (MNIST in IDX
-format, the cats' HDF5 files, housing.csv) are looked for in ``--data``.
+format, housing.csv) are looked for in ``--data``. Published results are the business of ``benchmarks.reproductions``.
 """
 
 from __future__ import annotations
@@ -86,51 +86,6 @@ def housing(data: Path) -> list[ResultRow]:
     mean = float(np.mean(errors))
     each = ", ".join(f"{e:,.0f}" for e in errors)
     return [ResultRow("housing 256,256, 60 epochs, RMSE", "<= 52,700", f"{mean:,.0f} ({each})", mean <= 52_700)]
-
-
-def cats(data: Path) -> list[ResultRow]:
-    """Is it a cat? 12288-20-7-5-1, full-batch gradient descent, as published."""
-    X, y, X_test, y_test = pixels(data / "cats" / "train_catvnoncat.h5", np.float64)
-    right = []
-    for seed in range(1, 6):
-        net = gpubp.MLP([12288, 20, 7, 5, 1], loss="binary_cross_entropy", precision="float64", device="cpu")
-        rng = np.random.RandomState(seed)
-        for W in net.weights:
-            W[...] = (rng.randn(W.shape[1], W.shape[0]) / np.sqrt(W.shape[0])).T
-        gpubp.train(net, X, y, optimizer="sgd", learning_rate=0.0075, batch_size=len(X), epochs=2500)
-        right.append((int((net.predict(X) == y).sum()), int((net.predict(X_test) == y_test).sum())))
-    first, others = right[0], right[1:]
-    worst = min(a for a, _ in others) / 209, min(b for _, b in others) / 50
-    return [
-        ResultRow("cats, seed 1: right of 209, of 50", "206, 40", f"{first[0]}, {first[1]}", first == (206, 40)),
-        ResultRow(
-            "cats, seeds 2-5: worst train, worst test",
-            ">= 98 %, >= 72 %",
-            f"{worst[0]:.1%}, {worst[1]:.0%}",
-            worst[0] >= 0.98 and worst[1] >= 0.72,
-        ),
-    ]
-
-
-def nielsen(data: Path) -> list[ResultRow]:
-    """Nielsen's first network: squared error through a sigmoid, standard normal weights, mini-batches of 10."""
-    X, y, X_test, y_test = pixels(data / "mnist")
-    accuracies = []
-    for seed in SEEDS:
-        net = gpubp.MLP(
-            [784, 30, 10],
-            "sigmoid",
-            loss="half_squared_error",
-            output_activation="sigmoid",
-            init="standard_normal",
-            seed=seed,
-            device="cpu",
-        )
-        gpubp.train(net, X, np.eye(10)[y], optimizer="sgd", learning_rate=3.0, batch_size=10, epochs=30, seed=seed)
-        accuracies.append(float((net.forward(X_test).argmax(axis=1) == y_test).mean()))
-    mean = float(np.mean(accuracies))
-    each = ", ".join(f"{a:.2%}" for a in accuracies)
-    return [ResultRow("Nielsen 784-30-10, 30 epochs", ">= 94.5%", f"{mean:.2%} ({each})", mean >= 0.945)]
 
 
 def epoch_time(data: Path) -> list[ResultRow]:
@@ -221,8 +176,6 @@ PARTS: dict[str, Callable[[Path], list[ResultRow]]] = {
     "gradients": gradients,
     "mnist": mnist,
     "housing": housing,
-    "cats": cats,
-    "nielsen": nielsen,
     "epoch": epoch_time,
     "step": step_time,
     "diagnostics": diagnostics_time,
@@ -234,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and write it as JSON where asked."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.foundation", description=__doc__)
     default = Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=default, help="folder with mnist/, cats/ and housing.csv")
+    parser.add_argument("--data", type=Path, default=default, help="folder with mnist/ and housing.csv")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", type=Path, help="also keep the rows and the machine in this file")
     parser.add_argument("--probe-memory", action="store_true", help=argparse.SUPPRESS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 OUTSIDE = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md", "benchmarks/results/*.md")
-DOWNLOADS = ("examples/*.py", "examples/*.ipynb")
+DOWNLOADS = ("examples/*.py", "examples/*.ipynb", "benchmarks/results/*.png")
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 
 

@@ -54,7 +54,8 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., object]]] = {
     "initializers": INITIALIZERS,
     "schedules": SCHEDULES,
 }
-MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading", "streaming")  # files of benchmarks/results
+# Files of benchmarks/results.
+MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading", "streaming", "reproductions")
 # Column of the table of step times -> who is measured in benchmarks/results/cpu.json; the fastest of them counts.
 STEP_TIMES = {
     "gpubp": ("gpubp cpu",),
@@ -197,6 +198,15 @@ def accuracy_on_tables() -> str:
     return _under_machine(saved["machine"], [*summary(saved["figures"]), "", *bars(saved["figures"])])
 
 
+def published_and_ours() -> str:
+    """What `benchmarks.reproductions` found beside what was published, under the machine."""
+    from benchmarks.reproductions.comparison import table
+
+    parts = json.loads((RESULTS / "reproductions.json").read_text(encoding="utf-8"))["parts"].values()
+    (machine,) = {json.dumps(part["machine"]): part["machine"] for part in parts}.values()
+    return _under_machine(machine, table(parts))
+
+
 def recipes_table() -> str:
     """The recipes for networks on tables."""
     lines = [
@@ -224,6 +234,7 @@ def all_tables() -> dict[str, str]:
         **{name: registry_table(registry) for name, registry in REGISTRIES.items()},
         **{f"figures of {name}": figures_table(name) for name in MEASURED},
         **{f"bars of {name}": bars_table(name) for name in MEASURED},
+        "figures of reproductions": published_and_ours(),
         "missed bars": missed_bars(),
         "bars on a GPU": bars.table(parts_on_a_gpu()),
         "step times": step_times(),

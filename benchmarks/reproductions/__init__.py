@@ -1,0 +1,1 @@
+"""Published results of multilayer perceptrons, trained again: ``python -m benchmarks.reproductions NAME …``."""
