@@ -30,6 +30,11 @@ def layer(**case: Any) -> Check:
     return partial(checks.check_layer, **{"activation": "tanh", "dropout": False, **SHAPE, **case})
 
 
+def small_layer(**case: Any) -> Check:
+    shape = {"inputs": 300, "tile": (16, 16), "dropout": False}
+    return partial(checks.check_small_layer, **{"activation": "tanh", **shape, **SHAPE, **case})
+
+
 def output(**case: Any) -> Check:
     return partial(checks.check_output, **{"activation": "softmax", **SHAPE, **case})
 
@@ -62,6 +67,9 @@ FAULTS = {
         ("bias_activation", "if (at.column >= n) return;", "", layer()),
         ("bias_activation", "min(first + rows_per_block, rows)", "first + rows_per_block", layer()),
         ("hadamard_derivative", "at.column < n && lowest < last", "lowest < last", layer()),
+        ("dense", "if (row >= rows || column >= n) return;", "", small_layer()),
+        ("dense_backward", "if (column < n) grad_b", "grad_b", small_layer()),
+        ("dense", "x < of.extent && k < depth", "x < of.extent", small_layer(inputs=64)),
         ("hadamard_derivative", "at.lane == 0 && at.column < n)\n        for", "at.lane == 0)\n        for", layer()),
         ("column_sum", "at.lane == 0 && at.column < n", "at.lane == 0", layer(rows=1000, columns=200)),
         (
@@ -104,6 +112,9 @@ FAULTS = {
         ("gather", "y + k * y_stride", "y", batch()),
         ("gather", "weight + k * weight_stride", "weight", batch()),
         ("bias_activation", "b += k * b_stride", "b += 0", layer(place="slices")),
+        ("dense", "b += k * b_stride", "b += 0", small_layer(place="slices")),
+        ("dense_backward", "from += k * from_stride", "from += 0", small_layer(place="slices")),
+        ("dense", "&& aligned(from)", "", small_layer(columns=64, place="shifted")),
         ("elementwise_loss", "k * weight_stride", "0", loss("huber")),
         ("softmax_cross_entropy", "y += k * y_stride", "y += 0", loss("cross_entropy")),
     ],
@@ -116,9 +127,11 @@ FAULTS = {
     ],
     "a missing barrier": [
         ("hadamard_derivative", f"= sum[i];\n{BARRIER}", "= sum[i];\n", layer()),
+        ("dense", f"next_b.put(panel_b);\n{BARRIER}", "next_b.put(panel_b);\n", small_layer()),
+        ("dense_backward", f"{BARRIER}  // the last panels", "  // the last panels", small_layer(rows=300)),
         ("elementwise_loss", f"= x;\n{BARRIER}", "= x;\n", loss("huber", rows=257)),
         ("softmax_cross_entropy", f"= x;\n{BARRIER}", "= x;\n", MANY_CLASSES),
-        ("step_begin", "    __syncthreads();\n    __threadfence();", "    __threadfence();", update()),
+        ("step_begin", "    __syncthreads();\n    __threadfence();", "    __threadfence();", update(inputs=600)),
         ("train_on_chip", "if (part_bits) __syncthreads();", "", steps()),
         (
             "train_on_chip",
@@ -145,7 +158,7 @@ FAULTS = {
         ("hadamard_derivative", f"at.inside + i];\n{BARRIER}", "at.inside + i];\n", layer()),
         ("elementwise_loss", f"{BARRIER}  // the last call", "  // the last call", loss("huber", rows=257)),
         ("softmax_cross_entropy", f"{BARRIER}  // the last call", "  // the last call", MANY_CLASSES),
-        ("step_begin", "if (last) *arrived = 0;", "", update()),
+        ("step_begin", "if (last) *arrived = 0;", "", update(inputs=600)),
         (
             "train_on_chip",
             "            __syncthreads();\n\n            for (int l = 0; l < n_layers; l++) {  // forward",
@@ -158,7 +171,7 @@ FAULTS = {
         ("optimizer_step", "cursor[0] += 1;", ";", update()),
         ("step_begin", "updates[k] = update;", "updates[0] = update;", update()),
         ("softmax_cross_entropy", "k * steps", "0 * steps", loss("cross_entropy")),
-        ("elementwise_loss", "to.totals[now]", "to.totals[0]", loss("huber")),
+        ("elementwise_loss", "to.totals[now] = all", "to.totals[0] = all", loss("huber")),
         ("elementwise_loss", "k * to.grad_b_stride", "0", loss("huber")),
         ("bias_activation", "random.word[(place + i) % 4]", "random.word[i % 4]", layer(dropout=True)),
         (
