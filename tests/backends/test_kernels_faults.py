@@ -69,7 +69,6 @@ FAULTS = {
         ("hadamard_derivative", "at.column < n && lowest < last", "lowest < last", layer()),
         ("dense", "if (row >= rows || column >= n) return;", "", small_layer()),
         ("dense_backward", "if (column < n) grad_b", "grad_b", small_layer()),
-        ("dense", "x < of.extent && k < depth", "x < of.extent", small_layer(inputs=64)),
         ("hadamard_derivative", "at.lane == 0 && at.column < n)\n        for", "at.lane == 0)\n        for", layer()),
         ("column_sum", "at.lane == 0 && at.column < n", "at.lane == 0", layer(rows=1000, columns=200)),
         (

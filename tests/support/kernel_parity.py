@@ -146,7 +146,8 @@ class Results:
             at = tuple(np.argwhere(wrong)[0].tolist())
             raise AssertionError(
                 f"{name}{list(at)} is {found[at]!r}, exactly {exact[at]!r}; {wrong.sum()} of {wrong.size} differ, "
-                f"at most by {error.max(where=np.isfinite(error), initial=0):.3g}, by how much they may at most is {bound.max():.3g}"
+                f"at most by {error.max(where=np.isfinite(error), initial=0):.3g}, by how much they may at most is "
+                f"{bound.max():.3g}"
             )
 
     def check_equal(self, name: str) -> None:
