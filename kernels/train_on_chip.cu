@@ -327,7 +327,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
               int targets_at, int used, int chunk, int rows, int steps, const S* __restrict__ X, const Y* __restrict__ y,
               const double* __restrict__ weight, const Index* __restrict__ order, const unsigned* __restrict__ keys,
               const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride, Index order_stride,
-              Index keys_stride, Index counts_stride, int batch_size, Index* cursor,
+              Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
               const Index* __restrict__ first_step, const double* __restrict__ normalizers,
               const double* __restrict__ learning_rates, Totals* totals, Index steps_per_epoch,
               const double* __restrict__ smoothing, bool* active, Index* fault_step, Index* updates,
@@ -406,6 +406,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 const int later = tid / rows, there = height < rows ? height : rows * min(at_once, steps - taking);
                 if (tid < there) {
                     Index row = (step + later) * batch_size + base + (tid - later * rows);
+                    if (period) row %= period;
                     if (keys) row = shuffled(row, keys, counts[k * counts_stride]);
                     taken[tid] = row = order ? order[row] : row;
                     row_weights[tid] = weight ? weight[row] : 1.0;

@@ -312,8 +312,6 @@ class CudaBackend(UnfusedBackend):
         ours = self.storage == self.dtype and self.compute == self.dtype.name and data.X.dtype.name in C_TYPES
         if not (self.on_chip and ours) or hidden is None or loss is None:
             return None
-        if training.epoch.period:  # the rows on the device are a part of them, and change in the middle of an epoch
-            return None
         if rule.scalar_step is None or rule.scalar_prologue is None:
             return None
         matrices = Matrices(

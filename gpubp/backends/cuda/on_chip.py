@@ -216,7 +216,7 @@ class OnChipSteps:
         args: tuple[Any, ...] = (training.theta, self.places, np.int32(len(place.table)), np.int32(place.size))
         args += tuple(map(np.int32, (place.scratch_at, place.targets_at, place.used, place.chunk, rows, steps)))
         sources = (data.X, data.y, data.weight, epoch.order, epoch.keys, epoch.counts)
-        args += (*sources, *map(stride_of, sources), np.int32(epoch.batch_size), epoch.cursor)
+        args += (*sources, *map(stride_of, sources), np.int64(epoch.period), np.int32(epoch.batch_size), epoch.cursor)
         args += (epoch.first_step, epoch.normalizer, epoch.learning_rate, epoch.totals)
         args += (np.int64(epoch.normalizer.shape[1]), data.smoothing, state.active, state.fault_step, state.updates)
         args += (state.l2, np.int32(state.l2_by_batch), None if state.l2 is None else state.penalty)
