@@ -276,9 +276,7 @@ def _put(folder: Path, net: MLP | TabularModel, history: History | TabularHistor
         summary = _finite(summary) | {MODEL_DIGEST: digest(stage / MODEL)}
         atomic_write(stage / METRICS, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
         if not within:
-            with suppress(FileNotFoundError):
-                folder.rmdir()  # an empty one
-            stage.rename(folder)
+            _rename(stage, folder)
             sync_folder(folder.parent)
             return
         for name in (METRICS, HISTORY):  # those of another run go before its network does
@@ -287,6 +285,14 @@ def _put(folder: Path, net: MLP | TabularModel, history: History | TabularHistor
         for name in (MODEL, HISTORY, METRICS):
             (stage / name).replace(folder / name)
         sync_folder(folder)
+
+
+def _rename(stage: Path, folder: Path) -> None:
+    """Let a folder take the place of an empty one, or of none, without a moment in which it is free for others."""
+    if os.name == "nt":  # where a folder cannot be replaced
+        with suppress(FileNotFoundError):
+            folder.rmdir()
+    stage.rename(folder)
 
 
 def _put_elsewhere(

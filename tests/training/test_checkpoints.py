@@ -213,6 +213,8 @@ def test_a_training_goes_on_while_its_checkpoint_is_written(tmp_path, monkeypatc
 def test_a_signal_ends_a_training_between_two_steps_and_it_goes_on_with_the_same_bits(
     tmp_path, monkeypatch, number, within
 ):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("the tests were started so that this signal is ignored")
     net = network()
     unbroken = everything(net, train(net))
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
