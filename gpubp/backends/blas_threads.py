@@ -1,7 +1,7 @@
 """How many threads BLAS uses for the products of a training.
 
 Threads of a product wait for each other at its end, and where other programs keep the cores busy, one of them gets its
-turn milliseconds later. For a small product that is a hundred times its own time.
+turn milliseconds later: many times as long as a small product takes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# Multiply-adds of a product up to which one thread is used. On two idle cores a second one saves a quarter of the time
-# of such a product at most; on busy ones it makes trainings take ten times as long.
+# Multiply-adds of a product up to which one thread is used: about a tenth of a millisecond of one core.
 MOST_FOR_ONE_THREAD = 1 << 21
 _LIMITED = threading.RLock()  # BLAS has one number of threads for the whole process: one thread at a time sets it
 _before: int | None = None  # how many there were before it was set

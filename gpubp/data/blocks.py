@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -68,7 +69,7 @@ def too_large(size: float, limit: float) -> bool:
     return IN_MEMORY * size > limit
 
 
-class FileBlocks:
+class FileBlocks(ABC):
     """What all files that are read in blocks have in common.
 
     Parameters
@@ -103,8 +104,9 @@ class FileBlocks:
             raise DataError(f"{self.name}: ends behind row {first + data.rows:,} of {self.starts[-1]:,}; copy it again")
         return data
 
+    @abstractmethod
     def _read(self, block: int, first: int, end: int) -> RawData:
-        raise NotImplementedError
+        """The rows first … end − 1, which are those of a block."""
 
     def _check_unchanged(self, row: int) -> None:
         before, now = self._stamp, _stamp(self.path)
