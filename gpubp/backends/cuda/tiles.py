@@ -12,8 +12,9 @@ from collections.abc import Sequence
 TILES = {(16, 16): 5.0, (16, 32): 8.0, (32, 32): 11.0, (64, 64): 36.0}
 MULTIPROCESSORS = 132  # of the device that tiles are chosen for, which is not always the one that computes
 
-# Multiply-adds of a layer's product up to which our kernels, forward and back together, take about as long as cuBLASLt's
-# products and the kernels beside them, or less: measured on an H200 (benchmarks/results/gpu.json, stage small-layers).
+# Multiply-adds of a layer's product up to which our kernels, forward and back together, take about as long as
+# cuBLASLt's products and the kernels beside them, or less: measured on an H200 (benchmarks/results/gpu.json, stage
+# small-layers).
 # Of a network by itself and of a stack in all where there are no matrix units, and where there are.
 MOST_ALONE, MOST_IN_STACKS, MOST_WITH_UNITS = 1 << 26, 1 << 24, 1 << 23
 
