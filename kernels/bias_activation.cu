@@ -42,11 +42,13 @@ extern "C" __global__ void
 bias_activation(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride,
                 Index a_stride
 #ifdef DROPOUT
-                , unsigned char* __restrict__ mask, Index mask_stride, const double* __restrict__ rates,
-                const unsigned long long* __restrict__ seeds, const Index* __restrict__ cursor,
-                const Index* __restrict__ first_step, int layer
+                , unsigned char* __restrict__ mask, Index mask_stride, const double* rates,
+                const unsigned long long* seeds, const Index* cursor,
+                const Index* first_step, int layer
 #endif
 ) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     const Index k = blockIdx.z;
     z += k * z_stride, b += k * b_stride, a += k * a_stride;
     bool packed = n % WIDTH == 0 && aligned(z) && aligned(b) && aligned(a);

@@ -2,6 +2,8 @@
 
 extern "C" __global__ void
 cast(const A* __restrict__ source, T* __restrict__ out, Index size) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     for (Index i = Index(blockIdx.x) * THREADS + threadIdx.x; i < size; i += Index(gridDim.x) * THREADS)
         out[i] = convert<T>(source[i]);
 }

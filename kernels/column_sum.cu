@@ -3,6 +3,8 @@
 
 extern "C" __global__ void
 column_sum(const S* __restrict__ values, A* __restrict__ sums, int rows, int n, Index values_stride, Index sums_stride) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     const Index k = blockIdx.z;
     add_rows(Tile<1>(blockIdx.x), values + k * values_stride, sums + k * sums_stride, rows, n);
 }

@@ -11,6 +11,26 @@ constexpr int COLUMNS = 128 / sizeof(T);    // of a block's tile: one memory lin
 constexpr int WIDTH = 16 / sizeof(T);       // elements of a 16-byte access
 constexpr int AT_ONCE = 4;                  // loads of a thread before it stores the first of them
 
+// -- launches ------------------------------------------------------------------------------------------
+
+// A kernel of a captured step is launched while the one before it still runs (programmatic dependent launch). The first
+// thing that every kernel does is to wait until that one has ended and all that it wrote can be read: since each waits,
+// all that is older has ended too. What is read before the wait, or after it through a pointer that is const and
+// __restrict__ while something else stands between, may be read too early: tests look at the machine code.
+__device__ __forceinline__ void wait_for_last_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Once every block has called it, or ended, the next kernel is launched, and waits in its turn. Blocks that wait take
+// places on multiprocessors: the later it is called, the better a large grid is spread.
+__device__ __forceinline__ void launch_next_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
 // -- types ---------------------------------------------------------------------------------------------
 
 // Between 16 bits and any other type the way leads through float.

@@ -7,11 +7,12 @@ extern "C" __global__ void
 dense(const T* __restrict__ a_prev, const T* __restrict__ W, const T* __restrict__ b, T* z, T* a, int rows, int n_in, int n,
       Index a_prev_stride, Index W_stride, Index b_stride, Index z_stride, Index a_stride
 #ifdef DROPOUT
-      , unsigned char* __restrict__ mask, Index mask_stride, const double* __restrict__ rates,
-      const unsigned long long* __restrict__ seeds, const Index* __restrict__ cursor, const Index* __restrict__ first_step,
+      , unsigned char* __restrict__ mask, Index mask_stride, const double* rates,
+      const unsigned long long* seeds, const Index* cursor, const Index* first_step,
       int layer
 #endif
 ) {
+    wait_for_last_kernel();
     __shared__ __align__(16) A panels[PANELS];
     const Index k = blockIdx.y;
     a_prev += k * a_prev_stride, W += k * W_stride, b += k * b_stride, z += k * z_stride, a += k * a_stride;

@@ -12,10 +12,11 @@ dense_backward(const T* __restrict__ a_prev, const T* __restrict__ delta, A* __r
                , const T* __restrict__ W, T* __restrict__ below, const T* from, Index W_stride, Index below_stride,
                Index from_stride
 #ifdef DROPOUT
-               , const unsigned char* __restrict__ mask, Index mask_stride, const double* __restrict__ rates
+               , const unsigned char* __restrict__ mask, Index mask_stride, const double* rates
 #endif
 #endif
 ) {
+    wait_for_last_kernel();
     __shared__ __align__(16) A panels[PANELS];
     const Index k = blockIdx.y;
     a_prev += k * a_prev_stride, delta += k * delta_stride, grad_W += k * grad_W_stride;

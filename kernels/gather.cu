@@ -42,10 +42,12 @@ __device__ __forceinline__ void take(const From* source, To* out, const Index* t
 extern "C" __global__ void
 gather(const S* __restrict__ X, D* __restrict__ X_out, const Y* __restrict__ y, Y* __restrict__ y_out,
        const double* __restrict__ weight, double* __restrict__ weight_out, const Index* __restrict__ order,
-       const unsigned* __restrict__ keys, const Index* __restrict__ counts, const Index* __restrict__ cursor,
+       const unsigned* __restrict__ keys, const Index* __restrict__ counts, const Index* cursor,
        Index X_stride, Index X_out_stride, Index y_stride, Index y_out_stride, Index weight_stride,
        Index weight_out_stride, Index order_stride, Index keys_stride, Index counts_stride, Index period, int rows,
        int columns, int y_columns, int batch_size, int rows_per_block) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     __shared__ Index taken[MOST_ROWS];
     const int first = blockIdx.x * rows_per_block, height = min(rows_per_block, rows - first);
     const Index k = blockIdx.y;

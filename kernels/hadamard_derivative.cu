@@ -55,9 +55,11 @@ extern "C" __global__ void
 hadamard_derivative(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial, int rows, int n,
                     int rows_per_chunk, Index grad_stride, Index kept_stride, Index partial_stride
 #ifdef DROPOUT
-                    , const unsigned char* __restrict__ mask, Index mask_stride, const double* __restrict__ rates
+                    , const unsigned char* __restrict__ mask, Index mask_stride, const double* rates
 #endif
 ) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     const Index k = blockIdx.z;
     grad += k * grad_stride, kept += k * kept_stride, partial += k * partial_stride;
     bool packed = n % WIDTH == 0 && aligned(grad) && aligned(kept);

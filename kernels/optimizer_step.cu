@@ -9,6 +9,8 @@ extern "C" __global__ void
 optimizer_step(A* __restrict__ theta, const A* __restrict__ grad, T* __restrict__ operands,
                const Step<Rule>* __restrict__ steps, double* largest, Index* cursor, Index n_weights,
                Index P SLOT_PARAMETERS) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     constexpr int N = 16 / sizeof(A);
     const Index k = blockIdx.y, stride = Index(gridDim.x) * THREADS * N;
     if (blockIdx.x == 0 && k == 0 && threadIdx.x == 0) cursor[0] += 1;

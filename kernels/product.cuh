@@ -114,6 +114,7 @@ __device__ __forceinline__ void product(A* panels, const Operand<A_ALONG_K>& a, 
                 for (int c = 0; c < COLUMNS_EACH; c++) of_b.x[c] += y.x[c];
         }
     }
+    launch_next_kernel();
     A* const parts = panels;  // (GROUPS, TILE_M, TILE_N), then (GROUPS, TILE_N) of column sums
     A* const column_parts = panels + GROUPS * TILE_M * TILE_N;
     __syncthreads();

@@ -2,6 +2,8 @@
 
 extern "C" __global__ void
 softmax(T* logits, int rows, int n, Index logits_stride) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     const int row = blockIdx.x * (THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     T* z = logits + blockIdx.y * logits_stride + Index(row) * n;

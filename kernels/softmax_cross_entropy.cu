@@ -13,9 +13,11 @@ using Target = A;
 
 extern "C" __global__ void
 softmax_cross_entropy(T* __restrict__ logits, const Target* __restrict__ y, const double* __restrict__ weight,
-                      const double* __restrict__ normalizer, const double* __restrict__ smoothing,
-                      const double* __restrict__ loss_scale, const Index* __restrict__ cursor, Index steps, int rows, int n,
+                      const double* normalizer, const double* smoothing,
+                      const double* loss_scale, const Index* cursor, Index steps, int rows, int n,
                       int rows_per_block, Index logits_stride, Index y_stride, Index weight_stride LOSS_SUMS_PARAMETERS) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     const int first = blockIdx.x * rows_per_block, last = min(first + rows_per_block, rows), lane = threadIdx.x % GROUP;
     const Index k = blockIdx.y, now = k * steps + cursor[0];
     logits += k * logits_stride, y += k * y_stride;

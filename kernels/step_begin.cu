@@ -49,6 +49,8 @@ step_begin(const A* __restrict__ grad, const A* __restrict__ theta, Squares* par
            Index* fault_step, Index* updates, Step<Rule>* steps, const double* l2, const double* normalizers,
            double* penalty, const double* weight_decay, const double* max_grad_norm, double* loss_scale, Index* clean_steps,
            Index* overflows, Index clean_limit, Index steps_per_epoch, Index n_weights, Index P OPTION_PARAMETERS) {
+    wait_for_last_kernel();
+    launch_next_kernel();
     const Index k = blockIdx.y, now = k * steps_per_epoch + cursor[0];
     const double scale = loss_scale ? loss_scale[k] : 1.0;
     const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;

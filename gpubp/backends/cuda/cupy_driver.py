@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array, Namespace
+from gpubp.backends.cuda import dependent_launch
 from gpubp.backends.cuda.cublaslt import load_cublaslt
+from gpubp.backends.cuda.dependent_launch import DependentLaunch
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
 from gpubp.backends.cuda.faults import explain, is_fault
 from gpubp.backends.cuda.gemm import CublasLt, LtGemm, StreamWorkspace, handle_of, workspace_size
@@ -82,6 +84,11 @@ class CupyDriver:
             self._current = self._main
             self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
             self._unjoined = False  # whether anything was launched aside since the streams were joined
+            self._launch_dependent: DependentLaunch | None = None  # in captures, on devices that can
+            if self.compute_capability >= dependent_launch.CAPABILITY:
+                self._launch_dependent = DependentLaunch(dependent_launch.cuda_driver())
+            self._capturing = False
+            self._after_kernel = False  # in a capture, whether the main stream's last work is a kernel of ours
             self.cublas = self._start_cublas()
         self.gemm_table = self.cublas.table.digest
 
@@ -163,12 +170,12 @@ class CupyDriver:
             with self._at_work("work on a second stream"):
                 self._joined.record(self._aside.stream)
                 self._main.stream.wait_event(self._joined)
-            self._unjoined = False
+            self._unjoined = self._after_kernel = False
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         self.join()  # or a captured step would wait for what is not in it
         stream = self._main.stream
-        with self._at_work("capture of a step"):
+        with self._at_work("capture of a step"), self._in_capture():
             # In the relaxed mode, since the garbage collector may return memory at any moment.
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
@@ -204,7 +211,11 @@ class CupyDriver:
         handle = handle_of(library, self._index)
         table = read_table(self.name, self.multiprocessors, library.version)
         size = workspace_size(self.compute_capability)
-        return CublasLt(library, handle, size, lambda: self._current, self.name, self._at_work, table)
+        return CublasLt(library, handle, size, self._for_product, self.name, self._at_work, table)
+
+    def _for_product(self) -> StreamWorkspace:
+        self._after_kernel = False
+        return self._current
 
     def _new_stream(self) -> StreamWorkspace:
         stream, size = self._cupy.cuda.Stream(non_blocking=False), workspace_size(self.compute_capability)
@@ -219,9 +230,23 @@ class CupyDriver:
             with self._in_stream(doing):
                 if shared > most:
                     function.max_dynamic_shared_size_bytes = most = shared
-                function(grid, (block,), args, shared_mem=shared)
+                on_main = self._current is self._main
+                if on_main and self._after_kernel and self._launch_dependent is not None:
+                    self._launch_dependent(function.kernel.ptr, self._main.stream.ptr, grid, block, args, shared)
+                else:
+                    function(grid, (block,), args, shared_mem=shared)
+                if on_main:
+                    self._after_kernel = self._capturing
 
         return launch
+
+    @contextmanager
+    def _in_capture(self) -> Iterator[None]:
+        self._capturing = True
+        try:
+            yield
+        finally:
+            self._capturing = self._after_kernel = False
 
     @contextmanager
     def _at_work(self, doing: str, asked: int | None = None) -> Iterator[None]:

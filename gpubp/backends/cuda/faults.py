@@ -6,6 +6,7 @@ import os
 import re
 
 from gpubp.backends.cuda.cublaslt import CublasLtError
+from gpubp.backends.cuda.dependent_launch import CudaDriverError
 
 INSTALL = "pip install 'gpubp[cuda13]' (or 'gpubp[cuda12]' for drivers before CUDA 13)"
 UPDATE = "update the NVIDIA driver, or install the CuPy wheel for the CUDA version that nvidia-smi shows"
@@ -104,7 +105,7 @@ LIBRARIES = {"cupy", "cupy_backends", "cuda"}
 def is_fault(error: BaseException) -> bool:
     """Whether an error speaks of the machine rather than of a mistake in gpubp."""
     library = type(error).__module__.partition(".")[0] in LIBRARIES
-    return library or isinstance(error, CublasLtError | ImportError | OSError)
+    return library or isinstance(error, CublasLtError | CudaDriverError | ImportError | OSError)
 
 
 def explain(error: BaseException) -> tuple[str, str]:

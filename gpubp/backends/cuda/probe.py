@@ -136,7 +136,7 @@ def _installed_driver() -> int | None:
     """The CUDA version of the NVIDIA driver, found without CuPy: 13000 for 13.0, 0 if unknown; None if none is here."""
     try:
         version = ctypes.c_int()
-        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+        cuda_driver().cuDriverGetVersion(ctypes.byref(version))
         return version.value
     except (OSError, AttributeError):
         return 0 if shutil.which("nvidia-smi") else None
