@@ -38,8 +38,12 @@ def gradients(
     dropout: Dropout | None = None,
 ) -> None:
     """∂C/∂W and ∂C/∂b of one batch into `grads`, and its loss and metric into the totals of `epoch`."""
-    forward(backend, network, batch.X, caches, dropout)
-    backward(backend, network, batch, caches, grads, epoch, dropout)
+    last = len(network.layers) - 1
+    hidden = Network(network.layers[:last], network.activations[:last], network.loss)
+    a = forward(backend, hidden, batch.X, caches[:last], dropout)
+    # zᴸ, and in the same pass BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ)
+    backend.dense_loss(network.loss, a, network.layers[last], caches[last], batch, epoch, grads[last].b)
+    _below_the_loss(backend, network, batch, caches, grads, dropout)
 
 
 def forward(
@@ -67,9 +71,20 @@ def backward(
     dropout: Dropout | None = None,
 ) -> None:
     """BP1 to BP4, from what `forward` left in `caches`."""
-    last = len(network.layers) - 1
-    backend.loss_delta(network.loss, caches[last], batch, epoch, grads[last].b)  # BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ); BP3
-    for l in range(last, -1, -1):
+    backend.loss_delta(network.loss, caches[-1], batch, epoch, grads[-1].b)  # BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ); BP3
+    _below_the_loss(backend, network, batch, caches, grads, dropout)
+
+
+def _below_the_loss(
+    backend: Backend,
+    network: Network,
+    batch: Batch,
+    caches: Sequence[LayerCache],
+    grads: Sequence[Layer],
+    dropout: Dropout | None,
+) -> None:
+    """BP2 to BP4, from δᴸ on."""
+    for l in reversed(range(len(network.layers))):
         if l and (start := caches[l - 1].again_from) is not None:  # their memory was used by layers above
             again = Network(network.layers[start:l], network.activations[start:l], network.loss)
             forward(backend, again, caches[start - 1].a if start else batch.X, caches[start:l], dropout)

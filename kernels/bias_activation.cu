@@ -3,7 +3,7 @@
 // Moves z twice (once where a is z), a once and the mask once.
 
 template <int N>
-__device__ __forceinline__ void activate(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_per_block
+__device__ __forceinline__ void activate(T* z, const T* b, T* a, int rows, int n, int rows_per_block
 #ifdef DROPOUT
                                          , unsigned char* __restrict__ mask, const Dropping& dropping
 #endif
@@ -39,7 +39,7 @@ __device__ __forceinline__ void activate(T* z, const T* __restrict__ b, T* a, in
 }
 
 extern "C" __global__ void
-bias_activation(T* z, const T* __restrict__ b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride,
+bias_activation(T* z, const T* b, T* a, int rows, int n, int rows_per_block, Index z_stride, Index b_stride,
                 Index a_stride
 #ifdef DROPOUT
                 , unsigned char* __restrict__ mask, Index mask_stride, const double* rates,

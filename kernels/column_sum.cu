@@ -2,7 +2,7 @@
 // values (K, rows, n) of type S, sums (K, n). Moves values once.
 
 extern "C" __global__ void
-column_sum(const S* __restrict__ values, A* __restrict__ sums, int rows, int n, Index values_stride, Index sums_stride) {
+column_sum(const S* values, A* __restrict__ sums, int rows, int n, Index values_stride, Index sums_stride) {
     wait_for_last_kernel();
     launch_next_kernel();
     const Index k = blockIdx.z;

@@ -13,10 +13,12 @@ constexpr int AT_ONCE = 4;                  // loads of a thread before it store
 
 // -- launches ------------------------------------------------------------------------------------------
 
-// A kernel of a captured step is launched while the one before it still runs (programmatic dependent launch). The first
-// thing that every kernel does is to wait until that one has ended and all that it wrote can be read: since each waits,
-// all that is older has ended too. What is read before the wait, or after it through a pointer that is const and
-// __restrict__ while something else stands between, may be read too early: tests look at the machine code.
+// A kernel of a captured step is launched while the one before it still runs (programmatic dependent launch), once that
+// has waited for the one before itself. So every kernel waits, before it reads what the last one wrote, or writes what
+// that one reads; what is older than the last one has ended, and `fresh` reads what it wrote also before the wait.
+//
+// A pointer to what is only read is never __restrict__: the compiler would read through it by instructions (ld.global.nc)
+// that it moves ahead of the wait. Where what is written is, loads may move ahead of stores all the same.
 __device__ __forceinline__ void wait_for_last_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -28,6 +30,16 @@ __device__ __forceinline__ void wait_for_last_kernel() {
 __device__ __forceinline__ void launch_next_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// What lies at a place now, and not what a multiprocessor has kept of it from an older kernel.
+template <class V>
+__device__ __forceinline__ V fresh(const V* place) {
+#ifdef __CUDA_ARCH__
+    return __ldcg(place);
+#else
+    return *place;
 #endif
 }
 
@@ -134,7 +146,7 @@ struct Philox {
 #ifdef ROUNDS
 // The bijection of [0, count) is a Feistel network over the smallest domain of 2^bits, walked until it is below count:
 // each round changes one half by the upper bits of (other half * a + b) mod 2^32. gpubp/backends/shuffle.py says more.
-__device__ __forceinline__ Index shuffled(unsigned place, const unsigned* __restrict__ keys, Index count) {
+__device__ __forceinline__ Index shuffled(unsigned place, const unsigned* keys, Index count) {
     int bits = 2;
     while ((count - 1) >> bits) bits++;
     const int upper_bits = bits / 2, lower_bits = bits - upper_bits;
@@ -255,16 +267,37 @@ struct LossSums {
         Index grad_b_stride
 #define LOSS_SUMS {chunk_sums, grad_b, chunk_totals, totals, arrived, chunk_sums_stride, grad_b_stride}
 
+// Adds up the totals of a network's rows, of which each of its blocks has some. True in the block that arrives last,
+// which can read what the others wrote, and false where there is one alone.
+__device__ __forceinline__ bool sum_totals(Totals mine, Totals* chunk_totals, Totals* totals, unsigned* arrived, Index k,
+                                           Index now) {
+    const int chunks = gridDim.x;
+    mine.value = over_group<THREADS>(mine.value, Add());
+    mine.metric = over_group<THREADS>(mine.metric, Add());
+    if (chunks == 1) {
+        if (threadIdx.x == 0) totals[now] = mine;
+        return false;
+    }
+    chunk_totals += k * chunks;
+    if (threadIdx.x == 0) chunk_totals[blockIdx.x] = mine;
+    if (!is_last(arrived + k, chunks)) return false;
+    Totals all = {0, 0};
+    for (int chunk = threadIdx.x; chunk < chunks; chunk += THREADS)
+        all.value += chunk_totals[chunk].value, all.metric += chunk_totals[chunk].metric;
+    all.value = over_group<THREADS>(all.value, Add());
+    all.metric = over_group<THREADS>(all.metric, Add());
+    if (threadIdx.x == 0) totals[now] = all;
+    return true;
+}
+
 // What ends a kernel of a loss, whose block x has left delta (rows, n) in its rows first to last and has its share
 // of their totals.
 __device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Totals mine, int first, int last, int n,
                                          Index k, Index now) {
     const int chunks = gridDim.x;
     A* chunk_sums = to.chunk_sums + k * to.chunk_sums_stride;
-    Totals* chunk_totals = to.chunk_totals + k * chunks;
-    mine.value = over_group<THREADS>(mine.value, Add());  // and what the block's other threads wrote can be read
-    mine.metric = over_group<THREADS>(mine.metric, Add());
     A* my_sums = chunk_sums + Index(blockIdx.x) * n;
+    __syncthreads();  // what the block's other threads wrote can be read
     if (n <= COLUMNS) {
         add_rows(Tile<1>(0), delta + Index(first) * n, my_sums, last - first, n);
     } else {
@@ -275,19 +308,7 @@ __device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Tot
             my_sums[column] = sum;
         }
     }
-    if (chunks == 1) {
-        if (threadIdx.x == 0) to.totals[now] = mine;
-        return;
-    }
-    if (threadIdx.x == 0) chunk_totals[blockIdx.x] = mine;
-    if (!is_last(to.arrived + k, chunks)) return;
-    Totals all = {0, 0};
-    for (int chunk = threadIdx.x; chunk < chunks; chunk += THREADS)
-        all.value += chunk_totals[chunk].value, all.metric += chunk_totals[chunk].metric;
-    all.value = over_group<THREADS>(all.value, Add());
-    all.metric = over_group<THREADS>(all.metric, Add());
-    if (threadIdx.x == 0) to.totals[now] = all;
-    if (!to.grad_b) return;
+    if (!sum_totals(mine, to.chunk_totals, to.totals, to.arrived, k, now) || !to.grad_b) return;
     for (int tile = 0; tile * COLUMNS < n; tile++)
         add_rows(Tile<1>(tile), chunk_sums, to.grad_b + k * to.grad_b_stride, chunks, n);
 }

@@ -4,7 +4,7 @@
 // Moves a_prev once for each column of tiles, W once for each row of them, z, a and the mask once.
 
 extern "C" __global__ void
-dense(const T* __restrict__ a_prev, const T* __restrict__ W, const T* __restrict__ b, T* z, T* a, int rows, int n_in, int n,
+dense(const T* a_prev, const T* W, const T* b, T* z, T* a, int rows, int n_in, int n,
       Index a_prev_stride, Index W_stride, Index b_stride, Index z_stride, Index a_stride
 #ifdef DROPOUT
       , unsigned char* __restrict__ mask, Index mask_stride, const double* rates,

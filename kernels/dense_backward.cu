@@ -6,13 +6,13 @@
 // Moves delta twice for each column of tiles, a_prev and W likewise, and everything else once.
 
 extern "C" __global__ void
-dense_backward(const T* __restrict__ a_prev, const T* __restrict__ delta, A* __restrict__ grad_W, A* __restrict__ grad_b,
+dense_backward(const T* a_prev, const T* delta, A* __restrict__ grad_W, A* __restrict__ grad_b,
                int rows, int n_in, int n, Index a_prev_stride, Index delta_stride, Index grad_W_stride, Index grad_b_stride
 #ifdef BELOW
-               , const T* __restrict__ W, T* __restrict__ below, const T* from, Index W_stride, Index below_stride,
+               , const T* W, T* __restrict__ below, const T* from, Index W_stride, Index below_stride,
                Index from_stride
 #ifdef DROPOUT
-               , const unsigned char* __restrict__ mask, Index mask_stride, const double* rates
+               , const unsigned char* mask, Index mask_stride, const double* rates
 #endif
 #endif
 ) {

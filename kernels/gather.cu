@@ -8,7 +8,7 @@ constexpr int MOST_ROWS = 64;  // of a block
 
 // out = the rows of source that are taken, `height` of them, N elements at a time.
 template <int N, class From, class To>
-__device__ __forceinline__ void copy(const From* __restrict__ source, To* __restrict__ out, const Index* taken, int height,
+__device__ __forceinline__ void copy(const From* source, To* __restrict__ out, const Index* taken, int height,
                                      int columns) {
     const int units = columns / N, all = height * units;
     for (int first = threadIdx.x; first < all; first += THREADS * AT_ONCE) {
@@ -40,19 +40,18 @@ __device__ __forceinline__ void take(const From* source, To* out, const Index* t
 }
 
 extern "C" __global__ void
-gather(const S* __restrict__ X, D* __restrict__ X_out, const Y* __restrict__ y, Y* __restrict__ y_out,
-       const double* __restrict__ weight, double* __restrict__ weight_out, const Index* __restrict__ order,
-       const unsigned* __restrict__ keys, const Index* __restrict__ counts, const Index* cursor,
+gather(const S* X, D* __restrict__ X_out, const Y* y, Y* __restrict__ y_out,
+       const double* weight, double* __restrict__ weight_out, const Index* order,
+       const unsigned* keys, const Index* counts, const Index* cursor,
        Index X_stride, Index X_out_stride, Index y_stride, Index y_out_stride, Index weight_stride,
        Index weight_out_stride, Index order_stride, Index keys_stride, Index counts_stride, Index period, int rows,
-       int columns, int y_columns, int batch_size, int rows_per_block) {
-    wait_for_last_kernel();
-    launch_next_kernel();
+       int columns, int y_columns, int batch_size, int rows_per_block, int beside_update) {
+    if (!beside_update) wait_for_last_kernel();
     __shared__ Index taken[MOST_ROWS];
     const int first = blockIdx.x * rows_per_block, height = min(rows_per_block, rows - first);
     const Index k = blockIdx.y;
     if (threadIdx.x < height) {
-        Index row = cursor[0] * batch_size;
+        Index row = fresh(cursor) * batch_size;
         if (period) row %= period;
         row += first + threadIdx.x;
         if (keys) row = shuffled(row, keys + k * keys_stride, counts[k * counts_stride]);
@@ -64,4 +63,6 @@ gather(const S* __restrict__ X, D* __restrict__ X_out, const Y* __restrict__ y, 
         take(y + k * y_stride, y_out + k * y_out_stride + Index(first) * y_columns, taken, height, y_columns);
     if (weight_out)
         take(weight + k * weight_stride, weight_out + k * weight_out_stride + first, taken, height, 1);
+    if (beside_update) wait_for_last_kernel();
+    launch_next_kernel();
 }

@@ -4,10 +4,10 @@
 // kept is a, the scaled activation. Moves grad twice, kept once and the mask once.
 
 template <int N>
-__device__ __forceinline__ void differentiate_rows(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial,
+__device__ __forceinline__ void differentiate_rows(T* __restrict__ grad, const T* kept, A* __restrict__ partial,
                                               int rows, int n, int rows_per_chunk
 #ifdef DROPOUT
-                                              , const unsigned char* __restrict__ mask, double rate
+                                              , const unsigned char* mask, double rate
 #endif
 ) {
     const Tile<N> at(blockIdx.x);
@@ -52,10 +52,10 @@ __device__ __forceinline__ void differentiate_rows(T* __restrict__ grad, const T
 }
 
 extern "C" __global__ void
-hadamard_derivative(T* __restrict__ grad, const T* __restrict__ kept, A* __restrict__ partial, int rows, int n,
+hadamard_derivative(T* __restrict__ grad, const T* kept, A* __restrict__ partial, int rows, int n,
                     int rows_per_chunk, Index grad_stride, Index kept_stride, Index partial_stride
 #ifdef DROPOUT
-                    , const unsigned char* __restrict__ mask, Index mask_stride, const double* rates
+                    , const unsigned char* mask, Index mask_stride, const double* rates
 #endif
 ) {
     wait_for_last_kernel();

@@ -3,17 +3,14 @@
 // with TRACKED largest[k] becomes the largest |update| so far. Nothing is written where the step does not count.
 // theta, grad, slots, operands (K, P); P is a multiple of 128 elements and every buffer 16-byte aligned.
 // Moves grad once, theta and each slot twice: 28 bytes a parameter for Adam in float32.
-// It ends the training step: the cursor, which nothing here reads, moves on.
 
 extern "C" __global__ void
-optimizer_step(A* __restrict__ theta, const A* __restrict__ grad, T* __restrict__ operands,
-               const Step<Rule>* __restrict__ steps, double* largest, Index* cursor, Index n_weights,
-               Index P SLOT_PARAMETERS) {
+optimizer_step(A* __restrict__ theta, const A* grad, T* __restrict__ operands,
+               const Step<Rule>* steps, double* largest, Index n_weights, Index P SLOT_PARAMETERS) {
     wait_for_last_kernel();
     launch_next_kernel();
     constexpr int N = 16 / sizeof(A);
     const Index k = blockIdx.y, stride = Index(gridDim.x) * THREADS * N;
-    if (blockIdx.x == 0 && k == 0 && threadIdx.x == 0) cursor[0] += 1;
     const Step<Rule> step = steps[k];
     if (!step.counts) return;
     A* const slots[] = {SLOT_POINTERS nullptr};

@@ -1,20 +1,17 @@
 // A tile of out = a b, TILE_M rows by TILE_N columns, by a block: for products that are too small for a library's.
 //
-// Panels of both operands, DEPTH of k, lie in shared memory as A, k by k. The next panel is on its way into registers
-// while this one is multiplied. Where tiles are small, threads form GROUPS that take every GROUPS-th k, and their
-// sums are added in order: so a block has enough threads to fetch whole panels at once, which is what takes longest.
+// A thread computes QUAD x QUAD sums: it reads few words of shared memory for many products. Where a tile has fewer sums
+// than that, threads form GROUPS that take every GROUPS-th k, and their sums are added in order: so a block has enough
+// threads to fetch whole panels at once. Panels of both operands, DEPTH of k, lie in shared memory as A, k by k; the
+// next AHEAD ones are on their way into registers while one is multiplied.
 
-constexpr int GROUPS = TILE_M * TILE_N < 4096 ? 4 : 1;
-constexpr int ACROSS = GROUPS == 1 ? 16 : 8;  // threads of a group side by side, and as many one below the other
-constexpr int DOWN = THREADS / GROUPS / ACROSS;
-constexpr int ROWS = TILE_M / DOWN, COLUMNS_EACH = TILE_N / ACROSS;  // of a thread
+constexpr int QUAD = 4;                                 // rows and columns of a thread, and columns that an epilogue gets
+constexpr int ACROSS = TILE_N / QUAD;                   // threads of a group side by side
+constexpr int GROUPS = THREADS * QUAD * QUAD / (TILE_M * TILE_N);
 constexpr int DEPTH = 16384 / sizeof(A) / (TILE_M > TILE_N ? TILE_M : TILE_N);
 constexpr int PITCH_M = TILE_M + 4, PITCH_N = TILE_N + 4;  // of panels: with 4 more, what is stored together is in 32 banks
-constexpr int PANELS = DEPTH * (PITCH_M + PITCH_N);        // elements of shared memory
-constexpr int STEPS = ROWS * COLUMNS_EACH < 16 ? 8 : 4;     // of k, whose loads from shared memory are under way together
-constexpr int QUAD = 4;                                    // columns that an epilogue gets at once
-
-static_assert(GROUPS * TILE_N * (TILE_M + 1) <= PANELS, "the groups' sums take the panels' place");
+constexpr int OF_PANELS = DEPTH * (PITCH_M + PITCH_N), OF_SUMS = GROUPS * TILE_N * (TILE_M + 1);
+constexpr int PANELS = OF_PANELS > OF_SUMS ? OF_PANELS : OF_SUMS;  // elements of shared memory: sums take panels' place
 
 // A row of a, or a column of b, is x. Its elements along k lie at from[x * line + k], or at from[k * line + x]; lines
 // follow each other without gaps.
@@ -88,37 +85,43 @@ __device__ __forceinline__ void product(A* panels, const Operand<A_ALONG_K>& a, 
     A* const panel_a = panels;
     A* const panel_b = panels + DEPTH * PITCH_M;
     const int group = threadIdx.x / (THREADS / GROUPS), inside = threadIdx.x % (THREADS / GROUPS);
-    const int top = inside / ACROSS * ROWS, left = inside % ACROSS * COLUMNS_EACH;
-    Pack<A, COLUMNS_EACH> sum[ROWS] = {}, of_b = {};
-    Panel<A_ALONG_K, TILE_M> next_a;
-    Panel<B_ALONG_K, TILE_N> next_b;
-    next_a.fetch(a, first_row, 0, depth);
-    next_b.fetch(b, first_column, 0, depth);
-    for (int first_k = 0; first_k < depth; first_k += DEPTH) {
-        __syncthreads();  // the last panels have been read
-        next_a.put(panel_a);
-        next_b.put(panel_b);
-        __syncthreads();
-        if (first_k + DEPTH < depth) {
-            next_a.fetch(a, first_row, first_k + DEPTH, depth);
-            next_b.fetch(b, first_column, first_k + DEPTH, depth);
-        }
-        const int end = min(DEPTH, depth - first_k);
-#pragma unroll STEPS
-        for (int k = group; k < end; k += GROUPS) {
-            const Pack<A, ROWS> x = load<ROWS>(panel_a + k * PITCH_M + top);
-            const Pack<A, COLUMNS_EACH> y = load<COLUMNS_EACH>(panel_b + k * PITCH_N + left);
-            for (int r = 0; r < ROWS; r++)
-                for (int c = 0; c < COLUMNS_EACH; c++) sum[r].x[c] += x.x[r] * y.x[c];
-            if (sum_columns)
-                for (int c = 0; c < COLUMNS_EACH; c++) of_b.x[c] += y.x[c];
+    const int top = inside / ACROSS * QUAD, left = inside % ACROSS * QUAD;
+    Pack<A, QUAD> sum[QUAD] = {}, of_b = {};
+    Panel<A_ALONG_K, TILE_M> next_a[AHEAD];
+    Panel<B_ALONG_K, TILE_N> next_b[AHEAD];
+    auto fetch = [&](int slot, int first_k) {
+        if (first_k >= depth) return;
+        next_a[slot].fetch(a, first_row, first_k, depth);
+        next_b[slot].fetch(b, first_column, first_k, depth);
+    };
+#pragma unroll
+    for (int slot = 0; slot < AHEAD; slot++) fetch(slot, slot * DEPTH);
+    for (int first_k = 0; first_k < depth; first_k += AHEAD * DEPTH) {
+#pragma unroll
+        for (int slot = 0; slot < AHEAD; slot++) {
+            const int here = first_k + slot * DEPTH, end = min(DEPTH, depth - here);
+            if (end <= 0) break;
+            __syncthreads();  // the last panels have been read
+            next_a[slot].put(panel_a);
+            next_b[slot].put(panel_b);
+            __syncthreads();
+            fetch(slot, here + AHEAD * DEPTH);
+#pragma unroll 4
+            for (int k = group; k < end; k += GROUPS) {
+                const Pack<A, QUAD> x = load<QUAD>(panel_a + k * PITCH_M + top);
+                const Pack<A, QUAD> y = load<QUAD>(panel_b + k * PITCH_N + left);
+                for (int r = 0; r < QUAD; r++)
+                    for (int c = 0; c < QUAD; c++) sum[r].x[c] += x.x[r] * y.x[c];
+                if (sum_columns)
+                    for (int c = 0; c < QUAD; c++) of_b.x[c] += y.x[c];
+            }
         }
     }
     launch_next_kernel();
     A* const parts = panels;  // (GROUPS, TILE_M, TILE_N), then (GROUPS, TILE_N) of column sums
     A* const column_parts = panels + GROUPS * TILE_M * TILE_N;
     __syncthreads();
-    for (int r = 0; r < ROWS; r++) store(parts + (group * TILE_M + top + r) * TILE_N + left, sum[r]);
+    for (int r = 0; r < QUAD; r++) store(parts + (group * TILE_M + top + r) * TILE_N + left, sum[r]);
     if (sum_columns && top == 0) store(column_parts + group * TILE_N + left, of_b);
     __syncthreads();
     for (int quad = threadIdx.x; quad < TILE_M * TILE_N / QUAD; quad += THREADS) {

@@ -12,7 +12,7 @@ struct Squares {
 };
 
 template <int N>
-__device__ __forceinline__ Squares squares(const A* __restrict__ grad, const A* __restrict__ theta, A l2, Index n_weights, Index P) {
+__device__ __forceinline__ Squares squares(const A* grad, const A* theta, A l2, Index n_weights, Index P) {
     Squares sum = {0, 0};
     const Index stride = Index(gridDim.x) * THREADS * N;
 #pragma unroll 4
@@ -44,21 +44,26 @@ __device__ __forceinline__ Squares over_block(Squares sum) {
 }
 
 extern "C" __global__ void
-step_begin(const A* __restrict__ grad, const A* __restrict__ theta, Squares* partial, unsigned* arrived,
-           const Index* cursor, const Index* first_step, const double* totals, const double* learning_rates, bool* active,
-           Index* fault_step, Index* updates, Step<Rule>* steps, const double* l2, const double* normalizers,
-           double* penalty, const double* weight_decay, const double* max_grad_norm, double* loss_scale, Index* clean_steps,
+step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, Index* cursor,
+           const Index* first_step, const double* totals, const double* learning_rates, bool* active, Index* fault_step,
+           Index* updates, Step<Rule>* steps, const double* l2, const double* normalizers, double* penalty,
+           const double* weight_decay, const double* max_grad_norm, double* loss_scale, Index* clean_steps,
            Index* overflows, Index clean_limit, Index steps_per_epoch, Index n_weights, Index P OPTION_PARAMETERS) {
+    // While the last kernel ends: all of this is of the last step. Any block may be the one to decide.
+    const bool first = threadIdx.x == 0;
+    const Index k = blockIdx.y, here = fresh(cursor), now = k * steps_per_epoch + here;
+    const double rate = learning_rates[now];
+    const Index update = fresh(updates + k) + 1;
+    Rule rule;
+    if (first) rule = Rule::of(rate, update OPTION_VALUES);
     wait_for_last_kernel();
     launch_next_kernel();
-    const Index k = blockIdx.y, now = k * steps_per_epoch + cursor[0];
+
     const double scale = loss_scale ? loss_scale[k] : 1.0;
     const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;
     grad += k * P, theta += k * P, partial += k * gridDim.x;
-    // What the deciding thread needs is on its way while gradients are: any block may be the one to decide.
-    const bool first = threadIdx.x == 0, was_active = first && active[k];
-    const double value = first ? totals[now * 2] : 0.0, rate = first ? learning_rates[now] : 0.0;
-    const Index update = first ? updates[k] + 1 : 0;
+    const bool was_active = first && active[k];  // on its way while gradients are
+    const double value = first ? totals[now * 2] : 0.0;
     Squares sum = over_block(squares<16 / sizeof(A)>(grad, theta, shrink, n_weights, P));
     if (gridDim.x > 1) {
         if (first) partial[blockIdx.x] = sum;
@@ -79,14 +84,23 @@ step_begin(const A* __restrict__ grad, const A* __restrict__ theta, Squares* par
         if (isfinite(value) && scale > 1.0)
             loss_scale[k] = scale * 0.5, clean_steps[k] = 0, overflows[k] += 1;
         else
-            active[k] = false, fault_step[k] = first_step[k] + cursor[0];
+            active[k] = false, fault_step[k] = first_step[k] + here;
     }
-    if (!step.counts) return;
-    updates[k] = update;
-    step.rule = Rule::of(rate, update OPTION_VALUES);
-    step.factor = (max_grad_norm && square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(square)) : 1.0) / scale;
-    step.penalty = shrink;
-    if (penalty) penalty[now] = 0.5 * l2[k] * sum.weights;
-    step.decay = weight_decay ? rate * weight_decay[k] : 0.0;
-    if (loss_scale && ++clean_steps[k] == clean_limit) loss_scale[k] = scale * 2.0, clean_steps[k] = 0;
+    if (step.counts) {
+        updates[k] = update;
+        step.rule = rule;
+        step.factor = (max_grad_norm && square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(square)) : 1.0) / scale;
+        step.penalty = shrink;
+        if (penalty) penalty[now] = 0.5 * l2[k] * sum.weights;
+        step.decay = weight_decay ? rate * weight_decay[k] : 0.0;
+        if (loss_scale && ++clean_steps[k] == clean_limit) loss_scale[k] = scale * 2.0, clean_steps[k] = 0;
+    }
+    // The last network to decide moves the cursor on, which every block has read by then.
+    unsigned* const decided = arrived + gridDim.y;
+    if (gridDim.y > 1) {
+        __threadfence();
+        if (atomicAdd(decided, 1u) != gridDim.y - 1) return;
+        *decided = 0;
+    }
+    cursor[0] = here + 1;
 }

@@ -337,7 +337,6 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
               , const double* __restrict__ rates, const unsigned long long* __restrict__ seeds
 #endif
               OPTION_PARAMETERS SLOT_PARAMETERS) {
-    wait_for_last_kernel();
     extern __shared__ __align__(16) unsigned char memory[];
     __shared__ LayerPlace layers[MOST_LAYERS];
     __shared__ Index taken[MOST_ROWS];

@@ -124,6 +124,14 @@ class Backend(Protocol):
         grad_b (K, 1, n_L) = Σ_rows δᴸ; the step's totals are written.
         """
 
+    def dense_loss(
+        self, loss: Loss, a_prev: Array, layer: Layer, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array
+    ) -> None:
+        """The output layer's logits, then BP1: `dense` and `loss_delta`, in as few passes.
+
+        grad_b may be left to the next call, `dense_backward` of this layer.
+        """
+
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         """logits become a^L in place."""
 

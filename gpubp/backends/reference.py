@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array, Namespace
-from gpubp.activations import Activation, Softmax
+from gpubp.activations import Activation, Softmax, identity
 from gpubp.backends import (
     Batch,
     Below,
@@ -34,6 +34,7 @@ from gpubp.backends.shuffle import rows_at
 from gpubp.losses import Loss
 
 _TINY = float(np.finfo(np.float64).tiny)
+NO_ACTIVATION = identity()  # of the output layer: what its logits become is the loss's business
 BLOCK = 32768  # elements of a temporary: 128 kB in float32, so that a few of them share a core's L2
 
 
@@ -216,6 +217,12 @@ class ReferenceBackend:
             per_row *= batch.weight[..., None]
         epoch.totals[:, step] = per_row.sum(axis=1)
         grad_b[...] = cache.delta.sum(axis=-2, keepdims=True)
+
+    def dense_loss(
+        self, loss: Loss, a_prev: Array, layer: Layer, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array
+    ) -> None:
+        self.dense(NO_ACTIVATION, a_prev, layer, cache)
+        self.loss_delta(loss, cache, batch, epoch, grad_b)
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         for rows in _row_blocks(logits, self.block):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import os
@@ -464,6 +465,82 @@ def test_a_captured_step_is_a_graph_and_keeps_what_it_launches(cupy: CupyStub) -
     replay()
     assert seen == [True]
     assert cupy.log.count("launch of a graph") == 2
+
+
+def launches(driver: CupyDriver) -> Any:
+    """Something that launches a kernel, four blocks of 64 threads, on two numbers."""
+    args = (driver.zeros((4,), np.float32), np.float32(2), np.int32(4))
+    return lambda: driver.kernel(SourceText())((4, 1, 1), 64, args, 128)
+
+
+def calls(cupy: CupyStub) -> list[str]:
+    return [name for name in cupy.log if "launch of scale" in name]
+
+
+def test_in_a_capture_a_kernel_is_launched_before_the_one_before_it_has_ended(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    cupy.kernels["scale"] = lambda *arguments: None
+    launch = launches(driver)
+    launch()
+    cupy.log.clear()
+
+    def step() -> None:
+        launch()
+        launch()
+        with driver.aside():
+            launch()
+            launch()
+        launch()
+        driver.join()
+        launch()
+        launch()
+
+    driver.capture(step)
+    main, early = "launch of scale", "dependent launch of scale"
+    # Not the first of a graph, nor what is launched aside, nor what comes after two streams.
+    assert calls(cupy) == [main, early, main, main, early, main, early]
+    name, grid, block, shared, arguments = cupy.library.launched[0]
+    assert (name, grid, block, shared) == ("scale", (4, 1, 1), (64, 1, 1), 128)
+    at = [arguments[i] for i in range(3)]
+    assert ctypes.c_uint64.from_address(at[0]).value % 512 == 0
+    assert ctypes.c_float.from_address(at[1]).value == 2
+    assert ctypes.c_int32.from_address(at[2]).value == 4
+    cupy.log.clear()
+    launch()
+    launch()
+    assert calls(cupy) == [main, main]  # outside
+
+
+def test_no_kernel_is_launched_early_after_a_product(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    cupy.kernels["scale"] = lambda *arguments: None
+    launch, ((spec, operands), *_) = launches(driver), three_products(driver)
+    launch()
+    driver.gemm(spec)(*operands)
+    cupy.log.clear()
+    driver.capture(lambda: [launch(), driver.gemm(spec)(*operands), launch(), launch()])
+    assert calls(cupy) == ["launch of scale", "launch of scale", "dependent launch of scale"]
+
+
+def test_older_devices_have_no_early_launches(lt: CublasLtStub, monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = CupyStub(capability=(8, 9))
+    cuda_stubs.install(monkeypatch, cupy, lt)
+    driver = CupyDriver()
+    cupy.kernels["scale"] = lambda *arguments: None
+    launch = launches(driver)
+    driver.capture(lambda: [launch(), launch()])
+    assert calls(cupy) == ["launch of scale"] * 2
+
+
+def test_an_early_launch_that_fails_is_a_fault(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    cupy.kernels["scale"] = lambda *arguments: None
+    launch, cupy.library.status = launches(driver), 1
+    with pytest.raises(DeviceError, match='GPU X, kernel "scale": .*cuLaunchKernelEx: CUDA_ERROR_INVALID_VALUE'):
+        driver.capture(lambda: [launch(), launch()])
+    assert not cuda_stubs.Device.current
+    cupy.library.status = 0
+    driver.capture(launch)
 
 
 @pytest.mark.parametrize("spoiled", [False, True])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import sys
 from collections.abc import Iterator
@@ -114,8 +113,7 @@ def test_1_how_a_driver_is_found_without_cupy(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("shutil.which", lambda name: None)
     loaded: dict[str, Any] = {"library": SimpleNamespace(cuDriverGetVersion=get_version)}
-    fake = SimpleNamespace(c_int=ctypes.c_int, byref=ctypes.byref, CDLL=lambda name: loaded["library"])
-    monkeypatch.setattr(probing, "ctypes", fake)
+    monkeypatch.setattr(probing, "cuda_driver", lambda: loaded["library"])
     assert probing._installed_driver() == 12080
     loaded["library"] = SimpleNamespace()  # which is no driver
     assert probing._installed_driver() is None

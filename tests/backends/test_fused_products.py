@@ -153,9 +153,9 @@ EVERYTHING = {"l2": 0.01, "weight_decay": 0.1, "max_grad_norm": 1.0, "label_smoo
 
 @pytest.mark.parametrize("rows", [16, 300])
 @pytest.mark.parametrize(("activation", "options"), [("relu", EVERYTHING), ("gelu", {"dropout": 0.5})], ids=str)
-def test_a_step_of_three_small_layers_takes_ten_launches(activation: str, options: dict[str, Any], rows: int) -> None:
+def test_a_step_of_three_small_layers_takes_nine_launches(activation: str, options: dict[str, Any], rows: int) -> None:
     """Gather, three layers forward, the loss, three layers back, and two kernels for the update."""
-    assert launches_of_a_step("float32", activation, rows, [9, 17, 12, 5], **options) == 10
+    assert launches_of_a_step("float32", activation, rows, [9, 17, 12, 5], **options) == 9
 
 
 @types

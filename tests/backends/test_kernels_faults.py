@@ -44,6 +44,10 @@ def loss(name: str, **case: Any) -> Check:
     return partial(checks.check_loss, **{"loss": name, **given, **SHAPE, **case})
 
 
+def with_layer(name: str, **case: Any) -> Check:
+    return loss(name, **{"columns": 10, "inputs": 31, **case})
+
+
 def update(**case: Any) -> Check:
     shape = {"storage": "float32", "inputs": 257, "networks": 5}
     return partial(checks.check_update, **{"optimizer": "adam", **shape, **OPTIONS, **case})
@@ -69,6 +73,7 @@ FAULTS = {
         ("hadamard_derivative", "at.column < n && lowest < last", "lowest < last", layer()),
         ("dense", "if (row >= rows || column >= n) return;", "", small_layer()),
         ("dense_backward", "if (column < n) grad_b", "grad_b", small_layer()),
+        ("dense_loss", "inside < TILE_M && row < rows", "inside < TILE_M", with_layer("huber")),
         ("hadamard_derivative", "at.lane == 0 && at.column < n)\n        for", "at.lane == 0)\n        for", layer()),
         ("column_sum", "at.lane == 0 && at.column < n", "at.lane == 0", layer(rows=1000, columns=200)),
         (
@@ -116,18 +121,22 @@ FAULTS = {
         ("dense", "&& aligned(from)", "", small_layer(columns=64, place="shifted")),
         ("elementwise_loss", "k * weight_stride", "0", loss("huber")),
         ("softmax_cross_entropy", "y += k * y_stride", "y += 0", loss("cross_entropy")),
+        ("dense_loss", "b += k * b_stride", "b += 0", with_layer("huber", place="slices")),
+        ("dense_loss", "k * weight_stride", "0", with_layer("huber")),
     ],
     "an order": [
         ("gather", "while (place >= count)", "while (place > count)", batch(order="shuffled", source="float64")),
         ("gather", "keys[2 * i + 3]", "keys[2 * i + 1]", batch(order="shuffled")),
-        ("gather", "cursor[0] * batch_size", "0", batch(order="none")),
+        ("gather", "fresh(cursor) * batch_size", "0", batch(order="none")),
         ("train_on_chip", "(step + later) * batch_size", "step * batch_size", steps()),
         ("train_on_chip", "classes + place", "classes", steps()),
     ],
     "a missing barrier": [
         ("hadamard_derivative", f"= sum[i];\n{BARRIER}", "= sum[i];\n", layer()),
-        ("dense", f"next_b.put(panel_b);\n{BARRIER}", "next_b.put(panel_b);\n", small_layer()),
+        ("dense", f"put(panel_b);\n    {BARRIER}", "put(panel_b);\n", small_layer()),
         ("dense_backward", f"{BARRIER}  // the last panels", "  // the last panels", small_layer(rows=300)),
+        ("dense_loss", "[](int, A) {});\n    __syncthreads();", "[](int, A) {});", with_layer("cross_entropy")),
+        ("elementwise_loss", "__syncthreads();  // what the block's", "// what the block's", loss("huber", rows=257)),
         ("elementwise_loss", f"= x;\n{BARRIER}", "= x;\n", loss("huber", rows=257)),
         ("softmax_cross_entropy", f"= x;\n{BARRIER}", "= x;\n", MANY_CLASSES),
         ("step_begin", "    __syncthreads();\n    __threadfence();", "    __threadfence();", update(inputs=600)),
@@ -167,10 +176,11 @@ FAULTS = {
     ],
     "what a network or a step has of its own": [
         ("optimizer_step", "if (!step.counts) return;", "", update()),
-        ("optimizer_step", "cursor[0] += 1;", ";", update()),
+        ("step_begin", "cursor[0] = here + 1;", ";", update()),
+        ("step_begin", "*decided = 0;", ";", update()),
         ("step_begin", "updates[k] = update;", "updates[0] = update;", update()),
         ("softmax_cross_entropy", "k * steps", "0 * steps", loss("cross_entropy")),
-        ("elementwise_loss", "to.totals[now] = all", "to.totals[0] = all", loss("huber")),
+        ("elementwise_loss", "totals[now] = all", "totals[0] = all", loss("huber")),
         ("elementwise_loss", "k * to.grad_b_stride", "0", loss("huber")),
         ("bias_activation", "random.word[(place + i) % 4]", "random.word[i % 4]", layer(dropout=True)),
         (

@@ -91,6 +91,8 @@ DELTAS = covering(_fits, loss=tuple(LOSSES), storage=STORAGES, **TARGETS, **SHAP
 MANY = {**SHAPES, "rows": SIZES[:4], "columns": (1024, 1025, 3000)}  # a block shares a row of more than 1024
 DELTAS_OF_MANY = covering(_fits, loss=("cross_entropy",), storage=STORAGES, **TARGETS, **MANY)
 DELTAS_THROUGH = covering(_fits, loss=ON_VALUES, output=OTHER_OUTPUTS, storage=STORAGES, **TARGETS, **SHAPES)
+WITH_LAYER = {**SHAPES, "rows": SIZES[:5], "columns": (1, 2, 10, 16), "inputs": SIZES[:5]}
+DELTAS_WITH_LAYER = covering(_fits, loss=tuple(LOSSES), storage=STORAGES, **TARGETS, **WITH_LAYER)
 UPDATES = covering(optimizer=tuple(OPTIMIZERS), storage=STORAGES, inputs=SIZES, networks=NETWORKS, **OPTIONS)
 ORDERS = {"order": ("listed", "shuffled", "shuffled list", "none"), "targets": ("hard", "soft")}
 BATCHES = covering(_fits, source=tuple(C_TYPES), target=STORAGES, **ORDERS, **SHAPES)
@@ -163,6 +165,11 @@ def test_a_loss(driver, case):
 
 @each(DELTAS_THROUGH)
 def test_a_loss_on_values_through_another_output(driver, case):
+    checks.check_loss(driver, **case)
+
+
+@each(DELTAS_WITH_LAYER)
+def test_a_loss_in_one_kernel_with_the_last_layer(driver, case):
     checks.check_loss(driver, **case)
 
 

@@ -204,3 +204,19 @@ def test_arithmetic_is_in_double_only_where_it_must_be(compiled):
             assert allowed or not found, f"{one}: {label} computes in double: {found}"
     in_double = {one.unit.kernel for one in compiled if ARITHMETIC.search(one.ptx)}
     assert in_double >= {"hadamard_derivative", *SUMS_IN_DOUBLE}, "the test sees no arithmetic at all"
+
+
+def test_nothing_is_read_ahead_of_the_wait_for_the_last_kernel(compiled):
+    """Of a kernel that may be launched before the last one has ended; the compiler moves no load but ld.global.nc."""
+    may = {"gather", "step_begin"}  # what is older than the last kernel, past the multiprocessor's cache
+    for one in compiled:
+        if one.unit.kernel == "train_on_chip":  # is never part of a captured step
+            continue
+        for label, ptx in list(one.functions())[1:]:
+            assert "ld.global.nc" not in ptx, f"{one}: {label}"
+            before, wait, _ = ptx.partition("griddepcontrol.wait")
+            assert bool(wait) == (one.architecture >= 90), f"{one}: {label} does not wait"
+            assert one.unit.kernel in may or not wait or ".global" not in before, (
+                f"{one}: {label} reads before it waits"
+            )
+            assert ("griddepcontrol.launch_dependents" in ptx) == bool(wait), f"{one}: {label}"

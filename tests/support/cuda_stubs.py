@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubp.backends.cuda import cublaslt, cupy_driver
+from gpubp.backends.cuda import cublaslt, cupy_driver, dependent_launch
 from gpubp.backends.cuda.cublaslt import (
     DATA_TYPES,
     EPILOGUES,
@@ -224,7 +224,9 @@ class CupyStub(ModuleType):
         self.faults = faults or {}
         self.log: list[str] = []
         self.sources: list[str] = []
+        self.functions: list[str] = []  # the names of those that were compiled; the pointer of the first is 1
         self.kernels: dict[str, Callable[..., None]] = {"probe": _probe}
+        self.library: CudaLibrary
         self.streams: dict[int, Stream] = {}  # by pointer
         self.stream: Any = None  # the first of them
         properties = {"name": b"GPU X", "major": capability[0], "minor": capability[1], "multiProcessorCount": 4}
@@ -280,6 +282,8 @@ class CupyStub(ModuleType):
                 self.call(f"launch of {name}")
                 self.kernels[name](grid, block, args)
 
+            self.functions.append(name)
+            launch.kernel = SimpleNamespace(ptr=len(self.functions))  # type: ignore[attr-defined]
             return launch
 
         return SimpleNamespace(get_function=get_function)
@@ -287,6 +291,48 @@ class CupyStub(ModuleType):
 
 def _probe(grid: Any, block: Any, args: Any) -> None:
     args[0].reshape(-1)[: args[1]] += 1
+
+
+class CudaLibrary:
+    """libcuda, as far as kernels are launched through it before the last one has ended.
+
+    `launched` holds the name, grid, block, shared memory, and places of the arguments of each; `status` is returned.
+    """
+
+    def __init__(self, cupy: CupyStub) -> None:
+        self.cupy, self.status = cupy, 0
+        self.launched: list[tuple[str, tuple[int, ...], tuple[int, ...], int, Any]] = []
+        self.cuLaunchKernelEx = SignedFunction(self._launch)
+        self.cuGetErrorName = SignedFunction(self._name)
+
+    def _launch(self, config: Any, function: int, arguments: Any, extra: None) -> int:
+        config = config._obj
+        assert Device.current and config.attribute_count == 1 and extra is None
+        assert (config.attributes[0].id, config.attributes[0].value) == (6, 1)
+        stream = self.cupy.streams[config.stream]
+        assert stream.capturing, "it is of use in a graph alone"
+        name = self.cupy.functions[function - 1]
+        self.cupy.call(f"dependent launch of {name}")
+        self.launched.append((name, tuple(config.grid), tuple(config.block), config.shared, arguments))
+        return self.status
+
+    def _name(self, status: int, name: Any) -> int:
+        name._obj.value = b"CUDA_ERROR_INVALID_VALUE"
+        return 0
+
+
+class SignedFunction:
+    """A function of a library, which has to be told the types of its arguments before it is called."""
+
+    argtypes: tuple[Any, ...] = ()
+    restype: Any = None
+
+    def __init__(self, implementation: Callable[..., int]) -> None:
+        self._implementation = implementation
+
+    def __call__(self, *arguments: Any) -> int:
+        assert len(arguments) == len(self.argtypes) and self.restype is ctypes.c_int
+        return self._implementation(*arguments)
 
 
 # -- cuBLASLt ------------------------------------------------------------------------------------------
@@ -502,7 +548,7 @@ def _alignment(pointer: int) -> int:
 
 
 def install(monkeypatch: pytest.MonkeyPatch, cupy: CupyStub, lt: CublasLtStub) -> None:
-    """Have ``import cupy`` and `load_cublaslt` find these."""
+    """Have ``import cupy``, `load_cublaslt` and `cuda_driver` find these."""
 
     def load_nvidia_dynamic_lib(name: str) -> Any:
         assert name == "cublasLt"
@@ -515,4 +561,6 @@ def install(monkeypatch: pytest.MonkeyPatch, cupy: CupyStub, lt: CublasLtStub) -
     monkeypatch.setitem(sys.modules, "cupy", cupy)
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", pathfinder)
     monkeypatch.setattr(cublaslt, "CDLL", lambda path: lt)
+    cupy.library = CudaLibrary(cupy)
+    monkeypatch.setattr(dependent_launch, "cuda_driver", lambda: cupy.library)
     monkeypatch.setattr(cupy_driver, "load_cublaslt", functools.cache(cublaslt.load_cublaslt.__wrapped__))

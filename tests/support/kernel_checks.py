@@ -173,20 +173,34 @@ def check_loss(
     weights: str,
     smoothing: bool,
     place: str,
+    inputs: int | None = None,
 ) -> None:
     """δᴸ, its sums, and Σ weight · (value, metric), with loss scaling where the type needs it.
 
     Parameters
     ----------
+    inputs : int, optional
+        Of a last layer that is computed in the same kernel, which leaves the sums of δᴸ to the way back.
     targets : {"hard", "soft"}
         Classes or distributions, labels or probabilities; values are values either way.
     weights : {"none", "shared", "own"}
         Of samples; with "own", each network has targets of its own too.
     """
     record, rng = loss_through(loss, output), np.random.default_rng([rows, columns, networks])
-    z = rounded(rng.normal(0, 2, (networks, rows, columns)), storage)
+    if inputs is None:
+        z = terms_of_z = rounded(rng.normal(0, 2, (networks, rows, columns)), storage)
+    else:
+        a_prev, W, b = (
+            rounded(rng.normal(0, deviation, shape), storage)
+            for deviation, shape in (
+                (1.0, (networks, rows, inputs)),
+                (2 / np.sqrt(inputs), (networks, inputs, columns)),
+                (1.0, (networks, 1, columns)),
+            )
+        )
+        z, terms_of_z = a_prev @ W + b, np.abs(a_prev) @ np.abs(W) + np.abs(b)
     owners = networks if weights == "own" else 1
-    y = _targets(rng, record, z[:owners], targets, parameters_of(storage))
+    y = _targets(rng, record, z[:owners], targets, parameters_of(storage), met=inputs is None)
     weight = None if weights == "none" else rng.integers(0, 3, (owners, rows)) * rng.random((owners, rows))
     smoothed = one_each(networks, 0.0, 0.3) if smoothing and record.classification else np.zeros(networks)
     normalizer = rng.uniform(0.5, 2.0, (networks, 3)) / rows
@@ -200,28 +214,40 @@ def check_loss(
             learning_rate=np.zeros((networks, 3)),
             scale=scale,
         )
-        delta, grad_b = machine.put(z, machine.backend.storage), machine.room((networks, 1, columns))
+        kind, grad_b = machine.backend.storage, machine.room((networks, 1, columns))
+        delta = machine.put(z, kind) if inputs is None else machine.room(z.shape, kind)
         target = machine.put(y, np.int64 if y.dtype.kind == "i" else None)
         w = None if weight is None else machine.put(weight, np.float64)
         cache = LayerCache(0, z=delta, a=delta, delta=delta, mask=None)
         batch = Batch(X=None, y=target, weight=w, smoothing=machine.plain(smoothed))
-        machine.backend.loss_delta(record, cache, batch, epoch, grad_b)
-        return {"delta": delta, "grad_b": grad_b, "totals": epoch.totals}
+        if inputs is None:
+            machine.backend.loss_delta(record, cache, batch, epoch, grad_b)
+            return {"delta": delta, "grad_b": grad_b, "totals": epoch.totals}
+        x, W_, b_ = (machine.put(values, kind) for values in (a_prev, W, b))
+        machine.backend.dense_loss(record, x, Layer(W_, b_), cache, batch, epoch, grad_b)
+        assert cache.sums_due == isinstance(machine.backend, CudaBackend), "it went another way"
+        return {"delta": delta, "totals": epoch.totals}
 
-    results = on_all(driver, storage, place, run)
-    results.check("delta", storage)
-    own = results.found["delta"]  # what is summed up is what was rounded
-    results.exact["grad_b"] = results.single["grad_b"] = own.sum(axis=1, keepdims=True)
-    results.check("grad_b", parameters_of(storage), np.abs(own).sum(axis=1, keepdims=True))
+    with patch.object(CudaBackend, "has_kernels_for", lambda *_, **options: True):
+        results = on_all(driver, storage, place, run)
+    factors = normalizer[:, step, None, None] * scale[:, None, None] * (1 if weight is None else weight[..., None])
+    results.check("delta", storage, np.abs(results.exact["delta"]) + (0 if inputs is None else factors * terms_of_z))
+    if inputs is None:
+        own = results.found["delta"]  # what is summed up is what was rounded
+        results.exact["grad_b"] = results.single["grad_b"] = own.sum(axis=1, keepdims=True)
+        results.check("grad_b", parameters_of(storage), np.abs(own).sum(axis=1, keepdims=True))
     terms = np.zeros((networks, 3, 2))
-    per_row = np.abs(z).max(axis=2) if record.row_loop else np.abs(z).sum(axis=2)
+    per_row = np.abs(terms_of_z).max(axis=2) if record.row_loop else np.abs(terms_of_z).sum(axis=2)
     terms[:, step] = (per_row if weight is None else per_row * weight).sum(axis=1)[:, None]
     results.check("totals", "float64", np.abs(results.exact["totals"]) + terms)
     assert not results.found["totals"][:, :step].any(), "the totals of another step were written"
 
 
-def _targets(rng: np.random.Generator, loss: Loss, z: Any, targets: str, kind: str) -> Any:
-    """Targets (K, rows, n), or classes (K, rows); not where δ jumps, since rounding would choose a side."""
+def _targets(rng: np.random.Generator, loss: Loss, z: Any, targets: str, kind: str, met: bool) -> Any:
+    """Targets (K, rows, n), or classes (K, rows); not where δ jumps, since rounding would choose a side.
+
+    Values are met by some z exactly, if `met`: there δ is 0.
+    """
     if loss.integer_targets:
         if targets == "hard":
             return rng.integers(0, z.shape[2], z.shape[:2])
@@ -232,8 +258,8 @@ def _targets(rng: np.random.Generator, loss: Loss, z: Any, targets: str, kind: s
     if loss.targets[0] == 0:
         return rounded(rng.poisson(2.0, z.shape), kind)
     if loss.values is None:
-        met = rng.random(z.shape) < 0.1  # exactly: there δ is 0
-        return rounded(np.where(met, z, z + rng.normal(0, 2, z.shape)), kind)
+        away = rng.choice([-1, 1], z.shape) * rng.uniform(0.05, 2.0, z.shape)
+        return rounded(np.where(met & (rng.random(z.shape) < 0.1), z, z + away), kind)
     away = rng.choice([-1, 1], z.shape) * rng.uniform(0.05, 2.0, z.shape)
     return rounded(loss.output_activation.f(XP, z) + away, kind)
 

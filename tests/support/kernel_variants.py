@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import product
 from typing import Any
@@ -86,11 +86,15 @@ def layer(backend: CudaBackend, activation: str, dropout: bool) -> None:
     backend.hadamard_derivative(record, cache, backend.empty((1, 1, 1)), drop)
 
 
-def small_layer(backend: CudaBackend, activation: str, dropout: bool, tile: tuple[int, int]) -> None:
-    """What a small hidden layer launches by tiles of this size, and the first one of a network on the way back."""
+def small_layer(backend: CudaBackend, activation: str, dropout: bool, tile: tuple[int, int], panels: int = 1) -> None:
+    """What a small hidden layer launches by tiles of this size, and the first one of a network on the way back.
+
+    So many panels of a product are fetched ahead.
+    """
     record, (z, cache, drop) = get_activation(activation), hidden(backend, dropout)
     parameters, grad = Layer(W=z, b=z), Layer(*(backend.empty((1, 1, 1)) for _ in range(2)))
-    with patch("gpubp.backends.cuda.backend.tile_of", lambda *_: tile):
+    module = "gpubp.backends.cuda.backend"
+    with patch(f"{module}.tile_of", lambda *_: tile), patch(f"{module}.ahead", lambda *_: panels):
         backend.dense(record, z, parameters, cache, drop)
         backend.dense_backward(z, parameters, cache, grad, Below(record, cache, grad.b), drop)
         backend.dense_backward(z, parameters, cache, grad)
@@ -110,14 +114,28 @@ def output(backend: CudaBackend, activation: str) -> None:
     backend.output(get_output_activation(activation), backend.empty((1, 1, 1), backend.storage))
 
 
-def loss(backend: CudaBackend, name: str, output: str | None = None, columns: int = 1, classes: bool = False) -> None:
-    """What BP1 launches, with so many outputs, and with classes or one target for each of them."""
+def loss(
+    backend: CudaBackend,
+    name: str,
+    output: str | None = None,
+    columns: int = 1,
+    classes: bool = False,
+    with_layer: bool = False,
+) -> None:
+    """What BP1 launches, with so many outputs, and with classes or one target for each of them.
+
+    `with_layer`, in one kernel with the output layer.
+    """
     record = loss_through(name, output)
     logits, grad_b = backend.empty((1, 1, columns), backend.storage), backend.empty((1, 1, columns))
     y = backend.empty((1, 1), np.int64) if classes else backend.empty((1, 1, columns))
     cache = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
     batch = Batch(X=None, y=y, weight=None, smoothing=backend.zeros((1,), np.float64))
-    backend.loss_delta(record, cache, batch, one_step(backend, 1), grad_b)
+    if with_layer:
+        with patch.object(CudaBackend, "has_kernels_for", lambda *_: True):
+            backend.dense_loss(record, logits, Layer(logits, logits), cache, batch, one_step(backend, 1), grad_b)
+    else:
+        backend.loss_delta(record, cache, batch, one_step(backend, 1), grad_b)
 
 
 def update(backend: CudaBackend, optimizer: str, l2: bool, penalty: bool, tracked: bool) -> None:
@@ -198,7 +216,7 @@ def launched_by(case: dict[str, Any]) -> list[Source]:
         options = (case[option] for option in ("optimizer", "l2", "penalty", "tracked"))
         return launched(case["storage"], update, *options)
     if "loss" in case:
-        named = case["loss"], case.get("output"), case["columns"], case["targets"] == "hard"
+        named = case["loss"], case.get("output"), case["columns"], case["targets"] == "hard", "inputs" in case
         return launched(case["storage"], loss, *named)
     if "tile" in case:
         return launched(case["storage"], small_layer, case["activation"], case["dropout"], case["tile"])
@@ -226,6 +244,20 @@ def _on_chip_variants(storage: str) -> dict[str, tuple[str, Source]]:
     return found
 
 
+def loss_variants() -> Iterator[tuple[Any, ...]]:
+    """What each loss is compiled for: a label, and the arguments of `loss`."""
+    for name in LOSSES:
+        if get_loss(name).row_loop is None:
+            yield name, name
+            yield f"{name} with its layer", name, None, 1, False, True
+            continue
+        for classes in (False, True):
+            label = name + ", classes" * classes
+            for columns in (1, MANY):
+                yield f"{label}, {columns} outputs", name, None, columns, classes
+            yield f"{label} with its layer", name, None, 1, classes, True
+
+
 def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
     """All kernels for one type: by their text, what they are for, and the source."""
     found: dict[str, tuple[str, Source]] = {}
@@ -239,16 +271,12 @@ def every_variant(storage: str) -> dict[str, tuple[str, Source]]:
         label = activation + " with dropout" * dropout
         add(label, layer, activation, dropout)
         for tile in TILES if activation in ("relu", "gelu") else TILES_OF_MOST:
-            add(label, small_layer, activation, dropout, tile)
+            for panels in (1, 2) if activation == "relu" else (1,):
+                add(label, small_layer, activation, dropout, tile, panels)
     for activation in OUTPUTS:
         add(activation, output, activation)
-    for name in LOSSES:
-        if get_loss(name).row_loop is None:
-            add(name, loss, name)
-            continue
-        for columns in (1, MANY):
-            for classes in both:
-                add(f"{name}, {columns} outputs" + ", classes" * classes, loss, name, None, columns, classes)
+    for label, *case in loss_variants():
+        add(label, loss, *case)
     add("several quantiles", loss, "quantile(0.1, 0.5, 0.9)", None, 3)
     for name in ON_VALUES:
         for activation in OTHER_OUTPUTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import prod
 from typing import Any
@@ -17,7 +17,7 @@ from gpubp.backends.cuda.driver import Driver, Kernel, NoAlgorithmError
 from gpubp.backends.cuda.graph import StepGraphs
 from gpubp.backends.cuda.on_chip import Matrices, OnChipSteps, one_activation, placement, rule_bytes
 from gpubp.backends.cuda.source import C_TYPES, kernel_source
-from gpubp.backends.cuda.tiles import is_small, tile_of, tiles
+from gpubp.backends.cuda.tiles import ahead, is_small, tile_of, tiles
 from gpubp.backends.cuda.unfused import UnfusedBackend, stride_of
 from gpubp.backends.notices import say_once
 from gpubp.backends.shuffle import ROUNDS
@@ -33,6 +33,7 @@ MOST_LOSS_CHUNKS = 512  # blocks of a loss for each network, so that their sums 
 BY_ONE_BLOCK = 1 << 14  # parameters of a network whose gradient's norm one block takes, which waits for no other
 MOST_BLOCKS_OF_NORMS = 2048  # of all networks
 MOST_ADDED = 1 << 14  # sums of chunks that the last block of a loss adds up by itself
+WITH_LOSS = (16, 16)  # the tile of a last layer that is computed with its loss: as many logits as threads, all of a row
 LINE = 128  # bytes of a row in a block's tile of columns
 FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
 NULL = np.uint64(0)
@@ -57,6 +58,7 @@ class CudaBackend(UnfusedBackend):
         self.scratch: dict[tuple[Any, ...], Array] = {}
         # By name, identity of records and defines; with the records, so that no other gets the identity of one.
         self._kernels: dict[tuple[Any, ...], tuple[Kernel, dict[str, Any]]] = {}
+        self._updated = False  # whether the last kernel was an update: nothing but parameters is read or written there
         self.fused = True  # until a record without scalar expressions is met
         self.on_chip = os.environ.get("GPUBP_ON_CHIP", "") != "0"  # whether networks that fit are trained there
 
@@ -78,7 +80,7 @@ class CudaBackend(UnfusedBackend):
         arrays += epoch.order, epoch.keys, epoch.counts
         y_columns = 0 if out.y is None else prod(out.y.shape[2:])
         args: tuple[Any, ...] = (*arrays, epoch.cursor, *map(stride_of, arrays), np.int64(epoch.period))
-        args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height)))
+        args += tuple(map(np.int32, (rows, columns, y_columns, epoch.batch_size, height, self._updated)))
         y_type = self.dtype if out.y is None else out.y.dtype
         types = {"S": data.X.dtype.name, "D": out.X.dtype.name, "Y": y_type.name, "ROUNDS": ROUNDS}
         self._launch("gather", (-(-rows // height), orders, 1), args, defines=types)
@@ -117,12 +119,14 @@ class CudaBackend(UnfusedBackend):
     ) -> None:
         z, a, W, b = cache.z, cache.a, layer.W, layer.b
         (networks, rows, n), n_in = z.shape, a_prev.shape[2]
-        tile = tile_of(networks, [(rows, n, n_in)])
+        products = [(rows, n, n_in)]
+        tile = tile_of(networks, products)
         args: tuple[Any, ...] = (a_prev, W, b, z, a, np.int32(rows), np.int32(n_in), np.int32(n))
         args += tuple(map(stride_of, (a_prev, W, b, z, a)))
         dropping, defines = self._dropping(cache, dropout)
         grid = (tiles(rows, n, tile), networks, 1)
-        self._launch("dense", grid, args + dropping, activation=activation, defines={**_tile(tile), **defines})
+        defines = {**_tile(networks, products, tile), **defines}
+        self._launch("dense", grid, args + dropping, activation=activation, defines=defines)
 
     def _dropping(self, cache: LayerCache, dropout: Dropout | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Further arguments and defines of a layer's kernel forward, if its activations are dropped."""
@@ -187,7 +191,7 @@ class CudaBackend(UnfusedBackend):
         args: tuple[Any, ...] = (a_prev, delta, grad.W, grad_b, np.int32(rows), np.int32(n_in), np.int32(n))
         args += tuple(map(stride_of, (a_prev, delta, grad.W, grad_b)))
         records: dict[str, Any] = {}
-        defines = _tile(tile)
+        defines = _tile(networks, products, tile)
         if below is not None:
             to, mask = below.cache.delta, below.cache.mask
             from_ = below.cache.derivative_input(below.activation)
@@ -246,6 +250,30 @@ class CudaBackend(UnfusedBackend):
         if chunks > 1 and not by_last_block:
             self._sum_rows(partial, grad_b)
 
+    def dense_loss(
+        self, loss: Loss, a_prev: Array, layer: Layer, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array
+    ) -> None:
+        y, weight, delta = batch.y, batch.weight, cache.delta
+        networks, rows, n = delta.shape
+        n_in = a_prev.shape[2]
+        kernel = _loss_kernel(loss, n, classes=y.ndim < delta.ndim)
+        products = [(rows, n, n_in)]
+        fits = n <= WITH_LOSS[1] and tile_of(networks, products) == WITH_LOSS
+        if kernel is None or not fits or not self.has_kernels_for(layer.W, a_prev):
+            return super().dense_loss(loss, a_prev, layer, cache, batch, epoch, grad_b)
+        self.driver.join()
+        _, _, formulas = kernel
+        chunks = tiles(rows, n, WITH_LOSS)
+        args: tuple[Any, ...] = (a_prev, layer.W, layer.b, delta, np.int32(rows), np.int32(n_in), np.int32(n))
+        args += tuple(map(stride_of, (a_prev, layer.W, layer.b, delta)))
+        args += (y, weight, epoch.normalizer, batch.smoothing)
+        args += (None if epoch.loss_scale is None else epoch.loss_scale.scale, epoch.cursor, _steps(epoch))
+        args += (stride_of(y), stride_of(weight), self._scratch("totals", (networks, chunks, 2), np.float64))
+        args += (epoch.totals, self._arrived(networks))
+        defines = formulas["defines"] | _tile(networks, products, WITH_LOSS)
+        self._launch("dense_loss", (chunks, networks, 1), args, **{**formulas, "defines": defines})
+        cache.sums_due = True
+
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         networks, rows, n = logits.shape
         if isinstance(activation, Softmax):
@@ -275,7 +303,7 @@ class CudaBackend(UnfusedBackend):
         counted = {} if state.penalty is None or state.l2 is None else {"PENALTY": 1}
         scaling = epoch.loss_scale
         squares = self._scratch("squares", (networks, blocks, 2), np.float64)
-        args: tuple[Any, ...] = (grad, theta, squares, self._arrived(networks))
+        args: tuple[Any, ...] = (grad, theta, squares, self._arrived(networks + 1))
         args += (epoch.cursor, epoch.first_step, epoch.totals, epoch.learning_rate)
         args += (state.active, state.fault_step, state.updates, steps)
         args += (state.l2, epoch.normalizer if state.l2_by_batch else None, state.penalty if counted else None)
@@ -286,8 +314,8 @@ class CudaBackend(UnfusedBackend):
         self._launch("step_begin", (blocks, networks, 1), args, rule=rule, defines={**penalized, **counted})
         tracked = {} if state.largest_update is None else {"TRACKED": 1}
         copied = {} if state.operands is None else {"OPERANDS": 1}
-        args = (theta, grad, state.operands, steps, state.largest_update, epoch.cursor)
-        args += (np.int64(state.n_weights), np.int64(P), *state.slots)
+        args = (theta, grad, state.operands, steps, state.largest_update, np.int64(state.n_weights), np.int64(P))
+        args += state.slots
         grid, defines = (_blocks(P // (16 // theta.dtype.itemsize)), networks, 1), {**penalized, **tracked, **copied}
         self._launch("optimizer_step", grid, args, rule=rule, defines=defines)
 
@@ -326,10 +354,8 @@ class CudaBackend(UnfusedBackend):
         placed = placement(matrices, training.batch_size, len(rule.slots), limit)
         if placed is None:
             return None
-        name, _, formulas = loss
+        _, _, formulas = loss
         defines = {key: value for key, value in formulas["defines"].items() if key != "GROUP"}
-        if training.loss.row_loop is not None:
-            defines[name.upper()] = 1
         formulas = {**formulas, "defines": defines}
         return OnChipSteps(self.driver, self._launch, self._arrived(1), training, placed, formulas)
 
@@ -355,6 +381,7 @@ class CudaBackend(UnfusedBackend):
             source = kernel_source(name, self.storage.name, **records, defines=defines)
             self._kernels[key] = self.driver.kernel(source), records
         kernel, _ = self._kernels[key]
+        self._updated = name == "optimizer_step"
         kernel(grid, THREADS, tuple(NULL if arg is None else arg for arg in args), shared)
 
     def _unfuse(self, name: str) -> None:
@@ -397,9 +424,9 @@ class CudaBackend(UnfusedBackend):
         return self.scratch[key]
 
 
-def _tile(tile: tuple[int, int]) -> dict[str, Any]:
-    """A tile as a kernel's macros."""
-    return {"TILE_M": tile[0], "TILE_N": tile[1]}
+def _tile(networks: int, products: Sequence[tuple[int, int, int]], tile: tuple[int, int]) -> dict[str, Any]:
+    """A tile of products as a kernel's macros."""
+    return {"TILE_M": tile[0], "TILE_N": tile[1], "AHEAD": ahead(networks, products, tile)}
 
 
 def _steps(epoch: Epoch) -> Any:
@@ -417,7 +444,8 @@ def _loss_kernel(loss: Loss, n: int, classes: bool) -> tuple[str, int, dict[str,
     few = 2 if n <= 16 else 32
     if loss.row_loop is not None:
         group = few if n <= 1024 else THREADS
-        return loss.row_loop, group, {"defines": {"GROUP": group, **({"CLASSES": 1} if classes else {})}}
+        defines = {"GROUP": group, loss.row_loop.upper(): 1, **({"CLASSES": 1} if classes else {})}
+        return loss.row_loop, group, {"defines": defines}
     on_values, output = loss.values or loss, loss.output_activation
     if on_values.scalar_value is None or on_values.scalar_delta is None or loss.metric not in (LABEL_ACCURACY, RMSE):
         return None

@@ -1,9 +1,9 @@
 """Kernels that are launched before the one before them has ended (programmatic dependent launches), by ctypes.
 
 A kernel's launch takes microseconds, as long as a small kernel runs. On devices of compute capability 9.0 and later it
-can happen while the kernel before it still runs: the kernel says itself, by `wait_for_last_kernel` of
-kernels/common.cuh, from where on it needs what that one wrote. CuPy has no such launch; all of this is public interface,
-as `cuda.h` of CUDA 12 and 13 declares it.
+can happen while the kernel before it still runs: the kernel waits by itself, by `wait_for_last_kernel` of
+kernels/common.cuh, where it needs what that one wrote. CuPy has no such launch; all of this is public interface, as
+`cuda.h` of CUDA 12 and 13 declares it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
-import os
 import re
 import shutil
 import warnings
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gpubp.backends.cuda.dependent_launch import cuda_driver
 from gpubp.backends.cuda.driver import Driver, GemmSpec
 from gpubp.backends.cuda.faults import INSTALL, INSTALL_DRIVER, NO_DEVICE, NO_DRIVER, SEE_DEVICES, explain, one_line
 

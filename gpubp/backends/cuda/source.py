@@ -67,8 +67,8 @@ def kernel_source(
     activation, output, loss, rule
         Become the structs Act, Out, Loss and Rule; they need scalar expressions. With Act comes ``layer.cuh``.
     defines : mapping
-        Further macros; one whose value is a dtype's name becomes that C++ type. With TILE_M and TILE_N comes
-        ``product.cuh``.
+        Further macros; one whose value is a dtype's name becomes that C++ type. With TILE_M, TILE_N and
+        AHEAD comes ``product.cuh``.
     """
     macros = {key: C_TYPES.get(str(value), str(value)) for key, value in (defines or {}).items()}
     T = C_TYPES[storage]
@@ -85,6 +85,8 @@ def kernel_source(
         parts.append(_activation("Out", output))
     if loss is not None:
         parts.append(_loss(loss))
+    if (loss is not None or "SOFTMAX_CROSS_ENTROPY" in macros) and name != "train_on_chip":
+        parts.append(_file("row_loss.cuh"))
     if rule is not None:
         parts.append(_rule(rule))
     if activation is not None:
