@@ -16,6 +16,8 @@ constexpr int MOST_LAYERS = 16;
 constexpr int MOST_ROWS = THREADS;  // of a chunk
 constexpr int LANES = 8;            // threads that share a row of the loss
 constexpr int AHEAD = 32;           // steps whose scalars are computed at once, by a thread each
+constexpr int WORD = 16 / sizeof(A);
+constexpr int AT_A_TIME = 2;        // words whose parameters a thread updates at once
 
 using Quad = Pack<A, TILE>;
 
@@ -180,6 +182,48 @@ __device__ __forceinline__ void each_quad(const LayerPlace* layers, int n_layers
     }
 }
 
+// What neighbours are of a tensor: how many are its own, and whether they are weights.
+__device__ __forceinline__ unsigned char kind_of(int count, bool weights) { return count | weights << 3; }
+
+// An update of N times `width` neighbours, none of which waits for another.
+template <int N, int width>
+struct Parameters {
+    Pack<A, width> w[N] = {}, g[N] = {}, slots[N][Rule::slots + 1] = {};
+    int count[N] = {};
+    bool weights[N] = {};
+
+    __device__ __forceinline__ void load(int q, const A* from_w, const A* from_g, unsigned char kind) {
+        w[q] = ::load<width>(from_w), g[q] = ::load<width>(from_g), count[q] = kind & 7, weights[q] = kind >> 3;
+    }
+
+    // Padding stays zero, whatever the rule makes of zeros. Its slots are never read for anything else.
+    __device__ __forceinline__ void update(const Rule& rule, A clip, bool penalized, A l2, A decay, A& most) {
+        if (penalized) {
+#pragma unroll
+            for (int q = 0; q < N; q++)
+#pragma unroll
+                for (int i = 0; i < width; i++) g[q].x[i] += (weights[q] ? l2 : A(0)) * w[q].x[i];
+        }
+#pragma unroll
+        for (int q = 0; q < N; q++) {
+            const A decays = weights[q] ? decay : A(0);
+#pragma unroll
+            for (int i = 0; i < width; i++) {
+                A slot[Rule::slots + 1];
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) slot[j] = slots[q][j].x[i];
+                A change = rule.update(g[q].x[i] * clip, slot);
+                if (decay != A(0)) change += decays * w[q].x[i];
+                change = i < count[q] ? change : A(0);
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) slots[q][j].x[i] = slot[j];
+                w[q].x[i] -= change;
+                most = fmax(most, fabs(change));
+            }
+        }
+    }
+};
+
 // The rows that are taken of a source (m, columns), into shared memory.
 template <int N, class From, class To>
 __device__ __forceinline__ void take(const From* __restrict__ source, const Index* taken, To* out, int row_length, int height,
@@ -189,12 +233,12 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
 #pragma unroll 4
         for (int row = threadIdx.x >> bits; row < height; row += THREADS >> bits) {
             const Pack<From, N> pack = load<N>(source + taken[row] * columns + column);
-            constexpr int AT_A_TIME = N % TILE == 0 ? TILE : 1;
+            constexpr int PUT = N % TILE == 0 ? TILE : 1;
 #pragma unroll
-            for (int i = 0; i < N; i += AT_A_TIME) {
-                Pack<To, AT_A_TIME> put;
+            for (int i = 0; i < N; i += PUT) {
+                Pack<To, PUT> put;
 #pragma unroll
-                for (int j = 0; j < AT_A_TIME; j++) put.x[j] = convert<To>(pack.x[i + j]);
+                for (int j = 0; j < PUT; j++) put.x[j] = convert<To>(pack.x[i + j]);
                 store(out + row * row_length + column + i, put);
             }
         }
@@ -324,9 +368,9 @@ __device__ __forceinline__ Sums over_block(Sums sum) {
 
 extern "C" __global__ void
 train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int n_layers, int size, int scratch_at,
-              int targets_at, int used, int chunk, int rows, int steps, const S* __restrict__ X, const Y* __restrict__ y,
-              const double* __restrict__ weight, const Index* __restrict__ order, const unsigned* __restrict__ keys,
-              const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride, Index order_stride,
+              int targets_at, int kinds_at, int used, int chunk, int rows, int steps, const S* __restrict__ X,
+              const Y* __restrict__ y, const double* __restrict__ weight, const Index* __restrict__ order,
+              const unsigned* __restrict__ keys, const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride, Index order_stride,
               Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
               const Index* __restrict__ first_step, const double* __restrict__ normalizers,
               const double* __restrict__ learning_rates, Totals* totals, Index steps_per_epoch,
@@ -350,6 +394,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     A* const grad = on_chip + size;
     A* const scratch = on_chip + scratch_at;
     A* const targets = on_chip + targets_at;
+    [[maybe_unused]] unsigned char* const kinds = memory + kinds_at;  // of every word of theta
     A* const global_slots[] = {SLOT_POINTERS nullptr};
     theta += k * P;
     X += k * X_stride, y += k * y_stride;
@@ -367,7 +412,10 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     for (int i = tid; i < n_layers; i += THREADS) layers[i] = places[i];
     for (int i = tid; i < used; i += THREADS) on_chip[i] = A(0);
     __syncthreads();
-    each_quad(layers, n_layers, [&](int place, int from, int count, bool) {
+    each_quad(layers, n_layers, [&](int place, int from, int count, [[maybe_unused]] bool weights) {
+#ifdef SLOTS_ON_CHIP
+        for (int i = 0; i < TILE; i += WORD) kinds[(place + i) / WORD] = kind_of(min(max(count - i, 0), WORD), weights);
+#endif
         for (int i = 0; i < count; i++) {
             on_chip[place + i] = theta[from + i];
 #ifdef SLOTS_ON_CHIP
@@ -547,41 +595,42 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
         // What optimizer_step carries out.
         const A clip = max_grad_norm && sum.square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(sum.square)) : 1.0;
         const A decay = weight_decay ? rate * weight_decay[k] : 0.0;
-        each_quad(layers, n_layers, [&](int place, int from, int count, bool weights) {
-            Quad w = load<TILE>(on_chip + place);
-            const Quad g = load<TILE>(grad + place);
 #ifdef SLOTS_ON_CHIP
-            Quad state[Rule::slots + 1];
-            for (int j = 0; j < Rule::slots; j++) state[j] = load<TILE>(slot_at(j, place, 0));
-#endif
+        // All that is laid out as theta is, padding too: fewer instructions than by layers.
+        for (int first = WORD * tid; first < size; first += AT_A_TIME * WORD * THREADS) {
+            Parameters<AT_A_TIME, WORD> some;
 #pragma unroll
-            for (int i = 0; i < TILE; i++) {
-                if (i >= count) break;
-                A gradient = g.x[i], slot[Rule::slots + 1];
-                if (l2 && weights) gradient += l2_of_step * w.x[i];
-#ifdef SLOTS_ON_CHIP
-                for (int j = 0; j < Rule::slots; j++) slot[j] = state[j].x[i];
-#else
-                for (int j = 0; j < Rule::slots; j++) slot[j] = *slot_at(j, 0, from + i);
-#endif
-                A update = rule.update(gradient * clip, slot);
-#ifdef SLOTS_ON_CHIP
-                for (int j = 0; j < Rule::slots; j++) state[j].x[i] = slot[j];
-#else
-                for (int j = 0; j < Rule::slots; j++) *slot_at(j, 0, from + i) = slot[j];
-#endif
-                if (weights) update += decay * w.x[i];
-                w.x[i] -= update;
-                most = Max()(most, fabs(update));
+            for (int q = 0; q < AT_A_TIME; q++) {
+                const int place = first + q * WORD * THREADS;
+                if (place >= size) continue;
+                some.load(q, on_chip + place, grad + place, kinds[place / WORD]);
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) some.slots[q][j] = load<WORD>(slot_at(j, place, 0));
             }
-            store(on_chip + place, w);
-#ifdef SLOTS_ON_CHIP
-            for (int j = 0; j < Rule::slots; j++) store(slot_at(j, place, 0), state[j]);
-#endif
+            some.update(rule, clip, l2 != nullptr, l2_of_step, decay, most);
+#pragma unroll
+            for (int q = 0; q < AT_A_TIME; q++) {
+                const int place = first + q * WORD * THREADS;
+                if (place >= size) continue;
+                store(on_chip + place, some.w[q]);
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) store(slot_at(j, place, 0), some.slots[q][j]);
+            }
+        }
+#else
+        each_quad(layers, n_layers, [&](int place, int from, int count, bool weights) {
+            Parameters<1, TILE> some;
+            some.load(0, on_chip + place, grad + place, kind_of(count, weights));
+            for (int j = 0; j < Rule::slots; j++) some.slots[0][j] = load<TILE>(slot_at(j, 0, from), count, false);
+            some.update(rule, clip, l2 != nullptr, l2_of_step, decay, most);
+            store(on_chip + place, some.w[0]);
+            for (int j = 0; j < Rule::slots; j++) store(slot_at(j, 0, from), some.slots[0][j], count, false);
         });
+#endif
     }
 
-    if (changed) {  // each thread writes what it has written itself
+    __syncthreads();
+    if (changed) {
         each_quad(layers, n_layers, [&](int place, int from, int count, bool) {
             for (int i = 0; i < count; i++) {
                 theta[from + i] = on_chip[place + i];

@@ -94,7 +94,7 @@ FAULTS = {
         ("step_begin", "p < P;", "p < P + N;", update()),
         ("train_on_chip", "column + j < n ? value : A(0)", "value", steps(activation="sigmoid")),
         ("train_on_chip", "int count = min(TILE, n_out - column)", "int count = TILE", steps()),
-        ("train_on_chip", "if (i >= count) break;", "if (i + 1 >= count) break;", steps()),
+        ("train_on_chip", "min(max(count - i, 0), WORD)", "min(max(count - i - 1, 0), WORD)", steps()),
         ("train_on_chip", "inside && i < TILE; i += parts", "inside && i < TILE - 1; i += parts", steps()),
         ("train_on_chip", "other < parts; other++", "other < parts - 1; other++", steps()),
         ("train_on_chip", "min(chunk, rows - base)", "chunk", IN_CHUNKS),
@@ -139,6 +139,7 @@ FAULTS = {
             steps(),
         ),
         ("train_on_chip", "normalizer, sum);\n            __syncthreads();", "normalizer, sum);", steps()),
+        ("train_on_chip", "    __syncthreads();\n    if (changed) {", "    if (changed) {", steps()),
         ("train_on_chip", "of_biases;\n                __syncthreads();", "of_biases;", TALL),
         (
             "train_on_chip",

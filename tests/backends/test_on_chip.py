@@ -245,6 +245,8 @@ def _assert_apart(place: Placement, itemsize: int, slots: int, limit: int, **kin
         regions += [(read, place.chunk * input_row)] * bool(read < min(place.table[:, 8]))
         regions += [(mask // itemsize, -(-place.chunk * row // itemsize))] * (mask > 0)
         assert mask % itemsize == 0
+    if place.slots_on_chip:
+        regions.append((place.kinds_at // itemsize, -(-place.size // 16)))
     if kinds.get("with_values"):
         regions.append((place.targets_at, place.chunk * row))
     regions.sort()

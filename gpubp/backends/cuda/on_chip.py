@@ -44,6 +44,8 @@ class Placement:
         Elements of θ there, and of all that is laid out as it is.
     scratch_at, targets_at, used : int
         In elements: where sums of products meet, where targets lie, and how many there are in all.
+    kinds_at : int
+        In bytes: where a byte for each 16 bytes of θ lies, on what they are; 0 where the slots are not there.
     chunk : int
         Rows of a batch that are gone through at once.
     slots_on_chip : bool
@@ -55,6 +57,7 @@ class Placement:
     size: int
     scratch_at: int
     targets_at: int
+    kinds_at: int
     used: int
     chunk: int
     slots_on_chip: bool
@@ -140,6 +143,7 @@ def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) ->
         table.append([n_in, n_out, *starts, *place, read, input_row, a, row, z, 0])
         read, input_row = a, row
     targets_at = room(chunk * input_row) if matrices.with_values else 0
+    kinds_at = room(-(-size // 16)) * itemsize if slots_on_chip else 0
     if matrices.dropout:
         for layer in table[:-1]:
             layer[-1] = room(-(-chunk * layer[9] // itemsize)) * itemsize
@@ -148,6 +152,7 @@ def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) ->
         size=size,
         scratch_at=scratch_at,
         targets_at=targets_at,
+        kinds_at=kinds_at,
         used=taken,
         chunk=chunk,
         slots_on_chip=slots_on_chip,
@@ -214,7 +219,8 @@ class OnChipSteps:
         data, epoch, state = training.data, training.epoch, training.optimizer
         self.driver.join()
         args: tuple[Any, ...] = (training.theta, self.places, np.int32(len(place.table)), np.int32(place.size))
-        args += tuple(map(np.int32, (place.scratch_at, place.targets_at, place.used, place.chunk, rows, steps)))
+        args += tuple(map(np.int32, (place.scratch_at, place.targets_at, place.kinds_at, place.used)))
+        args += tuple(map(np.int32, (place.chunk, rows, steps)))
         sources = (data.X, data.y, data.weight, epoch.order, epoch.keys, epoch.counts)
         args += (*sources, *map(stride_of, sources), np.int64(epoch.period), np.int32(epoch.batch_size), epoch.cursor)
         args += (epoch.first_step, epoch.normalizer, epoch.learning_rate, epoch.totals)
