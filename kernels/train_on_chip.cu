@@ -17,6 +17,7 @@ constexpr int MOST_ROWS = THREADS;  // of a chunk
 constexpr int LANES = 8;            // threads that share a row of the loss
 constexpr int AHEAD = 32;           // steps whose scalars are computed at once, by a thread each
 constexpr int WORD = 16 / sizeof(A);
+constexpr int MOST_PART_BITS = 3;   // a product's tile is shared by 8 threads at most
 constexpr int AT_A_TIME = 2;        // words whose parameters a thread updates at once
 
 using Quad = Pack<A, TILE>;
@@ -44,48 +45,98 @@ __device__ __forceinline__ V over_lanes(V x, Combine combine) {
     return x;
 }
 
+// An index that is a multiple of a word, which the compiler learns so: else it stores one element at a time.
+__device__ __forceinline__ int whole(int index) { return index & -WORD; }
+
 // 2^bits is the least power that is n at least.
 __device__ __forceinline__ int bits_for(int n) { return n > 1 ? 32 - __clz(n - 1) : 0; }
 
 // -- products ------------------------------------------------------------------------------------------
 
-// Sums over k of a(i, k) b(k, j), for i < m and j < n. Where A_ALONG_K, a(i, k) is a[i * a_row + k], else
-// a[k * a_row + i]; where B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. finish(i, j, apart, sums) is
-// called with the sums of (i, j), (i, j + apart), ...; columns from n on are to be left alone.
-//
-// Where a product has fewer tiles than there are threads, several threads share a tile, each with a part of the terms.
-// Their sums meet in scratch, behind a barrier, and are added up in the parts' order. What finish writes, the product
-// must not read.
-template <bool A_ALONG_K, bool B_ALONG_K, class Finish>
-__device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b_row, int m, int n, int k, A* scratch,
-                                        Finish finish) {
-    const int high = (m + TILE - 1) / TILE, wide = (n + TILE - 1) / TILE;  // tiles along both sides
-    const int wide_bits = bits_for(wide), tile_bits = wide_bits + bits_for(high), tiles = 1 << tile_bits;
-    const int part_bits = max(0, min(bits_for(THREADS) - tile_bits, bits_for(k) - bits_for(2 * TILE)));
-    const int parts = 1 << part_bits, depth = (((k + parts - 1) >> part_bits) + TILE - 1) / TILE * TILE;
-    const int part = part_bits ? int(threadIdx.x) >> tile_bits : 0;
-    const int first = part * depth, last = min(first + depth, k);
-    const int apart = B_ALONG_K ? wide : 1;
-    for (int t = part_bits ? int(threadIdx.x) & (tiles - 1) : int(threadIdx.x); t < tiles; t += THREADS) {
-        int tile_j = t & ((1 << wide_bits) - 1), tile_i = t >> wide_bits;
-        if (wide_bits > 3 && tile_bits >= wide_bits + 2) {  // a warp has 4 x 8 tiles: then it reads the fewest words
-            tile_j = (t & 7) | (t >> 5 << 3 & ((1 << wide_bits) - 1));
-            tile_i = (t >> 3 & 3) | t >> (wide_bits + 2) << 2;
+// How a product of (m, k) by (k, n) is shared out. Where it has fewer tiles than there are threads, the threads of a warp
+// whose numbers differ in the upper part_bits share a tile, each with `depth` of the terms.
+struct alignas(16) Tiling {
+    short high, wide;  // tiles along both sides
+    short wide_bits, tile_bits, part_bits, depth;
+
+    static __device__ Tiling of(int m, int n, int k) {
+        const int high = (m + TILE - 1) / TILE, wide = (n + TILE - 1) / TILE;
+        const int wide_bits = bits_for(wide), tile_bits = wide_bits + bits_for(high);
+        const int most = min(bits_for(THREADS) - tile_bits, bits_for(k) - bits_for(2 * TILE));
+        const int part_bits = max(0, min(most, MOST_PART_BITS)), parts = 1 << part_bits;
+        const int depth = (((k + parts - 1) >> part_bits) + TILE - 1) / TILE * TILE;
+        return {short(high), short(wide), short(wide_bits), short(tile_bits), short(part_bits), short(depth)};
+    }
+};
+
+// Two threads whose numbers differ by `offset` add up their sums, and each keeps one half of the rows.
+template <int HALF>
+__device__ __forceinline__ void add_parts(A (&sum)[TILE][TILE], int offset) {
+    const bool upper = threadIdx.x & offset;
+#pragma unroll
+    for (int i = 0; i < HALF; i++)
+#pragma unroll
+        for (int j = 0; j < TILE; j++) {
+            const A mine = upper ? sum[i + HALF][j] : sum[i][j], others = upper ? sum[i][j] : sum[i + HALF][j];
+            sum[i][j] = mine + __shfl_xor_sync(0xffffffffu, others, offset);
         }
-        const bool inside = tile_i < high && tile_j < wide && part < parts;
+}
+
+template <int ROWS, class Finish>
+__device__ __forceinline__ void finish_rows(const A (&sum)[TILE][TILE], int row, int i_apart, int column, int apart,
+                                            Finish finish) {
+    Quad sums[ROWS];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+        for (int j = 0; j < TILE; j++) sums[i].x[j] = sum[i][j];
+    finish(row, i_apart, column, apart, sums);
+}
+
+// Sums over k of a(i, k) b(k, j), and start(j) added. Where A_ALONG_K, a(i, k) is a[i * a_row + k], else a[k * a_row + i];
+// where B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. finish(i, i_apart, j, apart, sums) is called with
+// an array of Quads, the sums of row i, i + i_apart, ... and in each those of column j, j + apart, ..., up to multiples of
+// 4: columns beyond n are to be left zero. What it writes, the product must not read.
+template <bool A_ALONG_K, bool B_ALONG_K, class Start, class Finish>
+__device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_row, const A* b, int b_row, int k,
+                                        Start start, Finish finish) {
+    const Tiling by = tiling;
+    const int high = by.high, wide = by.wide, wide_bits = by.wide_bits, part_bits = by.part_bits;
+    const int lane_bits = 5 - part_bits, part = int(threadIdx.x % 32) >> lane_bits;
+    const int first = part * by.depth, last = min(first + by.depth, k);
+    const bool by_squares = wide_bits >= 2 && by.tile_bits >= wide_bits + 2;
+    const int apart = B_ALONG_K ? wide : 1, i_apart = A_ALONG_K ? high : 1;
+    const int mine = (threadIdx.x >> 5 << lane_bits) | (threadIdx.x & ((1 << lane_bits) - 1));
+    for (int others = 0; others < 1 << by.tile_bits; others += THREADS >> part_bits) {
+        const int t = others + mine;
+        int tile_j = t & ((1 << wide_bits) - 1), tile_i = t >> wide_bits;
+        // Half a warp has 4 x 4 tiles where that can be, and threads 2k and 2k + 1 the same column of them: then an
+        // access to 16 bytes each takes 2 turns of the memory and not 4.
+        if (by_squares) {
+            tile_j = (t >> 1 & 1) | (t >> 2 & 2) | (t >> 4 << 2 & ((1 << wide_bits) - 1));
+            tile_i = (t & 1) | (t >> 1 & 2) | t >> (wide_bits + 2) << 2;
+        }
+        const bool inside = tile_i < high && tile_j < wide;
         // Along k, a thread's rows are far apart, so that neighbouring threads have neighbouring rows.
-        const int i_0 = A_ALONG_K ? tile_i : TILE * tile_i, i_apart = A_ALONG_K ? high : 1;
-        const int j_0 = B_ALONG_K ? tile_j : TILE * tile_j;
+        const int i_0 = A_ALONG_K ? tile_i : TILE * tile_i, j_0 = B_ALONG_K ? tile_j : TILE * tile_j;
         A sum[TILE][TILE] = {};
         if (inside) {
+            const Quad from = start(j_0);
+#pragma unroll
+            for (int i = 0; i < TILE; i++)
+#pragma unroll
+                for (int j = 0; j < TILE; j++) sum[i][j] = part == 0 ? from.x[j] : A(0);
             if constexpr (A_ALONG_K) {
-                for (int at = first; at < last; at += TILE) {
+                const A *at_a = a + i_0 * a_row + first, *at_b = B_ALONG_K ? b + j_0 * b_row + first : b + first * b_row + j_0;
+                const int next_a = i_apart * a_row, next_b = B_ALONG_K ? apart * b_row : b_row;
+#pragma unroll 1
+                for (int left = last - first; left > 0; left -= TILE) {
                     Quad x[TILE], y[TILE];
 #pragma unroll
-                    for (int i = 0; i < TILE; i++) x[i] = load<TILE>(a + (i_0 + i * i_apart) * a_row + at);
+                    for (int i = 0; i < TILE; i++) x[i] = load<TILE>(at_a + i * next_a);
 #pragma unroll
-                    for (int j = 0; j < TILE; j++)
-                        y[j] = load<TILE>(B_ALONG_K ? b + (j_0 + j * apart) * b_row + at : b + (at + j) * b_row + j_0);
+                    for (int j = 0; j < TILE; j++) y[j] = load<TILE>(at_b + j * next_b);
+                    at_a += TILE, at_b += B_ALONG_K ? TILE : TILE * b_row;
 #pragma unroll
                     for (int step = 0; step < TILE; step++)
 #pragma unroll
@@ -95,9 +146,11 @@ __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b
                                 sum[i][j] += x[i].x[step] * (B_ALONG_K ? y[j].x[step] : y[step].x[j]);
                 }
             } else {
-#pragma unroll 4
-                for (int at = first; at < last; at++) {
-                    const Quad x = load<TILE>(a + at * a_row + i_0), y = load<TILE>(b + at * b_row + j_0);
+                const A *at_a = a + first * a_row + i_0, *at_b = b + first * b_row + j_0;
+#pragma unroll 8
+                for (int left = last - first; left > 0; left--) {
+                    const Quad x = load<TILE>(at_a), y = load<TILE>(at_b);
+                    at_a += a_row, at_b += b_row;
 #pragma unroll
                     for (int i = 0; i < TILE; i++)
 #pragma unroll
@@ -105,63 +158,38 @@ __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b
                 }
             }
         }
-        // By way of scratch also where each thread keeps its own, since registers cannot be looped over.
-        if (inside) {
+        if (part_bits > 0) add_parts<2>(sum, 16);
+        if (part_bits > 1) add_parts<1>(sum, 8);
+        if (part_bits > 2)
 #pragma unroll
-            for (int i = 0; i < TILE; i++) {
-                Quad sums;
-#pragma unroll
-                for (int j = 0; j < TILE; j++) sums.x[j] = sum[i][j];
-                store(scratch + (i * THREADS + threadIdx.x) * TILE, sums);
-            }
-        }
-        if (part_bits) __syncthreads();
-        const int first_part = part_bits ? t : int(threadIdx.x);  // the thread that has the tile's first part
+            for (int j = 0; j < TILE; j++) sum[0][j] += __shfl_xor_sync(0xffffffffu, sum[0][j], 4);
+        if (!inside || (part_bits > 2 && part % 2)) continue;
+        const int row = i_0 + (part << 2 >> part_bits) * i_apart;
+#ifdef DROPOUT  // of code for several rows, random numbers would make too much
 #pragma unroll 1
-        for (int i = part; inside && i < TILE; i += parts) {
-            Quad sums = load<TILE>(scratch + (i * THREADS + first_part) * TILE);
-            for (int other = 1; other < parts; other++) {
-                const Quad more = load<TILE>(scratch + (i * THREADS + (other << tile_bits) + t) * TILE);
+        for (int i = 0; i < TILE >> min(part_bits, 2); i++) {
+            finish_rows<1>(sum, row + i * i_apart, i_apart, j_0, apart, finish);
 #pragma unroll
-                for (int j = 0; j < TILE; j++) sums.x[j] += more.x[j];
-            }
-            if (i_0 + i * i_apart < m) finish(i_0 + i * i_apart, j_0, apart, sums);
+            for (int later = 1; later < TILE; later++)  // since registers cannot be looped over
+#pragma unroll
+                for (int j = 0; j < TILE; j++) sum[later - 1][j] = sum[later][j];
         }
+#else
+        if (part_bits == 0)
+            finish_rows<TILE>(sum, row, i_apart, j_0, apart, finish);
+        else if (part_bits == 1)
+            finish_rows<TILE / 2>(sum, row, i_apart, j_0, apart, finish);
+        else
+            finish_rows<1>(sum, row, i_apart, j_0, apart, finish);
+#endif
     }
 }
 
-// sums (n) = those of the rows of a matrix (rows, n), added to what is there unless it is the first chunk. Returns the
-// squares of those that the thread has written.
-__device__ __forceinline__ double sum_rows(const A* matrix, int row_length, int rows, int n, A* sums, bool first) {
-    constexpr int SHARING = 4;  // threads of a column
-    const int lane = threadIdx.x % SHARING;
-    double squares = 0;
-    for (int left = 0; left < n; left += THREADS / SHARING) {
-        const int column = left + threadIdx.x / SHARING;
-        A sum = 0;
-        if (column < n) {
-#pragma unroll 8
-            for (int row = lane; row < rows; row += SHARING) sum += matrix[row * row_length + column];
-        }
-        sum = over_lanes<SHARING>(sum, Add());
-        if (lane > 0 || column >= n) continue;
-        if (!first) sum += sums[column];
-        sums[column] = sum;
-        squares += double(sum) * double(sum);
-    }
-    return squares;
-}
-
-// The sum of the squares. In A, as a conversion to double takes as long as eight products; scaled where that overflows.
-__device__ __forceinline__ double squares_of(const Quad& g) {
-    A square = 0, scaled = 0;
+__device__ __forceinline__ A squares_of(const Quad& g) {
+    A square = 0;
 #pragma unroll
     for (int i = 0; i < TILE; i++) square += g.x[i] * g.x[i];
-    if (isfinite(square)) return square;
-    const A down = 1.0 / 73786976294838206464.0;  // 2^-66
-#pragma unroll
-    for (int i = 0; i < TILE; i++) scaled += (g.x[i] * down) * (g.x[i] * down);
-    return double(scaled) / (double(down) * double(down));
+    return square;
 }
 
 // -- tensors -------------------------------------------------------------------------------------------
@@ -175,6 +203,7 @@ __device__ __forceinline__ void each_quad(const LayerPlace* layers, int n_layers
         const int bits = min(bits_for((n_out + TILE - 1) / TILE), 8), lane = TILE * (threadIdx.x & ((1 << bits) - 1));
         for (int column = lane; column < n_out; column += TILE << bits) {
             const int count = min(TILE, n_out - column);
+#pragma unroll 1
             for (int row = threadIdx.x >> bits; row < n_in; row += THREADS >> bits)
                 visit(layers[l].W + row * row_length + column, layers[l].theta_W + row * n_out + column, count, true);
             if (threadIdx.x >> bits == 0) visit(layers[l].b + column, layers[l].theta_b + column, count, false);
@@ -224,6 +253,36 @@ struct Parameters {
     }
 };
 
+// Of every layer, the sums of delta over a chunk's rows, added to what is there unless it is the first chunk. Returns the
+// squares of those that the thread has written. Warps take 8 columns each in turn, of which 4 threads share one.
+__device__ __forceinline__ A sum_biases(const LayerPlace* layers, int n_layers, const A* on_chip, A* grad, int rows,
+                                        bool first) {
+    constexpr int SHARING = 4, COLUMNS_OF_A_WARP = 32 / SHARING, WARPS = THREADS / 32;
+    const int lane = threadIdx.x % SHARING;
+    int turn = threadIdx.x / 32;
+    A squares = 0;
+    for (int l = 0; l < n_layers; l++) {
+        const int n = layers[l].n_out, row_length = layers[l].row, groups = (n + COLUMNS_OF_A_WARP - 1) / COLUMNS_OF_A_WARP;
+        for (; turn < groups; turn += WARPS) {
+            const int column = turn * COLUMNS_OF_A_WARP + threadIdx.x % 32 / SHARING;
+            const A* const delta = on_chip + layers[l].a + column;
+            A sum = 0;
+            if (column < n) {
+#pragma unroll 8
+                for (int row = lane; row < rows; row += SHARING) sum += delta[row * row_length];
+            }
+            sum = over_lanes<SHARING>(sum, Add());
+            if (lane > 0 || column >= n) continue;
+            A* const to = grad + layers[l].b + column;
+            if (!first) sum += *to;
+            *to = sum;
+            squares += sum * sum;
+        }
+        turn -= groups;
+    }
+    return squares;
+}
+
 // The rows that are taken of a source (m, columns), into shared memory.
 template <int N, class From, class To>
 __device__ __forceinline__ void take(const From* __restrict__ source, const Index* taken, To* out, int row_length, int height,
@@ -239,7 +298,7 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
                 Pack<To, PUT> put;
 #pragma unroll
                 for (int j = 0; j < PUT; j++) put.x[j] = convert<To>(pack.x[i + j]);
-                store(out + row * row_length + column + i, put);
+                store(out + (PUT == 1 ? row * row_length + column + i : whole(row * row_length + column + i)), put);
             }
         }
     }
@@ -367,9 +426,9 @@ __device__ __forceinline__ Sums over_block(Sums sum) {
 // -- the kernel ----------------------------------------------------------------------------------------
 
 extern "C" __global__ void
-train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int n_layers, int size, int scratch_at,
-              int targets_at, int kinds_at, int used, int chunk, int rows, int steps, const S* __restrict__ X,
-              const Y* __restrict__ y, const double* __restrict__ weight, const Index* __restrict__ order,
+train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int n_layers, int size, int targets_at,
+              int kinds_at, int used, int chunk, int rows, int steps, const S* __restrict__ X, const Y* __restrict__ y,
+              const double* __restrict__ weight, const Index* __restrict__ order,
               const unsigned* __restrict__ keys, const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride, Index order_stride,
               Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
               const Index* __restrict__ first_step, const double* __restrict__ normalizers,
@@ -388,11 +447,11 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     __shared__ double row_weights[MOST_ROWS];
     __shared__ int classes[MOST_ROWS];
     __shared__ Rule rules[AHEAD];
+    __shared__ Tiling tilings[3][MOST_LAYERS];  // of each layer's products: forward, of its weights' gradient, backward
     const Index k = blockIdx.x, start = cursor[0];
     const int tid = threadIdx.x;
     A* const on_chip = reinterpret_cast<A*>(memory);
     A* const grad = on_chip + size;
-    A* const scratch = on_chip + scratch_at;
     A* const targets = on_chip + targets_at;
     [[maybe_unused]] unsigned char* const kinds = memory + kinds_at;  // of every word of theta
     A* const global_slots[] = {SLOT_POINTERS nullptr};
@@ -409,14 +468,22 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     auto slot_at = [&](int j, int, int from) -> A* { return global_slots[j] + k * P + from; };
 #endif
 
-    for (int i = tid; i < n_layers; i += THREADS) layers[i] = places[i];
+    for (int i = tid; i < n_layers; i += THREADS) {
+        layers[i] = places[i];
+        const int n_in = layers[i].n_in, n_out = layers[i].n_out;
+        tilings[0][i] = Tiling::of(chunk, n_out, n_in);
+        tilings[1][i] = Tiling::of(n_in, n_out, chunk);
+        tilings[2][i] = Tiling::of(chunk, n_in, n_out);
+    }
     for (int i = tid; i < used; i += THREADS) on_chip[i] = A(0);
     __syncthreads();
     each_quad(layers, n_layers, [&](int place, int from, int count, [[maybe_unused]] bool weights) {
 #ifdef SLOTS_ON_CHIP
         for (int i = 0; i < TILE; i += WORD) kinds[(place + i) / WORD] = kind_of(min(max(count - i, 0), WORD), weights);
 #endif
-        for (int i = 0; i < count; i++) {
+#pragma unroll
+        for (int i = 0; i < TILE; i++) {
+            if (i >= count) break;
             on_chip[place + i] = theta[from + i];
 #ifdef SLOTS_ON_CHIP
             for (int j = 0; j < Rule::slots; j++) *slot_at(j, place + i, 0) = global_slots[j][k * P + from + i];
@@ -435,6 +502,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     const A survivor_scale = 1.0 / (1.0 - rate_of_dropout);
 #endif
 
+    auto nothing = [](int) { return Quad{}; };
     const int at_once = rows <= chunk ? min(max(THREADS / rows, 1), AHEAD) : 1;  // steps whose rows are looked up
     for (int taking = 0; taking < steps; taking++) {
         const Index step = start + taking, now = k * steps_per_epoch + step;
@@ -442,6 +510,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
         const double shrink = l2 ? l2[k] * (l2_by_batch ? normalizer : 1.0) : 0.0;
         const A l2_of_step = shrink;
         Sums sum = {0, 0, 0, 0};
+        A squares = 0, weights_squares = 0;
         // What takes long and hangs on no other step is done for several steps at once: their scalars by the last warp,
         // their rows by all threads.
         if (taking % AHEAD == 0 && tid >= THREADS - AHEAD && tid - (THREADS - AHEAD) < steps - taking) {
@@ -466,7 +535,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 __syncthreads();
             }
             const int n_0 = layers[0].n_in;
-            A* const input = on_chip + layers[0].input;
+            A* const input = on_chip + whole(layers[0].input);
             constexpr int N = 16 / sizeof(S);
             if (n_0 % N == 0 && aligned(X))
                 take<N>(X, taken + place, input, layers[0].input_row, height, n_0);
@@ -481,45 +550,47 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 const LayerPlace& at = layers[l];
                 const bool hidden = l + 1 < n_layers;
                 const int n = at.n_out, row_length = at.row;
-                const A* const b = on_chip + at.b;
-                A* const a = on_chip + at.a;
-                [[maybe_unused]] A* const z = on_chip + at.z;
+                A* const a = on_chip + whole(at.a);
+                [[maybe_unused]] A* const z = on_chip + whole(at.z);
 #ifdef DROPOUT
                 unsigned char* const mask = memory + at.mask;
                 auto random_at = [&](Index place) { return Philox(place / 4, l, first_step[k] + step, seed); };
 #endif
-                auto finish = [&](int row, int column, int, Quad sums) {
-                    [[maybe_unused]] Quad before;
+                auto finish = [&](int first_row, int i_apart, int column, int, auto& rows_of_sums) {
+                    int to = first_row * row_length + column;
 #ifdef DROPOUT
-                    const Index place = Index(base + row) * n + column;
+                    const Index place = Index(base + first_row) * n + column;
                     Philox random = random_at(place);
 #endif
 #pragma unroll
-                    for (int j = 0; j < TILE; j++) {
-                        const A zj = sums.x[j] + b[column + j];
-                        before.x[j] = zj;
-                        A value = hidden ? Act::f(zj) : zj;
+                    for (Quad& sums : rows_of_sums) {
+                        if constexpr (!Act::from_a)
+                            if (hidden) store(z + whole(to), sums);
+#pragma unroll
+                        for (int j = 0; j < TILE; j++) {
+                            A value = hidden ? Act::f(sums.x[j]) : sums.x[j];
 #ifdef DROPOUT
-                        if (j > 0 && (place + j) % 4 == 0) random = random_at(place + j);
-                        const int word = (place + j) % 4;
-                        const unsigned drawn = word == 0   ? random.word[0]
-                                               : word == 1 ? random.word[1]
-                                               : word == 2 ? random.word[2]
-                                                           : random.word[3];
-                        const bool kept = drawn >= threshold;
-                        if (hidden) {
-                            value *= kept ? survivor_scale : A(0);
-                            mask[row * row_length + column + j] = kept;
-                        }
+                            if (j > 0 && (place + j) % 4 == 0) random = random_at(place + j);
+                            const int word = (place + j) % 4;
+                            const unsigned drawn = word == 0   ? random.word[0]
+                                                   : word == 1 ? random.word[1]
+                                                   : word == 2 ? random.word[2]
+                                                               : random.word[3];
+                            const bool kept = drawn >= threshold;
+                            if (hidden) {
+                                value *= kept ? survivor_scale : A(0);
+                                mask[to + j] = kept;
+                            }
 #endif
-                        sums.x[j] = column + j < n ? value : A(0);
+                            sums.x[j] = column + j < n ? value : A(0);
+                        }
+                        store(a + whole(to), sums);
+                        to += i_apart * row_length;
                     }
-                    store(a + row * row_length + column, sums);
-                    if constexpr (!Act::from_a)
-                        if (hidden) store(z + row * row_length + column, before);
                 };
-                product<true, false>(on_chip + at.input, at.input_row, on_chip + at.W, row_length, height, n, at.n_in,
-                                     scratch, finish);
+                auto biases = [&](int column) { return load<TILE>(on_chip + at.b + column); };
+                product<true, false>(tilings[0][l], on_chip + at.input, at.input_row, on_chip + at.W, row_length,
+                                     at.n_in, biases, finish);
                 __syncthreads();
             }
 
@@ -532,27 +603,35 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 const A* const delta = on_chip + at.a;
                 const bool ends = base + height == rows;  // the gradient, whose norm is summed up
                 const int n = at.n_out, row_length = at.row;
-                auto keep = [&](int row, int column, int, Quad sums) {
-                    const int place = at.W + row * row_length + column;
-                    A* const to = grad + place;
-                    if (base > 0) {
-                        const Quad before = load<TILE>(to);
+                auto keep = [&](int row, int, int column, int, auto& rows_of_sums) {
+                    int place = at.W + row * row_length + column;
 #pragma unroll
-                        for (int j = 0; j < TILE; j++) sums.x[j] += before.x[j];
+                    for (Quad& sums : rows_of_sums) {
+                        A* const to = grad + place;
+                        if (base > 0) {
+                            const Quad before = load<TILE>(to);
+#pragma unroll
+                            for (int j = 0; j < TILE; j++) sums.x[j] += before.x[j];
+                        }
+                        store(to, sums);
+                        if (ends && l2) {
+                            const Quad w = load<TILE>(on_chip + place);
+#pragma unroll
+                            for (int j = 0; j < TILE; j++) sums.x[j] += l2_of_step * w.x[j];
+                            if (penalty) weights_squares += squares_of(w);
+                        }
+                        place += row_length;
                     }
-                    store(to, sums);
                     if (!ends) return;
-                    if (l2) {
-                        const Quad w = load<TILE>(on_chip + place);
 #pragma unroll
-                        for (int j = 0; j < TILE; j++) sums.x[j] += l2_of_step * w.x[j];
-                        if (penalty) sum.weights += squares_of(w);
-                    }
-                    sum.square += squares_of(sums);
+                    for (const Quad& sums : rows_of_sums) squares += squares_of(sums);
                 };
-                product<false, false>(on_chip + at.input, at.input_row, delta, row_length, at.n_in, n, height, scratch, keep);
-                const double of_biases = sum_rows(delta, row_length, height, n, grad + at.b, base == 0);
-                if (ends) sum.square += of_biases;
+                product<false, false>(tilings[1][l], on_chip + at.input, at.input_row, delta, row_length, height,
+                                      nothing, keep);
+                if (l == 0) {
+                    const A of_biases = sum_biases(layers, n_layers, on_chip, grad, height, base == 0);
+                    if (ends) squares += of_biases;
+                }
                 __syncthreads();
                 if (l == 0) break;
                 const LayerPlace& below = layers[l - 1];
@@ -561,27 +640,53 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
 #ifdef DROPOUT
                 const unsigned char* const mask = memory + below.mask;
 #endif
-                auto differentiate = [&](int row, int column, int apart, Quad sums) {
+                auto differentiate = [&](int row, int i_apart, int column, int apart, auto& rows_of_sums) {
+                    constexpr int ROWS = sizeof(rows_of_sums) / sizeof(Quad);
+                    const int place = row * below.row + column, next = i_apart * below.row;
+                    A* const to = a + place;
+                    Quad x[ROWS];
 #pragma unroll
-                    for (int j = 0; j < TILE; j++) {
-                        if (column + j * apart >= below.n_out) break;
-                        const int place = row * below.row + column + j * apart;
-                        A d = sums.x[j], x = Act::from_a ? a[place] : z[place];
+                    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+                        for (int j = 0; j < TILE; j++)
+                            x[i].x[j] = Act::from_a ? to[i * next + j * apart] : z[place + i * next + j * apart];
+#pragma unroll
+                    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+                        for (int j = 0; j < TILE; j++) {
+                            A d = rows_of_sums[i].x[j];
 #ifdef DROPOUT
-                        d *= mask[place] ? survivor_scale : A(0);
-                        if (Act::from_a) x /= survivor_scale;
+                            d *= mask[place + i * next + j * apart] ? survivor_scale : A(0);
+                            if (Act::from_a) x[i].x[j] /= survivor_scale;
 #endif
-                        a[place] = d * Act::derivative(x);
-                    }
+                            d *= Act::derivative(x[i].x[j]);
+                            to[i * next + j * apart] = column + j * apart < below.n_out ? d : A(0);
+                        }
                 };
-                product<true, true>(delta, row_length, on_chip + at.W, row_length, height, at.n_in, n, scratch, differentiate);
+                product<true, true>(tilings[2][l], delta, row_length, on_chip + at.W, row_length, n, nothing,
+                                    differentiate);
                 __syncthreads();
             }
         }
 
         // What step_begin decides.
         const Rule rule = rules[taking % AHEAD];  // before the barrier behind which others may be written
+        sum.square = squares, sum.weights = weights_squares;
         sum = over_block(sum);
+        if (trains && !isfinite(sum.square + sum.weights)) {  // maybe only their squares are too large for A
+            Sums again = {0, 0, 0, 0};
+            each_quad(layers, n_layers, [&](int place, int, int count, bool weights) {
+#pragma unroll 1
+                for (int i = 0; i < count; i++) {
+                    const A w = on_chip[place + i], g = grad[place + i] + (l2 && weights ? l2_of_step * w : A(0));
+                    again.square += double(g) * double(g);
+                    if (weights) again.weights += double(w) * double(w);
+                }
+            });
+            __syncthreads();
+            again = over_block(again);
+            sum.square = again.square, sum.weights = again.weights;
+        }
         if (tid == 0) totals[now] = {sum.value, sum.metric};
         if (!trains) continue;
         if (!(isfinite(sum.square) && isfinite(sum.value))) {
@@ -632,7 +737,9 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     __syncthreads();
     if (changed) {
         each_quad(layers, n_layers, [&](int place, int from, int count, bool) {
-            for (int i = 0; i < count; i++) {
+#pragma unroll
+            for (int i = 0; i < TILE; i++) {
+                if (i >= count) break;
                 theta[from + i] = on_chip[place + i];
 #ifdef SLOTS_ON_CHIP
                 for (int j = 0; j < Rule::slots; j++) global_slots[j][k * P + from + i] = *slot_at(j, place + i, 0);

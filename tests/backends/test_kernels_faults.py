@@ -95,8 +95,8 @@ FAULTS = {
         ("train_on_chip", "column + j < n ? value : A(0)", "value", steps(activation="sigmoid")),
         ("train_on_chip", "int count = min(TILE, n_out - column)", "int count = TILE", steps()),
         ("train_on_chip", "min(max(count - i, 0), WORD)", "min(max(count - i - 1, 0), WORD)", steps()),
-        ("train_on_chip", "inside && i < TILE; i += parts", "inside && i < TILE - 1; i += parts", steps()),
-        ("train_on_chip", "other < parts; other++", "other < parts - 1; other++", steps()),
+        ("train_on_chip", "min(first + by.depth, k)", "min(first + by.depth, k - 1)", steps()),
+        ("train_on_chip", "if (part_bits > 1) add_parts<1>(sum, 8);", "", steps()),
         ("train_on_chip", "min(chunk, rows - base)", "chunk", IN_CHUNKS),
     ],
     "alignment and strides": [
@@ -131,20 +131,19 @@ FAULTS = {
         ("elementwise_loss", f"= x;\n{BARRIER}", "= x;\n", loss("huber", rows=257)),
         ("softmax_cross_entropy", f"= x;\n{BARRIER}", "= x;\n", MANY_CLASSES),
         ("step_begin", "    __syncthreads();\n    __threadfence();", "    __threadfence();", update(inputs=600)),
-        ("train_on_chip", "if (part_bits) __syncthreads();", "", steps()),
         (
             "train_on_chip",
-            "at.n_in,\n                                     scratch, finish);\n                __syncthreads();",
-            "at.n_in,\n                                     scratch, finish);",
+            "biases, finish);\n                __syncthreads();",
+            "biases, finish);",
             steps(),
         ),
         ("train_on_chip", "normalizer, sum);\n            __syncthreads();", "normalizer, sum);", steps()),
         ("train_on_chip", "    __syncthreads();\n    if (changed) {", "    if (changed) {", steps()),
-        ("train_on_chip", "of_biases;\n                __syncthreads();", "of_biases;", TALL),
+        ("train_on_chip", "of_biases;\n                }\n                __syncthreads();", "of_biases;\n                }", TALL),
         (
             "train_on_chip",
-            "scratch, differentiate);\n                __syncthreads();",
-            "scratch, differentiate);",
+            "differentiate);\n                __syncthreads();",
+            "differentiate);",
             steps(),
         ),
         (
@@ -190,7 +189,7 @@ FAULTS = {
         ("train_on_chip", "cursor[0] = start + steps", "cursor[0] = start", steps()),
         ("train_on_chip", "updates[k] = done", "updates[k] = done + 1", steps()),
         ("train_on_chip", "if (!ends) return;", "", IN_CHUNKS),
-        ("train_on_chip", "if (ends) sum.square", "if (false) sum.square", steps()),
+        ("train_on_chip", "if (ends) squares", "if (false) squares", steps()),
     ],
 }
 

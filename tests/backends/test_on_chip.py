@@ -113,7 +113,7 @@ def test_an_inactive_network_stands_still(precision):
     check_on_chip(host_driver(), precision=precision, inactive=True, networks=5)
 
 
-@pytest.mark.parametrize("limit", by_tier((66, 74, 80, 100), lambda limit: limit == 74))
+@pytest.mark.parametrize("limit", by_tier((46, 54, 64, 84), lambda limit: limit == 54))
 @types
 def test_where_little_fits_batches_come_in_chunks_and_slots_stay_outside(precision, limit):
     driver = HostDriver(host_driver().toolchain.folder)
@@ -124,7 +124,7 @@ def test_where_little_fits_batches_come_in_chunks_and_slots_stay_outside(precisi
 
 
 def test_those_cases_have_chunks_and_slots_outside():
-    found = [placed((33, 31, 20, 5), 100, limit << 10, keeps_z=True, dropout=True) for limit in (66, 74, 80, 100)]
+    found = [placed((33, 31, 20, 5), 100, limit << 10, keeps_z=True, dropout=True) for limit in (46, 54, 64, 84)]
     assert {place.slots_on_chip for place in found} == {True, False} and min(place.chunk for place in found) < 100
 
 
@@ -189,6 +189,17 @@ def test_a_network_that_diverges_in_a_launch_stands_still_and_the_others_go_on(p
     np.testing.assert_array_equal(left["theta"][[0, 2]], quiet["theta"][[0, 2]])
 
 
+def test_a_gradient_whose_squares_overflow_is_no_divergence():
+    rng = np.random.default_rng(0)
+    X, y = np.rint(rng.uniform(-9, 9, (8, 6))) * 1e20, rng.integers(0, 3, 8)
+    trained = []
+    for device in (CudaBackend(host_driver(), "float32"), ReferenceBackend("float64")):
+        net = MLP([6, 3], device=device)
+        train(net, X, y, optimizer="sgd", learning_rate=0.1, max_grad_norm=1.0, batch_size=8, epochs=1)
+        trained.append(host(net.theta))
+    np.testing.assert_allclose(*trained, rtol=1e-5, atol=1e-6)
+
+
 def test_divergence_is_reported_with_its_step_and_layer():
     net = MLP([9, 31, 5], "identity", "half_squared_error", device=CudaBackend(host_driver(), "float32"))
     rng = np.random.default_rng(0)
@@ -236,7 +247,7 @@ def test_nothing_overlaps_and_all_of_it_fits(limit, itemsize):
 def _assert_apart(place: Placement, itemsize: int, slots: int, limit: int, **kinds: bool) -> None:
     """Every matrix has its rows, up to multiples of 4, for itself, and begins at a multiple of 16 bytes."""
     copies = 2 + slots * place.slots_on_chip
-    regions = [(place.scratch_at, 16 * THREADS)]
+    regions = []
     for n_in, n_out, _, _, W, b, read, input_row, a, row, z, mask in place.table.tolist():
         assert row >= n_out and row * itemsize // 16 % 2 == 1 and row == row_length(n_out, itemsize)
         regions += [(W + copy * place.size, -(-n_in // 4) * 4 * row) for copy in range(copies)]

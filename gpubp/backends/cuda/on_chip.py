@@ -19,8 +19,7 @@ from gpubp.backends.shuffle import ROUNDS
 from gpubp.optimizers import Optimizer
 
 THREADS, TILE, MOST_LAYERS = 256, 4, 16  # as kernels/train_on_chip.cu has them
-SCRATCH = THREADS * TILE * TILE  # elements in which the parts of a product meet
-STATIC = 6656  # bytes of shared memory beside what is sized here, but for the rule's scalars
+STATIC = 7168  # bytes of shared memory beside what is sized here, but for the rule's scalars
 AHEAD = 32  # steps whose scalars are there at once
 FEWEST_ROWS = 16  # of a batch at once, or the whole batch: with fewer, a product keeps few threads busy
 # Multiplications of a step's products above which a network is left to the whole device. As measured on an H200, a step
@@ -42,8 +41,8 @@ class Placement:
         A `LayerPlace` of kernels/train_on_chip.cu for each layer.
     size : int
         Elements of θ there, and of all that is laid out as it is.
-    scratch_at, targets_at, used : int
-        In elements: where sums of products meet, where targets lie, and how many there are in all.
+    targets_at, used : int
+        In elements: where targets lie, and how many there are in all.
     kinds_at : int
         In bytes: where a byte for each 16 bytes of θ lies, on what they are; 0 where the slots are not there.
     chunk : int
@@ -55,7 +54,6 @@ class Placement:
 
     table: NDArray[np.int32]
     size: int
-    scratch_at: int
     targets_at: int
     kinds_at: int
     used: int
@@ -133,7 +131,6 @@ def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) ->
     parameters = [(room(_up(n_in) * row_length(n_out, itemsize)), room(n_out)) for n_in, n_out in matrices.shapes]
     size = taken
     taken *= copies
-    scratch_at = room(SCRATCH)
     input_row = row_length(matrices.shapes[0][0], itemsize)
     read, table = room(chunk * input_row), []
     for l, ((n_in, n_out), starts, place) in enumerate(zip(matrices.shapes, matrices.starts, parameters, strict=True)):
@@ -150,7 +147,6 @@ def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) ->
     return Placement(
         table=np.array(table, np.int32),
         size=size,
-        scratch_at=scratch_at,
         targets_at=targets_at,
         kinds_at=kinds_at,
         used=taken,
@@ -219,7 +215,7 @@ class OnChipSteps:
         data, epoch, state = training.data, training.epoch, training.optimizer
         self.driver.join()
         args: tuple[Any, ...] = (training.theta, self.places, np.int32(len(place.table)), np.int32(place.size))
-        args += tuple(map(np.int32, (place.scratch_at, place.targets_at, place.kinds_at, place.used)))
+        args += tuple(map(np.int32, (place.targets_at, place.kinds_at, place.used)))
         args += tuple(map(np.int32, (place.chunk, rows, steps)))
         sources = (data.X, data.y, data.weight, epoch.order, epoch.keys, epoch.counts)
         args += (*sources, *map(stride_of, sources), np.int64(epoch.period), np.int32(epoch.batch_size), epoch.cursor)
