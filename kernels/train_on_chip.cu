@@ -283,7 +283,32 @@ __device__ __forceinline__ A sum_biases(const LayerPlace* layers, int n_layers, 
     return squares;
 }
 
-// The rows that are taken of a source (m, columns), into shared memory.
+// From the device's memory into shared memory. With equal types of 16 bytes the thread goes on before they are there:
+// until wait_for_rows().
+template <int N, class From, class To>
+__device__ __forceinline__ void bring(const From* from, To* to) {
+    constexpr int PUT = N % TILE == 0 ? TILE : 1;
+    const Pack<From, N> pack = load<N>(from);
+#pragma unroll
+    for (int i = 0; i < N; i += PUT) {
+        Pack<To, PUT> put;
+#pragma unroll
+        for (int j = 0; j < PUT; j++) put.x[j] = convert<To>(pack.x[i + j]);
+        store(to + i, put);
+    }
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <>
+__device__ __forceinline__ void bring<WORD, A, A>(const A* from, A* to) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
+}
+__device__ __forceinline__ void wait_for_rows() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#else
+__device__ __forceinline__ void wait_for_rows() {}
+#endif
+
+// The rows that are taken of a source (m, columns), into shared memory; there after wait_for_rows().
 template <int N, class From, class To>
 __device__ __forceinline__ void take(const From* __restrict__ source, const Index* taken, To* out, int row_length, int height,
                                      int columns) {
@@ -291,15 +316,8 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
     for (int column = lane; column < columns; column += N << bits) {
 #pragma unroll 4
         for (int row = threadIdx.x >> bits; row < height; row += THREADS >> bits) {
-            const Pack<From, N> pack = load<N>(source + taken[row] * columns + column);
-            constexpr int PUT = N % TILE == 0 ? TILE : 1;
-#pragma unroll
-            for (int i = 0; i < N; i += PUT) {
-                Pack<To, PUT> put;
-#pragma unroll
-                for (int j = 0; j < PUT; j++) put.x[j] = convert<To>(pack.x[i + j]);
-                store(out + (PUT == 1 ? row * row_length + column + i : whole(row * row_length + column + i)), put);
-            }
+            const int to = row * row_length + column;
+            bring<N>(source + taken[row] * columns + column, out + (N % WORD ? to : whole(to)));
         }
     }
 }
@@ -309,7 +327,7 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
 // BP1 of the rows of a chunk: logits become delta. Adds to the sums of value and metric. What each branch computes is in
 // softmax_cross_entropy.cu and elementwise_loss.cu.
 __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int height, int n, const A* targets,
-                                             const int* classes, const double* row_weights, A s, double scale, Sums& mine) {
+                                             const int* classes, const double* row_weights, A s, double scale, Totals& mine) {
     const int lane = threadIdx.x % LANES;
     for (int lowest = 0; lowest < height; lowest += THREADS / LANES) {  // of all threads alike: they meet in shuffles
         const int row = lowest + threadIdx.x / LANES;
@@ -321,11 +339,23 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #ifndef CLASSES
         const A* given = targets + row * row_length;
 #endif
+        auto each = [&](auto visit) {  // of the thread's columns; few are gone through side by side
+            if (n <= 2 * LANES) {
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (first + i * LANES < n) visit(first + i * LANES);
+            } else {
+#pragma unroll 1
+                for (int j = first; j < n; j += LANES) visit(j);
+            }
+        };
 #ifdef SOFTMAX_CROSS_ENTROPY
         A largest = least();
         int predicted = n;
-        for (int j = first; j < n; j += LANES)
-            if (z[j] > largest) largest = z[j], predicted = j;
+        each([&](int j) {
+            const bool larger = z[j] > largest;
+            predicted = larger ? j : predicted, largest = larger ? z[j] : largest;
+        });
         const A top = over_lanes<LANES>(largest, Max());
         predicted = over_lanes<LANES>(largest == top ? predicted : n, Min());
 #ifdef CLASSES
@@ -333,8 +363,9 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #else
         A truest = least();
         int truth = n;
-        for (int j = first; j < n; j += LANES)
+        each([&](int j) {
             if (given[j] > truest) truest = given[j], truth = j;
+        });
         const A best = over_lanes<LANES>(truest, Max());
         truth = over_lanes<LANES>(truest == best ? truth : n, Min());
 #endif
@@ -347,15 +378,15 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
             return (A(1) - s) * yj + s / A(n);
         };
         A others = 0, aim = 0;  // but for the largest, whose exponential is 1
-        for (int j = first; j < n; j += LANES) {
+        each([&](int j) {
             const A shifted = z[j] - top, t = target(j);
             others += j == predicted ? A(0) : exp(shifted);
             aim += t == A(0) ? A(0) : t * shifted;
-        }
+        });
         others = over_lanes<LANES>(others, Add());
         aim = over_lanes<LANES>(aim, Add());
         const A total = others + A(1);
-        for (int j = first; j < n; j += LANES) z[j] = (exp(z[j] - top) / total - target(j)) * factor;
+        each([&](int j) { z[j] = (exp(z[j] - top) / total - target(j)) * factor; });
         if (there && lane == 0) {
             mine.value += w * (log1p(others) - aim);
             mine.metric += predicted == truth ? w : 0.0;
@@ -363,21 +394,21 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #else
 #if LINK == 2
         A top = least(), total = 0, mean = 0;
-        for (int j = first; j < n; j += LANES) top = Max()(top, z[j]);
+        each([&](int j) { top = Max()(top, z[j]); });
         top = over_lanes<LANES>(top, Max());
-        for (int j = first; j < n; j += LANES) total += exp(z[j] - top);
+        each([&](int j) { total += exp(z[j] - top); });
         total = over_lanes<LANES>(total, Add());
         auto output = [&](A zj) { return exp(zj - top) / total; };
-        for (int j = first; j < n; j += LANES) {
+        each([&](int j) {
             const A a = output(z[j]);
             mean += a * Loss::delta(a, given[j], s, j);
-        }
+        });
         mean = over_lanes<LANES>(mean, Add());
 #else
         [[maybe_unused]] auto output = [](A zj) { return Out::f(zj); };
 #endif
         double value = 0, metric = 0;
-        for (int j = first; j < n; j += LANES) {
+        each([&](int j) {
             const A zj = z[j], yj = given[j];
 #if LINK == 0
             value += Loss::value(zj, yj, s, j);
@@ -398,7 +429,7 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
             metric += error * error;
 #endif
             z[j] = delta * factor;
-        }
+        });
         value = over_lanes<LANES>(value, Add());
         metric = over_lanes<LANES>(metric, Add());
         if (there && lane == 0) mine.value += w * value, mine.metric += w * (metric / n);
@@ -407,13 +438,13 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 }
 
 // The sums over all threads; each gets the same bits. A barrier lies before the next call.
-__device__ __forceinline__ Sums over_block(Sums sum) {
-    __shared__ Sums warps[THREADS / 32];
-    auto add = [](double& x) { x = over_lanes<32>(x, Add()); };
-    add(sum.value), add(sum.metric), add(sum.square), add(sum.weights);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+template <class V>
+__device__ __forceinline__ Sums over_block(double value, double metric, V square, V weights, Sums* warps) {
+    value = over_lanes<32>(value, Add()), metric = over_lanes<32>(metric, Add());
+    square = over_lanes<32>(square, Add()), weights = over_lanes<32>(weights, Add());
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = {value, metric, double(square), double(weights)};
     __syncthreads();
-    sum = warps[0];
+    Sums sum = warps[0];
 #pragma unroll
     for (int warp = 1; warp < THREADS / 32; warp++) {
         const Sums& other = warps[warp];
@@ -428,9 +459,9 @@ __device__ __forceinline__ Sums over_block(Sums sum) {
 extern "C" __global__ void
 train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int n_layers, int size, int targets_at,
               int kinds_at, int used, int chunk, int rows, int steps, const S* __restrict__ X, const Y* __restrict__ y,
-              const double* __restrict__ weight, const Index* __restrict__ order,
-              const unsigned* __restrict__ keys, const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride, Index order_stride,
-              Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
+              const double* __restrict__ weight, const Index* __restrict__ order, const unsigned* __restrict__ keys,
+              const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride,
+              Index order_stride, Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
               const Index* __restrict__ first_step, const double* __restrict__ normalizers,
               const double* __restrict__ learning_rates, Totals* totals, Index steps_per_epoch,
               const double* __restrict__ smoothing, bool* active, Index* fault_step, Index* updates,
@@ -447,6 +478,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     __shared__ double row_weights[MOST_ROWS];
     __shared__ int classes[MOST_ROWS];
     __shared__ Rule rules[AHEAD];
+    __shared__ Sums warps[THREADS / 32];
     __shared__ Tiling tilings[3][MOST_LAYERS];  // of each layer's products: forward, of its weights' gradient, backward
     const Index k = blockIdx.x, start = cursor[0];
     const int tid = threadIdx.x;
@@ -504,12 +536,26 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
 
     auto nothing = [](int) { return Quad{}; };
     const int at_once = rows <= chunk ? min(max(THREADS / rows, 1), AHEAD) : 1;  // steps whose rows are looked up
+    // The rows that are looked up from `place` on, and their targets.
+    auto take_rows = [&](int place, int height) {
+        const int n_0 = layers[0].n_in, input_row = layers[0].input_row;
+        A* const input = on_chip + whole(layers[0].input);
+        constexpr int N = 16 / sizeof(S);
+        if (n_0 % N == 0 && aligned(X))
+            take<N>(X, taken + place, input, input_row, height, n_0);
+        else
+            take<1>(X, taken + place, input, input_row, height, n_0);
+#ifndef CLASSES
+        take<1>(y, taken + place, targets, top->row, height, top->n_out);
+#endif
+    };
+    bool brought = false;
     for (int taking = 0; taking < steps; taking++) {
         const Index step = start + taking, now = k * steps_per_epoch + step;
         const double normalizer = normalizers[now], rate = learning_rates[now];
         const double shrink = l2 ? l2[k] * (l2_by_batch ? normalizer : 1.0) : 0.0;
         const A l2_of_step = shrink;
-        Sums sum = {0, 0, 0, 0};
+        Totals mine = {0, 0};
         A squares = 0, weights_squares = 0;
         // What takes long and hangs on no other step is done for several steps at once: their scalars by the last warp,
         // their rows by all threads.
@@ -534,16 +580,8 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 }
                 __syncthreads();
             }
-            const int n_0 = layers[0].n_in;
-            A* const input = on_chip + whole(layers[0].input);
-            constexpr int N = 16 / sizeof(S);
-            if (n_0 % N == 0 && aligned(X))
-                take<N>(X, taken + place, input, layers[0].input_row, height, n_0);
-            else
-                take<1>(X, taken + place, input, layers[0].input_row, height, n_0);
-#ifndef CLASSES
-            take<1>(y, taken + place, targets, top->row, height, top->n_out);
-#endif
+            if (!brought) take_rows(place, height);
+            wait_for_rows();
             __syncthreads();
 
             for (int l = 0; l < n_layers; l++) {  // forward
@@ -595,7 +633,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
             }
 
             loss_of_rows(on_chip + top->a, top->row, height, top->n_out, targets, classes + place, row_weights + place, s,
-                         normalizer, sum);
+                         normalizer, mine);
             __syncthreads();
 
             for (int l = n_layers - 1; trains && l >= 0; l--) {  // backward; delta lies where a was
@@ -669,23 +707,25 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
             }
         }
 
+        const int next = (taking + 1) % at_once;
+        brought = next > 0 && taking + 1 < steps;  // the next step's rows, meanwhile
+        if (brought) take_rows(next * rows, rows);
+
         // What step_begin decides.
         const Rule rule = rules[taking % AHEAD];  // before the barrier behind which others may be written
-        sum.square = squares, sum.weights = weights_squares;
-        sum = over_block(sum);
+        Sums sum = over_block(mine.value, mine.metric, squares, weights_squares, warps);
         if (trains && !isfinite(sum.square + sum.weights)) {  // maybe only their squares are too large for A
-            Sums again = {0, 0, 0, 0};
+            double square_again = 0, weights_again = 0;
             each_quad(layers, n_layers, [&](int place, int, int count, bool weights) {
 #pragma unroll 1
                 for (int i = 0; i < count; i++) {
                     const A w = on_chip[place + i], g = grad[place + i] + (l2 && weights ? l2_of_step * w : A(0));
-                    again.square += double(g) * double(g);
-                    if (weights) again.weights += double(w) * double(w);
+                    square_again += double(g) * double(g);
+                    if (weights) weights_again += double(w) * double(w);
                 }
             });
             __syncthreads();
-            again = over_block(again);
-            sum.square = again.square, sum.weights = again.weights;
+            sum = over_block(mine.value, mine.metric, square_again, weights_again, warps);
         }
         if (tid == 0) totals[now] = {sum.value, sum.metric};
         if (!trains) continue;
