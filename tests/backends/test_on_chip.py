@@ -13,7 +13,7 @@ from gpubp import MLP, DivergenceError, train
 from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backends.cuda import on_chip
 from gpubp.backends.cuda.backend import CudaBackend
-from gpubp.backends.cuda.on_chip import STATIC, THREADS, Matrices, Placement, placement, row_length
+from gpubp.backends.cuda.on_chip import STATIC, Matrices, Placement, placement, row_length
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.layout import Layout
@@ -85,6 +85,24 @@ def test_steps_are_those_of_the_reference_for_any_shape(case):
 @types
 def test_a_step_is_that_of_the_reference(precision, optimizer):
     check_on_chip(host_driver(), precision=precision, optimizer=optimizer, batch=28, networks=5)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("networks", by_tier((1, 5), lambda networks: networks == 5))
+def test_coarser_precisions_are_trained_in_float32(precision, networks):
+    check_on_chip(host_driver(), precision=precision, networks=networks)
+
+
+def test_what_reads_a_copy_of_the_parameters_in_16_bits_reads_the_trained_ones():
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(-1, 1, (60, 9)).astype(np.float32), rng.integers(0, 5, 60)
+    left = []
+    for precision in ("bfloat16", "float32"):
+        net = MLP([9, 31, 5], "silu", device=CudaBackend(host_driver(), precision), seed=1)
+        history = train(net, X[:40], y[:40], validation_data=(X[40:], y[40:]), batch_size=8, epochs=2)
+        left.append((history.validation_loss, host(net.forward(X))))
+    np.testing.assert_allclose(left[0][0], left[1][0], rtol=2e-2)
+    np.testing.assert_allclose(left[0][1], left[1][1], atol=1e-2)
 
 
 @pytest.mark.parametrize("case", some(SOURCES))
@@ -274,7 +292,9 @@ def test_the_way_is_a_function_of_network_batch_type_and_device(monkeypatch):
     backend = CudaBackend(host_driver(), "float32")
     assert way(backend) == "on-chip" and way(backend, networks=5) == "on-chip"
     assert way(backend, activation=["tanh", "relu"]) == "graph", "one activation for all hidden layers"
-    assert way(CudaBackend(host_driver(), "tf32")) == "graph"
+    for precision in ("tf32", "bfloat16"):
+        assert way(CudaBackend(host_driver(), precision)) == "on-chip"
+    assert way(CudaBackend(host_driver(), "float16")) == "graph", "it has a loss scale"
     unfused = replace(get_activation("tanh"), name="mine", scalar_f=None)
     assert way(backend, activation=unfused) == "graph"
     monkeypatch.setenv("GPUBP_ON_CHIP", "0")

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from gpubp._typing import Array
 from gpubp.activations import Activation, identity
-from gpubp.backends.cuda.driver import Driver
-from gpubp.backends.cuda.unfused import stride_of
+from gpubp.backends.cuda.unfused import UnfusedBackend, stride_of
 from gpubp.backends.records import TrainingArrays
 from gpubp.backends.shuffle import ROUNDS
 from gpubp.optimizers import Optimizer
@@ -166,9 +165,10 @@ class OnChipSteps:
 
     Parameters
     ----------
-    driver : Driver
+    backend : UnfusedBackend
+        The CUDA backend.
     launch : callable
-        ``launch(kernel, grid, args, defines, shared, **records)``, the backend's.
+        ``launch(kernel, grid, args, defines, shared, storage, **records)``, the backend's.
     arrived : (n,) array
         A counter of blocks, zero between launches.
     training : TrainingArrays
@@ -179,16 +179,16 @@ class OnChipSteps:
 
     def __init__(
         self,
-        driver: Driver,
+        backend: UnfusedBackend,
         launch: Callable[..., None],
         arrived: Array,
         training: TrainingArrays,
         placement: Placement,
         loss_formulas: dict[str, Any],
     ) -> None:
-        self.driver, self.launch, self.arrived = driver, launch, arrived
+        self.backend, self.launch, self.arrived = backend, launch, arrived
         self.training, self.placement = training, placement
-        self.places = driver.to_device(placement.table)
+        self.places = backend.driver.to_device(placement.table)
         defines, data, hidden = dict(loss_formulas["defines"]), training.data, training.activations[:-1]
         self.records = {name: record for name, record in loss_formulas.items() if name != "defines"}
         self.records |= {"activation": hidden[0] if hidden else NO_HIDDEN_LAYER, "rule": training.optimizer.rule}
@@ -202,18 +202,20 @@ class OnChipSteps:
     def run(self, count: int, rows: int) -> None:
         """Take `count` steps of `rows` rows."""
         networks = len(self.training.theta)
-        waves = -(-networks // self.driver.multiprocessors)
+        waves = -(-networks // self.backend.driver.multiprocessors)
         a_step = 3 * rows * sum(map(prod, self.training.shapes)) + BESIDE_PRODUCTS
         most = max(1, int(MOST_IN_A_LAUNCH // (waves * a_step)))
         while count > 0:
             steps = min(count, most)
             self._launch(steps, rows)
             count -= steps
+        if self.training.optimizer.operands is not None:
+            self.backend.cast(self.training.theta, self.training.optimizer.operands)
 
     def _launch(self, steps: int, rows: int) -> None:
         training, place = self.training, self.placement
         data, epoch, state = training.data, training.epoch, training.optimizer
-        self.driver.join()
+        self.backend.driver.join()
         args: tuple[Any, ...] = (training.theta, self.places, np.int32(len(place.table)), np.int32(place.size))
         args += tuple(map(np.int32, (place.targets_at, place.kinds_at, place.used)))
         args += tuple(map(np.int32, (place.chunk, rows, steps)))
@@ -229,7 +231,8 @@ class OnChipSteps:
         args += tuple(state.options[name] for name in state.rule.options)
         args += state.slots
         grid = (len(training.theta), 1, 1)
-        self.launch("train_on_chip", grid, args, defines=self.defines, shared=place.nbytes, **self.records)
+        T = self.backend.dtype.name
+        self.launch("train_on_chip", grid, args, defines=self.defines, shared=place.nbytes, storage=T, **self.records)
 
 
 def rule_bytes(rule: Optimizer, itemsize: int) -> int:
