@@ -62,7 +62,7 @@ struct alignas(16) Tiling {
     static __device__ Tiling of(int m, int n, int k) {
         const int high = (m + TILE - 1) / TILE, wide = (n + TILE - 1) / TILE;
         const int wide_bits = bits_for(wide), tile_bits = wide_bits + bits_for(high);
-        const int most = min(bits_for(THREADS) - tile_bits, bits_for(k) - bits_for(2 * TILE));
+        const int most = min(bits_for(THREADS) - tile_bits, bits_for(k) - bits_for(4 * TILE));
         const int part_bits = max(0, min(most, MOST_PART_BITS)), parts = 1 << part_bits;
         const int depth = (((k + parts - 1) >> part_bits) + TILE - 1) / TILE * TILE;
         return {short(high), short(wide), short(wide_bits), short(tile_bits), short(part_bits), short(depth)};
@@ -502,10 +502,10 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
 
     for (int i = tid; i < n_layers; i += THREADS) {
         layers[i] = places[i];
-        const int n_in = layers[i].n_in, n_out = layers[i].n_out;
-        tilings[0][i] = Tiling::of(chunk, n_out, n_in);
-        tilings[1][i] = Tiling::of(n_in, n_out, chunk);
-        tilings[2][i] = Tiling::of(chunk, n_in, n_out);
+        const int n_in = layers[i].n_in, n_out = layers[i].n_out, most = min(chunk, rows);  // rows at once
+        tilings[0][i] = Tiling::of(most, n_out, n_in);
+        tilings[1][i] = Tiling::of(n_in, n_out, most);
+        tilings[2][i] = Tiling::of(most, n_in, n_out);
     }
     for (int i = tid; i < used; i += THREADS) on_chip[i] = A(0);
     __syncthreads();
