@@ -16,6 +16,9 @@ constexpr int MOST_LAYERS = 16;
 constexpr int MOST_ROWS = THREADS;  // of a chunk
 constexpr int LANES = 8;            // threads that share a row of the loss
 constexpr int AHEAD = 32;           // steps whose scalars are computed at once, by a thread each
+constexpr int WORD = 16 / sizeof(A);
+constexpr int MOST_PART_BITS = 3;   // a product's tile is shared by 8 threads at most
+constexpr int AT_A_TIME = 2;        // words whose parameters a thread updates at once
 
 using Quad = Pack<A, TILE>;
 
@@ -42,48 +45,98 @@ __device__ __forceinline__ V over_lanes(V x, Combine combine) {
     return x;
 }
 
+// An index that is a multiple of a word, which the compiler learns so: else it stores one element at a time.
+__device__ __forceinline__ int whole(int index) { return index & -WORD; }
+
 // 2^bits is the least power that is n at least.
 __device__ __forceinline__ int bits_for(int n) { return n > 1 ? 32 - __clz(n - 1) : 0; }
 
 // -- products ------------------------------------------------------------------------------------------
 
-// Sums over k of a(i, k) b(k, j), for i < m and j < n. Where A_ALONG_K, a(i, k) is a[i * a_row + k], else
-// a[k * a_row + i]; where B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. finish(i, j, apart, sums) is
-// called with the sums of (i, j), (i, j + apart), ...; columns from n on are to be left alone.
-//
-// Where a product has fewer tiles than there are threads, several threads share a tile, each with a part of the terms.
-// Their sums meet in scratch, behind a barrier, and are added up in the parts' order. What finish writes, the product
-// must not read.
-template <bool A_ALONG_K, bool B_ALONG_K, class Finish>
-__device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b_row, int m, int n, int k, A* scratch,
-                                        Finish finish) {
-    const int high = (m + TILE - 1) / TILE, wide = (n + TILE - 1) / TILE;  // tiles along both sides
-    const int wide_bits = bits_for(wide), tile_bits = wide_bits + bits_for(high), tiles = 1 << tile_bits;
-    const int part_bits = max(0, min(bits_for(THREADS) - tile_bits, bits_for(k) - bits_for(2 * TILE)));
-    const int parts = 1 << part_bits, depth = (((k + parts - 1) >> part_bits) + TILE - 1) / TILE * TILE;
-    const int part = part_bits ? int(threadIdx.x) >> tile_bits : 0;
-    const int first = part * depth, last = min(first + depth, k);
-    const int apart = B_ALONG_K ? wide : 1;
-    for (int t = part_bits ? int(threadIdx.x) & (tiles - 1) : int(threadIdx.x); t < tiles; t += THREADS) {
-        int tile_j = t & ((1 << wide_bits) - 1), tile_i = t >> wide_bits;
-        if (wide_bits > 3 && tile_bits >= wide_bits + 2) {  // a warp has 4 x 8 tiles: then it reads the fewest words
-            tile_j = (t & 7) | (t >> 5 << 3 & ((1 << wide_bits) - 1));
-            tile_i = (t >> 3 & 3) | t >> (wide_bits + 2) << 2;
+// How a product of (m, k) by (k, n) is shared out. Where it has fewer tiles than there are threads, the threads of a warp
+// whose numbers differ in the upper part_bits share a tile, each with `depth` of the terms.
+struct alignas(16) Tiling {
+    short high, wide;  // tiles along both sides
+    short wide_bits, tile_bits, part_bits, depth;
+
+    static __device__ Tiling of(int m, int n, int k) {
+        const int high = (m + TILE - 1) / TILE, wide = (n + TILE - 1) / TILE;
+        const int wide_bits = bits_for(wide), tile_bits = wide_bits + bits_for(high);
+        const int most = min(bits_for(THREADS) - tile_bits, bits_for(k) - bits_for(4 * TILE));
+        const int part_bits = max(0, min(most, MOST_PART_BITS)), parts = 1 << part_bits;
+        const int depth = (((k + parts - 1) >> part_bits) + TILE - 1) / TILE * TILE;
+        return {short(high), short(wide), short(wide_bits), short(tile_bits), short(part_bits), short(depth)};
+    }
+};
+
+// Two threads whose numbers differ by `offset` add up their sums, and each keeps one half of the rows.
+template <int HALF>
+__device__ __forceinline__ void add_parts(A (&sum)[TILE][TILE], int offset) {
+    const bool upper = threadIdx.x & offset;
+#pragma unroll
+    for (int i = 0; i < HALF; i++)
+#pragma unroll
+        for (int j = 0; j < TILE; j++) {
+            const A mine = upper ? sum[i + HALF][j] : sum[i][j], others = upper ? sum[i][j] : sum[i + HALF][j];
+            sum[i][j] = mine + __shfl_xor_sync(0xffffffffu, others, offset);
         }
-        const bool inside = tile_i < high && tile_j < wide && part < parts;
+}
+
+template <int ROWS, class Finish>
+__device__ __forceinline__ void finish_rows(const A (&sum)[TILE][TILE], int row, int i_apart, int column, int apart,
+                                            Finish finish) {
+    Quad sums[ROWS];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+        for (int j = 0; j < TILE; j++) sums[i].x[j] = sum[i][j];
+    finish(row, i_apart, column, apart, sums);
+}
+
+// Sums over k of a(i, k) b(k, j), and start(j) added. Where A_ALONG_K, a(i, k) is a[i * a_row + k], else a[k * a_row + i];
+// where B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. finish(i, i_apart, j, apart, sums) is called with
+// an array of Quads, the sums of row i, i + i_apart, ... and in each those of column j, j + apart, ..., up to multiples of
+// 4: columns beyond n are to be left zero. What it writes, the product must not read.
+template <bool A_ALONG_K, bool B_ALONG_K, class Start, class Finish>
+__device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_row, const A* b, int b_row, int k,
+                                        Start start, Finish finish) {
+    const Tiling by = tiling;
+    const int high = by.high, wide = by.wide, wide_bits = by.wide_bits, part_bits = by.part_bits;
+    const int lane_bits = 5 - part_bits, part = int(threadIdx.x % 32) >> lane_bits;
+    const int first = part * by.depth, last = min(first + by.depth, k);
+    const bool by_squares = wide_bits >= 2 && by.tile_bits >= wide_bits + 2;
+    const int apart = B_ALONG_K ? wide : 1, i_apart = A_ALONG_K ? high : 1;
+    const int mine = (threadIdx.x >> 5 << lane_bits) | (threadIdx.x & ((1 << lane_bits) - 1));
+    for (int others = 0; others < 1 << by.tile_bits; others += THREADS >> part_bits) {
+        const int t = others + mine;
+        int tile_j = t & ((1 << wide_bits) - 1), tile_i = t >> wide_bits;
+        // Half a warp has 4 x 4 tiles where that can be, and threads 2k and 2k + 1 the same column of them: then an
+        // access to 16 bytes each takes 2 turns of the memory and not 4.
+        if (by_squares) {
+            tile_j = (t >> 1 & 1) | (t >> 2 & 2) | (t >> 4 << 2 & ((1 << wide_bits) - 1));
+            tile_i = (t & 1) | (t >> 1 & 2) | t >> (wide_bits + 2) << 2;
+        }
+        const bool inside = tile_i < high && tile_j < wide;
         // Along k, a thread's rows are far apart, so that neighbouring threads have neighbouring rows.
-        const int i_0 = A_ALONG_K ? tile_i : TILE * tile_i, i_apart = A_ALONG_K ? high : 1;
-        const int j_0 = B_ALONG_K ? tile_j : TILE * tile_j;
+        const int i_0 = A_ALONG_K ? tile_i : TILE * tile_i, j_0 = B_ALONG_K ? tile_j : TILE * tile_j;
         A sum[TILE][TILE] = {};
         if (inside) {
+            const Quad from = start(j_0);
+#pragma unroll
+            for (int i = 0; i < TILE; i++)
+#pragma unroll
+                for (int j = 0; j < TILE; j++) sum[i][j] = part == 0 ? from.x[j] : A(0);
             if constexpr (A_ALONG_K) {
-                for (int at = first; at < last; at += TILE) {
+                const A *at_a = a + i_0 * a_row + first, *at_b = B_ALONG_K ? b + j_0 * b_row + first : b + first * b_row + j_0;
+                const int next_a = i_apart * a_row, next_b = B_ALONG_K ? apart * b_row : b_row;
+#pragma unroll 1
+                for (int left = last - first; left > 0; left -= TILE) {
                     Quad x[TILE], y[TILE];
 #pragma unroll
-                    for (int i = 0; i < TILE; i++) x[i] = load<TILE>(a + (i_0 + i * i_apart) * a_row + at);
+                    for (int i = 0; i < TILE; i++) x[i] = load<TILE>(at_a + i * next_a);
 #pragma unroll
-                    for (int j = 0; j < TILE; j++)
-                        y[j] = load<TILE>(B_ALONG_K ? b + (j_0 + j * apart) * b_row + at : b + (at + j) * b_row + j_0);
+                    for (int j = 0; j < TILE; j++) y[j] = load<TILE>(at_b + j * next_b);
+                    at_a += TILE, at_b += B_ALONG_K ? TILE : TILE * b_row;
 #pragma unroll
                     for (int step = 0; step < TILE; step++)
 #pragma unroll
@@ -93,9 +146,11 @@ __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b
                                 sum[i][j] += x[i].x[step] * (B_ALONG_K ? y[j].x[step] : y[step].x[j]);
                 }
             } else {
-#pragma unroll 4
-                for (int at = first; at < last; at++) {
-                    const Quad x = load<TILE>(a + at * a_row + i_0), y = load<TILE>(b + at * b_row + j_0);
+                const A *at_a = a + first * a_row + i_0, *at_b = b + first * b_row + j_0;
+#pragma unroll 8
+                for (int left = last - first; left > 0; left--) {
+                    const Quad x = load<TILE>(at_a), y = load<TILE>(at_b);
+                    at_a += a_row, at_b += b_row;
 #pragma unroll
                     for (int i = 0; i < TILE; i++)
 #pragma unroll
@@ -103,63 +158,38 @@ __device__ __forceinline__ void product(const A* a, int a_row, const A* b, int b
                 }
             }
         }
-        // By way of scratch also where each thread keeps its own, since registers cannot be looped over.
-        if (inside) {
+        if (part_bits > 0) add_parts<2>(sum, 16);
+        if (part_bits > 1) add_parts<1>(sum, 8);
+        if (part_bits > 2)
 #pragma unroll
-            for (int i = 0; i < TILE; i++) {
-                Quad sums;
-#pragma unroll
-                for (int j = 0; j < TILE; j++) sums.x[j] = sum[i][j];
-                store(scratch + (i * THREADS + threadIdx.x) * TILE, sums);
-            }
-        }
-        if (part_bits) __syncthreads();
-        const int first_part = part_bits ? t : int(threadIdx.x);  // the thread that has the tile's first part
+            for (int j = 0; j < TILE; j++) sum[0][j] += __shfl_xor_sync(0xffffffffu, sum[0][j], 4);
+        if (!inside || (part_bits > 2 && part % 2)) continue;
+        const int row = i_0 + (part << 2 >> part_bits) * i_apart;
+#ifdef DROPOUT  // of code for several rows, random numbers would make too much
 #pragma unroll 1
-        for (int i = part; inside && i < TILE; i += parts) {
-            Quad sums = load<TILE>(scratch + (i * THREADS + first_part) * TILE);
-            for (int other = 1; other < parts; other++) {
-                const Quad more = load<TILE>(scratch + (i * THREADS + (other << tile_bits) + t) * TILE);
+        for (int i = 0; i < TILE >> min(part_bits, 2); i++) {
+            finish_rows<1>(sum, row + i * i_apart, i_apart, j_0, apart, finish);
 #pragma unroll
-                for (int j = 0; j < TILE; j++) sums.x[j] += more.x[j];
-            }
-            if (i_0 + i * i_apart < m) finish(i_0 + i * i_apart, j_0, apart, sums);
+            for (int later = 1; later < TILE; later++)  // since registers cannot be looped over
+#pragma unroll
+                for (int j = 0; j < TILE; j++) sum[later - 1][j] = sum[later][j];
         }
+#else
+        if (part_bits == 0)
+            finish_rows<TILE>(sum, row, i_apart, j_0, apart, finish);
+        else if (part_bits == 1)
+            finish_rows<TILE / 2>(sum, row, i_apart, j_0, apart, finish);
+        else
+            finish_rows<1>(sum, row, i_apart, j_0, apart, finish);
+#endif
     }
 }
 
-// sums (n) = those of the rows of a matrix (rows, n), added to what is there unless it is the first chunk. Returns the
-// squares of those that the thread has written.
-__device__ __forceinline__ double sum_rows(const A* matrix, int row_length, int rows, int n, A* sums, bool first) {
-    constexpr int SHARING = 4;  // threads of a column
-    const int lane = threadIdx.x % SHARING;
-    double squares = 0;
-    for (int left = 0; left < n; left += THREADS / SHARING) {
-        const int column = left + threadIdx.x / SHARING;
-        A sum = 0;
-        if (column < n) {
-#pragma unroll 8
-            for (int row = lane; row < rows; row += SHARING) sum += matrix[row * row_length + column];
-        }
-        sum = over_lanes<SHARING>(sum, Add());
-        if (lane > 0 || column >= n) continue;
-        if (!first) sum += sums[column];
-        sums[column] = sum;
-        squares += double(sum) * double(sum);
-    }
-    return squares;
-}
-
-// The sum of the squares. In A, as a conversion to double takes as long as eight products; scaled where that overflows.
-__device__ __forceinline__ double squares_of(const Quad& g) {
-    A square = 0, scaled = 0;
+__device__ __forceinline__ A squares_of(const Quad& g) {
+    A square = 0;
 #pragma unroll
     for (int i = 0; i < TILE; i++) square += g.x[i] * g.x[i];
-    if (isfinite(square)) return square;
-    const A down = 1.0 / 73786976294838206464.0;  // 2^-66
-#pragma unroll
-    for (int i = 0; i < TILE; i++) scaled += (g.x[i] * down) * (g.x[i] * down);
-    return double(scaled) / (double(down) * double(down));
+    return square;
 }
 
 // -- tensors -------------------------------------------------------------------------------------------
@@ -173,6 +203,7 @@ __device__ __forceinline__ void each_quad(const LayerPlace* layers, int n_layers
         const int bits = min(bits_for((n_out + TILE - 1) / TILE), 8), lane = TILE * (threadIdx.x & ((1 << bits) - 1));
         for (int column = lane; column < n_out; column += TILE << bits) {
             const int count = min(TILE, n_out - column);
+#pragma unroll 1
             for (int row = threadIdx.x >> bits; row < n_in; row += THREADS >> bits)
                 visit(layers[l].W + row * row_length + column, layers[l].theta_W + row * n_out + column, count, true);
             if (threadIdx.x >> bits == 0) visit(layers[l].b + column, layers[l].theta_b + column, count, false);
@@ -180,7 +211,104 @@ __device__ __forceinline__ void each_quad(const LayerPlace* layers, int n_layers
     }
 }
 
-// The rows that are taken of a source (m, columns), into shared memory.
+// What neighbours are of a tensor: how many are its own, and whether they are weights.
+__device__ __forceinline__ unsigned char kind_of(int count, bool weights) { return count | weights << 3; }
+
+// An update of N times `width` neighbours, none of which waits for another.
+template <int N, int width>
+struct Parameters {
+    Pack<A, width> w[N] = {}, g[N] = {}, slots[N][Rule::slots + 1] = {};
+    int count[N] = {};
+    bool weights[N] = {};
+
+    __device__ __forceinline__ void load(int q, const A* from_w, const A* from_g, unsigned char kind) {
+        w[q] = ::load<width>(from_w), g[q] = ::load<width>(from_g), count[q] = kind & 7, weights[q] = kind >> 3;
+    }
+
+    // Padding stays zero, whatever the rule makes of zeros. Its slots are never read for anything else.
+    __device__ __forceinline__ void update(const Rule& rule, A clip, bool penalized, A l2, A decay, A& most) {
+        if (penalized) {
+#pragma unroll
+            for (int q = 0; q < N; q++)
+#pragma unroll
+                for (int i = 0; i < width; i++) g[q].x[i] += (weights[q] ? l2 : A(0)) * w[q].x[i];
+        }
+#pragma unroll
+        for (int q = 0; q < N; q++) {
+            const A decays = weights[q] ? decay : A(0);
+#pragma unroll
+            for (int i = 0; i < width; i++) {
+                A slot[Rule::slots + 1];
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) slot[j] = slots[q][j].x[i];
+                A change = rule.update(g[q].x[i] * clip, slot);
+                if (decay != A(0)) change += decays * w[q].x[i];
+                change = i < count[q] ? change : A(0);
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) slots[q][j].x[i] = slot[j];
+                w[q].x[i] -= change;
+                most = fmax(most, fabs(change));
+            }
+        }
+    }
+};
+
+// Of every layer, the sums of delta over a chunk's rows, added to what is there unless it is the first chunk. Returns the
+// squares of those that the thread has written. Warps take 8 columns each in turn, of which 4 threads share one.
+__device__ __forceinline__ A sum_biases(const LayerPlace* layers, int n_layers, const A* on_chip, A* grad, int rows,
+                                        bool first) {
+    constexpr int SHARING = 4, COLUMNS_OF_A_WARP = 32 / SHARING, WARPS = THREADS / 32;
+    const int lane = threadIdx.x % SHARING;
+    int turn = threadIdx.x / 32;
+    A squares = 0;
+    for (int l = 0; l < n_layers; l++) {
+        const int n = layers[l].n_out, row_length = layers[l].row, groups = (n + COLUMNS_OF_A_WARP - 1) / COLUMNS_OF_A_WARP;
+        for (; turn < groups; turn += WARPS) {
+            const int column = turn * COLUMNS_OF_A_WARP + threadIdx.x % 32 / SHARING;
+            const A* const delta = on_chip + layers[l].a + column;
+            A sum = 0;
+            if (column < n) {
+#pragma unroll 8
+                for (int row = lane; row < rows; row += SHARING) sum += delta[row * row_length];
+            }
+            sum = over_lanes<SHARING>(sum, Add());
+            if (lane > 0 || column >= n) continue;
+            A* const to = grad + layers[l].b + column;
+            if (!first) sum += *to;
+            *to = sum;
+            squares += sum * sum;
+        }
+        turn -= groups;
+    }
+    return squares;
+}
+
+// From the device's memory into shared memory. With equal types of 16 bytes the thread goes on before they are there:
+// until wait_for_rows().
+template <int N, class From, class To>
+__device__ __forceinline__ void bring(const From* from, To* to) {
+    constexpr int PUT = N % TILE == 0 ? TILE : 1;
+    const Pack<From, N> pack = load<N>(from);
+#pragma unroll
+    for (int i = 0; i < N; i += PUT) {
+        Pack<To, PUT> put;
+#pragma unroll
+        for (int j = 0; j < PUT; j++) put.x[j] = convert<To>(pack.x[i + j]);
+        store(to + i, put);
+    }
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+template <>
+__device__ __forceinline__ void bring<WORD, A, A>(const A* from, A* to) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(unsigned(__cvta_generic_to_shared(to))), "l"(from)
+                 : "memory");
+}
+__device__ __forceinline__ void wait_for_rows() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+#else
+__device__ __forceinline__ void wait_for_rows() {}
+#endif
+
+// The rows that are taken of a source (m, columns), into shared memory; there after wait_for_rows().
 template <int N, class From, class To>
 __device__ __forceinline__ void take(const From* __restrict__ source, const Index* taken, To* out, int row_length, int height,
                                      int columns) {
@@ -188,15 +316,8 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
     for (int column = lane; column < columns; column += N << bits) {
 #pragma unroll 4
         for (int row = threadIdx.x >> bits; row < height; row += THREADS >> bits) {
-            const Pack<From, N> pack = load<N>(source + taken[row] * columns + column);
-            constexpr int AT_A_TIME = N % TILE == 0 ? TILE : 1;
-#pragma unroll
-            for (int i = 0; i < N; i += AT_A_TIME) {
-                Pack<To, AT_A_TIME> put;
-#pragma unroll
-                for (int j = 0; j < AT_A_TIME; j++) put.x[j] = convert<To>(pack.x[i + j]);
-                store(out + row * row_length + column + i, put);
-            }
+            const int to = row * row_length + column;
+            bring<N>(source + taken[row] * columns + column, out + (N % WORD ? to : whole(to)));
         }
     }
 }
@@ -206,7 +327,7 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
 // BP1 of the rows of a chunk: logits become delta. Adds to the sums of value and metric. What each branch computes is in
 // softmax_cross_entropy.cu and elementwise_loss.cu.
 __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int height, int n, const A* targets,
-                                             const int* classes, const double* row_weights, A s, double scale, Sums& mine) {
+                                             const int* classes, const double* row_weights, A s, double scale, Totals& mine) {
     const int lane = threadIdx.x % LANES;
     for (int lowest = 0; lowest < height; lowest += THREADS / LANES) {  // of all threads alike: they meet in shuffles
         const int row = lowest + threadIdx.x / LANES;
@@ -218,11 +339,23 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #ifndef CLASSES
         const A* given = targets + row * row_length;
 #endif
+        auto each = [&](auto visit) {  // of the thread's columns; few are gone through side by side
+            if (n <= 2 * LANES) {
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (first + i * LANES < n) visit(first + i * LANES);
+            } else {
+#pragma unroll 1
+                for (int j = first; j < n; j += LANES) visit(j);
+            }
+        };
 #ifdef SOFTMAX_CROSS_ENTROPY
         A largest = least();
         int predicted = n;
-        for (int j = first; j < n; j += LANES)
-            if (z[j] > largest) largest = z[j], predicted = j;
+        each([&](int j) {
+            const bool larger = z[j] > largest;
+            predicted = larger ? j : predicted, largest = larger ? z[j] : largest;
+        });
         const A top = over_lanes<LANES>(largest, Max());
         predicted = over_lanes<LANES>(largest == top ? predicted : n, Min());
 #ifdef CLASSES
@@ -230,8 +363,9 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #else
         A truest = least();
         int truth = n;
-        for (int j = first; j < n; j += LANES)
+        each([&](int j) {
             if (given[j] > truest) truest = given[j], truth = j;
+        });
         const A best = over_lanes<LANES>(truest, Max());
         truth = over_lanes<LANES>(truest == best ? truth : n, Min());
 #endif
@@ -244,15 +378,15 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
             return (A(1) - s) * yj + s / A(n);
         };
         A others = 0, aim = 0;  // but for the largest, whose exponential is 1
-        for (int j = first; j < n; j += LANES) {
+        each([&](int j) {
             const A shifted = z[j] - top, t = target(j);
             others += j == predicted ? A(0) : exp(shifted);
             aim += t == A(0) ? A(0) : t * shifted;
-        }
+        });
         others = over_lanes<LANES>(others, Add());
         aim = over_lanes<LANES>(aim, Add());
         const A total = others + A(1);
-        for (int j = first; j < n; j += LANES) z[j] = (exp(z[j] - top) / total - target(j)) * factor;
+        each([&](int j) { z[j] = (exp(z[j] - top) / total - target(j)) * factor; });
         if (there && lane == 0) {
             mine.value += w * (log1p(others) - aim);
             mine.metric += predicted == truth ? w : 0.0;
@@ -260,21 +394,21 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 #else
 #if LINK == 2
         A top = least(), total = 0, mean = 0;
-        for (int j = first; j < n; j += LANES) top = Max()(top, z[j]);
+        each([&](int j) { top = Max()(top, z[j]); });
         top = over_lanes<LANES>(top, Max());
-        for (int j = first; j < n; j += LANES) total += exp(z[j] - top);
+        each([&](int j) { total += exp(z[j] - top); });
         total = over_lanes<LANES>(total, Add());
         auto output = [&](A zj) { return exp(zj - top) / total; };
-        for (int j = first; j < n; j += LANES) {
+        each([&](int j) {
             const A a = output(z[j]);
             mean += a * Loss::delta(a, given[j], s, j);
-        }
+        });
         mean = over_lanes<LANES>(mean, Add());
 #else
         [[maybe_unused]] auto output = [](A zj) { return Out::f(zj); };
 #endif
         double value = 0, metric = 0;
-        for (int j = first; j < n; j += LANES) {
+        each([&](int j) {
             const A zj = z[j], yj = given[j];
 #if LINK == 0
             value += Loss::value(zj, yj, s, j);
@@ -295,7 +429,7 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
             metric += error * error;
 #endif
             z[j] = delta * factor;
-        }
+        });
         value = over_lanes<LANES>(value, Add());
         metric = over_lanes<LANES>(metric, Add());
         if (there && lane == 0) mine.value += w * value, mine.metric += w * (metric / n);
@@ -304,13 +438,13 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
 }
 
 // The sums over all threads; each gets the same bits. A barrier lies before the next call.
-__device__ __forceinline__ Sums over_block(Sums sum) {
-    __shared__ Sums warps[THREADS / 32];
-    auto add = [](double& x) { x = over_lanes<32>(x, Add()); };
-    add(sum.value), add(sum.metric), add(sum.square), add(sum.weights);
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = sum;
+template <class V>
+__device__ __forceinline__ Sums over_block(double value, double metric, V square, V weights, Sums* warps) {
+    value = over_lanes<32>(value, Add()), metric = over_lanes<32>(metric, Add());
+    square = over_lanes<32>(square, Add()), weights = over_lanes<32>(weights, Add());
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = {value, metric, double(square), double(weights)};
     __syncthreads();
-    sum = warps[0];
+    Sums sum = warps[0];
 #pragma unroll
     for (int warp = 1; warp < THREADS / 32; warp++) {
         const Sums& other = warps[warp];
@@ -323,11 +457,11 @@ __device__ __forceinline__ Sums over_block(Sums sum) {
 // -- the kernel ----------------------------------------------------------------------------------------
 
 extern "C" __global__ void
-train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int n_layers, int size, int scratch_at,
-              int targets_at, int used, int chunk, int rows, int steps, const S* __restrict__ X, const Y* __restrict__ y,
+train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int n_layers, int size, int targets_at,
+              int kinds_at, int used, int chunk, int rows, int steps, const S* __restrict__ X, const Y* __restrict__ y,
               const double* __restrict__ weight, const Index* __restrict__ order, const unsigned* __restrict__ keys,
-              const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride, Index order_stride,
-              Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
+              const Index* __restrict__ counts, Index X_stride, Index y_stride, Index weight_stride,
+              Index order_stride, Index keys_stride, Index counts_stride, Index period, int batch_size, Index* cursor,
               const Index* __restrict__ first_step, const double* __restrict__ normalizers,
               const double* __restrict__ learning_rates, Totals* totals, Index steps_per_epoch,
               const double* __restrict__ smoothing, bool* active, Index* fault_step, Index* updates,
@@ -343,12 +477,14 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     __shared__ double row_weights[MOST_ROWS];
     __shared__ int classes[MOST_ROWS];
     __shared__ Rule rules[AHEAD];
+    __shared__ Sums warps[THREADS / 32];
+    __shared__ Tiling tilings[3][MOST_LAYERS];  // of each layer's products: forward, of its weights' gradient, backward
     const Index k = blockIdx.x, start = cursor[0];
     const int tid = threadIdx.x;
     A* const on_chip = reinterpret_cast<A*>(memory);
     A* const grad = on_chip + size;
-    A* const scratch = on_chip + scratch_at;
     A* const targets = on_chip + targets_at;
+    [[maybe_unused]] unsigned char* const kinds = memory + kinds_at;  // of every word of theta
     A* const global_slots[] = {SLOT_POINTERS nullptr};
     theta += k * P;
     X += k * X_stride, y += k * y_stride;
@@ -363,11 +499,22 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     auto slot_at = [&](int j, int, int from) -> A* { return global_slots[j] + k * P + from; };
 #endif
 
-    for (int i = tid; i < n_layers; i += THREADS) layers[i] = places[i];
+    for (int i = tid; i < n_layers; i += THREADS) {
+        layers[i] = places[i];
+        const int n_in = layers[i].n_in, n_out = layers[i].n_out, most = min(chunk, rows);  // rows at once
+        tilings[0][i] = Tiling::of(most, n_out, n_in);
+        tilings[1][i] = Tiling::of(n_in, n_out, most);
+        tilings[2][i] = Tiling::of(most, n_in, n_out);
+    }
     for (int i = tid; i < used; i += THREADS) on_chip[i] = A(0);
     __syncthreads();
-    each_quad(layers, n_layers, [&](int place, int from, int count, bool) {
-        for (int i = 0; i < count; i++) {
+    each_quad(layers, n_layers, [&](int place, int from, int count, [[maybe_unused]] bool weights) {
+#ifdef SLOTS_ON_CHIP
+        for (int i = 0; i < TILE; i += WORD) kinds[(place + i) / WORD] = kind_of(min(max(count - i, 0), WORD), weights);
+#endif
+#pragma unroll
+        for (int i = 0; i < TILE; i++) {
+            if (i >= count) break;
             on_chip[place + i] = theta[from + i];
 #ifdef SLOTS_ON_CHIP
             for (int j = 0; j < Rule::slots; j++) *slot_at(j, place + i, 0) = global_slots[j][k * P + from + i];
@@ -386,13 +533,29 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     const A survivor_scale = 1.0 / (1.0 - rate_of_dropout);
 #endif
 
+    auto nothing = [](int) { return Quad{}; };
     const int at_once = rows <= chunk ? min(max(THREADS / rows, 1), AHEAD) : 1;  // steps whose rows are looked up
+    // The rows that are looked up from `place` on, and their targets.
+    auto take_rows = [&](int place, int height) {
+        const int n_0 = layers[0].n_in, input_row = layers[0].input_row;
+        A* const input = on_chip + whole(layers[0].input);
+        constexpr int N = 16 / sizeof(S);
+        if (n_0 % N == 0 && aligned(X))
+            take<N>(X, taken + place, input, input_row, height, n_0);
+        else
+            take<1>(X, taken + place, input, input_row, height, n_0);
+#ifndef CLASSES
+        take<1>(y, taken + place, targets, top->row, height, top->n_out);
+#endif
+    };
+    bool brought = false;
     for (int taking = 0; taking < steps; taking++) {
         const Index step = start + taking, now = k * steps_per_epoch + step;
         const double normalizer = normalizers[now], rate = learning_rates[now];
         const double shrink = l2 ? l2[k] * (l2_by_batch ? normalizer : 1.0) : 0.0;
         const A l2_of_step = shrink;
-        Sums sum = {0, 0, 0, 0};
+        Totals mine = {0, 0};
+        A squares = 0, weights_squares = 0;
         // What takes long and hangs on no other step is done for several steps at once: their scalars by the last warp,
         // their rows by all threads.
         if (taking % AHEAD == 0 && tid >= THREADS - AHEAD && tid - (THREADS - AHEAD) < steps - taking) {
@@ -416,66 +579,60 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 }
                 __syncthreads();
             }
-            const int n_0 = layers[0].n_in;
-            A* const input = on_chip + layers[0].input;
-            constexpr int N = 16 / sizeof(S);
-            if (n_0 % N == 0 && aligned(X))
-                take<N>(X, taken + place, input, layers[0].input_row, height, n_0);
-            else
-                take<1>(X, taken + place, input, layers[0].input_row, height, n_0);
-#ifndef CLASSES
-            take<1>(y, taken + place, targets, top->row, height, top->n_out);
-#endif
+            if (!brought) take_rows(place, height);
+            wait_for_rows();
             __syncthreads();
 
             for (int l = 0; l < n_layers; l++) {  // forward
                 const LayerPlace& at = layers[l];
                 const bool hidden = l + 1 < n_layers;
                 const int n = at.n_out, row_length = at.row;
-                const A* const b = on_chip + at.b;
-                A* const a = on_chip + at.a;
-                [[maybe_unused]] A* const z = on_chip + at.z;
+                A* const a = on_chip + whole(at.a);
+                [[maybe_unused]] A* const z = on_chip + whole(at.z);
 #ifdef DROPOUT
                 unsigned char* const mask = memory + at.mask;
                 auto random_at = [&](Index place) { return Philox(place / 4, l, first_step[k] + step, seed); };
 #endif
-                auto finish = [&](int row, int column, int, Quad sums) {
-                    [[maybe_unused]] Quad before;
+                auto finish = [&](int first_row, int i_apart, int column, int, auto& rows_of_sums) {
+                    int to = first_row * row_length + column;
 #ifdef DROPOUT
-                    const Index place = Index(base + row) * n + column;
+                    const Index place = Index(base + first_row) * n + column;
                     Philox random = random_at(place);
 #endif
 #pragma unroll
-                    for (int j = 0; j < TILE; j++) {
-                        const A zj = sums.x[j] + b[column + j];
-                        before.x[j] = zj;
-                        A value = hidden ? Act::f(zj) : zj;
+                    for (Quad& sums : rows_of_sums) {
+                        if constexpr (!Act::from_a)
+                            if (hidden) store(z + whole(to), sums);
+#pragma unroll
+                        for (int j = 0; j < TILE; j++) {
+                            A value = hidden ? Act::f(sums.x[j]) : sums.x[j];
 #ifdef DROPOUT
-                        if (j > 0 && (place + j) % 4 == 0) random = random_at(place + j);
-                        const int word = (place + j) % 4;
-                        const unsigned drawn = word == 0   ? random.word[0]
-                                               : word == 1 ? random.word[1]
-                                               : word == 2 ? random.word[2]
-                                                           : random.word[3];
-                        const bool kept = drawn >= threshold;
-                        if (hidden) {
-                            value *= kept ? survivor_scale : A(0);
-                            mask[row * row_length + column + j] = kept;
-                        }
+                            if (j > 0 && (place + j) % 4 == 0) random = random_at(place + j);
+                            const int word = (place + j) % 4;
+                            const unsigned drawn = word == 0   ? random.word[0]
+                                                   : word == 1 ? random.word[1]
+                                                   : word == 2 ? random.word[2]
+                                                               : random.word[3];
+                            const bool kept = drawn >= threshold;
+                            if (hidden) {
+                                value *= kept ? survivor_scale : A(0);
+                                mask[to + j] = kept;
+                            }
 #endif
-                        sums.x[j] = column + j < n ? value : A(0);
+                            sums.x[j] = column + j < n ? value : A(0);
+                        }
+                        store(a + whole(to), sums);
+                        to += i_apart * row_length;
                     }
-                    store(a + row * row_length + column, sums);
-                    if constexpr (!Act::from_a)
-                        if (hidden) store(z + row * row_length + column, before);
                 };
-                product<true, false>(on_chip + at.input, at.input_row, on_chip + at.W, row_length, height, n, at.n_in,
-                                     scratch, finish);
+                auto biases = [&](int column) { return load<TILE>(on_chip + at.b + column); };
+                product<true, false>(tilings[0][l], on_chip + at.input, at.input_row, on_chip + at.W, row_length,
+                                     at.n_in, biases, finish);
                 __syncthreads();
             }
 
             loss_of_rows(on_chip + top->a, top->row, height, top->n_out, targets, classes + place, row_weights + place, s,
-                         normalizer, sum);
+                         normalizer, mine);
             __syncthreads();
 
             for (int l = n_layers - 1; trains && l >= 0; l--) {  // backward; delta lies where a was
@@ -483,27 +640,35 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
                 const A* const delta = on_chip + at.a;
                 const bool ends = base + height == rows;  // the gradient, whose norm is summed up
                 const int n = at.n_out, row_length = at.row;
-                auto keep = [&](int row, int column, int, Quad sums) {
-                    const int place = at.W + row * row_length + column;
-                    A* const to = grad + place;
-                    if (base > 0) {
-                        const Quad before = load<TILE>(to);
+                auto keep = [&](int row, int, int column, int, auto& rows_of_sums) {
+                    int place = at.W + row * row_length + column;
 #pragma unroll
-                        for (int j = 0; j < TILE; j++) sums.x[j] += before.x[j];
+                    for (Quad& sums : rows_of_sums) {
+                        A* const to = grad + place;
+                        if (base > 0) {
+                            const Quad before = load<TILE>(to);
+#pragma unroll
+                            for (int j = 0; j < TILE; j++) sums.x[j] += before.x[j];
+                        }
+                        store(to, sums);
+                        if (ends && l2) {
+                            const Quad w = load<TILE>(on_chip + place);
+#pragma unroll
+                            for (int j = 0; j < TILE; j++) sums.x[j] += l2_of_step * w.x[j];
+                            if (penalty) weights_squares += squares_of(w);
+                        }
+                        place += row_length;
                     }
-                    store(to, sums);
                     if (!ends) return;
-                    if (l2) {
-                        const Quad w = load<TILE>(on_chip + place);
 #pragma unroll
-                        for (int j = 0; j < TILE; j++) sums.x[j] += l2_of_step * w.x[j];
-                        if (penalty) sum.weights += squares_of(w);
-                    }
-                    sum.square += squares_of(sums);
+                    for (const Quad& sums : rows_of_sums) squares += squares_of(sums);
                 };
-                product<false, false>(on_chip + at.input, at.input_row, delta, row_length, at.n_in, n, height, scratch, keep);
-                const double of_biases = sum_rows(delta, row_length, height, n, grad + at.b, base == 0);
-                if (ends) sum.square += of_biases;
+                product<false, false>(tilings[1][l], on_chip + at.input, at.input_row, delta, row_length, height,
+                                      nothing, keep);
+                if (l == 0) {
+                    const A of_biases = sum_biases(layers, n_layers, on_chip, grad, height, base == 0);
+                    if (ends) squares += of_biases;
+                }
                 __syncthreads();
                 if (l == 0) break;
                 const LayerPlace& below = layers[l - 1];
@@ -512,27 +677,55 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
 #ifdef DROPOUT
                 const unsigned char* const mask = memory + below.mask;
 #endif
-                auto differentiate = [&](int row, int column, int apart, Quad sums) {
+                auto differentiate = [&](int row, int i_apart, int column, int apart, auto& rows_of_sums) {
+                    constexpr int ROWS = sizeof(rows_of_sums) / sizeof(Quad);
+                    const int place = row * below.row + column, next = i_apart * below.row;
+                    A* const to = a + place;
+                    Quad x[ROWS];
 #pragma unroll
-                    for (int j = 0; j < TILE; j++) {
-                        if (column + j * apart >= below.n_out) break;
-                        const int place = row * below.row + column + j * apart;
-                        A d = sums.x[j], x = Act::from_a ? a[place] : z[place];
+                    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+                        for (int j = 0; j < TILE; j++)
+                            x[i].x[j] = Act::from_a ? to[i * next + j * apart] : z[place + i * next + j * apart];
+#pragma unroll
+                    for (int i = 0; i < ROWS; i++)
+#pragma unroll
+                        for (int j = 0; j < TILE; j++) {
+                            A d = rows_of_sums[i].x[j];
 #ifdef DROPOUT
-                        d *= mask[place] ? survivor_scale : A(0);
-                        if (Act::from_a) x /= survivor_scale;
+                            d *= mask[place + i * next + j * apart] ? survivor_scale : A(0);
+                            if (Act::from_a) x[i].x[j] /= survivor_scale;
 #endif
-                        a[place] = d * Act::derivative(x);
-                    }
+                            d *= Act::derivative(x[i].x[j]);
+                            to[i * next + j * apart] = column + j * apart < below.n_out ? d : A(0);
+                        }
                 };
-                product<true, true>(delta, row_length, on_chip + at.W, row_length, height, at.n_in, n, scratch, differentiate);
+                product<true, true>(tilings[2][l], delta, row_length, on_chip + at.W, row_length, n, nothing,
+                                    differentiate);
                 __syncthreads();
             }
         }
 
+        const int next = (taking + 1) % at_once;
+        brought = next > 0 && taking + 1 < steps;  // the next step's rows, meanwhile
+        if (brought) take_rows(next * rows, rows);
+
         // What step_begin decides.
         const Rule rule = rules[taking % AHEAD];  // before the barrier behind which others may be written
-        sum = over_block(sum);
+        Sums sum = over_block(mine.value, mine.metric, squares, weights_squares, warps);
+        if (trains && !isfinite(sum.square + sum.weights)) {  // maybe only their squares are too large for A
+            double square_again = 0, weights_again = 0;
+            each_quad(layers, n_layers, [&](int place, int, int count, bool weights) {
+#pragma unroll 1
+                for (int i = 0; i < count; i++) {
+                    const A w = on_chip[place + i], g = grad[place + i] + (l2 && weights ? l2_of_step * w : A(0));
+                    square_again += double(g) * double(g);
+                    if (weights) weights_again += double(w) * double(w);
+                }
+            });
+            __syncthreads();
+            sum = over_block(mine.value, mine.metric, square_again, weights_again, warps);
+        }
         if (tid == 0) totals[now] = {sum.value, sum.metric};
         if (!trains) continue;
         if (!(isfinite(sum.square) && isfinite(sum.value))) {
@@ -546,43 +739,46 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
         // What optimizer_step carries out.
         const A clip = max_grad_norm && sum.square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(sum.square)) : 1.0;
         const A decay = weight_decay ? rate * weight_decay[k] : 0.0;
-        each_quad(layers, n_layers, [&](int place, int from, int count, bool weights) {
-            Quad w = load<TILE>(on_chip + place);
-            const Quad g = load<TILE>(grad + place);
 #ifdef SLOTS_ON_CHIP
-            Quad state[Rule::slots + 1];
-            for (int j = 0; j < Rule::slots; j++) state[j] = load<TILE>(slot_at(j, place, 0));
+        // All that is laid out as theta is, padding too: fewer instructions than by layers.
+        for (int first = WORD * tid; first < size; first += AT_A_TIME * WORD * THREADS) {
+            Parameters<AT_A_TIME, WORD> some;
+#pragma unroll
+            for (int q = 0; q < AT_A_TIME; q++) {
+                const int place = first + q * WORD * THREADS;
+                if (place >= size) continue;
+                some.load(q, on_chip + place, grad + place, kinds[place / WORD]);
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) some.slots[q][j] = load<WORD>(slot_at(j, place, 0));
+            }
+            some.update(rule, clip, l2 != nullptr, l2_of_step, decay, most);
+#pragma unroll
+            for (int q = 0; q < AT_A_TIME; q++) {
+                const int place = first + q * WORD * THREADS;
+                if (place >= size) continue;
+                store(on_chip + place, some.w[q]);
+#pragma unroll
+                for (int j = 0; j < Rule::slots; j++) store(slot_at(j, place, 0), some.slots[q][j]);
+            }
+        }
+#else
+        each_quad(layers, n_layers, [&](int place, int from, int count, bool weights) {
+            Parameters<1, TILE> some;
+            some.load(0, on_chip + place, grad + place, kind_of(count, weights));
+            for (int j = 0; j < Rule::slots; j++) some.slots[0][j] = load<TILE>(slot_at(j, 0, from), count, false);
+            some.update(rule, clip, l2 != nullptr, l2_of_step, decay, most);
+            store(on_chip + place, some.w[0]);
+            for (int j = 0; j < Rule::slots; j++) store(slot_at(j, 0, from), some.slots[0][j], count, false);
+        });
 #endif
+    }
+
+    __syncthreads();
+    if (changed) {
+        each_quad(layers, n_layers, [&](int place, int from, int count, bool) {
 #pragma unroll
             for (int i = 0; i < TILE; i++) {
                 if (i >= count) break;
-                A gradient = g.x[i], slot[Rule::slots + 1];
-                if (l2 && weights) gradient += l2_of_step * w.x[i];
-#ifdef SLOTS_ON_CHIP
-                for (int j = 0; j < Rule::slots; j++) slot[j] = state[j].x[i];
-#else
-                for (int j = 0; j < Rule::slots; j++) slot[j] = *slot_at(j, 0, from + i);
-#endif
-                A update = rule.update(gradient * clip, slot);
-#ifdef SLOTS_ON_CHIP
-                for (int j = 0; j < Rule::slots; j++) state[j].x[i] = slot[j];
-#else
-                for (int j = 0; j < Rule::slots; j++) *slot_at(j, 0, from + i) = slot[j];
-#endif
-                if (weights) update += decay * w.x[i];
-                w.x[i] -= update;
-                most = Max()(most, fabs(update));
-            }
-            store(on_chip + place, w);
-#ifdef SLOTS_ON_CHIP
-            for (int j = 0; j < Rule::slots; j++) store(slot_at(j, place, 0), state[j]);
-#endif
-        });
-    }
-
-    if (changed) {  // each thread writes what it has written itself
-        each_quad(layers, n_layers, [&](int place, int from, int count, bool) {
-            for (int i = 0; i < count; i++) {
                 theta[from + i] = on_chip[place + i];
 #ifdef SLOTS_ON_CHIP
                 for (int j = 0; j < Rule::slots; j++) global_slots[j][k * P + from + i] = *slot_at(j, place + i, 0);

@@ -13,7 +13,7 @@ from gpubp import MLP, DivergenceError, train
 from gpubp.activations import ACTIVATIONS, get_activation
 from gpubp.backends.cuda import on_chip
 from gpubp.backends.cuda.backend import CudaBackend
-from gpubp.backends.cuda.on_chip import STATIC, THREADS, Matrices, Placement, placement, row_length
+from gpubp.backends.cuda.on_chip import STATIC, Matrices, Placement, placement, row_length
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.layout import Layout
@@ -87,6 +87,24 @@ def test_a_step_is_that_of_the_reference(precision, optimizer):
     check_on_chip(host_driver(), precision=precision, optimizer=optimizer, batch=28, networks=5)
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("networks", by_tier((1, 5), lambda networks: networks == 5))
+def test_coarser_precisions_are_trained_in_float32(precision, networks):
+    check_on_chip(host_driver(), precision=precision, networks=networks)
+
+
+def test_what_reads_a_copy_of_the_parameters_in_16_bits_reads_the_trained_ones():
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(-1, 1, (60, 9)).astype(np.float32), rng.integers(0, 5, 60)
+    left = []
+    for precision in ("bfloat16", "float32"):
+        net = MLP([9, 31, 5], "silu", device=CudaBackend(host_driver(), precision), seed=1)
+        history = train(net, X[:40], y[:40], validation_data=(X[40:], y[40:]), batch_size=8, epochs=2)
+        left.append((history.validation_loss, host(net.forward(X))))
+    np.testing.assert_allclose(left[0][0], left[1][0], rtol=2e-2)
+    np.testing.assert_allclose(left[0][1], left[1][1], atol=1e-2)
+
+
 @pytest.mark.parametrize("case", some(SOURCES))
 def test_rows_are_taken_from_data_of_any_type(case):
     check_on_chip(host_driver(), learning_rate=1e-4, **case)
@@ -113,7 +131,7 @@ def test_an_inactive_network_stands_still(precision):
     check_on_chip(host_driver(), precision=precision, inactive=True, networks=5)
 
 
-@pytest.mark.parametrize("limit", by_tier((66, 74, 80, 100), lambda limit: limit == 74))
+@pytest.mark.parametrize("limit", by_tier((46, 54, 64, 84), lambda limit: limit == 54))
 @types
 def test_where_little_fits_batches_come_in_chunks_and_slots_stay_outside(precision, limit):
     driver = HostDriver(host_driver().toolchain.folder)
@@ -124,7 +142,7 @@ def test_where_little_fits_batches_come_in_chunks_and_slots_stay_outside(precisi
 
 
 def test_those_cases_have_chunks_and_slots_outside():
-    found = [placed((33, 31, 20, 5), 100, limit << 10, keeps_z=True, dropout=True) for limit in (66, 74, 80, 100)]
+    found = [placed((33, 31, 20, 5), 100, limit << 10, keeps_z=True, dropout=True) for limit in (46, 54, 64, 84)]
     assert {place.slots_on_chip for place in found} == {True, False} and min(place.chunk for place in found) < 100
 
 
@@ -189,6 +207,17 @@ def test_a_network_that_diverges_in_a_launch_stands_still_and_the_others_go_on(p
     np.testing.assert_array_equal(left["theta"][[0, 2]], quiet["theta"][[0, 2]])
 
 
+def test_a_gradient_whose_squares_overflow_is_no_divergence():
+    rng = np.random.default_rng(0)
+    X, y = np.rint(rng.uniform(-9, 9, (8, 6))) * 1e20, rng.integers(0, 3, 8)
+    trained = []
+    for device in (CudaBackend(host_driver(), "float32"), ReferenceBackend("float64")):
+        net = MLP([6, 3], device=device)
+        train(net, X, y, optimizer="sgd", learning_rate=0.1, max_grad_norm=1.0, batch_size=8, epochs=1)
+        trained.append(host(net.theta))
+    np.testing.assert_allclose(*trained, rtol=1e-5, atol=1e-6)
+
+
 def test_divergence_is_reported_with_its_step_and_layer():
     net = MLP([9, 31, 5], "identity", "half_squared_error", device=CudaBackend(host_driver(), "float32"))
     rng = np.random.default_rng(0)
@@ -236,7 +265,7 @@ def test_nothing_overlaps_and_all_of_it_fits(limit, itemsize):
 def _assert_apart(place: Placement, itemsize: int, slots: int, limit: int, **kinds: bool) -> None:
     """Every matrix has its rows, up to multiples of 4, for itself, and begins at a multiple of 16 bytes."""
     copies = 2 + slots * place.slots_on_chip
-    regions = [(place.scratch_at, 16 * THREADS)]
+    regions = []
     for n_in, n_out, _, _, W, b, read, input_row, a, row, z, mask in place.table.tolist():
         assert row >= n_out and row * itemsize // 16 % 2 == 1 and row == row_length(n_out, itemsize)
         regions += [(W + copy * place.size, -(-n_in // 4) * 4 * row) for copy in range(copies)]
@@ -245,6 +274,8 @@ def _assert_apart(place: Placement, itemsize: int, slots: int, limit: int, **kin
         regions += [(read, place.chunk * input_row)] * bool(read < min(place.table[:, 8]))
         regions += [(mask // itemsize, -(-place.chunk * row // itemsize))] * (mask > 0)
         assert mask % itemsize == 0
+    if place.slots_on_chip:
+        regions.append((place.kinds_at // itemsize, -(-place.size // 16)))
     if kinds.get("with_values"):
         regions.append((place.targets_at, place.chunk * row))
     regions.sort()
@@ -261,7 +292,9 @@ def test_the_way_is_a_function_of_network_batch_type_and_device(monkeypatch):
     backend = CudaBackend(host_driver(), "float32")
     assert way(backend) == "on-chip" and way(backend, networks=5) == "on-chip"
     assert way(backend, activation=["tanh", "relu"]) == "graph", "one activation for all hidden layers"
-    assert way(CudaBackend(host_driver(), "tf32")) == "graph"
+    for precision in ("tf32", "bfloat16"):
+        assert way(CudaBackend(host_driver(), precision)) == "on-chip"
+    assert way(CudaBackend(host_driver(), "float16")) == "graph", "it has a loss scale"
     unfused = replace(get_activation("tanh"), name="mine", scalar_f=None)
     assert way(backend, activation=unfused) == "graph"
     monkeypatch.setenv("GPUBP_ON_CHIP", "0")

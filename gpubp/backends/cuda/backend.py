@@ -337,7 +337,8 @@ class CudaBackend(UnfusedBackend):
         """
         rule, data, n = training.optimizer.rule, training.data, training.shapes[-1][1]
         hidden, loss = one_activation(training.activations), _loss_kernel(training.loss, n, classes=data.y.ndim == 2)
-        ours = self.storage == self.dtype and self.compute == self.dtype.name and data.X.dtype.name in C_TYPES
+        # In the parameters' type, which is no less exact than tf32 or bfloat16; float16 has a loss scale of its own.
+        ours = self.storage != np.float16 and data.X.dtype.name in C_TYPES
         if not (self.on_chip and ours) or hidden is None or loss is None:
             return None
         if rule.scalar_step is None or rule.scalar_prologue is None:
@@ -357,7 +358,7 @@ class CudaBackend(UnfusedBackend):
         _, _, formulas = loss
         defines = {key: value for key, value in formulas["defines"].items() if key != "GROUP"}
         formulas = {**formulas, "defines": defines}
-        return OnChipSteps(self.driver, self._launch, self._arrived(1), training, placed, formulas)
+        return OnChipSteps(self, self._launch, self._arrived(1), training, placed, formulas)
 
     # -- pieces ---------------------------------------------------------------------------------------
 
@@ -368,9 +369,10 @@ class CudaBackend(UnfusedBackend):
         args: tuple[Any, ...],
         defines: dict[str, Any] | None = None,
         shared: int = 0,
+        storage: str | None = None,
         **records: Any,
     ) -> None:
-        """Launch a kernel, of `kernel_source`'s `defines` and `records`; None as an argument is a null pointer."""
+        """Launch a kernel, of `kernel_source`'s arguments; None as an argument is a null pointer."""
         if max(grid[1:]) > MOST_BLOCKS:
             raise UsageError(
                 f'device "{self.device}" takes at most {MOST_BLOCKS:,} networks in one stack, and this one has '
@@ -378,7 +380,7 @@ class CudaBackend(UnfusedBackend):
             )
         key = (name, *((kind, id(record)) for kind, record in records.items()), *(defines or {}).items())
         if key not in self._kernels:
-            source = kernel_source(name, self.storage.name, **records, defines=defines)
+            source = kernel_source(name, storage or self.storage.name, **records, defines=defines)
             self._kernels[key] = self.driver.kernel(source), records
         kernel, _ = self._kernels[key]
         self._updated = name == "optimizer_step"

@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 
 from gpubp._typing import Array
 from gpubp.activations import Activation, identity
-from gpubp.backends.cuda.driver import Driver
-from gpubp.backends.cuda.unfused import stride_of
+from gpubp.backends.cuda.unfused import UnfusedBackend, stride_of
 from gpubp.backends.records import TrainingArrays
 from gpubp.backends.shuffle import ROUNDS
 from gpubp.optimizers import Optimizer
 
 THREADS, TILE, MOST_LAYERS = 256, 4, 16  # as kernels/train_on_chip.cu has them
-SCRATCH = THREADS * TILE * TILE  # elements in which the parts of a product meet
-STATIC = 6656  # bytes of shared memory beside what is sized here, but for the rule's scalars
+STATIC = 7168  # bytes of shared memory beside what is sized here, but for the rule's scalars
 AHEAD = 32  # steps whose scalars are there at once
 FEWEST_ROWS = 16  # of a batch at once, or the whole batch: with fewer, a product keeps few threads busy
 # Multiplications of a step's products above which a network is left to the whole device. As measured on an H200, a step
@@ -42,8 +40,10 @@ class Placement:
         A `LayerPlace` of kernels/train_on_chip.cu for each layer.
     size : int
         Elements of θ there, and of all that is laid out as it is.
-    scratch_at, targets_at, used : int
-        In elements: where sums of products meet, where targets lie, and how many there are in all.
+    targets_at, used : int
+        In elements: where targets lie, and how many there are in all.
+    kinds_at : int
+        In bytes: where a byte for each 16 bytes of θ lies, on what they are; 0 where the slots are not there.
     chunk : int
         Rows of a batch that are gone through at once.
     slots_on_chip : bool
@@ -53,8 +53,8 @@ class Placement:
 
     table: NDArray[np.int32]
     size: int
-    scratch_at: int
     targets_at: int
+    kinds_at: int
     used: int
     chunk: int
     slots_on_chip: bool
@@ -130,7 +130,6 @@ def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) ->
     parameters = [(room(_up(n_in) * row_length(n_out, itemsize)), room(n_out)) for n_in, n_out in matrices.shapes]
     size = taken
     taken *= copies
-    scratch_at = room(SCRATCH)
     input_row = row_length(matrices.shapes[0][0], itemsize)
     read, table = room(chunk * input_row), []
     for l, ((n_in, n_out), starts, place) in enumerate(zip(matrices.shapes, matrices.starts, parameters, strict=True)):
@@ -140,14 +139,15 @@ def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) ->
         table.append([n_in, n_out, *starts, *place, read, input_row, a, row, z, 0])
         read, input_row = a, row
     targets_at = room(chunk * input_row) if matrices.with_values else 0
+    kinds_at = room(-(-size // 16)) * itemsize if slots_on_chip else 0
     if matrices.dropout:
         for layer in table[:-1]:
             layer[-1] = room(-(-chunk * layer[9] // itemsize)) * itemsize
     return Placement(
         table=np.array(table, np.int32),
         size=size,
-        scratch_at=scratch_at,
         targets_at=targets_at,
+        kinds_at=kinds_at,
         used=taken,
         chunk=chunk,
         slots_on_chip=slots_on_chip,
@@ -165,9 +165,10 @@ class OnChipSteps:
 
     Parameters
     ----------
-    driver : Driver
+    backend : UnfusedBackend
+        The CUDA backend.
     launch : callable
-        ``launch(kernel, grid, args, defines, shared, **records)``, the backend's.
+        ``launch(kernel, grid, args, defines, shared, storage, **records)``, the backend's.
     arrived : (n,) array
         A counter of blocks, zero between launches.
     training : TrainingArrays
@@ -178,16 +179,16 @@ class OnChipSteps:
 
     def __init__(
         self,
-        driver: Driver,
+        backend: UnfusedBackend,
         launch: Callable[..., None],
         arrived: Array,
         training: TrainingArrays,
         placement: Placement,
         loss_formulas: dict[str, Any],
     ) -> None:
-        self.driver, self.launch, self.arrived = driver, launch, arrived
+        self.backend, self.launch, self.arrived = backend, launch, arrived
         self.training, self.placement = training, placement
-        self.places = driver.to_device(placement.table)
+        self.places = backend.driver.to_device(placement.table)
         defines, data, hidden = dict(loss_formulas["defines"]), training.data, training.activations[:-1]
         self.records = {name: record for name, record in loss_formulas.items() if name != "defines"}
         self.records |= {"activation": hidden[0] if hidden else NO_HIDDEN_LAYER, "rule": training.optimizer.rule}
@@ -201,20 +202,23 @@ class OnChipSteps:
     def run(self, count: int, rows: int) -> None:
         """Take `count` steps of `rows` rows."""
         networks = len(self.training.theta)
-        waves = -(-networks // self.driver.multiprocessors)
+        waves = -(-networks // self.backend.driver.multiprocessors)
         a_step = 3 * rows * sum(map(prod, self.training.shapes)) + BESIDE_PRODUCTS
         most = max(1, int(MOST_IN_A_LAUNCH // (waves * a_step)))
         while count > 0:
             steps = min(count, most)
             self._launch(steps, rows)
             count -= steps
+        if self.training.optimizer.operands is not None:
+            self.backend.cast(self.training.theta, self.training.optimizer.operands)
 
     def _launch(self, steps: int, rows: int) -> None:
         training, place = self.training, self.placement
         data, epoch, state = training.data, training.epoch, training.optimizer
-        self.driver.join()
+        self.backend.driver.join()
         args: tuple[Any, ...] = (training.theta, self.places, np.int32(len(place.table)), np.int32(place.size))
-        args += tuple(map(np.int32, (place.scratch_at, place.targets_at, place.used, place.chunk, rows, steps)))
+        args += tuple(map(np.int32, (place.targets_at, place.kinds_at, place.used)))
+        args += tuple(map(np.int32, (place.chunk, rows, steps)))
         sources = (data.X, data.y, data.weight, epoch.order, epoch.keys, epoch.counts)
         args += (*sources, *map(stride_of, sources), np.int64(epoch.period), np.int32(epoch.batch_size), epoch.cursor)
         args += (epoch.first_step, epoch.normalizer, epoch.learning_rate, epoch.totals)
@@ -227,7 +231,8 @@ class OnChipSteps:
         args += tuple(state.options[name] for name in state.rule.options)
         args += state.slots
         grid = (len(training.theta), 1, 1)
-        self.launch("train_on_chip", grid, args, defines=self.defines, shared=place.nbytes, **self.records)
+        T = self.backend.dtype.name
+        self.launch("train_on_chip", grid, args, defines=self.defines, shared=place.nbytes, storage=T, **self.records)
 
 
 def rule_bytes(rule: Optimizer, itemsize: int) -> int:
