@@ -15,17 +15,33 @@ using Target = A;
 constexpr bool ONE_TARGET = false;
 #endif
 
+// visit(j) for each of the thread's columns: of few, side by side.
+template <int LANES, class Visit>
+__device__ __forceinline__ void each_column(int n, bool there, Visit visit) {
+    const int first = there ? threadIdx.x % LANES : n;
+    if (n <= 2 * LANES) {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            if (first + i * LANES < n) visit(first + i * LANES);
+    } else {
+#pragma unroll 1
+        for (int j = first; j < n; j += LANES) visit(j);
+    }
+}
+
 #ifdef SOFTMAX_CROSS_ENTROPY
 
-template <int LANES, class V, class Y>
-__device__ __forceinline__ void loss_of_row(V* z, const Y* y, int n, bool there, A s, double w, double scale, Totals& totals) {
-    const int lane = threadIdx.x % LANES, columns = there ? n : 0;
+template <int LANES, class Logit, class Given>
+__device__ __forceinline__ void loss_of_row(Logit* z, const Given* y, int n, bool there, A s, double w, double scale,
+                                            Totals& totals) {
+    auto each = [&](auto visit) { each_column<LANES>(n, there, visit); };
     A largest = least();
     int predicted = n;
-    for (int j = lane; j < columns; j += LANES) {
+    each([&](int j) {
         const A zj = convert<A>(z[j]);
-        if (zj > largest) largest = zj, predicted = j;
-    }
+        const bool larger = zj > largest;
+        predicted = larger ? j : predicted, largest = larger ? zj : largest;
+    });
     const A top = over_group<LANES>(largest, Max());
     predicted = over_group<LANES>(largest == top ? predicted : n, Min());
 #ifdef CLASSES
@@ -33,8 +49,9 @@ __device__ __forceinline__ void loss_of_row(V* z, const Y* y, int n, bool there,
 #else
     A truest = least();
     int truth = n;
-    for (int j = lane; j < columns; j += LANES)
+    each([&](int j) {
         if (y[j] > truest) truest = y[j], truth = j;
+    });
     const A best = over_group<LANES>(truest, Max());
     truth = over_group<LANES>(truest == best ? truth : n, Min());
 #endif
@@ -48,17 +65,16 @@ __device__ __forceinline__ void loss_of_row(V* z, const Y* y, int n, bool there,
     };
 
     A others = 0, aim = 0;  // but for the largest, whose exponential is 1
-    for (int j = lane; j < columns; j += LANES) {
+    each([&](int j) {
         const A shifted = convert<A>(z[j]) - top, t = target(j);
         others += j == predicted ? A(0) : exp(shifted);
         aim += t == A(0) ? A(0) : t * shifted;
-    }
+    });
     others = over_group<LANES>(others, Add());
     aim = over_group<LANES>(aim, Add());
     const A total = others + A(1), factor = w * scale;
-    for (int j = lane; j < columns; j += LANES)
-        z[j] = convert<V>((exp(convert<A>(z[j]) - top) / total - target(j)) * factor);
-    if (there && lane == 0) {
+    each([&](int j) { z[j] = convert<Logit>((exp(convert<A>(z[j]) - top) / total - target(j)) * factor); });
+    if (there && threadIdx.x % LANES == 0) {
         totals.value += w * (log1p(others) - aim);
         totals.metric += predicted == truth ? w : 0.0;
     }
@@ -66,27 +82,28 @@ __device__ __forceinline__ void loss_of_row(V* z, const Y* y, int n, bool there,
 
 #else
 
-template <int LANES, class V, class Y>
-__device__ __forceinline__ void loss_of_row(V* z, const Y* y, int n, bool there, A s, double w, double scale, Totals& totals) {
-    const int lane = threadIdx.x % LANES, columns = there ? n : 0;
+template <int LANES, class Logit, class Given>
+__device__ __forceinline__ void loss_of_row(Logit* z, const Given* y, int n, bool there, A s, double w, double scale,
+                                            Totals& totals) {
+    auto each = [&](auto visit) { each_column<LANES>(n, there, visit); };
     const A factor = w * scale;
 #if LINK == 2
     A top = least(), total = 0, mean = 0;
-    for (int j = lane; j < columns; j += LANES) top = Max()(top, convert<A>(z[j]));
+    each([&](int j) { top = Max()(top, convert<A>(z[j])); });
     top = over_group<LANES>(top, Max());
-    for (int j = lane; j < columns; j += LANES) total += exp(convert<A>(z[j]) - top);
+    each([&](int j) { total += exp(convert<A>(z[j]) - top); });
     total = over_group<LANES>(total, Add());
     auto output = [&](A zj) { return exp(zj - top) / total; };
-    for (int j = lane; j < columns; j += LANES) {
+    each([&](int j) {
         const A a = output(convert<A>(z[j]));
         mean += a * Loss::delta(a, y[j], s, j);
-    }
+    });
     mean = over_group<LANES>(mean, Add());
 #else
     [[maybe_unused]] auto output = [](A zj) { return Out::f(zj); };
 #endif
     double value = 0, metric = 0;
-    for (int j = lane; j < columns; j += LANES) {
+    each([&](int j) {
         const A zj = convert<A>(z[j]), yj = y[j];
 #if LINK == 0
         value += Loss::value(zj, yj, s, j);
@@ -106,11 +123,11 @@ __device__ __forceinline__ void loss_of_row(V* z, const Y* y, int n, bool there,
         const A error = output(zj) - yj;
         metric += error * error;
 #endif
-        z[j] = convert<V>(delta * factor);
-    }
+        z[j] = convert<Logit>(delta * factor);
+    });
     value = over_group<LANES>(value, Add());
     metric = over_group<LANES>(metric, Add());
-    if (there && lane == 0) totals.value += w * value, totals.metric += w * (metric / n);
+    if (there && threadIdx.x % LANES == 0) totals.value += w * value, totals.metric += w * (metric / n);
 }
 
 #endif

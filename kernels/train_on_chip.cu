@@ -324,116 +324,18 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
 
 // -- the loss ------------------------------------------------------------------------------------------
 
-// BP1 of the rows of a chunk: logits become delta. Adds to the sums of value and metric. What each branch computes is in
-// softmax_cross_entropy.cu and elementwise_loss.cu.
+// BP1 of the rows of a chunk: logits become delta. Adds to the sums of value and metric.
 __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int height, int n, const A* targets,
                                              const int* classes, const double* row_weights, A s, double scale, Totals& mine) {
-    const int lane = threadIdx.x % LANES;
     for (int lowest = 0; lowest < height; lowest += THREADS / LANES) {  // of all threads alike: they meet in shuffles
         const int row = lowest + threadIdx.x / LANES;
         const bool there = row < height;
-        const int first = there ? lane : n;
-        A* z = logits + row * row_length;
-        const double w = there ? row_weights[row] : 0.0;
-        const A factor = w * scale;
-#ifndef CLASSES
-        const A* given = targets + row * row_length;
-#endif
-        auto each = [&](auto visit) {  // of the thread's columns; few are gone through side by side
-            if (n <= 2 * LANES) {
-#pragma unroll
-                for (int i = 0; i < 2; i++)
-                    if (first + i * LANES < n) visit(first + i * LANES);
-            } else {
-#pragma unroll 1
-                for (int j = first; j < n; j += LANES) visit(j);
-            }
-        };
-#ifdef SOFTMAX_CROSS_ENTROPY
-        A largest = least();
-        int predicted = n;
-        each([&](int j) {
-            const bool larger = z[j] > largest;
-            predicted = larger ? j : predicted, largest = larger ? z[j] : largest;
-        });
-        const A top = over_lanes<LANES>(largest, Max());
-        predicted = over_lanes<LANES>(largest == top ? predicted : n, Min());
 #ifdef CLASSES
-        const int truth = there ? classes[row] : n;
+        const int* y = classes + row;
 #else
-        A truest = least();
-        int truth = n;
-        each([&](int j) {
-            if (given[j] > truest) truest = given[j], truth = j;
-        });
-        const A best = over_lanes<LANES>(truest, Max());
-        truth = over_lanes<LANES>(truest == best ? truth : n, Min());
+        const A* y = targets + row * row_length;
 #endif
-        auto target = [&](int j) {
-#ifdef CLASSES
-            const A yj = j == truth ? A(1) : A(0);
-#else
-            const A yj = given[j];
-#endif
-            return (A(1) - s) * yj + s / A(n);
-        };
-        A others = 0, aim = 0;  // but for the largest, whose exponential is 1
-        each([&](int j) {
-            const A shifted = z[j] - top, t = target(j);
-            others += j == predicted ? A(0) : exp(shifted);
-            aim += t == A(0) ? A(0) : t * shifted;
-        });
-        others = over_lanes<LANES>(others, Add());
-        aim = over_lanes<LANES>(aim, Add());
-        const A total = others + A(1);
-        each([&](int j) { z[j] = (exp(z[j] - top) / total - target(j)) * factor; });
-        if (there && lane == 0) {
-            mine.value += w * (log1p(others) - aim);
-            mine.metric += predicted == truth ? w : 0.0;
-        }
-#else
-#if LINK == 2
-        A top = least(), total = 0, mean = 0;
-        each([&](int j) { top = Max()(top, z[j]); });
-        top = over_lanes<LANES>(top, Max());
-        each([&](int j) { total += exp(z[j] - top); });
-        total = over_lanes<LANES>(total, Add());
-        auto output = [&](A zj) { return exp(zj - top) / total; };
-        each([&](int j) {
-            const A a = output(z[j]);
-            mean += a * Loss::delta(a, given[j], s, j);
-        });
-        mean = over_lanes<LANES>(mean, Add());
-#else
-        [[maybe_unused]] auto output = [](A zj) { return Out::f(zj); };
-#endif
-        double value = 0, metric = 0;
-        each([&](int j) {
-            const A zj = z[j], yj = given[j];
-#if LINK == 0
-            value += Loss::value(zj, yj, s, j);
-            const A delta = Loss::delta(zj, yj, s, j);
-#else
-            const A a = output(zj), grad_a = Loss::delta(a, yj, s, j);
-            value += Loss::value(a, yj, s, j);
-#if LINK == 1
-            const A delta = grad_a * Out::derivative(Out::from_a ? a : zj);
-#else
-            const A delta = a * (grad_a - mean);
-#endif
-#endif
-#ifdef LABELS
-            metric += (zj > A(0)) == (yj > A(0.5));
-#else
-            const A error = output(zj) - yj;
-            metric += error * error;
-#endif
-            z[j] = delta * factor;
-        });
-        value = over_lanes<LANES>(value, Add());
-        metric = over_lanes<LANES>(metric, Add());
-        if (there && lane == 0) mine.value += w * value, mine.metric += w * (metric / n);
-#endif
+        loss_of_row<LANES>(logits + row * row_length, y, n, there, s, there ? row_weights[row] : 0.0, scale, mine);
     }
 }
 

@@ -85,7 +85,7 @@ def kernel_source(
         parts.append(_activation("Out", output))
     if loss is not None:
         parts.append(_loss(loss))
-    if (loss is not None or "SOFTMAX_CROSS_ENTROPY" in macros) and name != "train_on_chip":
+    if loss is not None or "SOFTMAX_CROSS_ENTROPY" in macros:
         parts.append(_file("row_loss.cuh"))
     if rule is not None:
         parts.append(_rule(rule))
