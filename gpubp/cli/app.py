@@ -87,6 +87,7 @@ app.command()(train)
 def predict(
     model: options.Model,
     data: options.Rows,
+    decimal: options.DecimalOfRows = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
     out: options.Predictions = Path("predictions.csv"),
@@ -97,7 +98,7 @@ def predict(
     from gpubp.tabular.predictor import encode
 
     predictions.check(out, data)
-    net, preprocessing = run_folder.load_predictor(model)
+    net, preprocessing = run_folder.load_predictor(model, decimal)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, _ = encode(net, source, with_target=False)
     columns = reading.decode(preprocessing, net.forward(X))
@@ -111,6 +112,7 @@ def predict(
 def evaluate(
     model: options.Model,
     data: options.Rows,
+    decimal: options.DecimalOfRows = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
     as_json: options.Json = False,
@@ -119,7 +121,7 @@ def evaluate(
     from gpubp.cli import display, metrics, run_folder
     from gpubp.tabular.predictor import encode
 
-    net, preprocessing = run_folder.load_predictor(model)
+    net, preprocessing = run_folder.load_predictor(model, decimal)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, y = encode(net, source)
     if y is None:

@@ -22,6 +22,7 @@ import gpubp
 from gpubp._typing import Array
 from gpubp.cli import metrics
 from gpubp.data import PreparedData, RawData, read
+from gpubp.data.prepare import with_decimal
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import UsageError
 from gpubp.network import MLP
@@ -322,16 +323,26 @@ def load_model(path: Path, device: str = "auto") -> MLP | TabularModel:
     return load_network(path, device)
 
 
-def load_predictor(path: Path) -> tuple[MLP | TabularModel, dict[str, Any]]:
+def load_predictor(path: Path, decimal: str | None = None) -> tuple[MLP | TabularModel, dict[str, Any]]:
     """What predicts in a run folder or model file, and how raw rows are encoded for it.
+
+    Parameters
+    ----------
+    path : Path
+    decimal : {".", ","}, optional
+        What stands before decimals in raw rows, where that is not what did in training.
 
     Raises
     ------
     DataError
         If it is a stack, or was saved without its preprocessing.
+    UsageError
+        If `decimal` does not suit the network.
     """
     net = load(path).net
     assert net.preprocessing is not None
+    if decimal is not None:
+        net.preprocessing = with_decimal(net.preprocessing, decimal)
     return net, net.preprocessing
 
 

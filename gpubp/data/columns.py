@@ -14,6 +14,7 @@ from gpubp.data.cells import Cells, PlainNumbers, TypedCells
 from gpubp.data.dates import derived_column, derived_names, parse_date
 from gpubp.data.infer import header_is_a_row, infer
 from gpubp.data.missing import declared_numbers, is_missing
+from gpubp.data.number_style import NumberStyle
 from gpubp.data.schema import ColumnSchema, Kind, Schema, TableOptions
 from gpubp.data.source import RawData, printable
 from gpubp.errors import DataError
@@ -131,7 +132,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         numbers = {text: self._number(text, column) for text in set(texts)}
         if None in numbers.values():
             row, text = next((row, text) for row, text in zip(rows, texts, strict=True) if numbers[text] is None)
-            raise DataError(f'{self.where(int(row), name)}: "{printable(text)}" {NOT_AS_TRAINED}')
+            hint = decimal_hint(text, column.style)
+            raise DataError(f'{self.where(int(row), name)}: "{printable(text)}" {NOT_AS_TRAINED}{hint}')
         values[rows] = [numbers[text] for text in texts]
         if declared := declared_numbers(self.options.missing):
             values[np.isin(values, declared)] = np.nan
@@ -213,6 +215,14 @@ class JoinedColumns(Mapping[str, NDArray[Any]]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def decimal_hint(text: str, style: NumberStyle) -> str:
+    """The option by which a text would be a number, where another sign before decimals makes it one."""
+    other = "," if style.decimal == "." else "."
+    if style.with_decimal(other).parse(text) is None:
+        return ""
+    return f'; if "{other}" stands before decimals, --decimal {other}'
 
 
 def schema_of(data: RawData) -> Schema:
