@@ -53,7 +53,8 @@ def numbers_of(X: Any, y: Array, preprocessing: dict[str, Any]) -> NDArray[np.ui
     """A number (m,) for each row and its target, the same for the same values, however many rows there are.
 
     It is the sum of the bits of all values in float32, each times a random number of 64 bits, modulo 2**64. Two rows
-    that differ have the same number in one of 2**49 cases at most.
+    that differ have the same number in one of 2**33 cases at most, and where they differ by more than the leading bit
+    of a value, in fewer.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def _sums(values: Any, skipped: int) -> NDArray[np.uint64]:
 def _bits(values: Any) -> NDArray[np.uint64]:
     """The bits of values in float32, the upper half also in the lower one, where round numbers have zeros alone.
 
-    So two of them never differ by a multiple of 2**16, which would leave as few bits of a sum to chance.
+    Otherwise these would differ by multiples of 2**16, which leave 48 bits of a sum to chance, and not 64.
     """
     bits = (np.asarray(values, np.float32) + np.float32(0)).view(np.uint32)  # + 0, as -0 is 0
     return (bits ^ (bits >> np.uint32(16))).astype(np.uint64)

@@ -132,7 +132,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         numbers = {text: self._number(text, column) for text in set(texts)}
         if None in numbers.values():
             row, text = next((row, text) for row, text in zip(rows, texts, strict=True) if numbers[text] is None)
-            hint = decimal_hint(text, column.style)
+            hint = _decimal_hint(text, column.style)
             raise DataError(f'{self.where(int(row), name)}: "{printable(text)}" {NOT_AS_TRAINED}{hint}')
         values[rows] = [numbers[text] for text in texts]
         if declared := declared_numbers(self.options.missing):
@@ -217,14 +217,6 @@ class JoinedColumns(Mapping[str, NDArray[Any]]):
         return len(self.names)
 
 
-def decimal_hint(text: str, style: NumberStyle) -> str:
-    """The option by which a text would be a number, where another sign before decimals makes it one."""
-    other = "," if style.decimal == "." else "."
-    if style.with_decimal(other).parse(text) is None:
-        return ""
-    return f'; if "{other}" stands before decimals, --decimal {other}'
-
-
 def schema_of(data: RawData) -> Schema:
     """Tell what the columns of a table are; of arrays in memory, the type tells.
 
@@ -257,6 +249,14 @@ def schema_of_format_1(encoding: Mapping[str, Any], target: Mapping[str, Any]) -
         known = tuple(value for value in classes if isinstance(value, str) and is_missing(value))
         columns[target["name"]] = ColumnSchema(kind, "format 1", categories=known)
     return Schema(columns)
+
+
+def _decimal_hint(text: str, style: NumberStyle) -> str:
+    """The option by which a text would be a number, where another sign before decimals makes it one."""
+    other = "," if style.decimal == "." else "."
+    if style.with_decimal(other).parse(text) is None:
+        return ""
+    return f'; if "{other}" stands before decimals, --decimal {other}'
 
 
 def _typed_column(values: NDArray[Any]) -> ColumnSchema:

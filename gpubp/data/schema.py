@@ -140,7 +140,9 @@ class Schema:
         """Return a schema of columns whose numbers are written with this sign before decimals."""
         options = replace(self.options, decimal=decimal)
         options.check()
-        columns = {name: replace(c, style=c.style.with_decimal(decimal)) for name, c in self.columns.items()}
+        columns = {
+            name: replace(column, style=column.style.with_decimal(decimal)) for name, column in self.columns.items()
+        }
         return replace(self, columns=columns, options=options)
 
     def to_json(self) -> dict[str, Any]:

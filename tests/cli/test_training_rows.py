@@ -47,7 +47,13 @@ def lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Genera
     return rows
 
 
-@pytest.mark.parametrize("options", [[*QUICK, "--validation", "0.25"], ["--epochs", "1"]])
+OPTIONS = [
+    pytest.param([*QUICK, "--validation", "0.25"], id="own"),
+    pytest.param(["--epochs", "1"], id="fast", marks=pytest.mark.thorough),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_rows_of_a_table_are_known_and_others_are_not(lines: list[str], options: list[str]) -> None:
     done("train", "table.csv", *options, "--out", "run")
     assert known("table.csv") == 160  # a fifth of the rows was for testing; validation rows count
