@@ -147,7 +147,7 @@ def _targets(rng: np.random.Generator, loss: str, rows: int, outputs: int) -> np
 def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
     """How many of so many kills of a process that overwrites a run leave files of two, and what litter is left."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from tests.cli.test_run_folder import runs_in, write
+    from tests.cli.test_run_folder import FILES, runs_in, write
 
     generator, mixed = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as place:
@@ -164,7 +164,7 @@ def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
             os.waitpid(writer, 0)
             mixed += len(runs_in(folder)) > 1
         write(folder, 1)
-        litter = {path.name for path in folder.iterdir()} - {"mine", "model.safetensors", "metrics.json", "history.csv"}
+        litter = {path.name for path in folder.iterdir()} - {"mine", *FILES}
         return mixed, len(litter) + len(list(Path(place).iterdir())) - 1
 
 

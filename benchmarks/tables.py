@@ -176,13 +176,21 @@ def plot(path: Path, figures: Sequence[dict[str, Any]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    ratios = {who: compare(figures, who, "HGB") for who in CONTENDERS}
+    most = max(map(len, ratios.values()))
     drawing, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for who in CONTENDERS:
-        if ratios := compare(figures, who, "HGB"):
-            seconds = geometric_mean([f["seconds"] for f in figures if _is(f, who)])
-            axes.plot(seconds, geometric_mean(ratios), "o" if who.startswith("gpubp") else "s")
-            axes.annotate(who, (seconds, geometric_mean(ratios)), xytext=(5, 4), textcoords="offset points")
-    axes.set(xscale="log", xlabel="CPU seconds of a fit", ylabel="error over HGB's")
+    axes.axhline(1, color="0.8", zorder=0)
+    for who in (who for who in CONTENDERS if ratios[who]):
+        seconds = geometric_mean([f["seconds"] for f in figures if _is(f, who)])
+        ours, measured_on = who.startswith("gpubp"), len(ratios[who])
+        axes.plot(seconds, geometric_mean(ratios[who]), "o" if ours else "s", color="C0" if ours else "0.5")
+        name = who if measured_on == most else f"{who}, on {measured_on}"
+        place = (seconds, geometric_mean(ratios[who]))
+        axes.annotate(name, place, xytext=(0, 6), textcoords="offset points", ha="center")
+    axes.margins(0.18, 0.12)
+    axes.set(xscale="log", xlabel="CPU seconds of a fit", ylabel="error over HGB's (lower is better)")
+    axes.set_title(f"Geometric means over {most} (table, split), or as many as are named", fontsize="medium")
+    axes.xaxis.set_major_formatter("{x:g}")
     drawing.savefig(path)
     plt.close(drawing)
 

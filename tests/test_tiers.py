@@ -76,6 +76,13 @@ def test_plain_pytest_and_the_marks_are_all_tests(collected):
     assert all(chosen(others, item) == bool({"backends", "thorough"} & set(tiers(item))) for item in collected)
 
 
+def test_other_packages_on_our_estimators_are_run_in_their_own_environment(collected):
+    ran = re.findall(r"/pytest\" -m clients (\S+)$", (REPOSITORY / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+    assert ran == ["tests/clients"]
+    clients = [item for item in collected if "clients" in tiers(item)]
+    assert clients and all(item.path.parent == REPOSITORY / ran[0] for item in clients)
+
+
 def test_only_some_backends_are_in_the_default_tier(collected):
     every = {*BACKENDS, *GPU_BACKENDS}
     for item in collected:

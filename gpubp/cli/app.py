@@ -87,6 +87,7 @@ app.command()(train)
 def predict(
     model: options.Model,
     data: options.Rows,
+    decimal: options.DecimalOfRows = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
     out: options.Predictions = Path("predictions.csv"),
@@ -97,7 +98,7 @@ def predict(
     from gpubp.tabular.predictor import encode
 
     predictions.check(out, data)
-    net, preprocessing = run_folder.load_predictor(model)
+    net, preprocessing = run_folder.load_predictor(model, decimal)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, _ = encode(net, source, with_target=False)
     columns = reading.decode(preprocessing, net.forward(X))
@@ -111,15 +112,16 @@ def predict(
 def evaluate(
     model: options.Model,
     data: options.Rows,
+    decimal: options.DecimalOfRows = None,
     delimiter: options.Delimiter = None,
     encoding: options.Encoding = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well a trained network predicts DATA."""
-    from gpubp.cli import display, metrics, run_folder
+    from gpubp.cli import display, metrics, run_folder, training_rows
     from gpubp.tabular.predictor import encode
 
-    net, preprocessing = run_folder.load_predictor(model)
+    net, preprocessing = run_folder.load_predictor(model, decimal)
     source = run_folder.unseen_part(_read_rows(data, preprocessing, delimiter, encoding))
     X, y = encode(net, source)
     if y is None:
@@ -129,16 +131,20 @@ def evaluate(
     reached = metrics.baseline(preprocessing, y)
     name = metrics.baseline_name(preprocessing) if reached is not None else None
     matrix = metrics.confusion(preprocessing, y, net.forward(X))
+    known = training_rows.known(model, X, y, preprocessing)
     console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
     display.show_notes(console, source.notes)
     classes = preprocessing["target"].get("classes")
     if as_json:
         more = {"baseline": {"predicts": name, **(reached or {})}, "classes": classes, "confusion": matrix}
+        more |= {"training_rows": None if known is None else known.count}
         return typer.echo(json.dumps({"rows": len(X), **scores, **more}))
     part = f"{source.name}, {len(X):,} rows"
     display.show_metrics(console, display.with_baseline({part: scores}, {"predicts": name, part: reached}))
     if matrix is not None and len(matrix) <= MOST_SHOWN_CLASSES:
         display.show_confusion(console, classes, matrix)
+    if known is not None and known.count:
+        display.say(console, known.remark(), "yellow")
     for remark in metrics.remarks(preprocessing, matrix, {part: scores}):
         display.say(console, remark, "yellow")
 

@@ -203,6 +203,9 @@ Missing = Annotated[
 Decimal = Annotated[
     str | None, _table_option(help="What stands before decimals, where that is open.", metavar=". or ,")
 ]
+DecimalOfRows = Annotated[
+    str | None, _table_option(help="What stands before decimals, if not what did in training.", metavar=". or ,")
+]
 Delimiter = Annotated[
     str | None, _table_option(help='Separates the cells of a CSV file (detected by default); "tab".', metavar="CHAR")
 ]

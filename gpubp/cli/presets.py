@@ -125,7 +125,7 @@ def train(
     ctx: typer.Context, console: Console, source: RawData, preset: Preset, settings: Settings, folder: Path
 ) -> None:
     """Train all networks of a preset, show it, and keep them with their metrics in a folder."""
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display, run_folder, training_rows
     from gpubp.cli.train import show_result
     from gpubp.data.prepare import TASKS, choose
     from gpubp.tabular import fitting
@@ -173,5 +173,7 @@ def train(
     config = {str(key): value for key, value in asked.items() if key not in ("out", "overwrite", "quiet", "help")}
     config |= {"preset": preset.name, "target": target["name"], "loss": chosen.loss.name}
     summary = run_folder.summarize_preset(model, TASKS[target["type"]], with_targets, history, config)
-    run_folder.write(folder, model, history, summary)
+    seen, y = with_targets["train"]
+    numbers = training_rows.numbers_of(seen, y, model.preprocessing)
+    run_folder.write(folder, model, history, summary, [numbers])
     show_result(console, model.preprocessing, summary, folder, params["quiet"])

@@ -20,8 +20,9 @@ from typing import Any
 
 import gpubp
 from gpubp._typing import Array
-from gpubp.cli import metrics
+from gpubp.cli import metrics, training_rows
 from gpubp.data import PreparedData, RawData, read
+from gpubp.data.prepare import with_decimal
 from gpubp.diagnostics.health import Health, examine
 from gpubp.errors import UsageError
 from gpubp.network import MLP
@@ -250,8 +251,25 @@ def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
         )
 
 
-def write(folder: Path, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]) -> None:
+def write(
+    folder: Path,
+    net: MLP | TabularModel,
+    history: History | TabularHistory,
+    summary: dict[str, Any],
+    rows: Sequence[Array] = (),
+) -> None:
     """Write the run folder. It appears whole; in one that exists, files of two runs never stand side by side.
+
+    Parameters
+    ----------
+    folder : Path
+    net : MLP or TabularModel
+    history : History or TabularHistory
+    summary : dict
+        The contents of metrics.json.
+    rows : sequence of (n,) array
+        What `training_rows.numbers_of` gives for the rows that it was trained and validated on; none where they are
+        not kept.
 
     Raises
     ------
@@ -259,30 +277,39 @@ def write(folder: Path, net: MLP | TabularModel, history: History | TabularHisto
         If it cannot be written; the message says where the run is instead.
     """
     try:
-        _put(Path(os.path.realpath(folder)), net, history, summary)
+        _put(Path(os.path.realpath(folder)), net, history, summary, rows)
     except (OSError, UsageError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        elsewhere = _put_elsewhere(folder.name, net, history, summary)
+        elsewhere = _put_elsewhere(folder.name, net, history, summary, rows)
         raise UsageError(f"{folder}: cannot be written ({reason}); {elsewhere}") from error
 
 
-def _put(folder: Path, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]) -> None:
+def _put(
+    folder: Path,
+    net: MLP | TabularModel,
+    history: History | TabularHistory,
+    summary: dict[str, Any],
+    rows: Sequence[Array],
+) -> None:
     """Write the run folder, as `write` says."""
     within = folder.is_dir() and (any(folder.iterdir()) or folder.is_mount() or not os.access(folder.parent, os.W_OK))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(folder / STAGE if within else folder) as stage:
         net.save(stage / MODEL)
         atomic_write(stage / HISTORY, history.to_csv().encode())
-        summary = _finite(summary) | {MODEL_DIGEST: digest(stage / MODEL)}
+        of_network = digest(stage / MODEL)
+        if rows:
+            training_rows.save(stage, rows, of_network)
+        summary = _finite(summary) | {MODEL_DIGEST: of_network}
         atomic_write(stage / METRICS, (json.dumps(summary, indent=2, allow_nan=False) + "\n").encode())
         if not within:
             _rename(stage, folder)
             sync_folder(folder.parent)
             return
-        for name in (METRICS, HISTORY):  # those of another run go before its network does
+        for name in (METRICS, HISTORY, training_rows.FILE):  # those of another run go before its network does
             (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
-        for name in (MODEL, HISTORY, METRICS):
+        for name in (MODEL, HISTORY, METRICS, *([training_rows.FILE] if rows else [])):
             (stage / name).replace(folder / name)
         sync_folder(folder)
 
@@ -296,7 +323,11 @@ def _rename(stage: Path, folder: Path) -> None:
 
 
 def _put_elsewhere(
-    name: str, net: MLP | TabularModel, history: History | TabularHistory, summary: dict[str, Any]
+    name: str,
+    net: MLP | TabularModel,
+    history: History | TabularHistory,
+    summary: dict[str, Any],
+    rows: Sequence[Array],
 ) -> str:
     """Write a run that cannot be written where it belongs among temporary files, and say where."""
     try:
@@ -304,7 +335,7 @@ def _put_elsewhere(
     except OSError as error:
         return f"nor can anything in {tempfile.gettempdir()} ({error.strerror})"
     try:
-        _put(folder, net, history, summary)
+        _put(folder, net, history, summary, rows)
     except (OSError, UsageError):
         shutil.rmtree(folder, ignore_errors=True)
         return f"nor can anything in {folder.parent}"
@@ -322,16 +353,26 @@ def load_model(path: Path, device: str = "auto") -> MLP | TabularModel:
     return load_network(path, device)
 
 
-def load_predictor(path: Path) -> tuple[MLP | TabularModel, dict[str, Any]]:
+def load_predictor(path: Path, decimal: str | None = None) -> tuple[MLP | TabularModel, dict[str, Any]]:
     """What predicts in a run folder or model file, and how raw rows are encoded for it.
+
+    Parameters
+    ----------
+    path : Path
+    decimal : {".", ","}, optional
+        What stands before decimals in raw rows, where that is not what did in training.
 
     Raises
     ------
     DataError
         If it is a stack, or was saved without its preprocessing.
+    UsageError
+        If `decimal` does not suit the network.
     """
     net = load(path).net
     assert net.preprocessing is not None
+    if decimal is not None:
+        net.preprocessing = with_decimal(net.preprocessing, decimal)
     return net, net.preprocessing
 
 

@@ -240,11 +240,13 @@ def save(
     quiet: bool,
 ) -> None:
     """Measure a trained network, write its folder, and say so; if `quiet`, in one line."""
-    from gpubp.cli import run_folder
+    from gpubp.cli import run_folder, training_rows
 
     net.preprocessing = prepared.preprocessing
     summary = run_folder.summarize(net, prepared, history, config)
-    run_folder.write(folder, net, history, summary)
+    seen = () if prepared.stream is not None else (prepared.train, prepared.validation)
+    rows = [training_rows.numbers_of(*part, prepared.preprocessing) for part in seen if part is not None]
+    run_folder.write(folder, net, history, summary, rows)
     show_result(console, prepared.preprocessing, summary, folder, quiet)
 
 

@@ -14,6 +14,7 @@ from gpubp.data.cells import Cells, PlainNumbers, TypedCells
 from gpubp.data.dates import derived_column, derived_names, parse_date
 from gpubp.data.infer import header_is_a_row, infer
 from gpubp.data.missing import declared_numbers, is_missing
+from gpubp.data.number_style import NumberStyle
 from gpubp.data.schema import ColumnSchema, Kind, Schema, TableOptions
 from gpubp.data.source import RawData, printable
 from gpubp.errors import DataError
@@ -131,7 +132,8 @@ class Columns(Mapping[str, NDArray[Any]]):
         numbers = {text: self._number(text, column) for text in set(texts)}
         if None in numbers.values():
             row, text = next((row, text) for row, text in zip(rows, texts, strict=True) if numbers[text] is None)
-            raise DataError(f'{self.where(int(row), name)}: "{printable(text)}" {NOT_AS_TRAINED}')
+            hint = _decimal_hint(text, column.style)
+            raise DataError(f'{self.where(int(row), name)}: "{printable(text)}" {NOT_AS_TRAINED}{hint}')
         values[rows] = [numbers[text] for text in texts]
         if declared := declared_numbers(self.options.missing):
             values[np.isin(values, declared)] = np.nan
@@ -247,6 +249,14 @@ def schema_of_format_1(encoding: Mapping[str, Any], target: Mapping[str, Any]) -
         known = tuple(value for value in classes if isinstance(value, str) and is_missing(value))
         columns[target["name"]] = ColumnSchema(kind, "format 1", categories=known)
     return Schema(columns)
+
+
+def _decimal_hint(text: str, style: NumberStyle) -> str:
+    """The option by which a text would be a number, where another sign before decimals makes it one."""
+    other = "," if style.decimal == "." else "."
+    if style.with_decimal(other).parse(text) is None:
+        return ""
+    return f'; if "{other}" stands before decimals, --decimal {other}'
 
 
 def _typed_column(values: NDArray[Any]) -> ColumnSchema:

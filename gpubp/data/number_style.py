@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
@@ -57,6 +57,11 @@ class NumberStyle:
             body = body.replace(variant, "")
         number = float(body.replace(self.decimal, ".") + parts.exponent)
         return -number if parts.negative else number
+
+    def with_decimal(self, decimal: str) -> NumberStyle:
+        """The style with another sign before decimals; thousands are not separated by the same."""
+        other = "," if decimal == "." else "."
+        return replace(self, decimal=decimal, thousands=other if self.thousands == decimal else self.thousands)
 
     def describe(self) -> str:
         """Say how the numbers are written, for a note."""

@@ -297,6 +297,25 @@ def schema_of_network(preprocessing: Mapping[str, Any]) -> Schema:
     return saved_schema(preprocessing) or schema_of_format_1(preprocessing["features"], preprocessing["target"])
 
 
+def with_decimal(preprocessing: dict[str, Any], decimal: str) -> dict[str, Any]:
+    """The preprocessing for rows whose numbers have another sign before decimals than those of training had.
+
+    Parameters
+    ----------
+    preprocessing : dict
+        From `prepare`, or from a model's file.
+    decimal : {".", ","}
+
+    Raises
+    ------
+    UsageError
+        If the network was not trained on a table, or there is no such sign.
+    """
+    if preprocessing["features"]["kind"] != "table":
+        raise UsageError(f"--decimal {decimal}: the network was not trained on a table; leave it out")
+    return preprocessing | {"schema": schema_of_network(preprocessing).with_decimal(decimal).to_json()}
+
+
 def fit_features(
     data: RawData,
     rows: features.RowIndices,

@@ -136,6 +136,15 @@ class Schema:
         ignored = {name: replace(self.columns[name], kind="ignored", why=why) for name, why in left_out.items()}
         return replace(self, columns=self.columns | ignored)
 
+    def with_decimal(self, decimal: str) -> Schema:
+        """Return a schema of columns whose numbers are written with this sign before decimals."""
+        options = replace(self.options, decimal=decimal)
+        options.check()
+        columns = {
+            name: replace(column, style=column.style.with_decimal(decimal)) for name, column in self.columns.items()
+        }
+        return replace(self, columns=columns, options=options)
+
     def to_json(self) -> dict[str, Any]:
         """Write the schema as plain JSON: lists for tuples, and nothing that is as in most columns."""
         columns = {name: _without_defaults(column) for name, column in self.columns.items()}

@@ -56,6 +56,7 @@ def test_a_run_measures_what_is_not_there_yet(table: Path, capsys: pytest.Captur
     assert main(arguments) == 0
     (figure,) = json.loads((table.parent / "tables.json").read_text())["figures"]
     assert figure["contender"] == "HGB" and "small 0 HGB" in capsys.readouterr().out
+    assert (table.parent / "tables.png").is_file()
     assert main(arguments) == 0
     assert "small 0 HGB" not in capsys.readouterr().out
     assert set(CONTENDERS) > {"HGB"}

@@ -35,7 +35,7 @@ from gpubp.schedules import SCHEDULES
 
 PACKAGE = Path(gpubp.__file__).resolve().parent
 RUN = [sys.executable, "-m", "gpubp"]
-RUN_FILES = {"model.safetensors", "metrics.json", "history.csv"}
+RUN_FILES = {"model.safetensors", "metrics.json", "history.csv", "training_rows.safetensors"}
 QUICK = ["--epochs", "3", "--hidden", "4"]
 
 

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gpubp
+from gpubp.cli import run_folder, training_rows
 from gpubp.cli.app import app
 from gpubp.tabular.model import TabularModel
 from gpubp.tabular.recipes import RECIPES
@@ -85,7 +86,7 @@ def test_arrays_have_no_preset(folder: Path) -> None:
 def test_networks_of_a_preset_are_one_model_to_all_commands(folder: Path, data: str) -> None:
     text = done("train", f"{data}.csv", *SHORT, "--preset", "best", "--out", "run")
     assert "32 network(s) in 4 stack(s): about" in text and "100%" in text
-    assert {path.name for path in Path("run").iterdir()} == {"model.safetensors", "metrics.json", "history.csv"}
+    assert {path.name for path in Path("run").iterdir()} == {*run_folder.FILES, training_rows.FILE}
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert {"train", "validation", "test"} <= set(metrics) and metrics["preset"] == "best"
     assert sum(metrics["recipe_weights"].values()) == pytest.approx(1)

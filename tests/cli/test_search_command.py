@@ -16,7 +16,7 @@ from rich.console import Console
 from test_cli import check_failure, done, flowers, invoke, prices, read_csv, tree
 
 import gpubp
-from gpubp.cli import metrics, run_folder
+from gpubp.cli import metrics, run_folder, training_rows
 from gpubp.cli.options import OPTIONS
 from gpubp.cli.search import display as search_display
 from gpubp.cli.search import trials
@@ -33,7 +33,7 @@ from support.machines import by_tier
 DEFAULTS = Settings({name: option.command_default for name, option in OPTIONS.items()})
 SETTINGS = DEFAULTS.changed({"hidden": "4", "batch_size": 16, "epochs": 3})
 QUICK = ["--epochs", "3", "--hidden", "4", "--seeds", "1", "--device", "cpu-reference"]
-FILES = {*run_folder.FILES, "results.csv"}
+FILES = {*run_folder.FILES, training_rows.FILE, "results.csv"}
 
 
 @pytest.fixture

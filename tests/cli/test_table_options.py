@@ -46,6 +46,41 @@ def test_train_predict_and_evaluate_read_a_table_as_the_user_said(table: Path, t
     assert "80 rows" in run("evaluate", tmp_path / "run", table)
 
 
+@pytest.mark.parametrize(("trained", "given"), [(".", ","), (",", ".")])
+def test_rows_to_predict_may_have_another_sign_before_decimals(tmp_path: Path, trained: str, given: str) -> None:
+    """Thousands are separated by what does not stand before decimals."""
+    rows = [(1000 + 40.25 * i, i % 7 + 0.125, 5000 + 321.5 * (i % 9)) for i in range(60)]
+
+    def written(name: str, decimal: str) -> Path:
+        swapped = str.maketrans(",.", ".," if decimal == "," else ",.")
+        lines = [f"{a:,.2f};{b:.3f};{c:,.1f}".translate(swapped) for a, b, c in rows]
+        (tmp_path / name).write_text("\n".join(["a;b;c", *lines, ""]))
+        return tmp_path / name
+
+    alike, other = written("alike.csv", trained), written("other.csv", given)
+    model, decimal = tmp_path / "run", ("--decimal", given)
+    run("train", alike, "--out", model, "--epochs", "3", "--hidden", "4", "--device", "cpu-reference")
+    run("predict", model, alike, "--out", tmp_path / "alike.out.csv")
+    run("predict", model, other, *decimal, "--out", tmp_path / "other.out.csv")
+    assert (tmp_path / "alike.out.csv").read_bytes() == (tmp_path / "other.out.csv").read_bytes()
+    scores = json.loads(run("evaluate", model, alike, "--json"))
+    assert json.loads(run("evaluate", model, other, *decimal, "--json")) == scores
+    failed = CliRunner().invoke(app, ["predict", str(model), str(other), "--out", str(tmp_path / "p.csv")])
+    assert failed.exit_code == 2 and f'if "{given}" stands before decimals, --decimal {given}' in failed.stderr
+
+
+def test_a_sign_before_decimals_that_does_not_suit_is_refused(table: Path, tmp_path: Path) -> None:
+    quick = ("--epochs", "1", "--hidden", "2", "--device", "cpu-reference")
+    run("train", "digits", "--out", tmp_path / "digits", *quick)
+    run("train", table, "--out", tmp_path / "run", *SAID, *quick)
+    for model, data, decimal, message in (
+        ("digits", "digits", ",", "--decimal ,: the network was not trained on a table; leave it out"),
+        ("run", table, "x", '--decimal "x": decimals stand behind "." or ","'),
+    ):
+        result = CliRunner().invoke(app, ["evaluate", str(tmp_path / model), str(data), "--decimal", decimal])
+        assert result.exit_code == 2 and message in result.stderr, result.stderr
+
+
 def test_search_takes_the_same_options(table: Path, tmp_path: Path) -> None:
     grid = ("--grid", "hidden=2,4", "--seeds", "1", "--epochs", "2", "--device", "cpu-reference")
     output = run("search", table, "--out", tmp_path / "run", *SAID, *grid, "--loss", "half_squared_error")

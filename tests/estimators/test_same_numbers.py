@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,47 +110,80 @@ def test_sparse_labels_are_predicted_sparse(form, rng):
 
 
 CROSS_VALIDATION = """
-import warnings
+import traceback, warnings
 import numpy as np, sklearn, gpubp
 import {library} as xp
+from gpubp.estimators.arrays import as_numpy
 from sklearn.datasets import load_iris
 from sklearn.model_selection import cross_val_predict, cross_val_score
+
 warnings.simplefilter("ignore")
 X, y = load_iris(return_X_y=True)
-options = dict(max_iter=5, device="cpu", random_state=0)
-classifiers = (
-    gpubp.MLPClassifier((4,), **options),
-    gpubp.MLPEnsembleClassifier((4,), n_estimators=2, **options),
-    gpubp.MLPSearchCV(gpubp.MLPClassifier((4,), **options), {{"alpha": [1e-4, 1.0]}}, cv=2),
-)
-for est in classifiers:
-    for method in ("predict", "predict_proba", "predict_log_proba"):
-        expected = cross_val_predict(est, X, y, cv=3, method=method)
-        with sklearn.config_context(array_api_dispatch=True):
-            values = cross_val_predict(est, xp.asarray(X), xp.asarray(y), cv=3, method=method)
-            assert type(values) is type(xp.asarray(X)), type(values)
-        assert np.allclose(np.asarray(values), expected)
+X_there, y_there = (xp.asarray(array, {where}) for array in (X, y))
+METHODS = ("predict", "predict_proba", "predict_log_proba")
+
+
+def classifiers(device):
+    options = dict(max_iter=5, device=device, random_state=0)
+    network = gpubp.MLPClassifier((4,), **options)
+    yield network
+    yield gpubp.MLPEnsembleClassifier((4,), n_estimators=2, **options)
+    yield gpubp.MLPSearchCV(network, {{"alpha": [1e-4, 1.0]}}, cv=2)
+
+
+def predictions(est, on_host, method):
+    expected = cross_val_predict(on_host, X, y, cv=3, method=method)
     with sklearn.config_context(array_api_dispatch=True):
-        scores = cross_val_score(est, xp.asarray(X), xp.asarray(y), cv=3, scoring="neg_log_loss")
-        assert type(est.fit(xp.asarray(X), xp.asarray(y)).classes_) is type(xp.asarray(y))
-    assert np.allclose(scores, cross_val_score(est, X, y, cv=3, scoring="neg_log_loss"))
+        values = cross_val_predict(est, X_there, y_there, cv=3, method=method)
+    assert type(values) is type(X_there) and values.device == X_there.device, (type(values), values.device)
+    np.testing.assert_allclose(as_numpy(values), expected, 1e-5, 1e-8)
+
+
+def scores(est, on_host, scoring):
+    with sklearn.config_context(array_api_dispatch=True):
+        found = cross_val_score(est, X_there, y_there, cv=3, scoring=scoring)
+    np.testing.assert_allclose(found, cross_val_score(on_host, X, y, cv=3, scoring=scoring), 1e-5, 1e-8)
+
+
+def classes(est, on_host, library):
+    with sklearn.config_context(array_api_dispatch=True):
+        assert type(est.fit(X_there, y_there).classes_) is type(y_there)
     assert type(est.fit(X, y).classes_) is np.ndarray
-print("alike")
+
+
+CHECKS = [(predictions, method) for method in METHODS] + [(scores, "neg_log_loss"), (classes, "of the library")]
+for est, on_host in zip(classifiers("{device}"), classifiers("cpu"), strict=True):
+    for check, what in CHECKS:
+        try:
+            check(est, on_host, what)
+            print(type(est).__name__, check.__name__, what, "alike")
+        except Exception:
+            print(type(est).__name__, check.__name__, what, "DIFFERENT")
+            traceback.print_exc()
 """
+LIBRARIES = [
+    pytest.param("array_api_strict", "", "cpu", id="array_api_strict"),
+    # NumPy cannot read arrays of this device by itself, nor can it those of a GPU.
+    pytest.param(*("array_api_strict", 'device=xp.Device("device1")', "cpu"), id="device1", marks=pytest.mark.thorough),
+    pytest.param("torch", "", "cpu", id="torch"),
+    pytest.param("cupy", "", "cuda", id="cupy", marks=[pytest.mark.gpu, pytest.mark.backends]),
+    pytest.param("torch", 'device="cuda"', "cuda", id="torch-cuda", marks=[pytest.mark.gpu, pytest.mark.backends]),
+]
 
 
 @pytest.mark.skipif(
     tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9), reason="scikit-learn's helpers are those of 1.9"
 )
-@pytest.mark.parametrize("library", ["array_api_strict", "torch"])
-def test_cross_validation_of_other_libraries_arrays(library):
+@pytest.mark.parametrize("library, where, device", LIBRARIES)
+def test_cross_validation_of_other_libraries_arrays(library, where, device):
     """In a process of its own: SciPy looks at SCIPY_ARRAY_API when it is imported."""
     pytest.importorskip(library, reason=f"{library} is not installed")
     path = [str(PACKAGE.parent), *filter(None, sys.path)]
-    environment = {"PATH": "", "SCIPY_ARRAY_API": "1", "HOME": str(Path.home()), "PYTHONPATH": ":".join(path)}
-    command = [sys.executable, "-c", CROSS_VALIDATION.format(library=library)]
+    environment = {**os.environ, "SCIPY_ARRAY_API": "1", "PYTHONPATH": os.pathsep.join(path)}
+    command = [sys.executable, "-c", CROSS_VALIDATION.format(library=library, where=where, device=device)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.stdout.strip() == "alike", done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 15 and all(line.endswith(" alike") for line in lines), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("rate", [1e10, 1e30])

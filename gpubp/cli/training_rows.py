@@ -1,0 +1,141 @@
+"""Which rows a network was trained on: a number for each, kept in its run, by which `evaluate` knows them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpubp import serialization
+from gpubp._typing import Array
+from gpubp.checks import SparseRows
+from gpubp.data import features
+from gpubp.errors import DataError
+from gpubp.tabular.model import TableRows
+
+FILE = "training_rows.safetensors"
+MOST = 2**17  # numbers that are kept, the smallest: 1 MiB
+NUMBERS = "numbers"  # the tensor of the file
+NETWORK = "model_digest"  # the entry of its header that says which network they are of
+VALUES_PER_BLOCK = 2**18  # inputs of rows that are gone through at a time
+
+
+@dataclass(frozen=True)
+class KnownRows:
+    """How many of some rows a network was trained or validated on, their inputs and targets being the same.
+
+    Attributes
+    ----------
+    count, rows : int
+        So many of how many.
+    exact : bool
+        Whether they were counted, and not estimated.
+    """
+
+    count: int
+    rows: int
+    exact: bool
+
+    def remark(self) -> str:
+        """What is to be said of figures for such rows."""
+        some = f"{self.count:,}" if self.exact else f"about {self.count / self.rows:.0%}"
+        return (
+            f"{some} of {self.rows:,} rows were trained or validated on (inputs and target are the same), and are "
+            "predicted better than new ones for that; metrics.json has the figures of test rows"
+        )
+
+
+def numbers_of(X: Any, y: Array, preprocessing: dict[str, Any]) -> NDArray[np.uint64]:
+    """A number (m,) for each row and its target, the same for the same values, however many rows there are.
+
+    It is the sum of the bits of all values in float32, each times a random number of 64 bits, modulo 2**64. Two rows
+    that differ have the same number in one of 2**33 cases at most, and where they differ by more than the leading bit
+    of a value, in fewer.
+
+    Parameters
+    ----------
+    X : (m, n_0) array, SparseRows or TableRows
+        As networks take it. For the networks of a preset, each of which has an encoding of its own, rows are encoded
+        by that of their preprocessing.
+    y : (m,) or (m, n_L) array
+        Encoded targets.
+    preprocessing : dict
+    """
+    if isinstance(X, TableRows):
+        data, encoding = replace(X.data, notes=[]), preprocessing["features"]  # what rows lack was said before
+        height = VALUES_PER_BLOCK // features.width(encoding) + 1
+        blocks = [X.index[start : start + height] for start in range(0, len(X), height)]
+        sums = [_sums(features.apply(encoding, data, rows), 0) for rows in blocks]
+        n_inputs = features.width(encoding)
+    else:
+        sums, n_inputs = [_sums(X, 0)], X.shape[1]
+    targets = np.asarray(y).reshape(len(y), -1)
+    return np.concatenate(sums) + _sums(targets, n_inputs)
+
+
+def save(folder: Path, numbers: Sequence[NDArray[np.uint64]], network: str | None) -> None:
+    """Write the numbers of all rows that the network with this digest was trained or validated on into its run."""
+    smallest = np.unique(np.concatenate(numbers))[:MOST]
+    serialization.save(folder / FILE, {NUMBERS: smallest.view(np.int64)}, {NETWORK: network})
+
+
+def known(path: Path, X: Any, y: Array, preprocessing: dict[str, Any]) -> KnownRows | None:
+    """How many of these rows the network in a run folder, or in a model file in it, was trained or validated on.
+
+    Where the run keeps but the smallest numbers of its rows, they tell of those rows whose numbers are as small, and
+    from these it is estimated. None where the run keeps none, or there are no such rows.
+
+    Raises
+    ------
+    DataError
+        If the file of the numbers is damaged.
+    """
+    kept = _load(path)
+    if kept is None:
+        return None
+    exact, numbers = len(kept) < MOST, numbers_of(X, y, preprocessing)
+    comparable = numbers if exact else numbers[numbers <= kept[-1]]
+    if not len(comparable):
+        return None
+    return KnownRows(round(float(np.isin(comparable, kept).mean()) * len(numbers)), len(numbers), exact)
+
+
+def _load(path: Path) -> NDArray[np.uint64] | None:
+    """The numbers (n,) that the run of a network keeps, in ascending order; None where it keeps none."""
+    model = serialization.model_file(path)
+    file = model.with_name(FILE)
+    if not file.is_file():
+        return None
+    tensors, metadata = serialization.load(file)
+    numbers = tensors.get(NUMBERS)
+    if numbers is None or numbers.dtype != np.int64 or numbers.ndim != 1:
+        raise DataError(f"{file}: does not hold the numbers of training rows; remove it")
+    return numbers.view(np.uint64) if metadata.get(NETWORK) == serialization.digest(model) else None
+
+
+def _sums(values: Any, skipped: int) -> NDArray[np.uint64]:
+    """The sum (m,) for rows (m, n), with the multipliers behind the first `skipped`; zeros add nothing to it."""
+    multipliers = np.random.PCG64(0).random_raw(skipped + values.shape[1])[skipped:]
+    if isinstance(values, SparseRows):
+        matrix = values.matrix
+        bits = type(matrix)((_bits(matrix.data), matrix.indices, matrix.indptr), shape=matrix.shape)
+        return np.asarray(bits @ multipliers, np.uint64)
+    sums = np.empty(len(values), np.uint64)
+    height = VALUES_PER_BLOCK // max(1, values.shape[1]) + 1
+    for start in range(0, len(values), height):
+        block = slice(start, start + height)
+        np.einsum("ij,j->i", _bits(values[block]), multipliers, out=sums[block])
+    return sums
+
+
+def _bits(values: Any) -> NDArray[np.uint64]:
+    """The bits of values in float32, the upper half also in the lower one, where round numbers have zeros alone.
+
+    Otherwise these would differ by multiples of 2**16, which leave 48 bits of a sum to chance, and not 64.
+    """
+    bits = (np.asarray(values, np.float32) + np.float32(0)).view(np.uint32)  # + 0, as -0 is 0
+    return (bits ^ (bits >> np.uint32(16))).astype(np.uint64)
