@@ -78,7 +78,7 @@ class Deformation:
 
 
 def on_host(augment: Deformation) -> Callable[[Any, Any, int], Any]:
-    """The same by NumPy, for the stand-in of a dry run, which has no random numbers of its own."""
+    """What deforms by NumPy, for the stand-in of a dry run, which has no random numbers of its own."""
     return lambda xp, X, epoch: xp.asarray(augment(np, xp.asnumpy(X), epoch))
 
 
