@@ -199,12 +199,14 @@ def accuracy_on_tables() -> str:
 
 
 def published_and_ours() -> str:
-    """What `benchmarks.reproductions` found beside what was published, under the machine."""
+    """What `benchmarks.reproductions` found beside what was published, under the machines."""
     from benchmarks.reproductions.comparison import table
 
     parts = json.loads((RESULTS / "reproductions.json").read_text(encoding="utf-8"))["parts"].values()
-    (machine,) = {json.dumps(part["machine"]): part["machine"] for part in parts}.values()
-    return _under_machine(machine, table(parts))
+    machines = {json.dumps(part["machine"]): part["machine"] for part in parts}.values()
+    return "\n".join(
+        _under_machine(machine, table(part for part in parts if part["machine"] == machine)) for machine in machines
+    )
 
 
 def recipes_table() -> str:

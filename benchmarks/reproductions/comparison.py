@@ -52,12 +52,19 @@ def table(parts: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def draw_curves(
-    path: Path, curves: Mapping[str, tuple[Sequence[float], float | None]], labels: tuple[str, str], **limits: Any
+    path: Path,
+    curves: Mapping[str, tuple[Sequence[float], float | None]],
+    labels: tuple[str, str],
+    epochs: Sequence[int] | None = None,
+    **limits: Any,
 ) -> None:
-    """Draw each curve by epoch, with the published figure, where it is one number, as a dashed line of its colour."""
+    """Draw each curve by epoch, with the published figure, where it is one number, as a dashed line of its colour.
+
+    Without `epochs`, a curve has a value for each, from 1 on.
+    """
     axes = new_axes(figsize=(7, 4))
     for number, (name, (values, published)) in enumerate(curves.items()):
-        axes.plot(range(1, len(values) + 1), values, color=f"C{number}", linewidth=1, label=name)
+        axes.plot(epochs or range(1, len(values) + 1), values, color=f"C{number}", linewidth=1, label=name)
         if published is not None:
             axes.axhline(published, color=f"C{number}", linestyle="--", linewidth=0.8)
     axes.set(xlabel=labels[0], ylabel=labels[1], **limits)

@@ -12,6 +12,7 @@ lowered after each epoch, ReLU instead of scaled tanh, and 28×28 pixels instead
 
 from __future__ import annotations
 
+import importlib
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from benchmarks.parts import Part
 from benchmarks.reproductions.comparison import compare, draw_curves
 
 SIDE = 28
-ROTATION, ROTATION_OF_1_AND_7 = np.deg2rad((15.0, 7.5))  # the largest angle, also of shear
+ROTATION, ROTATION_OF_1_AND_7 = np.deg2rad((15.0, 7.5)).tolist()  # the largest angle, also of shear
 SCALING = 0.175  # the largest change of height and width: theirs is 15 to 20 %
 SIGMA, ALPHA = (5.0, 6.0), (36.0, 38.0)  # pixels that displacements are smoothed over, and how far they reach
 REACH = 10  # pixels to each side that the Gaussian is cut off at: 21×21
@@ -32,34 +33,44 @@ EPOCHS = 15
 PUBLISHED, BAR = 0.49, (0.0, 1.1)
 
 
-def deformed(images: Any, digits: Any, rng: np.random.Generator) -> Any:
+def deformed(images: Any, digits: Any, rng: Any, xp: Any = np) -> Any:
     """Deform each of `images` (n, 28, 28), with values in 0 … 1, in a way of its own.
 
     Every pixel of the result is looked up, by linear interpolation, where an affine map around the middle of the image
     and a smooth displacement send it to; what lies outside is 0.
-    """
-    from scipy.ndimage import gaussian_filter, map_coordinates
 
+    Parameters
+    ----------
+    images, digits : (n, 28, 28) and (n,) arrays of `xp`
+    rng : Generator of `xp`
+    xp : namespace
+        NumPy or CuPy.
+    """
+    # CuPy has SciPy's functions on images by the same names.
+    ndimage = importlib.import_module("scipy.ndimage" if xp.ndarray is np.ndarray else "cupyx.scipy.ndimage")
     n = len(images)
     middle = (SIDE - 1) / 2
-    grid = np.mgrid[:SIDE, :SIDE].astype(np.float32) - np.float32(middle)  # (2, 28, 28): rows, columns
-    places = np.einsum("nij,jhw->inhw", affine_maps(digits, rng), grid) + np.float32(middle)
-    sigma, alpha = rng.uniform(*SIGMA), rng.uniform(*ALPHA)
+    offsets = xp.arange(SIDE, dtype=np.float32) - np.float32(middle)
+    maps = affine_maps(digits, rng, xp).transpose(1, 2, 0)[..., None, None]  # (2, 2, n, 1, 1)
+    places = maps[:, 0] * offsets[:, None] + maps[:, 1] * offsets + np.float32(middle)  # (2, n, 28, 28): rows, columns
+    sigma, alpha = float(rng.uniform(*SIGMA)), float(rng.uniform(*ALPHA))
     noise = 2 * rng.random((2, n, SIDE, SIDE), np.float32) - 1
-    places += alpha * gaussian_filter(noise, (0, 0, sigma, sigma), mode="wrap", radius=(0, 0, REACH, REACH))
-    which = np.broadcast_to(np.arange(n, dtype=np.float32)[:, None, None], (n, SIDE, SIDE))
-    return map_coordinates(images, (which, *places), order=1, mode="constant")
+    smooth = ndimage.gaussian_filter(noise, (0, 0, sigma, sigma), mode="wrap", radius=(0, 0, REACH, REACH))
+    places += np.float32(alpha) * smooth
+    which = xp.broadcast_to(xp.arange(n, dtype=np.float32)[:, None, None], (n, SIDE, SIDE))
+    return ndimage.map_coordinates(images, xp.stack([which, *places]), order=1, mode="constant")
 
 
-def affine_maps(digits: Any, rng: np.random.Generator) -> Any:
+def affine_maps(digits: Any, rng: Any, xp: Any = np) -> Any:
     """Random matrices (n, 2, 2): rotations or horizontal shears by as much as each digit bears, then scalings."""
     n = len(digits)
-    angle = rng.uniform(-1, 1, n) * np.where(np.isin(digits, (1, 7)), ROTATION_OF_1_AND_7, ROTATION)
+    narrow = ((digits == 1) | (digits == 7)).astype(np.int64)
+    angle = rng.uniform(-1, 1, n) * xp.asarray([ROTATION, ROTATION_OF_1_AND_7])[narrow]
     rotated = rng.random(n) < 0.5
-    maps = np.empty((n, 2, 2), np.float32)
-    maps[:, 0, 0] = maps[:, 1, 1] = np.where(rotated, np.cos(angle), 1)
-    maps[:, 0, 1] = np.where(rotated, -np.sin(angle), 0)
-    maps[:, 1, 0] = np.where(rotated, np.sin(angle), np.tan(angle))
+    maps = xp.empty((n, 2, 2), np.float32)
+    maps[:, 0, 0] = maps[:, 1, 1] = xp.where(rotated, xp.cos(angle), 1)
+    maps[:, 0, 1] = xp.where(rotated, -xp.sin(angle), 0)
+    maps[:, 1, 0] = xp.where(rotated, xp.sin(angle), xp.tan(angle))
     return maps * (1 + rng.uniform(-SCALING, SCALING, (n, 1, 2)).astype(np.float32))
 
 

@@ -18,15 +18,15 @@ from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
 from gpubp.stack import Stack
-from gpubp.training.accumulation import Batches, with_batches_that_fit
+from gpubp.training.accumulation import Batches
+from gpubp.training.augmentation import Augment, checked_augment
 from gpubp.training.batches import as_row_source
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
 from gpubp.training.divergence import divergence_error, lost_error, with_finite_outputs
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
 from gpubp.training.samples import Samples, samples_in_memory, total_weights, validation_samples, with_class_weight
-from gpubp.training.slice_step import initial_state
-from gpubp.training.step import EpochResult, TrainingStep
+from gpubp.training.step import EpochResult, TrainingStep, training_step
 from gpubp.training.step_table import Planner, StepTable
 from gpubp.training.stopping import EarlyStopping
 from gpubp.training.streaming import streamed_samples
@@ -61,6 +61,7 @@ def train(
     update_tolerance: Numbers | None = None,
     shuffle: bool = True,
     seed: int | Sequence[int] = 0,
+    augment: Augment | None = None,
     callbacks: Sequence[Callback] = (),
     rows: Sequence[Any] | None = None,
     validation_rows: Sequence[Any] | None = None,
@@ -127,6 +128,11 @@ def train(
         Draw a new order every epoch.
     seed : int or sequence of K ints
         Of the order: network k of a stack sees the order of a single network with seed ``seed + k``.
+    augment : callable, optional
+        ``augment(xp, X, epoch)`` before every epoch returns the rows that it trains on, (m, n_0), made of a copy of X
+        in the network's type on the device, by functions of `xp`: CuPy there, NumPy on a CPU. All networks of a stack
+        see the same ones. Draws that depend on `epoch` alone, as those of ``xp.random.default_rng([7, epoch])`` do,
+        are the same where a training goes on from a checkpoint. Validation and diagnostics see X as it is.
     callbacks : sequence of callable
         ``callback(net, history)`` after every epoch; one that returns True ends the training.
     rows : sequence of K index arrays, optional
@@ -188,12 +194,13 @@ def train(
         samples = samples_in_memory(stack, X, y, sample_weight, rows)
     else:
         at_once = {"X": X, "y": y, "sample_weight": sample_weight, "class_weight": class_weight, "rows": rows}
-        at_once |= {"validation_rows": validation_rows, "diagnostics": diagnostics or None}
+        at_once |= {"validation_rows": validation_rows, "diagnostics": diagnostics or None, "augment": augment}
         samples = streamed_samples(as_row_source(batches), stack, seeds[0] if shuffle else None, at_once)
     validation = validation_samples(stack, validation_data, validation_rows, samples)
     samples = with_class_weight(samples, class_weight, stack)
     total_weight = total_weights(samples, models)
     callbacks = _checked_callbacks(callbacks, diagnostics, stack, samples)
+    augmented = {} if augment is None else {"augment": checked_augment(augment, samples)}
     rule = get_optimizer(optimizer)
     options = _checked_options(
         models,
@@ -212,10 +219,7 @@ def train(
     rule_options = {
         name: checks.per_network(name, value, models, 0.0) for name, value in rule.configured(optimizer_options).items()
     }
-    if patience is not None and validation is None:
-        raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
-    if options["label_smoothing"].any() and not net.loss.classification:
-        raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
+    _check_together(net, options, validation)
     batch_size = options["batch_size"] = min(options["batch_size"], samples.most_rows)
     planner = Planner(
         m=len(samples.X),
@@ -229,11 +233,11 @@ def train(
     )
     most_parts = batch_size if batch_size == samples.most_rows else options["accumulate"]
     asked = Batches(batch_size, min(options["accumulate"], most_parts), bool(recompute))
-    step = _training_step(stack, samples, planner, asked, rule, rule_options, options)
+    step = training_step(stack, samples, planner, asked, (rule, rule_options), options, augment)
     others = {"schedule": [one.name for one in schedules], "seed": list(seeds), "shuffle": bool(shuffle)}
     identity = TrainingIdentity(
         stack,
-        {"optimizer": rule.name, **rule_options, **options, **others},
+        {"optimizer": rule.name, **rule_options, **options, **others, **augmented},
         {"training": samples.arrays(), "validation": None if validation is None else validation.arrays()},
     )
     checkpoints, state = open_checkpoints(checkpoint, checkpoint_every, resume, identity)
@@ -262,44 +266,12 @@ def _checked_options(models: int, **values: Any) -> dict[str, Any]:
     return {name: TRAINING_OPTIONS[name].check(value, models) for name, value in values.items()}
 
 
-def _training_step(
-    stack: Stack,
-    samples: Samples,
-    planner: Planner,
-    asked: Batches,
-    rule: Optimizer,
-    rule_options: Mapping[str, NDArray[np.float64]],
-    options: Mapping[str, Any],
-) -> TrainingStep:
-    """The step that trains a stack, from checked options."""
-
-    def build(batches: Batches) -> TrainingStep:
-        state = initial_state(
-            stack,
-            rule,
-            rule_options,
-            weight_decay=_unless_zero(options["weight_decay"]),
-            l2=_unless_zero(options["l2"]),
-            max_grad_norm=options["max_grad_norm"],
-            largest_update=None if options["update_tolerance"] is None else np.zeros(stack.models),
-        )
-        return TrainingStep(
-            stack,
-            (samples.X, samples.y, samples.weight),
-            batches,
-            state,
-            dropout=options["dropout"],
-            label_smoothing=options["label_smoothing"],
-            orders=planner.orders,
-            counts=None if samples.rows is None else planner.counts,
-        )
-
-    return with_batches_that_fit(build, asked, stack, rule, samples.most_rows)
-
-
-def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(K,) numbers, or None where all are 0, so that the step leaves their term out."""
-    return numbers if numbers.any() else None
+def _check_together(net: MLP, options: Mapping[str, Any], validation: Samples | None) -> None:
+    """Refuse options that lack what they work on."""
+    if options["patience"] is not None and validation is None:
+        raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
+    if options["label_smoothing"].any() and not net.loss.classification:
+        raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
 
 
 class _TrainingRun:
@@ -362,6 +334,8 @@ class _TrainingRun:
         """Take the steps of an epoch, write it into the history, and see which networks end with it."""
         step, history = self.step, self.history
         table = self.planner.table(self.epoch, self.monitored)
+        if step.augmentation is not None:
+            step.augmentation.begin_epoch(self.epoch)
         result = step.run_epoch(table, self.position, None if self.checkpoints is None else self)
         trains = step.began & ~result.diverged
         history.steps += table.steps

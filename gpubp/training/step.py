@@ -21,12 +21,15 @@ from gpubp.training.accumulation import (
     accumulation,
     parts_per_batch,
     training_bytes,
+    with_batches_that_fit,
 )
 from gpubp.training.accumulation import begin as begin_parts
+from gpubp.training.augmentation import Augment, Augmentation
 from gpubp.training.device_data import DeviceData
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
-from gpubp.training.slice_step import SliceStep, StepState, Workspace
-from gpubp.training.step_table import StepTable
+from gpubp.training.samples import Samples
+from gpubp.training.slice_step import SliceStep, StepState, Workspace, initial_state
+from gpubp.training.step_table import Planner, StepTable
 from gpubp.training.streaming import StreamedData, StreamedRows
 
 COMPACT_BELOW = 0.75  # share of a stack that still trains; where it is less, the others give up their place
@@ -98,7 +101,11 @@ class TrainingStep:
         Of the epoch that was begun last.
     began : (K,) bool
         Which networks trained when it began.
+    augmentation : Augmentation or None
+        What makes the rows anew before an epoch; None where they stay.
     """
+
+    augmentation: Augmentation | None = None
 
     def __init__(
         self,
@@ -422,6 +429,52 @@ class TrainingStep:
             return
         places = np.flatnonzero(finite)
         self.stack.backend.copy_networks(self.live.theta, places, self.stack.theta, self.members[places])
+
+
+def training_step(
+    stack: Stack,
+    samples: Samples,
+    planner: Planner,
+    asked: Batches,
+    optimizer: tuple[Optimizer, Mapping[str, NDArray[np.float64]]],
+    options: Mapping[str, Any],
+    augment: Augment | None,
+) -> TrainingStep:
+    """The step that trains a stack, from checked options."""
+    rule, rule_options = optimizer
+    # Augmented rows are written where they lie, which must not be the user's array.
+    X = samples.X if augment is None else np.array(samples.X, stack.backend.dtype)
+
+    def build(batches: Batches) -> TrainingStep:
+        state = initial_state(
+            stack,
+            rule,
+            rule_options,
+            weight_decay=_unless_zero(options["weight_decay"]),
+            l2=_unless_zero(options["l2"]),
+            max_grad_norm=options["max_grad_norm"],
+            largest_update=None if options["update_tolerance"] is None else np.zeros(stack.models),
+        )
+        return TrainingStep(
+            stack,
+            (X, samples.y, samples.weight),
+            batches,
+            state,
+            dropout=options["dropout"],
+            label_smoothing=options["label_smoothing"],
+            orders=planner.orders,
+            counts=None if samples.rows is None else planner.counts,
+        )
+
+    step = with_batches_that_fit(build, asked, stack, rule, samples.most_rows)
+    if augment is not None:
+        step.augmentation = Augmentation(augment, stack.backend, np.asarray(samples.X, stack.backend.dtype), step.data)
+    return step
+
+
+def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """(K,) numbers, or None where all are 0, so that the step leaves their term out."""
+    return numbers if numbers.any() else None
 
 
 def _memory_for_data(stack: Stack, batches: Batches, optimizer: Optimizer) -> float:

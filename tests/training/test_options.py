@@ -15,12 +15,13 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.training.options import TRAINING_OPTIONS, Option
 from gpubp.training.packing import in_common, merged_arguments
 
-# What `train` takes besides options: data, what is drawn from the seed, who is called after an epoch, and checkpoints.
+# What `train` takes besides options: data, what is drawn from the seed, who is called around epochs, and checkpoints.
 NO_OPTIONS = {"net", "X", "y", "batches", "sample_weight", "validation_data", "rows", "validation_rows", "class_weight"}
 NO_OPTIONS |= {
     "optimizer_options",
     "shuffle",
     "seed",
+    "augment",
     "callbacks",
     "checkpoint",
     "checkpoint_every",
