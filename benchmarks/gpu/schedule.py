@@ -47,12 +47,12 @@ MAIN = (
     Stage("smoke", 15, "a kernel, a product, a graph, gpubp doctor; no other stage if it fails", "smoke:smoke", 60),
     Stage("prewarm", 35, "every kernel compiled by 14 processes, peers' libraries loaded", "prewarm:prewarm"),
     Stage("tests", 100, "pytest -n 8 -m gpu of the files on the backend and on training", "device_tests:tests"),
-    Stage("parity", 40, "steps against float64 in five precisions, bits of graphs and of 3 processes", "parity:parity"),
+    Stage("parity", 60, "steps against float64 in five precisions, bits of graphs and of 3 processes", "parity:parity"),
     Stage("mnist", 15, "MNIST end to end, in a fresh process and again", "mnist:end_to_end"),
     Stage(
         "small", 70, "three small networks against PyTorch's graph, JAX's scan, the bare products", "step_times:small"
     ),
-    Stage("large", 70, "three large networks, likewise", "step_times:large"),
+    Stage("large", 60, "three large networks, likewise", "step_times:large"),
     Stage("stacks", 60, "256 networks against one by one, against vmap, and their memory", "stacks:stacks"),
     Stage("kernels", 25, "bytes per second of every kernel, on arrays made on the device", "kernels:kernels"),
     Stage("compiled", 60, "torch.compile and cuda-unfused, two networks", "step_times:compiled"),

@@ -43,20 +43,21 @@ class Experiment:
     Attributes
     ----------
     layer_sizes : tuple of int
-    learning_rate : float
+    learning_rate, dropout : float
     published, bar : float
         Wrong test images in per cent.
     """
 
     layer_sizes: tuple[int, ...]
     learning_rate: float
+    dropout: float
     published: float
     bar: float
 
 
 EXPERIMENTS = {
-    "ciresan-1000-500": Experiment((784, 1000, 500, 10), 1e-3, 0.49, 0.60),
-    "ciresan-largest": Experiment((784, 2500, 2000, 1500, 1000, 500, 10), 5e-4, 0.35, 0.45),
+    "ciresan-1000-500": Experiment((784, 1000, 500, 10), 1e-3, 0.0, 0.49, 0.60),
+    "ciresan-largest": Experiment((784, 2500, 2000, 1500, 1000, 500, 10), 5e-4, 0.3, 0.35, 0.45),
 }
 
 
@@ -123,6 +124,7 @@ class Training:
             y,
             optimizer="adamw",
             learning_rate=self.experiment.learning_rate,
+            dropout=self.experiment.dropout,
             schedule="warmup(cosine, 0.02)",
             batch_size=128,
             epochs=epochs,
