@@ -71,7 +71,9 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(UsageError, match=r"pip install 'gpubp\[plot\]'"):
         one.plot()
-    assert one._repr_html_() == "<p>" + repr(one).replace("'", "&#x27;") + "</p>"
+    words, table = one._repr_html_().split("<table>")
+    assert words == "<p>" + repr(one).replace("'", "&#x27;") + "</p>"
+    assert "<th>accuracy</th>" in table and f"<tr><td>3</td><td>{one.loss[-1]:.4g}</td>" in table
 
 
 def test_a_history_is_short_in_print_and_a_table_in_pandas():
