@@ -201,8 +201,7 @@ def train(
     validation = validation_samples(stack, validation_data, validation_rows, samples)
     samples = with_class_weight(samples, class_weight, stack)
     total_weight = total_weights(samples, models)
-    watching = watchers(stack, samples, diagnostics, watch_test)
-    callbacks = [*watching, *checked_callbacks(callbacks)]
+    callbacks = [*watchers(stack, samples, diagnostics, watch_test), *checked_callbacks(callbacks)]
     rule = get_optimizer(optimizer)
     options = _checked_options(
         models,
@@ -249,9 +248,7 @@ def train(
     stopping = EarlyStopping(patience=options["patience"], update_tolerance=options["update_tolerance"])
     with shown(verbose, int(options["epochs"].max()), samples.most_rows) as bar:
         run = _TrainingRun(net, step, planner, total_weight, validation, stopping, [*callbacks, *bar], checkpoints)
-        if state is not None:
-            run.restore(state)
-        return with_finite_outputs(run.run(), stack, samples)
+        return with_finite_outputs(run.run(state), stack, samples)
 
 
 def _checked_options(models: int, **values: Any) -> dict[str, Any]:
@@ -325,8 +322,10 @@ class _TrainingRun:
         self.epoch = self.position = 0  # the epoch and the step within it that come next
         self.start = time.perf_counter()
 
-    def run(self) -> History:
-        """Train epoch after epoch until the last, or until no network is active."""
+    def run(self, state: TrainingState | None = None) -> History:
+        """Train epoch after epoch, from a state on where one is given, until the last or until no network is active."""
+        if state is not None:
+            self.restore(state)
         history = self.history
         try:
             with self.checkpoints or nullcontext():
