@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gpubp.tabular.model import TabularModel
     from gpubp.training.history import History
 
+HEALTHY = "health of the layers: nothing that looks wrong"
 UNITS = ("B", "kB", "MB", "GB")
 
 
@@ -71,8 +72,15 @@ def show_health(console: Console, health: Health) -> None:
         table.add_row(str(layer.number), layer.activation, *(f"{v:.3g}" for v in values), *(f"{v:.0%}" for v in shares))
     console.print()
     console.print(table)
-    for sentence in health.verdicts() or ["nothing that looks wrong"]:
-        say(console, sentence)
+    show_verdicts(console, health.verdicts())
+
+
+def show_verdicts(console: Console, verdicts: Sequence[str]) -> None:
+    """What is wrong with the layers of a network, a sentence each."""
+    for sentence in verdicts:
+        say(console, sentence, "yellow")
+    if not verdicts:
+        say(console, HEALTHY)
 
 
 def describe_data(name: str, prepared: PreparedData) -> str:

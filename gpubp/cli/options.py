@@ -279,6 +279,22 @@ Recompute = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Diagnostics = Annotated[
+    bool,
+    typer.Option(
+        "--diagnostics",
+        help="Look at every layer in each epoch: says what is wrong, and keeps norms, saturated and dead units.",
+        rich_help_panel="Run",
+    ),
+]
+WatchTest = Annotated[
+    bool,
+    typer.Option(
+        "--watch-test",
+        help="Keep the loss of the test rows by epoch too; it is only watched, nothing is chosen by it.",
+        rich_help_panel="Run",
+    ),
+]
 CheckpointEvery = Annotated[
     str | None,
     typer.Option(

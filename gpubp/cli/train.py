@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gpubp.training.history import History
 
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "quiet", "help")  # on what comes of it
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "quiet", "help")  # on what comes of it
 
 
 @options.takes_options(before="seed")
@@ -55,6 +55,8 @@ def train(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     recompute: options.Recompute = False,
+    diagnostics: options.Diagnostics = False,
+    watch_test: options.WatchTest = False,
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = None,
     memory_limit: options.MemoryLimit = None,
@@ -106,6 +108,8 @@ def train(
         seed=seed,
         dtype=backend.dtype,
     )
+    if watch_test and prepared.test is None:
+        raise UsageError("--watch-test watches test rows, and there are none; leave it out, or give some by --test")
     if chosen is not None:
         settings = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
@@ -118,6 +122,7 @@ def train(
     (settings,) = choose_epochs(console, [settings], prepared.rows)
     others = {"recompute": recompute, "class_weight": parse_class_weight(class_weight, prepared.classes)}
     others |= {"checkpoint_every": checkpoint_every, "resume": resume, "time_limit": time_limit}
+    others |= {"diagnostics": diagnostics, "watch_test": prepared.test if watch_test else None}
     config = config_of(ctx, settings, prepared)
     if chosen is not None:
         config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
@@ -205,6 +210,8 @@ def fit(
     if history.stopped == "callback":
         display.say(console, f"time limit: stopped after {history.epochs} of {settings['epochs']} epochs")
     display.say(console, display.how_it_ended(history, settings["patience"], settings["update_tolerance"]))
+    if history.health is not None:
+        display.show_verdicts(console, history.health.verdicts(history))
     return history
 
 
@@ -263,4 +270,4 @@ def show_result(
         display.show_metrics(console, display.with_baseline(scores, baseline))
         for remark in metrics.remarks(preprocessing, summary["confusion"], scores):
             display.say(console, remark, "yellow")
-        display.say(console, f"wrote {', '.join(run_folder.FILES)} in {folder}")
+        display.say(console, f"wrote {', '.join(run_folder.files_of(summary))} in {folder}")
