@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpubp.errors import UsageError
 
@@ -17,7 +19,16 @@ HEALTH = {  # what of a layer is drawn -> how it is called, and whether on a log
     "activation_std": ("standard deviation of a", False),
     "change": ("‖ΔW‖/‖W‖ in an epoch", True),
     "saturated": ("share of a where σ′ is near 0", False),
+    "dead": ("share of units that never fire", False),
 }
+SHARES = ("saturated", "dead")  # between 0 and 1
+LOSSES = {  # curve -> what it is called, and its colour
+    "loss": ("training", "C0"),
+    "validation_loss": ("validation", "C1"),
+    "watched_test_loss": ("test, only watched", "C2"),
+}
+STEEP = 20  # times that the largest loss is the least, from which on a scale is logarithmic
+MOST_CLASSES = 20  # in a confusion matrix with numbers in it
 
 
 def new_axes(axes: Any = None, **figure: Any) -> Any:
@@ -38,7 +49,7 @@ def new_axes(axes: Any = None, **figure: Any) -> Any:
 
 
 def curves(history: Any, axes: Any = None) -> Any:
-    """Draw the losses by epoch; of a stack, a thin line for each network.
+    """Draw the losses by epoch, those on watched test rows with them; of a stack, a thin line for each network.
 
     Parameters
     ----------
@@ -68,22 +79,33 @@ def curves(history: Any, axes: Any = None) -> Any:
     axes = new_axes(axes)
     epochs = np.arange(1, history.epochs + 1)
     width = 1.5 if history.models == 1 else 0.6
-    for name, label, color in (("loss", "training", "C0"), ("validation_loss", "validation", "C1")):
+    for name, (label, color) in LOSSES.items():
         curve = history.curve(name)
         if len(curve):
             axes.plot(epochs, curve[:, 0], color=color, linewidth=width, label=label)
             axes.plot(epochs, curve[:, 1:], color=color, linewidth=width)
+    finish_losses(axes)
     if history.models == 1 and history.best_epoch is not None:
         axes.axvline(history.best_epoch + 1, color="grey", linestyle=":", label="best")
-    losses = np.concatenate([history.curve("loss").ravel(), history.curve("validation_loss").ravel()])
+        axes.legend()
+    return axes
+
+
+def finish_losses(axes: Any) -> None:
+    """Give axes with lines of losses over epochs their labels, grid and legend, and the scale that suits them."""
+    losses = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
     losses = losses[np.isfinite(losses)]
-    if len(losses) and losses.min() > 0 and losses.max() > 20 * losses.min():
+    if is_steep(losses):
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     axes.grid(alpha=0.3)
-    return axes
+
+
+def is_steep(losses: NDArray[np.float64]) -> bool:
+    """Whether these finite losses are to be drawn on a logarithmic scale."""
+    return bool(len(losses) and losses.min() > 0 and losses.max() > STEEP * losses.min())
 
 
 def health(record: Health, what: str = "gradient_norm", axes: Any = None) -> Any:
@@ -93,20 +115,18 @@ def health(record: Health, what: str = "gradient_norm", axes: Any = None) -> Any
     ----------
     record : Health
     what : str
-        "gradient_norm", "activation_std", "change" or "saturated".
+        "gradient_norm", "activation_std", "change", "saturated" or "dead".
     axes : matplotlib Axes, optional
 
     Returns
     -------
     matplotlib Axes
     """
-    if what not in HEALTH:
-        raise UsageError(f'what="{what}" is not drawn; choose {", ".join(HEALTH)}')
+    _check_measure(what)
     axes = new_axes(axes)
     label, logarithmic = HEALTH[what]
-    for layers in zip(*record.looks, strict=True):
-        values = [getattr(layer, what) for layer in layers]
-        axes.plot(range(len(values)), values, label=f"layer {layers[0].number}, {layers[0].activation}")
+    for layer, values in zip(record.looks[0], record.measured(what), strict=True):
+        axes.plot(record.epochs, values, label=f"layer {layer.number}, {layer.activation}")
     if logarithmic:
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel=label)
@@ -115,15 +135,111 @@ def health(record: Health, what: str = "gradient_norm", axes: Any = None) -> Any
     return axes
 
 
-def weights(net: MLP, shape: tuple[int, int] | None = None, most: int = 32, axes: Any = None) -> Any:
+def health_map(record: Health, what: str = "gradient_norm", axes: Any = None) -> Any:
+    """Draw how each layer fared over the epochs as a map: a row for each layer, a column for each epoch.
+
+    Parameters
+    ----------
+    record : Health
+    what : str
+        As for `health`.
+    axes : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    _check_measure(what)
+    axes = new_axes(axes, figsize=(6.4, 1.2 + 0.3 * len(record.looks[0])))
+    from matplotlib.colors import LogNorm, Normalize
+
+    label, logarithmic = HEALTH[what]
+    values = record.measured(what)
+    values = np.ma.masked_where(~np.isfinite(values) | (logarithmic & (values <= 0)), values)
+    norm = LogNorm() if logarithmic else Normalize(0, 1 if what in SHARES else None)
+    between = (np.array(record.epochs[1:]) + record.epochs[:-1]) / 2
+    columns = [record.epochs[0] - 0.5, *between, record.epochs[-1] + 0.5]
+    rows = np.arange(len(values) + 1) + 0.5
+    axes.set_facecolor("0.85")  # where there is no number
+    drawn = axes.pcolormesh(columns, rows, values, norm=norm, cmap="viridis", rasterized=True)
+    axes.invert_yaxis()
+    axes.set_yticks(rows[:-1] + 0.5, [f"{layer.number}, {layer.activation}" for layer in record.looks[0]])
+    axes.set(xlabel="epoch", title=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if values.count():
+        axes.figure.colorbar(drawn, ax=axes)
+    return axes
+
+
+def health_maps(record: Health) -> Any:
+    """Draw all that is drawn of layers as maps below each other.
+
+    Parameters
+    ----------
+    record : Health
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    height = len(HEALTH) * (1.0 + 0.25 * len(record.looks[0]))
+    figure = new_axes(figsize=(6.4, height)).figure
+    figure.clear()
+    panels = figure.subplots(len(HEALTH), sharex=True)
+    for axes, what in zip(panels, HEALTH, strict=True):
+        health_map(record, what, axes)
+        axes.label_outer()
+    return figure
+
+
+def _check_measure(what: str) -> None:
+    if what not in HEALTH:
+        raise UsageError(f'what="{what}" is not drawn; choose {", ".join(HEALTH)}')
+
+
+def confusion(matrix: Any, classes: Sequence[Any], axes: Any = None) -> Any:
+    """Draw how many rows of each class were predicted as which.
+
+    Parameters
+    ----------
+    matrix : (k, k) array of int
+        A row for each true class, a column for each predicted one, as scikit-learn's ``confusion_matrix`` has them.
+    classes : sequence
+        Their names.
+    axes : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> axes = gpubp.plots.confusion([[8, 2], [1, 9]], ["cat", "dog"])
+    >>> axes.get_xlabel(), axes.get_ylabel()
+    ('Predicted label', 'True label')
+    """
+    few = len(classes) <= MOST_CLASSES
+    side = min(8.0, 2.5 + 0.45 * len(classes))
+    axes = new_axes(axes, figsize=(side, side))  # says that Matplotlib is missing
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    display = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=classes)
+    display.plot(ax=axes, include_values=few, cmap="Blues", colorbar=False, xticks_rotation="vertical" if few else None)
+    if not few:
+        axes.set(xticks=[], yticks=[])
+    return axes
+
+
+def weights(net: MLP, shape: tuple[int, ...] | None = None, most: int = 32, axes: Any = None) -> Any:
     """Draw what the units of the first layer look for: a picture of the weights of each.
 
     Parameters
     ----------
     net : MLP
         A single network.
-    shape : (int, int), optional
-        Of the pictures that are its inputs; square where it is not given and fits.
+    shape : (height, width) or (height, width, 3), optional
+        Of the pictures that are its inputs, grey or in colour; square where it is not given and fits.
     most : int
         How many units.
     axes : matplotlib Axes, optional
@@ -137,21 +253,72 @@ def weights(net: MLP, shape: tuple[int, int] | None = None, most: int = 32, axes
     UsageError
         For a stack, or where the inputs are no such pictures.
     """
-    if net.models > 1:
-        raise UsageError(f"weights draws a single network; this is a stack of {net.models}")
+    _check_single(net)
     n_inputs = net.layer_sizes[0]
-    side = round(n_inputs**0.5)
-    height, width = shape or (side, side)
-    if height * width != n_inputs:
-        raise UsageError(f"{n_inputs} inputs are no picture of {height} x {width}; give its shape")
-    units = np.asarray(net.stack.backend.to_host(net.weights[0]), np.float64)[:, :most].T
+    shape = shape or picture_shape(n_inputs)
+    if shape is None:
+        raise UsageError(f"{n_inputs} inputs are no square picture; give its shape")
+    if np.prod(shape) != n_inputs:
+        raise UsageError(f"{n_inputs} inputs are no picture of {' x '.join(map(str, shape))}; give its shape")
+    units = _weights_of(net, 0)[:, :most].T
     columns = min(8, len(units))
     rows = -(-len(units) // columns)
-    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1), np.nan)
+    height, width, *colours = shape
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, *colours), np.nan)
     for unit, values in enumerate(units):
         top, left = (unit // columns) * (height + 1), (unit % columns) * (width + 1)
-        canvas[top : top + height, left : left + width] = (values / (np.abs(values).max() or 1)).reshape(height, width)
+        canvas[top : top + height, left : left + width] = (values / (np.abs(values).max() or 1)).reshape(shape)
     axes = new_axes(axes, figsize=(columns, rows))
-    axes.imshow(canvas, cmap="RdBu", vmin=-1, vmax=1)
+    if colours:
+        canvas = np.nan_to_num((canvas + 1) / 2, nan=1.0)  # white between the pictures
+    axes.imshow(canvas, cmap=None if colours else "RdBu", vmin=-1, vmax=1)
     axes.set_axis_off()
     return axes
+
+
+def weight_histograms(net: MLP) -> Any:
+    """Draw how the weights of each layer are spread.
+
+    Parameters
+    ----------
+    net : MLP
+        A single network.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    UsageError
+        For a stack.
+    """
+    _check_single(net)
+    layers = len(net.weights)
+    figure = new_axes(figsize=(6.4, 1.0 + 1.4 * layers)).figure
+    figure.clear()
+    for l, axes in enumerate(figure.subplots(layers, squeeze=False)[:, 0]):
+        W = _weights_of(net, l)
+        axes.hist(W.ravel(), bins=60)
+        axes.set(title=f"layer {l + 1}: {W.shape[0]} x {W.shape[1]}", ylabel="weights")
+    axes.set(xlabel="value")
+    return figure
+
+
+def picture_shape(size: int) -> tuple[int, ...] | None:
+    """The shape of square pictures with so many numbers, grey or in colour; None where there is none."""
+    for channels in (1, 3):
+        side = round((size / channels) ** 0.5)
+        if side * side * channels == size:
+            return (side, side) if channels == 1 else (side, side, 3)
+    return None
+
+
+def _check_single(net: MLP) -> None:
+    if net.models > 1:
+        raise UsageError(f"weights draws a single network; this is a stack of {net.models}")
+
+
+def _weights_of(net: MLP, l: int) -> NDArray[np.float64]:
+    """A copy of the weights of a layer on the host, (n_in, n_out)."""
+    return np.array(net.stack.backend.to_host(net.weights[l]), np.float64)

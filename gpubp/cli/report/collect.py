@@ -19,7 +19,7 @@ from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.data.prepare import split_test, with_default_target
 from gpubp.data.source import RawData
 from gpubp.data.targets import class_indices
-from gpubp.diagnostics.health import Health, examine
+from gpubp.diagnostics.health import Health, examine, read_looks
 from gpubp.errors import DataError, GpubpError
 from gpubp.network import MLP
 from gpubp.serialization import digest
@@ -76,6 +76,8 @@ class Run:
     test : TestRows or None
     health : Health or None
         Of the layers, on the test rows.
+    health_by_epoch : Health or None
+        Of the layers in each epoch, where the training looked at them.
     missing : list of str
         What is not there, and why.
     """
@@ -86,6 +88,7 @@ class Run:
     net: MLP | TabularModel | None = None
     test: TestRows | None = None
     health: Health | None = None
+    health_by_epoch: Health | None = None
     missing: list[str] = field(default_factory=list)
 
     @property
@@ -117,21 +120,34 @@ def collect(folder: Path, data: str | None = None) -> Run:
     DataError
         If there is no such folder, or nothing of a run in it.
     """
+    run = read_folder(folder)
+    if run.net is not None and run.net.preprocessing is not None and _predicts(run.net):
+        _predict_test_rows(run, run.net, data)
+    elif run.net is not None:
+        run.missing.append("predictions: the model is a stack, or does not say how rows are encoded")
+    return run
+
+
+def read_folder(folder: Path) -> Run:
+    """Read a run folder, and nothing else.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or nothing of a run in it.
+    """
     if not folder.is_dir():
         raise DataError(f'{folder}: there is no such folder; give one that "gpubp train" wrote')
     run = Run(folder)
     _read_metrics(run)
     _read_curves(run)
+    _read_health(run)
     try:
         run.net = run_folder.load_model(folder, "cpu")
     except GpubpError as error:
         run.missing.append(f"the network: {error}")
     if not (run.metrics or run.curves or run.net):
         raise DataError(f"{folder}: holds nothing of a run: {'; '.join(run.missing)}")
-    if run.net is not None and run.net.preprocessing is not None and _predicts(run.net):
-        _predict_test_rows(run, run.net, data)
-    elif run.net is not None:
-        run.missing.append("predictions: the model is a stack, or does not say how rows are encoded")
     return run
 
 
@@ -162,6 +178,17 @@ def _read_curves(run: Run) -> None:
         run.missing.append(f"curves: there is no {path.name}")
     except (ValueError, TypeError) as error:
         run.missing.append(f"curves: {path.name} is damaged ({error})")
+
+
+def _read_health(run: Run) -> None:
+    path = run.folder / run_folder.HEALTH
+    try:
+        run.health_by_epoch = read_looks(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if "health" in run.metrics:
+            run.missing.append(f"health by epoch: there is no {path.name}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        run.missing.append(f"health by epoch: {path.name} is damaged ({error})")
 
 
 def _predicts(net: MLP | TabularModel) -> bool:

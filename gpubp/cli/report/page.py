@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from gpubp import plots
 from gpubp.cli import display
 from gpubp.cli.report import figures
 from gpubp.cli.report.collect import Run, TestRows, cells
 from gpubp.cli.run_folder import PARTS
 from gpubp.data import decode
+from gpubp.diagnostics.health import Health
+from gpubp.plots import MOST_CLASSES, picture_shape
 from gpubp.tabular.model import TabularModel
 
 MOST_COLUMNS = 8  # of a table's row that are shown beside a mistake
@@ -47,12 +50,16 @@ def _sections(run: Run, runs: Sequence[Run]) -> Iterator[str]:
         drawn = _image(figures.curves(runs), "losses by epoch")
         if "learning_rate" in run.curves.get("", {}):
             drawn += _image(figures.learning_rate(run), "learning rate by epoch")
+        if "watched_test" in run.metrics:
+            drawn += _paragraphs([f"test rows: {run.metrics['watched_test']['remark']}"], "")
         yield _section("Curves", drawn)
     if run.net is not None:
         yield _network(run)
     if run.test is not None:
         yield _predictions(run, run.test)
         yield _mistakes(run, run.test)
+    if run.health_by_epoch is not None:
+        yield _health_by_epoch(run, run.health_by_epoch)
     if run.health is not None:
         yield _health(run)
     yield _about(run)
@@ -66,8 +73,11 @@ def _scores(runs: Sequence[Run]) -> str:
     rows = []
     for run, part in scored:
         label = part if len(runs) == 1 else f"{run.folder.name}, {part}"
-        values = _numbers(run.metrics[part])
+        values, baseline = _numbers(run.metrics[part]), run.metrics.get("baseline", {})
         rows.append([label, *(display.figure(name, values.get(name)) for name in names)])
+        if baseline.get(part):
+            values = _numbers(baseline[part])
+            rows.append([f"{label}, {baseline['predicts']}", *(display.figure(n, values.get(n)) for n in names)])
     return _section("Scores", _table(["", *names], rows))
 
 
@@ -95,7 +105,7 @@ def _predictions(run: Run, test: TestRows) -> str:
     drawn = []
     if classes is not None and len(classes) > 1:
         drawn.append(_image(figures.confusion(test, classes), "rows by true and predicted class"))
-        if net.loss.classification and len(classes) <= figures.MOST_CLASSES:
+        if net.loss.classification and len(classes) <= MOST_CLASSES:
             drawn.append(_image(figures.roc(test, classes), "receiver operating characteristic"))
             drawn.append(_image(figures.calibration(test), "calibration"))
     elif not net.loss.classification:
@@ -113,7 +123,7 @@ def _mistakes(run: Run, test: TestRows) -> str:
     predicted = _shown_predictions(run, test, worst)
     truth = _shown_truth(run, test, worst)
     places = [test.source.place(int(test.rows[w])) for w in worst]
-    if run.pictures and test.source.X is not None and figures.picture_shape(int(np.prod(test.source.X.shape[1:]))):
+    if run.pictures and test.source.X is not None and picture_shape(int(np.prod(test.source.X.shape[1:]))):
         drawn = [
             _image(figures.picture(np.asarray(test.source.X[test.rows[w]])), f"{place}: {t}, predicted {p}", form="png")
             for w, place, t, p in zip(worst, places, truth, predicted, strict=True)
@@ -158,6 +168,13 @@ def _joined(columns: dict[str, Any]) -> list[str]:
     flat = list(shown)
     rows = len(next(iter(columns.values())))
     return [", ".join(flat[row::rows]) for row in range(rows)]
+
+
+def _health_by_epoch(run: Run, health: Health) -> str:
+    sentences = run.metrics.get("health", {}).get("verdicts")
+    said = "" if sentences is None else _paragraphs(sentences, "warning") or _paragraphs([display.HEALTHY], "")
+    drawn = _image(plots.health_maps(health), "layers by epoch, on some training rows")
+    return _section("Health of the layers, by epoch", drawn + said)
 
 
 def _health(run: Run) -> str:
@@ -206,6 +223,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _image(axes: Any, caption: str, form: str = "svg") -> str:
-    source, said = figures.address(axes, form), escape(caption, quote=True)
+def _image(drawn: Any, caption: str, form: str = "svg") -> str:
+    """A picture with its caption, from axes or a figure."""
+    source, said = figures.address(drawn.figure, form), escape(caption, quote=True)
     return f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>'
