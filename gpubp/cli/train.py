@@ -185,6 +185,7 @@ def fit(
 ) -> History:
     """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`, and a ``time_limit``."""
     from gpubp.cli import display
+    from gpubp.cli.curves import show_curves
     from gpubp.training import train as run_training
 
     rows, others = prepared.rows, dict(others)
@@ -210,6 +211,7 @@ def fit(
     if history.stopped == "callback":
         display.say(console, f"time limit: stopped after {history.epochs} of {settings['epochs']} epochs")
     display.say(console, display.how_it_ended(history, settings["patience"], settings["update_tolerance"]))
+    show_curves(console, history)
     if history.health is not None:
         display.show_verdicts(console, history.health.verdicts(history))
     return history
