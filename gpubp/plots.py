@@ -22,10 +22,10 @@ HEALTH = {  # what of a layer is drawn -> how it is called, and whether on a log
     "dead": ("share of units that never fire", False),
 }
 SHARES = ("saturated", "dead")  # between 0 and 1
-LOSSES = {  # curve -> what it is called, and its colour
-    "loss": ("training", "C0"),
-    "validation_loss": ("validation", "C1"),
-    "watched_test_loss": ("test, only watched", "C2"),
+ROWS = {  # whose curves these are, by how their names begin -> what they are called, and their colour
+    "": ("training", "C0"),
+    "validation_": ("validation", "C1"),
+    "watched_test_": ("test, only watched", "C2"),
 }
 STEEP = 20  # times that the largest loss is the least, from which on a scale is logarithmic
 MOST_CLASSES = 20  # in a confusion matrix with numbers in it
@@ -48,7 +48,7 @@ def new_axes(axes: Any = None, **figure: Any) -> Any:
     return Figure(**{"figsize": (6.4, 3.6), "layout": "constrained", **figure}).add_subplot()
 
 
-def curves(history: Any, axes: Any = None) -> Any:
+def curves(history: Any, axes: Any = None, what: str = "loss") -> Any:
     """Draw the losses by epoch, those on watched test rows with them; of a stack, a thin line for each network.
 
     Parameters
@@ -56,6 +56,8 @@ def curves(history: Any, axes: Any = None) -> Any:
     history : History
     axes : matplotlib Axes, optional
         Where to draw; on a new figure if not given.
+    what : str
+        "loss", or "metric" for the accuracy or whatever goes with the loss.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def curves(history: Any, axes: Any = None) -> Any:
     Raises
     ------
     UsageError
-        If Matplotlib is missing.
+        If Matplotlib is missing, or `what` is neither.
 
     Examples
     --------
@@ -76,28 +78,29 @@ def curves(history: Any, axes: Any = None) -> Any:
     >>> axes.get_xlabel(), len(axes.lines)
     ('epoch', 1)
     """
+    if what not in ("loss", "metric"):
+        raise UsageError(f'what="{what}" is not drawn; choose loss or metric')
     axes = new_axes(axes)
     epochs = np.arange(1, history.epochs + 1)
     width = 1.5 if history.models == 1 else 0.6
-    for name, (label, color) in LOSSES.items():
-        curve = history.curve(name)
+    for rows, (label, color) in ROWS.items():
+        curve = history.curve(rows + what)
         if len(curve):
             axes.plot(epochs, curve[:, 0], color=color, linewidth=width, label=label)
             axes.plot(epochs, curve[:, 1:], color=color, linewidth=width)
-    finish_losses(axes)
+    finish_curves(axes, what.replace("metric", history.metric_name))
     if history.models == 1 and history.best_epoch is not None:
         axes.axvline(history.best_epoch + 1, color="grey", linestyle=":", label="best")
         axes.legend()
     return axes
 
 
-def finish_losses(axes: Any) -> None:
-    """Give axes with lines of losses over epochs their labels, grid and legend, and the scale that suits them."""
-    losses = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
-    losses = losses[np.isfinite(losses)]
-    if is_steep(losses):
+def finish_curves(axes: Any, what: str) -> None:
+    """Give axes with lines over epochs their labels, grid and legend, and the scale that suits losses and errors."""
+    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
+    if not what.endswith("accuracy") and is_steep(values[np.isfinite(values)]):
         axes.set_yscale("log")
-    axes.set(xlabel="epoch", ylabel="loss")
+    axes.set(xlabel="epoch", ylabel=what)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     axes.grid(alpha=0.3)

@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.text import Text
 
-from gpubp.plots import LOSSES, is_steep
+from gpubp.plots import ROWS, is_steep
 
 if TYPE_CHECKING:
     from gpubp.training.history import History
 
 WIDTH, HEIGHT = 60, 8  # characters, at most
 LABEL = 10  # characters that the scale takes beside the picture
-# Colours of the curves of gpubp.plots.LOSSES, and their letters where a terminal has no braille dots.
-STYLES = {"loss": ("blue", "t"), "validation_loss": ("yellow", "v"), "watched_test_loss": ("green", "w")}
+# Colours of the losses of gpubp.plots.ROWS, and their letters where a terminal has no braille dots.
+STYLES = {"": ("blue", "t"), "validation_": ("yellow", "v"), "watched_test_": ("green", "w")}
 # The bit of each dot of a braille character, 4 rows of 2, and the empty character that they are added to.
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 BLANK = 0x2800
@@ -45,7 +45,7 @@ def curve_lines(history: History, width: int, *, letters: bool = False) -> list[
     letters : bool
         Draw with letters instead of braille dots, which not every terminal has.
     """
-    losses = {name: history.curve(name)[:, 0] for name in LOSSES if getattr(history, name)}
+    losses = {rows: history.curve(f"{rows}loss")[:, 0] for rows in ROWS if getattr(history, f"{rows}loss")}
     finite = np.concatenate(list(losses.values()))
     finite = finite[np.isfinite(finite)]
     if width < 2 or not len(finite):
@@ -63,9 +63,9 @@ def curve_lines(history: History, width: int, *, letters: bool = False) -> list[
     last = f"{history.epochs:,}"
     lines.append(Text(f"{'loss':>{LABEL}} 1{last:>{width - 1}} epochs"))
     legend = Text(" " * (LABEL + 1))
-    for name in losses:
-        colour, letter = STYLES[name]
-        legend.append(f"{letter if letters else '━━'} {LOSSES[name][0]}   ", colour)
+    for rows in losses:
+        colour, letter = STYLES[rows]
+        legend.append(f"{letter if letters else '━━'} {ROWS[rows][0]}   ", colour)
     return [*lines, legend + Text("log scale" if logarithmic else "")]
 
 
@@ -76,8 +76,8 @@ def _drawn(
     across, down = (1, 1) if letters else (2, 4)  # dots of a character
     characters = np.full((HEIGHT, width), ord(" "))
     colours = np.full((HEIGHT, width), "", dtype=object)
-    for name, curve in losses.items():
-        colour, letter = STYLES[name]
+    for rows, curve in losses.items():
+        colour, letter = STYLES[rows]
         for x, y in _dots(curve, ends, logarithmic, width * across, HEIGHT * down):
             place = y // down, x // across
             if letters:

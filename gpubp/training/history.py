@@ -179,9 +179,9 @@ class History:
         """What a curve is called in tables."""
         return name.replace("metric", self.metric_name)
 
-    def plot(self, axes: Any = None) -> Any:
-        """Draw the losses by epoch; see `gpubp.plots.curves`."""
-        return plots.curves(self, axes)
+    def plot(self, axes: Any = None, what: str = "loss") -> Any:
+        """Draw the losses by epoch, or with ``what="metric"`` what goes with them; see `gpubp.plots.curves`."""
+        return plots.curves(self, axes, what)
 
     def to_dataframe(self) -> Any:
         """The curves as a pandas DataFrame: a row per epoch; for a stack, a row per epoch and network."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpubp import plots
+from gpubp.bench.parts import StepParts
 from gpubp.cli.report.collect import Run, TestRows
-from gpubp.plots import LOSSES, finish_losses, new_axes, picture_shape
+from gpubp.plots import ROWS, finish_curves, new_axes, picture_shape
 
 MOST_UNITS = 8  # of a layer that is drawn
 MOST_POINTS = 2000
@@ -35,17 +36,17 @@ def address(figure: Any, form: str = "svg") -> str:
     return f"data:image/{kind};base64,{base64.b64encode(rendered(figure, form)).decode()}"
 
 
-def curves(runs: Sequence[Run]) -> Any:
-    """Losses by epoch of one run, or of two beside each other."""
+def curves(runs: Sequence[Run], what: str = "loss") -> Any:
+    """Losses, or what goes with them, by epoch of one run, or of two beside each other."""
     axes = new_axes()
     for number, run in enumerate(runs):
         style = ("-", "--")[number]
         for place, (recipe, of) in enumerate(run.curves.items()):
             named = "".join(f", {name}" for name in (recipe, run.folder.name if len(runs) > 1 else "") if name)
-            for color, (column, (label, _)) in enumerate(LOSSES.items(), start=2 * place):
-                if column in of:
-                    axes.plot(of["epoch"], of[column], style, color=f"C{color}", label=label + named)
-    finish_losses(axes)
+            for color, (rows, (label, _)) in enumerate(ROWS.items(), start=2 * place):
+                if rows + what in of:
+                    axes.plot(of["epoch"], of[rows + what], style, color=f"C{color}", label=label + named)
+    finish_curves(axes, what)
     return axes
 
 
@@ -56,6 +57,18 @@ def learning_rate(run: Run) -> Any:
     axes.set(xlabel="epoch", ylabel="learning rate")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
+    return axes
+
+
+def step_time(step: StepParts) -> Any:
+    """The parts of a training step by their time."""
+    axes = new_axes(figsize=(6.4, 1.8))
+    names = list(step.parts)
+    bars = axes.barh(names, [1e3 * step.parts[name] for name in names])
+    shares = [seconds / sum(step.parts.values()) for seconds in step.parts.values()]
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3)
+    axes.set(xlabel="milliseconds", xmargin=0.12)
+    axes.invert_yaxis()
     return axes
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpubp import plots
+from gpubp.bench.parts import StepParts
 from gpubp.cli import display
 from gpubp.cli.report import figures
 from gpubp.cli.report.collect import Run, TestRows, cells
@@ -18,6 +19,7 @@ from gpubp.diagnostics.health import Health
 from gpubp.plots import MOST_CLASSES, picture_shape
 from gpubp.tabular.model import TabularModel
 
+MOST_IN_SCHEMA = 40  # columns of a table
 MOST_COLUMNS = 8  # of a table's row that are shown beside a mistake
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
@@ -48,6 +50,8 @@ def _sections(run: Run, runs: Sequence[Run]) -> Iterator[str]:
     yield _scores(runs)
     if any(run_.curves for run_ in runs):
         drawn = _image(figures.curves(runs), "losses by epoch")
+        if run.metric_name is not None:
+            drawn += _image(figures.curves(runs, run.metric_name), f"{run.metric_name} by epoch")
         if "learning_rate" in run.curves.get("", {}):
             drawn += _image(figures.learning_rate(run), "learning rate by epoch")
         if "watched_test" in run.metrics:
@@ -62,6 +66,8 @@ def _sections(run: Run, runs: Sequence[Run]) -> Iterator[str]:
         yield _health_by_epoch(run, run.health_by_epoch)
     if run.health is not None:
         yield _health(run)
+    if run.step is not None:
+        yield _step_time(run.step)
     yield _about(run)
 
 
@@ -91,12 +97,24 @@ def _network(run: Run) -> str:
     if isinstance(net, TabularModel):
         recipes = ", ".join(f"{member.recipe} ({member.weight:.2f})" for member in net.members)
         about = f"{net.models} networks, {net.parameters:,} parameters; recipes with their weights: {recipes}"
-        lines = display.describe_preprocessing(net.preprocessing)
-        return _section("Networks and data", f"<p>{escape(about)}</p>{_paragraphs(lines, '')}")
-    names = [*(activation.name for activation in net.activations), net.output_activation.name]
-    lines = display.describe_preprocessing(net.preprocessing)
-    drawn = _image(figures.network(net.layer_sizes, names), "the network")
-    return _section("Network and data", f"<p>{escape(repr(net))}</p>{drawn}{_paragraphs(lines, '')}")
+        title, drawn = "Networks and data", ""
+    else:
+        names = [*(activation.name for activation in net.activations), net.output_activation.name]
+        about = repr(net)
+        title, drawn = "Network and data", _image(figures.network(net.layer_sizes, names), "the network")
+    lines = _paragraphs(display.describe_preprocessing(net.preprocessing), "")
+    return _section(title, f"<p>{escape(about)}</p>{drawn}{lines}{_columns(net.preprocessing)}")
+
+
+def _columns(preprocessing: dict[str, Any] | None) -> str:
+    """What each column of a table was read as, and why."""
+    columns = (preprocessing or {}).get("schema", {}).get("columns", {})
+    if not columns:
+        return ""
+    rows = [[name, entry["kind"], entry["why"]] for name, entry in list(columns.items())[:MOST_IN_SCHEMA]]
+    more = len(columns) - len(rows)
+    left_out = _paragraphs([f"and {more:,} columns more"], "") if more else ""
+    return _table(["column", "read as", "because of"], rows) + left_out
 
 
 def _predictions(run: Run, test: TestRows) -> str:
@@ -190,8 +208,18 @@ def _health(run: Run) -> str:
         ]
         for layer in health.looks[-1]
     ]
-    sentences = health.verdicts() or ["nothing that looks wrong"]
+    sentences = health.verdicts() or [display.HEALTHY]
     return _section("Health of the layers, on test rows", _table(heads, rows) + _paragraphs(sentences, ""))
+
+
+def _step_time(step: StepParts) -> str:
+    words = (
+        f"a training step on {step.batch_size:,} rows takes {1e3 * step.step:.3g} ms, its matrix products alone take "
+        f"{1e3 * step.products:.3g} ms; measured for this page on {step.device} by the backend {step.backend}, in "
+        f"{step.precision}"
+    )
+    drawn = _image(figures.step_time(step), "parts of a training step, each timed by itself") if step.parts else ""
+    return _section("Where a training step's time goes", _paragraphs([words], "") + drawn)
 
 
 def _about(run: Run) -> str:
