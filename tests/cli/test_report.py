@@ -138,7 +138,7 @@ def test_of_a_training_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_of_values(tmp_path: Path):
     text = page(train(tmp_path, table(tmp_path, values=True)))
     assert captions(text)[4:6] == ["prediction, predicted over true", "errors of prediction"]
-    assert captions(text)[1] == "rmse by epoch" and len(captions(text)) == 7
+    assert captions(text)[1] == "rmse by epoch, of the target as the network sees it" and len(captions(text)) == 7
     assert "Worst predictions" in text and "rmse" in text
 
 

@@ -51,7 +51,8 @@ def _sections(run: Run, runs: Sequence[Run]) -> Iterator[str]:
     if any(run_.curves for run_ in runs):
         drawn = _image(figures.curves(runs), "losses by epoch")
         if run.metric_name is not None:
-            drawn += _image(figures.curves(runs, run.metric_name), f"{run.metric_name} by epoch")
+            scale = ", of the target as the network sees it" if run.metric_name == "rmse" else ""
+            drawn += _image(figures.curves(runs, run.metric_name), f"{run.metric_name} by epoch{scale}")
         if "learning_rate" in run.curves.get("", {}):
             drawn += _image(figures.learning_rate(run), "learning rate by epoch")
         if "watched_test" in run.metrics:
