@@ -145,7 +145,7 @@ def train(
         Test rows that are only watched: ``history.watched_test_loss`` has their loss after every epoch, and nothing in
         the training looks at it.
     verbose : int
-        1 shows how it goes: a bar on a terminal and in notebooks (with ipywidgets), else at most 20 lines.
+        1 shows how it goes: a bar on a terminal and in notebooks, else at most 20 lines.
     checkpoint : path, optional
         A folder for checkpoints: the last two, and the one after the epoch of the least loss. With it, Ctrl-C and
         SIGTERM end the training between two steps, once a checkpoint is written.

@@ -77,6 +77,8 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.live:
+            if self.console.is_jupyter:  # where the end of a bar is not drawn by itself
+                self.bar.refresh()
             self.bar.stop()
 
     def __call__(self, net: MLP, history: History) -> None:

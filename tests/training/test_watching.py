@@ -117,6 +117,8 @@ def test_how_it_goes_is_shown_in_lines(capsys: pytest.CaptureFixture[str], model
 
 def test_a_notebook_has_a_bar(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rich.console, "_is_jupyter", lambda: True)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
     for widgets in (None, object()):
         monkeypatch.setattr(progress, "find_spec", lambda name, widgets=widgets: widgets)
         console = progress.console_of_python()
