@@ -295,6 +295,14 @@ WatchTest = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report",
+        help='Write report.html into the folder, as "gpubp report" does: some seconds more (extra "plot").',
+        rich_help_panel="Run",
+    ),
+]
 CheckpointEvery = Annotated[
     str | None,
     typer.Option(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
 NONE, DEFAULT = "none", "fast"
-NOT_KEPT = ("out", "overwrite", "diagnostics", "watch_test", "quiet", "help")  # among the settings of a run
+NOT_KEPT = ("out", "overwrite", "diagnostics", "watch_test", "report", "quiet", "help")  # among the settings of a run
 NOT_OF_A_NETWORK = ("loss", "epochs")  # options that, typed, leave the network to the preset
 
 
@@ -128,7 +128,7 @@ def train(
 ) -> None:
     """Train all networks of a preset, show it, and keep them with their metrics in a folder."""
     from gpubp.cli import display, run_folder
-    from gpubp.cli.train import show_result
+    from gpubp.cli.train import show_result, write_report
     from gpubp.data.prepare import TASKS, choose
     from gpubp.tabular import fitting
     from gpubp.tabular.fold_rows import TrainingRows
@@ -177,3 +177,5 @@ def train(
     summary = run_folder.summarize_preset(model, TASKS[target["type"]], with_targets, history, config)
     run_folder.write(folder, model, history, summary)
     show_result(console, model.preprocessing, summary, folder, params["quiet"])
+    if params["report"]:
+        write_report(console, folder)

@@ -45,6 +45,7 @@ HISTORY = "history.csv"
 METRICS = "metrics.json"
 PARTS = ("train", "validation", "test")
 HEALTH = "health.csv"  # of a training whose layers were looked at
+REPORT = "report.html"
 FILES = (MODEL, METRICS, HISTORY)
 ONLY_WATCHED = "only watched: no weights, epoch or setting was chosen by these rows"
 MODEL_DIGEST = "model_digest"  # the entry of metrics.json that says which network they are of
@@ -301,7 +302,7 @@ def _put(folder: Path, net: MLP | TabularModel, history: History | TabularHistor
             _rename(stage, folder)
             sync_folder(folder.parent)
             return
-        for name in (METRICS, HISTORY, HEALTH):  # those of another run go before its network does
+        for name in (METRICS, HISTORY, HEALTH, REPORT):  # those of another run go before its network does
             (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
         for name in (MODEL, HISTORY, *((HEALTH,) if (stage / HEALTH).exists() else ()), METRICS):

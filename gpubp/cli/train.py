@@ -18,6 +18,7 @@ from gpubp.cli import options, presets
 from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
+from gpubp.plots import new_axes
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from gpubp.training.history import History
 
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "quiet", "help")  # on what comes of it
+# On what comes of it.
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "report", "quiet", "help")
 
 
 @options.takes_options(before="seed")
@@ -62,6 +64,7 @@ def train(
     memory_limit: options.MemoryLimit = None,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     **values: Any,
 ) -> None:
@@ -75,6 +78,8 @@ def train(
     settings.check_names()
     backend = get_backend(device, precision)
     presets.check(preset, numbers, time_limit)
+    if report:
+        new_axes()  # says that Matplotlib is missing before anything is trained
     table_options = parse_table_options(ctx.params)
 
     from gpubp import data as reading
@@ -155,6 +160,8 @@ def _fit_and_save(
             save(console, net, prepared, error.history, config, folder, quiet)
         raise
     save(console, net, prepared, history, config, folder, quiet)
+    if ctx.params["report"]:
+        write_report(console, folder)
     if interruption is not None:
         steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
         typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
@@ -255,6 +262,15 @@ def save(
     summary = run_folder.summarize(net, prepared, history, config)
     run_folder.write(folder, net, history, summary)
     show_result(console, prepared.preprocessing, summary, folder, quiet)
+
+
+def write_report(console: Console, folder: Path) -> None:
+    """Write the page on a run into its folder, and say so."""
+    from gpubp.cli import display, run_folder
+    from gpubp.cli.report.command import write_page
+
+    display.show_notes(console, [f"missing: {what}" for what in write_page(folder / run_folder.REPORT, folder)])
+    display.say(console, f"wrote {folder / run_folder.REPORT}")
 
 
 def show_result(

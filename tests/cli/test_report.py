@@ -117,6 +117,15 @@ def test_every_score_stands_beside_its_baseline_and_every_column_is_named(tmp_pa
 
 
 @pytest.mark.thorough
+def test_a_training_writes_its_page_and_another_in_its_folder_takes_it_away(tmp_path: Path):
+    model = train(tmp_path, table(tmp_path), "--report")
+    assert "losses by epoch" in captions((model / "report.html").read_text(encoding="utf-8"))
+    assert "report" not in json.loads((model / "metrics.json").read_text())["config"]
+    train(tmp_path, table(tmp_path), "--overwrite")
+    assert not (model / "report.html").exists()
+
+
+@pytest.mark.thorough
 def test_of_a_training_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def die(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
