@@ -97,12 +97,13 @@ def curves(history: Any, axes: Any = None, what: str = "loss") -> Any:
 
 def finish_curves(axes: Any, what: str) -> None:
     """Give axes with lines over epochs their labels, grid and legend, and the scale that suits losses and errors."""
-    values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines])
+    values = np.concatenate([[], *(np.asarray(line.get_ydata(), np.float64) for line in axes.lines)])
     if not what.endswith("accuracy") and is_steep(values[np.isfinite(values)]):
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel=what)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     axes.grid(alpha=0.3)
 
 

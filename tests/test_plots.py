@@ -7,7 +7,7 @@ import builtins
 import numpy as np
 import pytest
 
-from gpubp import MLP, UsageError, plots, train
+from gpubp import MLP, History, UsageError, plots, train
 from gpubp.diagnostics.health import read_looks
 
 X, Y = np.random.default_rng(0).standard_normal((40, 4)), np.arange(40) % 2
@@ -75,6 +75,20 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     words, table = one._repr_html_().split("<table>")
     assert words == "<p>" + repr(one).replace("'", "&#x27;") + "</p>"
     assert "<th>accuracy</th>" in table and f"<tr><td>3</td><td>{one.loss[-1]:.4g}</td>" in table
+
+
+def test_a_history_without_an_epoch_is_shown():
+    empty = History("accuracy")
+    assert "History(no epoch yet)" in empty._repr_html_() and not plots.curves(empty, what="metric").lines
+
+
+def test_curves_of_what_goes_with_the_loss():
+    _, one = history(validation_data=(X, Y))
+    axes = one.plot(what="metric")
+    np.testing.assert_allclose(axes.lines[1].get_ydata(), one.validation_metric)
+    assert axes.get_ylabel() == "accuracy"
+    with pytest.raises(UsageError, match="choose loss or metric"):
+        one.plot(what="seconds")
 
 
 def test_a_history_is_short_in_print_and_a_table_in_pandas():

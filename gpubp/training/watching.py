@@ -15,7 +15,7 @@ from gpubp.training.history import History
 from gpubp.training.samples import Samples, evaluated_samples
 
 
-class TestWatch:
+class WatchedRows:
     """A callback that puts loss and metric on test rows into the history, which nothing in a training looks at.
 
     Parameters
@@ -24,14 +24,12 @@ class TestWatch:
         The test rows, checked.
     """
 
-    __test__ = False  # is no test, whatever its name
-
     def __init__(self, rows: Samples) -> None:
         self.rows = rows
 
     def __call__(self, net: Any, history: History) -> None:
         """After an epoch: NaN for networks of a stack that trained no more in it."""
-        trained = np.isfinite(history.curve("loss")[-1])
+        trained = np.isfinite(history.loss[-1])
         loss, metric = net.stack.evaluate(self.rows.X, self.rows.y, self.rows.weight)
         history.watch_test(np.where(trained, loss, np.nan), np.where(trained, metric, np.nan))
 
@@ -51,7 +49,7 @@ def watchers(stack: Stack, samples: Samples, diagnostics: bool, watch_test: Sequ
         chosen.append(HealthWatch(stack, samples.X, samples.y, samples.weight))
     test = evaluated_samples(stack, watch_test, "watch_test", "test")
     if test is not None:
-        chosen.append(TestWatch(test))
+        chosen.append(WatchedRows(test))
     return chosen
 
 

@@ -207,7 +207,8 @@ def _read_checkpoint(run: Run) -> str:
     epochs = len(columns["loss"])
     run.curves[""] = {name: values[:, 0].tolist() for name, values in columns.items()}
     run.curves[""]["epoch"] = [float(epoch) for epoch in range(1, epochs + 1)]
-    return f"; those shown are of the last checkpoint, {path.name}: the training has not ended, and --resume goes on"
+    text = f"; those shown are of the last checkpoint, {path.name}"
+    return text if run.metrics else f"{text}: the training has not ended, and --resume goes on"
 
 
 def _read_health(run: Run) -> None:
@@ -250,7 +251,7 @@ def _predict_test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> N
         run.missing.append(f"predictions of the test rows: {error}")
 
 
-def _step_parts(run: Run, net: MLP, X: Any, y: NDArray[Any]) -> StepParts:
+def _step_parts(run: Run, net: MLP, X: Any, y: NDArray[Any]) -> StepParts | None:
     """Where a training step's time goes, on the device that the training ran on, or the CPU where that is not here."""
     device, config = run.metrics.get("device", net.device), run.metrics.get("config", {})
     if device != net.device:
@@ -258,7 +259,11 @@ def _step_parts(run: Run, net: MLP, X: Any, y: NDArray[Any]) -> StepParts:
             there = run_folder.load_model(run.folder, device)
             net = there if isinstance(there, MLP) else net
     options = {name: config[name] for name in ("optimizer", "dropout") if name in config}
-    return step_parts(net, X, y, config.get("batch_size", BATCH_SIZE), **options)
+    try:
+        return step_parts(net, X, y, config.get("batch_size", BATCH_SIZE), **options)
+    except GpubpError as error:
+        run.missing.append(f"where a training step's time goes: {error}")
+        return None
 
 
 def _losses(net: MLP, X: Any, y: NDArray[Any]) -> NDArray[np.float64]:
