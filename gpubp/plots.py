@@ -152,6 +152,20 @@ def health_map(record: Health, what: str = "gradient_norm", axes: Any = None) ->
     Returns
     -------
     matplotlib Axes
+
+    Raises
+    ------
+    UsageError
+        If Matplotlib is missing, or `what` is not drawn.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> net = gpubp.MLP([1, 3, 1], loss="half_squared_error", device="cpu-reference")
+    >>> history = gpubp.train(net, [[0.0], [1.0]], [1.0, 3.0], epochs=2, diagnostics=True)
+    >>> axes = gpubp.plots.health_map(history.health, "change")
+    >>> [label.get_text() for label in axes.get_yticklabels()]
+    ['1, relu', '2, identity']
     """
     _check_measure(what)
     axes = new_axes(axes, figsize=(6.4, 1.2 + 0.3 * len(record.looks[0])))
@@ -295,7 +309,14 @@ def weight_histograms(net: MLP) -> Any:
     Raises
     ------
     UsageError
-        For a stack.
+        For a stack, or if Matplotlib is missing.
+
+    Examples
+    --------
+    >>> import gpubp
+    >>> figure = gpubp.plots.weight_histograms(gpubp.MLP([4, 8, 3], device="cpu-reference"))
+    >>> [axes.get_title() for axes in figure.axes]
+    ['layer 1: 4 x 8', 'layer 2: 8 x 3']
     """
     _check_single(net)
     layers = len(net.weights)
