@@ -19,6 +19,7 @@ from gpubp.cli.explain import explain
 from gpubp.cli.export import export
 from gpubp.cli.parsing import parse_delimiter, parse_layers, parse_precisions
 from gpubp.cli.report.command import report
+from gpubp.cli.report.plot import plot
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
 from gpubp.errors import CheckpointError, DivergenceError, GpubpError, UsageError
@@ -236,6 +237,7 @@ def inspect(model: options.Model, data: options.LookedAt = None) -> None:
 
 app.command()(explain)
 app.command()(report)
+app.command()(plot)
 app.command()(export)
 app.command()(demo)
 

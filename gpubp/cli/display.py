@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from gpubp.training.progress import PLAIN_LINES as PLAIN_LINES
+from gpubp.training.progress import TrainingProgress as TrainingProgress
+from gpubp.training.progress import make_console as make_console
+from gpubp.training.progress import say as say
 
 if TYPE_CHECKING:
     from gpubp.backends.cuda.gemm_table import GemmTable
@@ -25,23 +30,8 @@ if TYPE_CHECKING:
     from gpubp.tabular.model import TabularModel
     from gpubp.training.history import History
 
-PLAIN_LINES = 20  # of a training whose output is not a terminal, however many epochs it has
-PIPED_WIDTH = 120
-WIDE = 105  # columns that a line of progress takes with everything in it
+HEALTHY = "health of the layers: nothing that looks wrong"
 UNITS = ("B", "kB", "MB", "GB")
-
-
-def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """A console that prints names as they are: no markup, no highlighting."""
-    console = Console(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False, width=PIPED_WIDTH)
-    return console
-
-
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """A line that is wrapped by the terminal alone, so that paths can be copied."""
-    console.print(text, style=style, soft_wrap=True)
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
@@ -82,8 +72,15 @@ def show_health(console: Console, health: Health) -> None:
         table.add_row(str(layer.number), layer.activation, *(f"{v:.3g}" for v in values), *(f"{v:.0%}" for v in shares))
     console.print()
     console.print(table)
-    for sentence in health.verdicts() or ["nothing that looks wrong"]:
-        say(console, sentence)
+    show_verdicts(console, health.verdicts())
+
+
+def show_verdicts(console: Console, verdicts: Sequence[str]) -> None:
+    """What is wrong with the layers of a network, a sentence each."""
+    for sentence in verdicts:
+        say(console, sentence, "yellow")
+    if not verdicts:
+        say(console, HEALTHY)
 
 
 def describe_data(name: str, prepared: PreparedData) -> str:
@@ -262,61 +259,6 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} {UNITS[unit]}" if unit else f"{n_bytes:.0f} B"
 
 
-class TrainingProgress(AbstractContextManager["TrainingProgress"]):
-    """A callback of `gpubp.train` that shows how it goes: a live bar on a terminal, else some lines.
-
-    Parameters
-    ----------
-    console : Console
-    epochs : int
-        How many are planned.
-    rows : int
-        Training rows of an epoch.
-    """
-
-    def __init__(self, console: Console, epochs: int, rows: int) -> None:
-        self.console, self.epochs, self.rows = console, epochs, rows
-        self.live = console.is_terminal and not console.quiet
-        self.wide = console.width >= WIDE
-        figures = TextColumn("{task.fields[figures]}")
-        remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-        self.bar = Progress(
-            MofNCompleteColumn(),
-            *(BarColumn(20 if self.wide else 5), figures),
-            *([remaining] if self.wide else []),
-            console=console,
-        )
-        self.task = self.bar.add_task("training", total=epochs, figures="")
-        self.shown = {round(i * epochs / PLAIN_LINES) for i in range(1, PLAIN_LINES + 1)} | {1, epochs}
-
-    def __enter__(self) -> TrainingProgress:
-        if self.live:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.bar.stop()
-
-    def __call__(self, net: MLP, history: History) -> None:
-        """After an epoch."""
-        text = self._figures(history)
-        if self.live:
-            self.bar.update(self.task, completed=history.epochs, figures=text)
-        elif history.epochs in self.shown:
-            say(self.console, f"epoch {history.epochs:>{len(str(self.epochs))}}/{self.epochs}  {text}")
-
-    def _figures(self, history: History) -> str:
-        text = f"loss {_steady(history.loss[-1])} {history.metric_name} {_steady(history.metric[-1])}"
-        if history.validation_loss:
-            named = "validation" if self.wide else "val"
-            text += f" {named} {_steady(history.validation_loss[-1])} {_steady(history.validation_metric[-1])}"
-        before = history.seconds[-2] if history.epochs > 1 else 0.0
-        return f"{text} {self.rows / max(history.seconds[-1] - before, 1e-9):,.0f} samples/s"
-
-
 class PresetProgress(AbstractContextManager["PresetProgress"]):
     """One bar for all that a preset trains: live on a terminal, else some lines.
 
@@ -365,11 +307,6 @@ def how_it_ended(history: History, patience: int | None, tolerance: float | None
     if patience is not None:
         text += f"; the weights are those after epoch {history.best_epoch + 1}"
     return text
-
-
-def _steady(value: float) -> str:
-    """A number that keeps its width from epoch to epoch."""
-    return f"{value:#.4g}" if 1e-4 <= abs(value) < 1000 else f"{value:.3e}"
 
 
 def _layers(net: MLP) -> Iterable[tuple[str, Any, Any]]:

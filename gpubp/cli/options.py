@@ -282,6 +282,30 @@ Recompute = Annotated[
         rich_help_panel="Run",
     ),
 ]
+Diagnostics = Annotated[
+    bool,
+    typer.Option(
+        "--diagnostics",
+        help="Look at every layer in each epoch: says what is wrong, and keeps norms, saturated and dead units.",
+        rich_help_panel="Run",
+    ),
+]
+WatchTest = Annotated[
+    bool,
+    typer.Option(
+        "--watch-test",
+        help="Keep the loss of the test rows by epoch too; it is only watched, nothing is chosen by it.",
+        rich_help_panel="Run",
+    ),
+]
+Report = Annotated[
+    bool,
+    typer.Option(
+        "--report",
+        help='Write report.html into the folder, as "gpubp report" does: some seconds more (extra "plot").',
+        rich_help_panel="Run",
+    ),
+]
 CheckpointEvery = Annotated[
     str | None,
     typer.Option(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
 NONE, DEFAULT = "none", "fast"
+NOT_KEPT = ("out", "overwrite", "diagnostics", "watch_test", "report", "quiet", "help")  # among the settings of a run
 NOT_OF_A_NETWORK = ("loss", "epochs")  # options that, typed, leave the network to the preset
 
 
@@ -63,8 +64,8 @@ def choose(ctx: typer.Context, data: RawData) -> Preset | None:
     if data.kind != "table":
         raise UsageError(f"--preset {preset.name}: {data.name} is no table; leave the preset out")
     if preset.folds > 1:
-        of_one_network = ("validation", "numbers", "checkpoint_every", "resume")
-        theirs = [*_typed(ctx), *(name for name in of_one_network if ctx.params[name] is not None)]
+        of_one_network = ("validation", "numbers", "diagnostics", "watch_test", "checkpoint_every", "resume")
+        theirs = [*_typed(ctx), *(name for name in of_one_network if ctx.params[name] not in (None, False))]
         if theirs:
             raise UsageError(
                 f"--preset {preset.name} makes several networks, so --{dashed(theirs[0])} does not go with it; leave "
@@ -84,7 +85,8 @@ def check_large(ctx: typer.Context, data: LargeData, preset: Preset | None) -> N
         Naming the option.
     """
     folds = None if preset is None or preset.folds == 1 else f"--preset {preset.name}"
-    option = folds or (None if ctx.params["class_weight"] is None else "--class-weight")
+    needing_all = {"--class-weight": ctx.params["class_weight"] is not None, "--diagnostics": ctx.params["diagnostics"]}
+    option = folds or next((name for name, given in needing_all.items() if given), None)
     if option is not None:
         raise UsageError(
             f"{option} needs all rows of {data.blocks.name} in memory, more than the limit allows; leave it out, or "
@@ -126,7 +128,7 @@ def train(
 ) -> None:
     """Train all networks of a preset, show it, and keep them with their metrics in a folder."""
     from gpubp.cli import display, run_folder, training_rows
-    from gpubp.cli.train import show_result
+    from gpubp.cli.train import show_result, write_report
     from gpubp.data.prepare import TASKS, choose
     from gpubp.tabular import fitting
     from gpubp.tabular.fold_rows import TrainingRows
@@ -170,10 +172,12 @@ def train(
         name: (part, model.encoded_targets(part)) for name, part in parts.items() if len(part)
     }
     asked = {parameter.name: params.get(parameter.name) for parameter in ctx.command.params}
-    config = {str(key): value for key, value in asked.items() if key not in ("out", "overwrite", "quiet", "help")}
+    config = {str(key): value for key, value in asked.items() if key not in NOT_KEPT}
     config |= {"preset": preset.name, "target": target["name"], "loss": chosen.loss.name}
     summary = run_folder.summarize_preset(model, TASKS[target["type"]], with_targets, history, config)
     seen, y = with_targets["train"]
     numbers = training_rows.numbers_of(seen, y, model.preprocessing)
     run_folder.write(folder, model, history, summary, [numbers])
     show_result(console, model.preprocessing, summary, folder, params["quiet"])
+    if params["report"]:
+        write_report(console, folder)

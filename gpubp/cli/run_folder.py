@@ -39,13 +39,16 @@ from gpubp.serialization import (
 from gpubp.tabular.fitting import TabularHistory
 from gpubp.tabular.model import TableRows, TabularModel
 from gpubp.tabular.predictor import encode, load, load_network
-from gpubp.training.history import History
+from gpubp.training.history import WATCHED, History
 
 MODEL = MODEL_FILE
 HISTORY = "history.csv"
 METRICS = "metrics.json"
 PARTS = ("train", "validation", "test")
+HEALTH = "health.csv"  # of a training whose layers were looked at
+REPORT = "report.html"
 FILES = (MODEL, METRICS, HISTORY)
+ONLY_WATCHED = "only watched: no weights, epoch or setting was chosen by these rows"
 MODEL_DIGEST = "model_digest"  # the entry of metrics.json that says which network they are of
 NAME_WITH_DATE = r"[\w-]+-\d{8}-\d{6}(-\d+)?"  # of a run whose folder was not named
 ABANDONED = 60.0  # seconds after which an empty folder that nobody holds is nobody's
@@ -60,6 +63,7 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
         "task": prepared.task,
         **_how_well(net, prepared.preprocessing, parts),
         **_how_trained(net, history),
+        **_watched(history),
         "gemm_table": net.stack.backend.gemm_table,
         "seed": net.stack.seeds[0],
         "parameters": net.parameters,
@@ -113,6 +117,23 @@ def _how_trained(net: MLP | TabularModel, history: History | TabularHistory) -> 
         "device": net.device,
         "precision": net.precision,
     }
+
+
+def _watched(history: History) -> dict[str, Any]:
+    """What was looked at in each epoch, and changed nothing of the training."""
+    seen: dict[str, Any] = {}
+    if history.watched_test_loss:
+        loss, metric = (history.curve(name)[:, 0].tolist() for name in WATCHED)
+        seen["watched_test"] = {"remark": ONLY_WATCHED, "loss": loss, history.metric_name: metric}
+    if history.health is not None:
+        layers = [vars(layer) for layer in history.health.looks[-1]]
+        seen["health"] = {"verdicts": history.health.verdicts(history), "layers": layers}
+    return seen
+
+
+def files_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files of a run with this in its metrics.json."""
+    return (*FILES, HEALTH) if "health" in summary else FILES
 
 
 def _versions() -> dict[str, str]:
@@ -298,6 +319,8 @@ def _put(
         net.save(stage / MODEL)
         atomic_write(stage / HISTORY, history.to_csv().encode())
         of_network = digest(stage / MODEL)
+        if isinstance(history, History) and history.health is not None:
+            atomic_write(stage / HEALTH, history.health.to_csv().encode())
         if rows:
             training_rows.save(stage, rows, of_network)
         summary = _finite(summary) | {MODEL_DIGEST: of_network}
@@ -306,10 +329,11 @@ def _put(
             _rename(stage, folder)
             sync_folder(folder.parent)
             return
-        for name in (METRICS, HISTORY, training_rows.FILE):  # those of another run go before its network does
+        others = HISTORY, HEALTH, training_rows.FILE
+        for name in (METRICS, REPORT, *others):  # those of another run go before its network does
             (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
-        for name in (MODEL, HISTORY, METRICS, *([training_rows.FILE] if rows else [])):
+        for name in (MODEL, *(other for other in others if (stage / other).exists()), METRICS):
             (stage / name).replace(folder / name)
         sync_folder(folder)
 
@@ -404,4 +428,6 @@ def _finite(value: Any) -> Any:
     """JSON has no NaN and no infinity: null stands for both."""
     if isinstance(value, dict):
         return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,6 +18,7 @@ from gpubp.cli import options, presets
 from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
+from gpubp.plots import new_axes
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from gpubp.training.history import History
 
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "quiet", "help")  # on what comes of it
+# On what comes of it.
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "report", "quiet", "help")
 
 
 @options.takes_options(before="seed")
@@ -55,11 +57,14 @@ def train(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     recompute: options.Recompute = False,
+    diagnostics: options.Diagnostics = False,
+    watch_test: options.WatchTest = False,
     checkpoint_every: options.CheckpointEvery = None,
     resume: options.Resume = None,
     memory_limit: options.MemoryLimit = None,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
+    report: options.Report = False,
     quiet: options.Quiet = False,
     **values: Any,
 ) -> None:
@@ -73,6 +78,8 @@ def train(
     settings.check_names()
     backend = get_backend(device, precision)
     presets.check(preset, numbers, time_limit)
+    if report:
+        new_axes()  # says that Matplotlib is missing before anything is trained
     table_options = parse_table_options(ctx.params)
 
     from gpubp import data as reading
@@ -106,6 +113,8 @@ def train(
         seed=seed,
         dtype=backend.dtype,
     )
+    if watch_test and prepared.test is None:
+        raise UsageError("--watch-test watches test rows, and there are none; leave it out, or give some by --test")
     if chosen is not None:
         settings = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
@@ -118,6 +127,7 @@ def train(
     (settings,) = choose_epochs(console, [settings], prepared.rows)
     others = {"recompute": recompute, "class_weight": parse_class_weight(class_weight, prepared.classes)}
     others |= {"checkpoint_every": checkpoint_every, "resume": resume, "time_limit": time_limit}
+    others |= {"diagnostics": diagnostics, "watch_test": prepared.test if watch_test else None}
     config = config_of(ctx, settings, prepared)
     if chosen is not None:
         config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
@@ -150,6 +160,8 @@ def _fit_and_save(
             save(console, net, prepared, error.history, config, folder, quiet)
         raise
     save(console, net, prepared, history, config, folder, quiet)
+    if ctx.params["report"]:
+        write_report(console, folder)
     if interruption is not None:
         steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
         typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
@@ -180,6 +192,7 @@ def fit(
 ) -> History:
     """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`, and a ``time_limit``."""
     from gpubp.cli import display
+    from gpubp.cli.curves import show_curves
     from gpubp.training import train as run_training
 
     rows, others = prepared.rows, dict(others)
@@ -205,6 +218,9 @@ def fit(
     if history.stopped == "callback":
         display.say(console, f"time limit: stopped after {history.epochs} of {settings['epochs']} epochs")
     display.say(console, display.how_it_ended(history, settings["patience"], settings["update_tolerance"]))
+    show_curves(console, history)
+    if history.health is not None:
+        display.show_verdicts(console, history.health.verdicts(history))
     return history
 
 
@@ -250,6 +266,15 @@ def save(
     show_result(console, prepared.preprocessing, summary, folder, quiet)
 
 
+def write_report(console: Console, folder: Path) -> None:
+    """Write the page on a run into its folder, and say so."""
+    from gpubp.cli import display, run_folder
+    from gpubp.cli.report.command import write_page
+
+    display.show_notes(console, [f"missing: {what}" for what in write_page(folder / run_folder.REPORT, folder)])
+    display.say(console, f"wrote {folder / run_folder.REPORT}")
+
+
 def show_result(
     console: Console, preprocessing: dict[str, Any], summary: dict[str, Any], folder: Path, quiet: bool
 ) -> None:
@@ -265,4 +290,4 @@ def show_result(
         display.show_metrics(console, display.with_baseline(scores, baseline))
         for remark in metrics.remarks(preprocessing, summary["confusion"], scores):
             display.say(console, remark, "yellow")
-        display.say(console, f"wrote {', '.join(run_folder.FILES)} in {folder}")
+        display.say(console, f"wrote {', '.join(run_folder.files_of(summary))} in {folder}")

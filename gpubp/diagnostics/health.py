@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +70,9 @@ class LayerHealth:
     dead: float
 
 
+MEASURES = tuple(entry.name for entry in fields(LayerHealth))[2:]  # what is measured of a layer: numbers all
+
+
 @dataclass
 class Health:
     """What was seen of one network: before the training, and after each epoch.
@@ -76,6 +81,8 @@ class Health:
     ----------
     looks : list of tuple of LayerHealth
         A look before the first step, then one after each epoch; in each, a record per layer.
+    epochs : list of int
+        After how many epochs each look was; 0 for that before the first step.
     largest_input : float
         Root mean square of the input column that has the largest.
     constant_loss : float
@@ -88,6 +95,39 @@ class Health:
     constant_loss: float
     bounded: tuple[bool, ...]
     looks: list[tuple[LayerHealth, ...]] = field(default_factory=list)
+    epochs: list[int] = field(default_factory=lambda: [0])
+
+    def measured(self, what: str) -> NDArray[np.float64]:
+        """A measure of every layer in every look, (L, looks): ``"gradient_norm"``, ``"saturated"``, …"""
+        return np.array([[getattr(layer, what) for layer in look] for look in self.looks], np.float64).T
+
+    def to_csv(self) -> str:
+        """A header and a line per look and layer."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["epoch", "layer", "activation", *MEASURES])
+        for epoch, look in zip(self.epochs, self.looks, strict=True):
+            for layer in look:
+                values = (f"{getattr(layer, name):.6g}" for name in MEASURES)
+                writer.writerow([epoch, layer.number, layer.activation, *values])
+        return out.getvalue()
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """The looks as arrays, by name; `restore` takes them."""
+        looks = np.stack([self.measured(name) for name in MEASURES], axis=-1)  # (L, looks, measures)
+        return {"health": looks, "health_epochs": np.array(self.epochs)}
+
+    def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Take over the looks that another record of this network had as `tensors`, in place of those that are here."""
+        layers = self.looks[0]
+        self.epochs = tensors["health_epochs"].tolist()
+        self.looks = [
+            tuple(
+                LayerHealth(layer.number, layer.activation, *values)
+                for layer, values in zip(layers, look.tolist(), strict=True)
+            )
+            for look in tensors["health"].swapaxes(0, 1)
+        ]
 
     def verdicts(self, history: Any = None) -> list[str]:
         """What is wrong, a sentence each with a remedy; none where nothing is.
@@ -210,7 +250,33 @@ class HealthWatch:
         """Look, and put what was seen into ``history.health``."""
         before, self.weights = self.weights, _weights(net.stack)
         self.health.looks.append(look(trace(net.stack, *self.batch, None), _activations(net.stack), before))
+        self.health.epochs.append(history.epochs)
         history.health = self.health
+
+    def go_on(self, stack: Stack, history: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Go on with a training whose weights are those of `stack`, with the looks so far, if `tensors` has some."""
+        self.weights = _weights(stack)
+        if "health" in tensors:
+            self.health.restore(tensors)
+        history.health = self.health
+
+
+def read_looks(text: str) -> Health:
+    """A record with the looks that `Health.to_csv` wrote, for pictures: nothing can be judged by it.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        Where it is no such text.
+    """
+    looks: dict[int, list[LayerHealth]] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        layer = LayerHealth(int(row["layer"]), row["activation"], *(float(row[name]) for name in MEASURES))
+        looks.setdefault(int(row["epoch"]), []).append(layer)
+    if not looks or len({len(layers) for layers in looks.values()}) > 1:
+        raise ValueError("layers of an epoch are missing")
+    nan = float("nan")
+    return Health(nan, nan, (), [tuple(layers) for layers in looks.values()], list(looks))
 
 
 def examine(stack: Stack, X: Any, y: Any, weight: Any = None) -> Health:

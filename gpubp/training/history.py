@@ -18,7 +18,9 @@ from gpubp.errors import UsageError
 if TYPE_CHECKING:
     from gpubp.diagnostics.health import Health
 
-CURVES = ("loss", "metric", "validation_loss", "validation_metric", "learning_rate")
+WATCHED = ("watched_test_loss", "watched_test_metric")  # curves that nothing in a training looks at
+CURVES = ("loss", "metric", "validation_loss", "validation_metric", *WATCHED, "learning_rate")
+MOST_NETWORKS = 8  # of a stack that are shown one by one
 
 
 class History:
@@ -31,6 +33,9 @@ class History:
         pass over the data. `metric` is what `metric_name` says. The loss is without the l2 penalty.
     validation_loss, validation_metric : list
         On the validation set after the epoch, without dropout; empty where there is none.
+    watched_test_loss, watched_test_metric : list
+        With ``watch_test=(X, y)``, on these rows after the epoch, without dropout: only watched, no weights, epoch or
+        network is chosen by them. Empty without it.
     learning_rate : list
         That of the epoch's last step.
     seconds : list of float
@@ -69,6 +74,8 @@ class History:
         self.metric: list[Any] = []
         self.validation_loss: list[Any] = []
         self.validation_metric: list[Any] = []
+        self.watched_test_loss: list[Any] = []
+        self.watched_test_metric: list[Any] = []
         self.learning_rate: list[Any] = []
         self.seconds: list[float] = []
         self.steps = 0
@@ -106,36 +113,75 @@ class History:
         for name, values in entries.items():
             getattr(self, name).append(float(values[0]) if self.models == 1 else values)
 
+    def watch_test(self, loss: NDArray[np.float64], metric: NDArray[np.float64]) -> None:
+        """Add (K,) loss and metric on watched test rows after the last epoch; NaN for epochs that were not watched."""
+        for name, values in zip(WATCHED, (loss, metric), strict=True):
+            curve = getattr(self, name)
+            unwatched = [np.full(self.models, np.nan)] * (self.epochs - 1 - len(curve))
+            curve += [float(entry[0]) if self.models == 1 else entry for entry in (*unwatched, values)]
+
     def curve(self, name: str) -> NDArray[np.float64]:
         """A curve of all networks, (epochs, K)."""
         values = getattr(self, name)
-        return np.reshape(values, (len(values), self.models))
+        curve = np.reshape(values, (len(values), self.models))
+        if not len(values) or name not in WATCHED:
+            return curve
+        return np.vstack([curve, np.full((self.epochs - len(values), self.models), np.nan)])
 
     def __repr__(self) -> str:
         if not self.epochs:
             return "History(no epoch yet)"
         if self.models > 1:
-            return f"History({self.epochs} epochs of {self.models} networks, stopped={self.stopped})"
+            return f"History({self.epochs} epochs of {self.models} networks, stopped={self._why_stopped()})"
         figures = f"loss {self.loss[-1]:.4g}, {self.metric_name} {self.metric[-1]:.4g}"
         if self.validation_loss:
             figures += f"; validation loss {self.validation_loss[-1]:.4g}, "
             figures += f"{self.metric_name} {self.validation_metric[-1]:.4g}"
         return f"History({self.epochs} epochs, {self.steps:,} steps: {figures}; stopped={self.stopped!r})"
 
+    def _why_stopped(self) -> Any:
+        """Why each network ended, or of many, how many for which reason."""
+        if self.models <= MOST_NETWORKS:
+            return self.stopped
+        return {str(why): int(count) for why, count in zip(*np.unique(self.stopped, return_counts=True), strict=True)}
+
     def _repr_html_(self) -> str:
-        """In a notebook: the curves, and the last epoch in words."""
-        words = f"<p>{html.escape(repr(self))}</p>"
+        """In a notebook: a small picture of the losses where there is Matplotlib, what it came to, a small table."""
+        words = f"<p>{html.escape(repr(self))}</p>{self._html_table()}"
         try:
-            axes = self.plot()
+            axes = self.plot(plots.new_axes(figsize=(4.8, 2.7)))
         except UsageError:  # without Matplotlib
             return words
         picture = io.BytesIO()
         axes.figure.savefig(picture, format="png", dpi=80)
         return f'<img src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">{words}'
 
-    def plot(self, axes: Any = None) -> Any:
-        """Draw the losses by epoch; see `gpubp.plots.curves`."""
-        return plots.curves(self, axes)
+    def _html_table(self) -> str:
+        """The curves at the first, the best and the last epoch; of a stack, of some networks at the last."""
+        columns = {self._header(name): self.curve(name) for name in CURVES if getattr(self, name)}
+        if not columns:
+            return ""
+        if self.models == 1:
+            best = [] if self.best_epoch is None else [self.best_epoch]
+            rows = [(epoch + 1, epoch, 0) for epoch in sorted({0, *best, self.epochs - 1})]
+        else:
+            rows = [(k, self.epochs - 1, k) for k in range(min(self.models, MOST_NETWORKS))]
+        head = "".join(
+            f"<th>{html.escape(name)}</th>" for name in ("epoch" if self.models == 1 else "network", *columns)
+        )
+        body = "".join(
+            f"<tr><td>{label}</td>" + "".join(f"<td>{curve[epoch, k]:.4g}</td>" for curve in columns.values()) + "</tr>"
+            for label, epoch, k in rows
+        )
+        return f"<table><tr>{head}</tr>{body}</table>"
+
+    def _header(self, name: str) -> str:
+        """What a curve is called in tables."""
+        return name.replace("metric", self.metric_name)
+
+    def plot(self, axes: Any = None, what: str = "loss") -> Any:
+        """Draw the losses by epoch, or with ``what="metric"`` what goes with them; see `gpubp.plots.curves`."""
+        return plots.curves(self, axes, what)
 
     def to_dataframe(self) -> Any:
         """The curves as a pandas DataFrame: a row per epoch; for a stack, a row per epoch and network."""
@@ -144,9 +190,10 @@ class History:
         return pd.read_csv(io.StringIO(self.to_csv()))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """All that stands in it of finished epochs as arrays, by name; `restore` takes them."""
+        """All that stands in it of finished epochs as arrays, by name; `restore` takes them, those of health apart."""
         curves = {name: self.curve(name) for name in CURVES if getattr(self, name)}
-        return {**curves, "seconds": np.array(self.seconds), "overflows": self.overflows_by_network.copy()}
+        health = {} if self.health is None else self.health.tensors()
+        return {**curves, **health, "seconds": np.array(self.seconds), "overflows": self.overflows_by_network.copy()}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Take over what another history had as `tensors`, in place of what stands here."""
@@ -161,7 +208,7 @@ class History:
         stack = self.models > 1
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        headers = [name.replace("metric", self.metric_name) for name in [*curves, "seconds"] if self.seconds]
+        headers = [self._header(name) for name in [*curves, "seconds"] if self.seconds]
         writer.writerow(["epoch", *(["network"] if stack else []), *headers])
         columns = {name: self.curve(name) for name in curves}
         for epoch in range(self.epochs):

@@ -17,7 +17,6 @@ from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
-from gpubp.stack import Stack
 from gpubp.training.accumulation import Batches
 from gpubp.training.augmentation import Augment, checked_augment
 from gpubp.training.batches import as_row_source
@@ -30,6 +29,7 @@ from gpubp.training.step import EpochResult, TrainingStep, training_step
 from gpubp.training.step_table import Planner, StepTable
 from gpubp.training.stopping import EarlyStopping
 from gpubp.training.streaming import streamed_samples
+from gpubp.training.watching import checked_callbacks, shown, watchers
 
 Callback = Callable[[MLP, History], Any]
 Numbers = float | Sequence[float] | NDArray[Any]  # one for all networks of a stack, or one each
@@ -66,6 +66,8 @@ def train(
     rows: Sequence[Any] | None = None,
     validation_rows: Sequence[Any] | None = None,
     diagnostics: bool = False,
+    watch_test: Sequence[Any] | None = None,
+    verbose: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: str | None = "10minutes",
     resume: str | Path | None = None,
@@ -144,6 +146,11 @@ def train(
         Look at every layer of a single network before the training and after each epoch, on up to 256 training rows:
         ``history.health`` has norms, saturated and dead units, and ``history.health.verdicts(history)`` says what is
         wrong.
+    watch_test : (X, y) or (X, y, sample_weight), optional
+        Test rows that are only watched: ``history.watched_test_loss`` has their loss after every epoch, and nothing in
+        the training looks at it.
+    verbose : int
+        1 shows how it goes: a bar on a terminal and in notebooks, else at most 20 lines.
     checkpoint : path, optional
         A folder for checkpoints: the last two, and the one after the epoch of the least loss. With it, Ctrl-C and
         SIGTERM end the training between two steps, once a checkpoint is written.
@@ -199,7 +206,7 @@ def train(
     validation = validation_samples(stack, validation_data, validation_rows, samples)
     samples = with_class_weight(samples, class_weight, stack)
     total_weight = total_weights(samples, models)
-    callbacks = _checked_callbacks(callbacks, diagnostics, stack, samples)
+    callbacks = [*watchers(stack, samples, diagnostics, watch_test), *checked_callbacks(callbacks)]
     augmented = {} if augment is None else {"augment": checked_augment(augment, samples)}
     rule = get_optimizer(optimizer)
     options = _checked_options(
@@ -242,23 +249,9 @@ def train(
     )
     checkpoints, state = open_checkpoints(checkpoint, checkpoint_every, resume, identity)
     stopping = EarlyStopping(patience=options["patience"], update_tolerance=options["update_tolerance"])
-    run = _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks, checkpoints)
-    if state is not None:
-        run.restore(state)
-    return with_finite_outputs(run.run(), stack, samples)
-
-
-def _checked_callbacks(
-    callbacks: Sequence[Callback], diagnostics: bool, stack: Stack, samples: Samples
-) -> Sequence[Callback]:
-    """What is called after every epoch: what users give, and before it what looks at the layers."""
-    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
-        raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
-    if not diagnostics:
-        return callbacks
-    if stack.models > 1:
-        raise UsageError(f"diagnostics looks at a single network; this is a stack of {stack.models}")
-    return (HealthWatch(stack, samples.X, samples.y, samples.weight), *callbacks)
+    with shown(verbose, int(options["epochs"].max()), samples.most_rows) as bar:
+        run = _TrainingRun(net, step, planner, total_weight, validation, stopping, [*callbacks, *bar], checkpoints)
+        return with_finite_outputs(run.run(state), stack, samples)
 
 
 def _checked_options(models: int, **values: Any) -> dict[str, Any]:
@@ -300,8 +293,10 @@ class _TrainingRun:
         self.epoch = self.position = 0  # the epoch and the step within it that come next
         self.start = time.perf_counter()
 
-    def run(self) -> History:
-        """Train epoch after epoch until the last, or until no network is active."""
+    def run(self, state: TrainingState | None = None) -> History:
+        """Train epoch after epoch, from a state on where one is given, until the last or until no network is active."""
+        if state is not None:
+            self.restore(state)
         history = self.history
         try:
             with self.checkpoints or nullcontext():
@@ -419,7 +414,11 @@ class _TrainingRun:
         self.best_loss, self.best_epoch, self.monitored = (
             tensors[name] for name in ("best_loss", "best_epoch", "monitored")
         )
-        self.history.restore({key.partition(".")[2]: tensors[key] for key in tensors if key.startswith("history.")})
+        of_history = {key.partition(".")[2]: tensors[key] for key in tensors if key.startswith("history.")}
+        self.history.restore(of_history)
+        for callback in self.callbacks:
+            if isinstance(callback, HealthWatch):
+                callback.go_on(self.stack, self.history, of_history)
         self.history.steps = state.metadata["steps"]
         self.stopped[:] = state.metadata["stopped"]
         self.start = time.perf_counter() - state.metadata["seconds"]

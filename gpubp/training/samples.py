@@ -53,17 +53,22 @@ def samples_in_memory(stack: Stack, X: Any, y: Any, sample_weight: Any, rows: An
 def validation_samples(
     stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: Samples
 ) -> Samples | None:
-    """What is evaluated after every epoch, checked before anything is trained."""
+    """What is evaluated after every epoch and chosen by, checked before anything is trained."""
     if rows is not None:
         if data is not None:
             raise UsageError("validation_data and validation_rows are both given; give one of them")
         return replace(training, rows=checks.rows(rows, stack.models, len(training.X), "validation_rows"))
+    return evaluated_samples(stack, data, "validation_data", "validation")
+
+
+def evaluated_samples(stack: Stack, data: Sequence[Any] | None, argument: str, name: str) -> Samples | None:
+    """Rows that are evaluated after every epoch, as the argument of this name has them; errors call them `name`."""
     if data is None:
         return None
     if not isinstance(data, Sequence) or len(data) not in (2, 3):
-        raise UsageError("validation_data does not fit; give (X, y) or (X, y, sample_weight)")
+        raise UsageError(f"{argument} does not fit; give (X, y) or (X, y, sample_weight)")
     X, y, *weight = data
-    return Samples(*stack.checked(X, y, weight[0] if weight else None, "validation"))
+    return Samples(*stack.checked(X, y, weight[0] if weight else None, name))
 
 
 def with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samples:

@@ -159,7 +159,7 @@ class SliceStep:
         stack, state, caches = self.stack, self.state, self.workspace.caches
         if rows < caches[0].z.shape[1]:
             caches = [cache.first(rows) for cache in caches]
-        batch = self._batch(rows)
+        batch = self.batch(rows)
         backprop.gradients(stack.backend, stack.network, batch, caches, self.grads, self.epoch, state.dropout)
 
     def _step(self, rows: int) -> None:
@@ -167,7 +167,7 @@ class SliceStep:
         state = self.state
         self.stack.backend.optimizer_step(state.optimizer, self.stack.theta, self.workspace.grad, state.epoch)
 
-    def _batch(self, rows: int) -> Batch:
+    def batch(self, rows: int) -> Batch:
         """The batch of the step: gathered, or the data as they lie."""
         data, buffers = self.state.data, self.workspace.batch
         if buffers is None:

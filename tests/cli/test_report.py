@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -56,11 +57,13 @@ def test_of_classes(tmp_path: Path):
     assert f"<td>{metrics['test']['accuracy']:.4f}</td>" in text
     assert captions(text) == [
         "losses by epoch",
+        "accuracy by epoch",
         "learning rate by epoch",
         "the network",
         "rows by true and predicted class",
         "receiver operating characteristic",
         "calibration",
+        "parts of a training step, each timed by itself",
     ]
     assert "&lt;low&gt;" in text and "<low>" not in text  # names from the data are text, not HTML
     assert "18 test rows of points.csv" in text
@@ -76,9 +79,75 @@ def test_the_test_rows_are_those_of_the_training(tmp_path: Path):
 
 
 @pytest.mark.thorough
+def test_of_layers_and_test_rows_that_were_watched(tmp_path: Path):
+    model = train(tmp_path, table(tmp_path), "--diagnostics", "--watch-test", "--learning-rate", 0.01)
+    text = page(model)
+    assert "layers by epoch, on some training rows" in captions(text)
+    assert "test rows: only watched: no weights, epoch or setting was chosen by these rows" in text
+    assert "test, only watched" in drawn(text, "losses by epoch") and "test, only watched" in drawn(
+        text, "accuracy by epoch"
+    )
+    verdicts = json.loads((model / "metrics.json").read_text())["health"]["verdicts"]
+    assert all(verdict in text for verdict in verdicts) and verdicts == []
+    assert "nothing that looks wrong" in text
+    (model / "health.csv").unlink()
+    assert "missing: health by epoch: there is no health.csv" in run("report", model)
+
+
+def drawn(text: str, caption: str) -> str:
+    """The picture of this caption, as SVG."""
+    (source,) = re.findall(rf'base64,([^"]*)" alt="{caption}"', text)
+    return base64.b64decode(source).decode()
+
+
+@pytest.mark.thorough
+def test_every_score_stands_beside_its_baseline_and_every_column_is_named(tmp_path: Path):
+    model = train(tmp_path, table(tmp_path), "--validation", 0.2)
+    text = page(model)
+    metrics = json.loads((model / "metrics.json").read_text())
+    for part in ("train", "validation", "test"):
+        label = (
+            f"{part}, {metrics['baseline']['predicts']}".replace("<", "&lt;")
+            .replace(">", "&gt;")
+            .replace('"', "&quot;")
+        )
+        assert f"<td>{label}</td>" in text and f"<td>{metrics['baseline'][part]['accuracy']:.4f}</td>" in text
+    assert "<tr><td>a</td><td>number</td>" in text and "<th>read as</th>" in text
+    assert "a training step on 128 rows takes" in text and "selecting the batch" in drawn(text, captions(text)[-1])
+
+
+@pytest.mark.thorough
+def test_a_training_writes_its_page_and_another_in_its_folder_takes_it_away(tmp_path: Path):
+    model = train(tmp_path, table(tmp_path), "--report")
+    assert "losses by epoch" in captions((model / "report.html").read_text(encoding="utf-8"))
+    assert "report" not in json.loads((model / "metrics.json").read_text())["config"]
+    train(tmp_path, table(tmp_path), "--overwrite")
+    assert not (model / "report.html").exists()
+
+
+@pytest.mark.thorough
+def test_of_a_training_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def die(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gpubp.cli.train.save", die)
+        arguments = ("train", table(tmp_path), "--epochs", 3, "--hidden", 6, "--out", tmp_path / "run")
+        result = CliRunner().invoke(app, [str(a) for a in (*arguments, "--checkpoint-every", "1epochs", "--quiet")])
+        assert result.exit_code == 130
+    printed = run("report", tmp_path / "run")
+    assert (
+        "those shown are of the last checkpoint, step-000000000003.safetensors" in printed
+        and "--resume goes on" in printed
+    )
+    assert captions((tmp_path / "run" / "report.html").read_text())[0] == "losses by epoch"
+
+
+@pytest.mark.thorough
 def test_of_values(tmp_path: Path):
     text = page(train(tmp_path, table(tmp_path, values=True)))
-    assert captions(text)[3:] == ["prediction, predicted over true", "errors of prediction"]
+    assert captions(text)[4:6] == ["prediction, predicted over true", "errors of prediction"]
+    assert captions(text)[1] == "rmse by epoch, of the target as the network sees it" and len(captions(text)) == 7
     assert "Worst predictions" in text and "rmse" in text
 
 
@@ -94,7 +163,7 @@ def test_of_pictures(tmp_path: Path):
             content = bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes()
             (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
     text = page(train(tmp_path, tmp_path))
-    assert text.count("data:image/png") == 12 and "predicted" in captions(text)[-1]
+    assert text.count("data:image/png") == 12 and "predicted" in captions(text)[-2]
 
 
 @pytest.mark.thorough
@@ -103,7 +172,7 @@ def test_beside_another_run(tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir(), second.mkdir()
     text = page(train(first, data), "--compare", train(second, data, "--learning-rate", 0.1))
-    assert text.count("run, test") == 2
+    assert text.count("<td>run, test</td>") == 2
 
 
 def test_what_is_missing_is_said_and_the_rest_shown(tmp_path: Path):

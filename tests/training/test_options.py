@@ -15,7 +15,8 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.training.options import TRAINING_OPTIONS, Option
 from gpubp.training.packing import in_common, merged_arguments
 
-# What `train` takes besides options: data, what is drawn from the seed, who is called around epochs, and checkpoints.
+# What `train` takes besides options: data, what is drawn from the seed, who looks after an epoch or before it, and
+# checkpoints.
 NO_OPTIONS = {"net", "X", "y", "batches", "sample_weight", "validation_data", "rows", "validation_rows", "class_weight"}
 NO_OPTIONS |= {
     "optimizer_options",
@@ -28,6 +29,8 @@ NO_OPTIONS |= {
     "resume",
     "recompute",
     "diagnostics",
+    "watch_test",
+    "verbose",
 }
 OF_TRAIN = {name: option for name, option in TRAINING_OPTIONS.items() if not option.of_optimizer}
 NUMBERS = [option for option in TRAINING_OPTIONS.values() if option.type is not str]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,25 @@ from numpy.typing import NDArray
 
 from gpubp import data as reading
 from gpubp.backends.reference import NumpyNamespace
+from gpubp.bench.parts import StepParts, step_parts
 from gpubp.cli import run_folder
 from gpubp.cli.parsing import parse_table_options, parse_test
 from gpubp.data.prepare import split_test, with_default_target
 from gpubp.data.source import RawData
 from gpubp.data.targets import class_indices
-from gpubp.diagnostics.health import Health, examine
+from gpubp.diagnostics.health import Health, examine, read_looks
 from gpubp.errors import DataError, GpubpError
 from gpubp.network import MLP
-from gpubp.serialization import digest
+from gpubp.serialization import digest, load
 from gpubp.tabular.model import TableRows, TabularModel
 from gpubp.tabular.predictor import encode
 from gpubp.tabular.selection import row_losses
+from gpubp.training.checkpoint import newest
+from gpubp.training.history import CURVES
 
+METRICS = ("accuracy", "label_accuracy", "rmse")  # of losses, by epoch
 MOST_MISTAKES = 12
+BATCH_SIZE = 128  # where a run does not say
 LOOKED_AT = 10_000  # test rows that are predicted
 
 
@@ -76,6 +82,10 @@ class Run:
     test : TestRows or None
     health : Health or None
         Of the layers, on the test rows.
+    health_by_epoch : Health or None
+        Of the layers in each epoch, where the training looked at them.
+    step : StepParts or None
+        Where the time of a training step goes on this machine.
     missing : list of str
         What is not there, and why.
     """
@@ -86,7 +96,14 @@ class Run:
     net: MLP | TabularModel | None = None
     test: TestRows | None = None
     health: Health | None = None
+    health_by_epoch: Health | None = None
+    step: StepParts | None = None
     missing: list[str] = field(default_factory=list)
+
+    @property
+    def metric_name(self) -> str | None:
+        """What the network was measured by in each epoch, beside the loss; None where the curves do not say."""
+        return next((name for name in METRICS if any(name in columns for columns in self.curves.values())), None)
 
     @property
     def classes(self) -> list[str] | None:
@@ -117,21 +134,34 @@ def collect(folder: Path, data: str | None = None) -> Run:
     DataError
         If there is no such folder, or nothing of a run in it.
     """
+    run = read_folder(folder)
+    if run.net is not None and run.net.preprocessing is not None and _predicts(run.net):
+        _predict_test_rows(run, run.net, data)
+    elif run.net is not None:
+        run.missing.append("predictions: the model is a stack, or does not say how rows are encoded")
+    return run
+
+
+def read_folder(folder: Path) -> Run:
+    """Read a run folder, and nothing else.
+
+    Raises
+    ------
+    DataError
+        If there is no such folder, or nothing of a run in it.
+    """
     if not folder.is_dir():
         raise DataError(f'{folder}: there is no such folder; give one that "gpubp train" wrote')
     run = Run(folder)
     _read_metrics(run)
     _read_curves(run)
+    _read_health(run)
     try:
         run.net = run_folder.load_model(folder, "cpu")
     except GpubpError as error:
         run.missing.append(f"the network: {error}")
     if not (run.metrics or run.curves or run.net):
         raise DataError(f"{folder}: holds nothing of a run: {'; '.join(run.missing)}")
-    if run.net is not None and run.net.preprocessing is not None and _predicts(run.net):
-        _predict_test_rows(run, run.net, data)
-    elif run.net is not None:
-        run.missing.append("predictions: the model is a stack, or does not say how rows are encoded")
     return run
 
 
@@ -159,9 +189,37 @@ def _read_curves(run: Run) -> None:
             own = [row for row in rows if row.get("recipe", "") == recipe]
             run.curves[recipe] = {name: [float(row[name]) for row in own] for name in numbers}
     except OSError:
-        run.missing.append(f"curves: there is no {path.name}")
+        run.missing.append(f"curves: there is no {path.name}{_read_checkpoint(run)}")
     except (ValueError, TypeError) as error:
         run.missing.append(f"curves: {path.name} is damaged ({error})")
+
+
+def _read_checkpoint(run: Run) -> str:
+    """Take the curves of a training that has not ended from its last checkpoint; what is to be said of that."""
+    try:
+        path = newest(run.folder)
+        tensors, _ = load(path)
+    except GpubpError:
+        return ""
+    columns = {name: tensors[f"history.{name}"] for name in CURVES if f"history.{name}" in tensors}
+    if "loss" not in columns or columns["loss"].shape[1] > 1:
+        return ""
+    epochs = len(columns["loss"])
+    run.curves[""] = {name: values[:, 0].tolist() for name, values in columns.items()}
+    run.curves[""]["epoch"] = [float(epoch) for epoch in range(1, epochs + 1)]
+    text = f"; those shown are of the last checkpoint, {path.name}"
+    return text if run.metrics else f"{text}: the training has not ended, and --resume goes on"
+
+
+def _read_health(run: Run) -> None:
+    path = run.folder / run_folder.HEALTH
+    try:
+        run.health_by_epoch = read_looks(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if "health" in run.metrics:
+            run.missing.append(f"health by epoch: there is no {path.name}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        run.missing.append(f"health by epoch: {path.name} is damaged ({error})")
 
 
 def _predicts(net: MLP | TabularModel) -> bool:
@@ -188,8 +246,24 @@ def _predict_test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> N
         X = X[rows]
         run.test = TestRows(source, rows, y, np.asarray(net.forward(X)), _losses(net, X, y))
         run.health = examine(net.stack, *net.stack.checked(X, y))
+        run.step = _step_parts(run, net, X, y)
     except GpubpError as error:
         run.missing.append(f"predictions of the test rows: {error}")
+
+
+def _step_parts(run: Run, net: MLP, X: Any, y: NDArray[Any]) -> StepParts | None:
+    """Where a training step's time goes, on the device that the training ran on, or the CPU where that is not here."""
+    device, config = run.metrics.get("device", net.device), run.metrics.get("config", {})
+    if device != net.device:
+        with suppress(GpubpError):
+            there = run_folder.load_model(run.folder, device)
+            net = there if isinstance(there, MLP) else net
+    options = {name: config[name] for name in ("optimizer", "dropout") if name in config}
+    try:
+        return step_parts(net, X, y, config.get("batch_size", BATCH_SIZE), **options)
+    except GpubpError as error:
+        run.missing.append(f"where a training step's time goes: {error}")
+        return None
 
 
 def _losses(net: MLP, X: Any, y: NDArray[Any]) -> NDArray[np.float64]:

@@ -18,16 +18,24 @@ Out = Annotated[Path | None, typer.Option(help="The page (default: report.html i
 
 def report(model: Folder, data: Data = None, compare: Compare = None, out: Out = None) -> None:
     """Write one page on a run: scores, curves, network, predictions, worst mistakes, health, configuration."""
-    from gpubp.cli.report.collect import collect
-    from gpubp.cli.report.page import page
+    from gpubp.cli import run_folder
     from gpubp.plots import new_axes
-    from gpubp.serialization import atomic_write
 
     new_axes()  # says that Matplotlib is missing before anything is read
+    path = model / run_folder.REPORT if out is None else out
+    missing = write_page(path, model, data, compare)
+    for what in missing:
+        typer.echo(f"  missing: {what}")
+    typer.echo(f"wrote {path}")
+
+
+def write_page(path: Path, model: Path, data: str | None = None, compare: Path | None = None) -> list[str]:
+    """Write the page on a run; what is missing in it, and why."""
+    from gpubp.cli.report.collect import collect
+    from gpubp.cli.report.page import page
+    from gpubp.serialization import atomic_write
+
     run = collect(model, data)
     other = None if compare is None else collect(compare, data)
-    path = model / "report.html" if out is None else out
     atomic_write(path, page(run, other).encode())
-    for missing in run.missing:
-        typer.echo(f"  missing: {missing}")
-    typer.echo(f"wrote {path}")
+    return run.missing

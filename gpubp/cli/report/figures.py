@@ -10,43 +10,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpubp import plots
+from gpubp.bench.parts import StepParts
 from gpubp.cli.report.collect import Run, TestRows
-from gpubp.plots import new_axes
+from gpubp.plots import ROWS, finish_curves, new_axes, picture_shape
 
-MOST_CLASSES = 20  # in a confusion matrix with numbers in it
 MOST_UNITS = 8  # of a layer that is drawn
 MOST_POINTS = 2000
 
 
-def address(axes: Any, form: str = "svg") -> str:
-    """The figure of `axes` as a data address."""
+def rendered(figure: Any, form: str = "svg") -> bytes:
+    """A figure as the contents of a file."""
     import matplotlib as mpl
 
     written = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gpubp"}):
         metadata = {"Date": None} if form == "svg" else None
-        axes.figure.savefig(written, format=form, dpi=110, metadata=metadata)
+        figure.savefig(written, format=form, dpi=110, metadata=metadata)
+    return written.getvalue()
+
+
+def address(figure: Any, form: str = "svg") -> str:
+    """A figure as a data address."""
     kind = "svg+xml" if form == "svg" else form
-    return f"data:image/{kind};base64,{base64.b64encode(written.getvalue()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(rendered(figure, form)).decode()}"
 
 
-def curves(runs: Sequence[Run]) -> Any:
-    """Losses by epoch of one run, or of two beside each other."""
+def curves(runs: Sequence[Run], what: str = "loss") -> Any:
+    """Losses, or what goes with them, by epoch of one run, or of two beside each other."""
     axes = new_axes()
     for number, run in enumerate(runs):
         style = ("-", "--")[number]
         for place, (recipe, of) in enumerate(run.curves.items()):
             named = "".join(f", {name}" for name in (recipe, run.folder.name if len(runs) > 1 else "") if name)
-            for column, label, color in (
-                ("loss", "training", 2 * place),
-                ("validation_loss", "validation", 2 * place + 1),
-            ):
-                if column in of:
-                    axes.plot(of["epoch"], of[column], style, color=f"C{color}", label=label + named)
-    axes.set(xlabel="epoch", ylabel="loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend()
-    axes.grid(alpha=0.3)
+            for color, (rows, (label, _)) in enumerate(ROWS.items(), start=2 * place):
+                if rows + what in of:
+                    axes.plot(of["epoch"], of[rows + what], style, color=f"C{color}", label=label + named)
+    finish_curves(axes, what)
     return axes
 
 
@@ -57,6 +57,18 @@ def learning_rate(run: Run) -> Any:
     axes.set(xlabel="epoch", ylabel="learning rate")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
+    return axes
+
+
+def step_time(step: StepParts) -> Any:
+    """The parts of a training step by their time."""
+    axes = new_axes(figsize=(6.4, 1.8))
+    names = list(step.parts)
+    bars = axes.barh(names, [1e3 * step.parts[name] for name in names])
+    shares = [seconds / sum(step.parts.values()) for seconds in step.parts.values()]
+    axes.bar_label(bars, [f"{share:.0%}" for share in shares], padding=3)
+    axes.set(xlabel="milliseconds", xmargin=0.12)
+    axes.invert_yaxis()
     return axes
 
 
@@ -84,17 +96,10 @@ def network(layer_sizes: Sequence[int], names: Sequence[str]) -> Any:
 
 def confusion(test: TestRows, classes: Sequence[str]) -> Any:
     """How many rows of each class were predicted as which."""
-    from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
+    from sklearn.metrics import confusion_matrix
 
     matrix = confusion_matrix(true_classes(test), predicted_classes(test), labels=range(len(classes)))
-    side = min(8.0, 2.5 + 0.45 * len(classes))
-    axes = new_axes(figsize=(side, side))
-    few = len(classes) <= MOST_CLASSES
-    display = ConfusionMatrixDisplay(matrix, display_labels=classes)
-    display.plot(ax=axes, include_values=few, cmap="Blues", colorbar=False, xticks_rotation="vertical" if few else None)
-    if not few:
-        axes.set(xticks=[], yticks=[])
-    return axes
+    return plots.confusion(matrix, classes)
 
 
 def roc(test: TestRows, classes: Sequence[str]) -> Any:
@@ -157,15 +162,6 @@ def picture(pixels: NDArray[Any]) -> Any | None:
     axes.imshow(np.asarray(pixels).reshape(shape), cmap="gray_r" if len(shape) == 2 else None)
     axes.set_axis_off()
     return axes
-
-
-def picture_shape(size: int) -> tuple[int, ...] | None:
-    """Of square pictures, grey or in colour."""
-    for channels in (1, 3):
-        side = round((size / channels) ** 0.5)
-        if side * side * channels == size:
-            return (side, side) if channels == 1 else (side, side, 3)
-    return None
 
 
 # -- classes, whichever way the network has them ---------------------------------------------------------

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from gpubp import plots
+from gpubp.bench.parts import StepParts
 from gpubp.cli import display
 from gpubp.cli.report import figures
 from gpubp.cli.report.collect import Run, TestRows, cells
 from gpubp.cli.run_folder import PARTS
 from gpubp.data import decode
+from gpubp.diagnostics.health import Health
+from gpubp.plots import MOST_CLASSES, picture_shape
 from gpubp.tabular.model import TabularModel
 
+MOST_IN_SCHEMA = 40  # columns of a table
 MOST_COLUMNS = 8  # of a table's row that are shown beside a mistake
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
@@ -45,16 +50,25 @@ def _sections(run: Run, runs: Sequence[Run]) -> Iterator[str]:
     yield _scores(runs)
     if any(run_.curves for run_ in runs):
         drawn = _image(figures.curves(runs), "losses by epoch")
+        if run.metric_name is not None:
+            scale = ", of the target as the network sees it" if run.metric_name == "rmse" else ""
+            drawn += _image(figures.curves(runs, run.metric_name), f"{run.metric_name} by epoch{scale}")
         if "learning_rate" in run.curves.get("", {}):
             drawn += _image(figures.learning_rate(run), "learning rate by epoch")
+        if "watched_test" in run.metrics:
+            drawn += _paragraphs([f"test rows: {run.metrics['watched_test']['remark']}"], "")
         yield _section("Curves", drawn)
     if run.net is not None:
         yield _network(run)
     if run.test is not None:
         yield _predictions(run, run.test)
         yield _mistakes(run, run.test)
+    if run.health_by_epoch is not None:
+        yield _health_by_epoch(run, run.health_by_epoch)
     if run.health is not None:
         yield _health(run)
+    if run.step is not None:
+        yield _step_time(run.step)
     yield _about(run)
 
 
@@ -66,8 +80,11 @@ def _scores(runs: Sequence[Run]) -> str:
     rows = []
     for run, part in scored:
         label = part if len(runs) == 1 else f"{run.folder.name}, {part}"
-        values = _numbers(run.metrics[part])
+        values, baseline = _numbers(run.metrics[part]), run.metrics.get("baseline", {})
         rows.append([label, *(display.figure(name, values.get(name)) for name in names)])
+        if baseline.get(part):
+            values = _numbers(baseline[part])
+            rows.append([f"{label}, {baseline['predicts']}", *(display.figure(n, values.get(n)) for n in names)])
     return _section("Scores", _table(["", *names], rows))
 
 
@@ -81,12 +98,24 @@ def _network(run: Run) -> str:
     if isinstance(net, TabularModel):
         recipes = ", ".join(f"{member.recipe} ({member.weight:.2f})" for member in net.members)
         about = f"{net.models} networks, {net.parameters:,} parameters; recipes with their weights: {recipes}"
-        lines = display.describe_preprocessing(net.preprocessing)
-        return _section("Networks and data", f"<p>{escape(about)}</p>{_paragraphs(lines, '')}")
-    names = [*(activation.name for activation in net.activations), net.output_activation.name]
-    lines = display.describe_preprocessing(net.preprocessing)
-    drawn = _image(figures.network(net.layer_sizes, names), "the network")
-    return _section("Network and data", f"<p>{escape(repr(net))}</p>{drawn}{_paragraphs(lines, '')}")
+        title, drawn = "Networks and data", ""
+    else:
+        names = [*(activation.name for activation in net.activations), net.output_activation.name]
+        about = repr(net)
+        title, drawn = "Network and data", _image(figures.network(net.layer_sizes, names), "the network")
+    lines = _paragraphs(display.describe_preprocessing(net.preprocessing), "")
+    return _section(title, f"<p>{escape(about)}</p>{drawn}{lines}{_columns(net.preprocessing)}")
+
+
+def _columns(preprocessing: dict[str, Any] | None) -> str:
+    """What each column of a table was read as, and why."""
+    columns = (preprocessing or {}).get("schema", {}).get("columns", {})
+    if not columns:
+        return ""
+    rows = [[name, entry["kind"], entry["why"]] for name, entry in list(columns.items())[:MOST_IN_SCHEMA]]
+    more = len(columns) - len(rows)
+    left_out = _paragraphs([f"and {more:,} columns more"], "") if more else ""
+    return _table(["column", "read as", "because of"], rows) + left_out
 
 
 def _predictions(run: Run, test: TestRows) -> str:
@@ -95,7 +124,7 @@ def _predictions(run: Run, test: TestRows) -> str:
     drawn = []
     if classes is not None and len(classes) > 1:
         drawn.append(_image(figures.confusion(test, classes), "rows by true and predicted class"))
-        if net.loss.classification and len(classes) <= figures.MOST_CLASSES:
+        if net.loss.classification and len(classes) <= MOST_CLASSES:
             drawn.append(_image(figures.roc(test, classes), "receiver operating characteristic"))
             drawn.append(_image(figures.calibration(test), "calibration"))
     elif not net.loss.classification:
@@ -113,7 +142,7 @@ def _mistakes(run: Run, test: TestRows) -> str:
     predicted = _shown_predictions(run, test, worst)
     truth = _shown_truth(run, test, worst)
     places = [test.source.place(int(test.rows[w])) for w in worst]
-    if run.pictures and test.source.X is not None and figures.picture_shape(int(np.prod(test.source.X.shape[1:]))):
+    if run.pictures and test.source.X is not None and picture_shape(int(np.prod(test.source.X.shape[1:]))):
         drawn = [
             _image(figures.picture(np.asarray(test.source.X[test.rows[w]])), f"{place}: {t}, predicted {p}", form="png")
             for w, place, t, p in zip(worst, places, truth, predicted, strict=True)
@@ -160,6 +189,13 @@ def _joined(columns: dict[str, Any]) -> list[str]:
     return [", ".join(flat[row::rows]) for row in range(rows)]
 
 
+def _health_by_epoch(run: Run, health: Health) -> str:
+    sentences = run.metrics.get("health", {}).get("verdicts")
+    said = "" if sentences is None else _paragraphs(sentences, "warning") or _paragraphs([display.HEALTHY], "")
+    drawn = _image(plots.health_maps(health), "layers by epoch, on some training rows")
+    return _section("Health of the layers, by epoch", drawn + said)
+
+
 def _health(run: Run) -> str:
     health = run.health
     assert health is not None
@@ -173,8 +209,18 @@ def _health(run: Run) -> str:
         ]
         for layer in health.looks[-1]
     ]
-    sentences = health.verdicts() or ["nothing that looks wrong"]
+    sentences = health.verdicts() or [display.HEALTHY]
     return _section("Health of the layers, on test rows", _table(heads, rows) + _paragraphs(sentences, ""))
+
+
+def _step_time(step: StepParts) -> str:
+    words = (
+        f"a training step on {step.batch_size:,} rows takes {1e3 * step.step:.3g} ms, its matrix products alone take "
+        f"{1e3 * step.products:.3g} ms; measured for this page on {step.device} by the backend {step.backend}, in "
+        f"{step.precision}"
+    )
+    drawn = _image(figures.step_time(step), "parts of a training step, each timed by itself") if step.parts else ""
+    return _section("Where a training step's time goes", _paragraphs([words], "") + drawn)
 
 
 def _about(run: Run) -> str:
@@ -206,6 +252,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _image(axes: Any, caption: str, form: str = "svg") -> str:
-    source, said = figures.address(axes, form), escape(caption, quote=True)
+def _image(drawn: Any, caption: str, form: str = "svg") -> str:
+    """A picture with its caption, from axes or a figure."""
+    source, said = figures.address(drawn.figure, form), escape(caption, quote=True)
     return f'<figure><img src="{source}" alt="{said}"><figcaption>{said}</figcaption></figure>'

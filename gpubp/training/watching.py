@@ -1,0 +1,88 @@
+"""What looks at a training after every epoch, and changes nothing of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gpubp.diagnostics.health import HealthWatch
+from gpubp.errors import UsageError
+from gpubp.stack import Stack
+from gpubp.training.history import History
+from gpubp.training.samples import Samples, evaluated_samples
+
+
+class WatchedRows:
+    """A callback that puts loss and metric on test rows into the history, which nothing in a training looks at.
+
+    Parameters
+    ----------
+    rows : Samples
+        The test rows, checked.
+    """
+
+    def __init__(self, rows: Samples) -> None:
+        self.rows = rows
+
+    def __call__(self, net: Any, history: History) -> None:
+        """After an epoch: NaN for networks of a stack that trained no more in it."""
+        trained = np.isfinite(history.loss[-1])
+        loss, metric = net.stack.evaluate(self.rows.X, self.rows.y, self.rows.weight)
+        history.watch_test(np.where(trained, loss, np.nan), np.where(trained, metric, np.nan))
+
+
+def watchers(stack: Stack, samples: Samples, diagnostics: bool, watch_test: Sequence[Any] | None) -> list[Any]:
+    """Callbacks that look at the layers, and at test rows, as far as they are asked for.
+
+    Raises
+    ------
+    DataError, UsageError
+        Where the test rows do not fit, or a stack's layers are asked about.
+    """
+    chosen: list[Any] = []
+    if diagnostics:
+        if stack.models > 1:
+            raise UsageError(f"diagnostics looks at a single network; this is a stack of {stack.models}")
+        chosen.append(HealthWatch(stack, samples.X, samples.y, samples.weight))
+    test = evaluated_samples(stack, watch_test, "watch_test", "test")
+    if test is not None:
+        chosen.append(WatchedRows(test))
+    return chosen
+
+
+def checked_callbacks(callbacks: Sequence[Callable[..., Any]]) -> Sequence[Callable[..., Any]]:
+    """What users want to be called after every epoch.
+
+    Raises
+    ------
+    UsageError
+        If it is no sequence of functions.
+    """
+    if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
+        raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
+    return callbacks
+
+
+@contextmanager
+def shown(verbose: int, epochs: int, rows: int) -> Iterator[list[Any]]:
+    """Callbacks that show how a training goes: none, or a bar that ends with it.
+
+    Parameters
+    ----------
+    verbose : int
+        0 for none.
+    epochs : int
+        How many are planned.
+    rows : int
+        Training rows of an epoch.
+    """
+    if not verbose:
+        yield []
+        return
+    from gpubp.training.progress import TrainingProgress, console_of_python
+
+    with TrainingProgress(console_of_python(), epochs, rows) as progress:
+        yield [progress]
