@@ -23,6 +23,7 @@ from gpubp.training.accumulation import (
     training_bytes,
 )
 from gpubp.training.accumulation import begin as begin_parts
+from gpubp.training.data_parallel import RankStep, adding_up, of_own_parts
 from gpubp.training.device_data import DeviceData
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
 from gpubp.training.slice_step import SliceStep, StepState, Workspace
@@ -145,6 +146,7 @@ class TrainingStep:
             total=None if added is None else backend.zeros(stack.theta.shape),
         )
         self._slice_steps: dict[tuple[int, int], SliceStep] = {}
+        self._add_up = None if batches.ranks.size == 1 else adding_up(batches.ranks, stack)
 
     def _batch_buffers(self, orders: int) -> tuple[Array | None, ...]:
         """X, y and weights of a batch, which `gather` fills."""
@@ -168,14 +170,16 @@ class TrainingStep:
 
     def totals(self) -> NDArray[np.float64]:
         """Σ weight · (value, metric) over the rows of each step or part of the epoch, (K, steps, 2) on the host."""
-        return self._for_all(self._totals())
+        totals = self._for_all(self._totals())
+        self.batches.ranks.sum(totals)
+        return totals
 
     def fault_step(self, k: int) -> int:
         """The step over the whole training at which network k left the finite numbers; −1 if it did not."""
         added = self.state.accumulation
-        if added is not None:
-            return int(self._for_all(added.adding.fault_step)[k]) // parts_per_batch(added)  # −1 stays
-        return int(self._for_all(self.state.optimizer.fault_step)[k])
+        if added is not None and (part := int(self._for_all(added.adding.fault_step)[k])) >= 0:
+            return part // parts_per_batch(added)
+        return int(self._for_all(self.state.optimizer.fault_step)[k])  # the sum of parts was not finite, or no parts
 
     def steps_of(self, k: int) -> int:
         """Steps of network k in an epoch."""
@@ -207,11 +211,23 @@ class TrainingStep:
             **({} if scaling is None else {"overflows": scaling.overflows}),
         }
 
+    def carried_to_host(self) -> dict[str, NDArray[Any]]:
+        """What is carried, in memory of its own; by all ranks together, each of which has totals of its own parts."""
+        carried = {name: np.array(self.stack.backend.to_host(array)) for name, array in self.carried().items()}
+        ranks = self.batches.ranks
+        ranks.sum(carried["totals"])
+        if "fault_part" in carried:
+            carried["fault_part"] = ranks.gather(*carried["fault_part"]).max(axis=0).astype(np.int64)
+        return carried
+
     def restore(self, members: NDArray[np.int64], began: NDArray[np.bool_], carried: Mapping[str, Any]) -> None:
         """Go back to where networks stood, of which `members` had a place, by what they carried, on the host."""
         if len(members) < len(self.members):
             self._keep(members)
         self.began = began
+        if (added := self.state.accumulation) is not None:
+            own_totals = of_own_parts(carried["totals"], self.batches.ranks, parts_per_batch(added))
+            carried = {**carried, "totals": own_totals}
         for name, array in self.carried().items():
             array[...] = self.stack.backend.from_host(carried[name])
 
@@ -387,9 +403,11 @@ class TrainingStep:
 
     def _made_slice_step(self, networks: slice) -> SliceStep:
         """A new one, which knows the order of rows that is there now."""
-        state, workspace = of_networks((self.state, self.workspace), networks)
-        kind = SliceStep if state.accumulation is None else AccumulatingStep
-        return kind(self.live.part(networks), state, workspace)
+        stack, (state, workspace) = self.live.part(networks), of_networks((self.state, self.workspace), networks)
+        if self._add_up is not None:
+            ranks = self.batches.ranks
+            return RankStep(stack, state, workspace, ranks, self.batches.parts // ranks.size, self._add_up)
+        return (SliceStep if state.accumulation is None else AccumulatingStep)(stack, state, workspace)
 
     def _row_groups(self) -> list[RowGroup]:
         """The steps of an epoch, none of which reaches from one segment of the rows into the next."""
