@@ -54,6 +54,10 @@ class Ranks(AbstractContextManager["Ranks"]):
         array : array of any shape, in one piece, on the host
         """
 
+    def meet(self) -> None:
+        """Wait until all ranks have come here."""
+        self.gather()
+
     def any(self, flag: bool) -> bool:
         """Whether it is true of any rank."""
         return bool(self.gather(flag).any())

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from gpubp._typing import Array
 from gpubp.backends.cuda.faults import explain
+from gpubp.backends.cuda.probe import probe
 from gpubp.errors import DeviceError
 
 INSTALL = "pip install 'gpubp[nccl13]' (or 'gpubp[nccl12]' for CUDA 12)"
@@ -80,6 +81,28 @@ def _check_apart(devices: list[str]) -> None:
     for rank, device in enumerate(devices):
         if (first := devices.index(device)) != rank:
             raise DeviceError(
-                f"ranks {first} and {rank} are on one device ({device}); give each a GPU of its own, such as "
+                f"ranks {first} and {rank} are on one device ({device}); each needs a GPU of its own, such as "
                 f'device="cuda:{rank}"'
             )
+
+
+def own_device(place: int, processes: int) -> int | None:
+    """The index of the GPU of one of so many processes on a machine; None where none works there.
+
+    Where each sees a single one, its launcher has chosen it.
+
+    Raises
+    ------
+    DeviceError
+        Where there are too few.
+    """
+    if not probe().usable:
+        return None
+    import cupy
+
+    count = cupy.cuda.runtime.getDeviceCount()
+    if count == 1:
+        return 0
+    if count < processes:
+        raise DeviceError(f"{processes} processes on a machine with {count} GPUs; start one for each GPU")
+    return place
