@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import warnings
 from typing import Any, Protocol
 
 from gpubp._typing import Array
@@ -26,7 +27,9 @@ class Processes(Protocol):
 
 def available() -> bool:
     """Whether CuPy finds NCCL here."""
-    from cupy.cuda import nccl
+    with warnings.catch_warnings():  # CuPy warns where it does not
+        warnings.simplefilter("ignore")
+        from cupy.cuda import nccl
 
     return bool(nccl.available)
 
