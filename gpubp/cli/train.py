@@ -155,7 +155,7 @@ def _fit_and_save(
     if ranks.size > 1:
         config = {**config, "ranks": ranks.size}
         others = {**others, "communicator": ranks, "checkpoint_every": others["checkpoint_every"] or EVERY_ON_RANKS}
-        display.say(console, f"{ranks.size} ranks; if one is lost, all end: {command_to_resume(ctx, folder)}")
+        display.say(console, f"{ranks.size} ranks; if one is lost, all end, to go on: {command_to_resume(ctx, folder)}")
     interruption = None
     try:
         history = fit(console, net, prepared, settings, seed, {"checkpoint": folder / FOLDER, **others})

@@ -145,7 +145,9 @@ def test_a_run_of_two_ranks_is_one_run(tmp_path, monkeypatch):
     code, out, errors = run(mpiexec("-n", 2, *gpubp_command(*ranks, "--out", "ranks")), tmp_path)
     assert (code, errors) == (0, "")
     assert out.count("epoch 3/3") == out.count("wrote model.safetensors") == 1
-    assert "2 ranks; if one is lost, all end: mpiexec -n 2 gpubp train digits" in out and "--resume ranks" in out
+    assert (
+        "2 ranks; if one is lost, all end, to go on: mpiexec -n 2 gpubp train digits" in out and "--resume ranks" in out
+    )
     assert json.loads((tmp_path / "ranks" / "metrics.json").read_text())["config"]["ranks"] == 2
     assert len(list((tmp_path / "ranks" / "checkpoints").iterdir())) == 2
     monkeypatch.chdir(tmp_path)
