@@ -56,7 +56,6 @@ class Ranks(AbstractContextManager["Ranks"]):
 
     def meet(self) -> None:
         """Wait until all ranks have come here."""
-        self.gather()
 
     def any(self, flag: bool) -> bool:
         """Whether it is true of any rank."""
@@ -109,6 +108,9 @@ class MpiRanks(Ranks):
                 self._go_on(error)
             if not self._failed:
                 self._communicator.Free()
+
+    def meet(self) -> None:
+        self._go_on()
 
     def gather(self, *numbers: float) -> NDArray[np.float64]:
         self._go_on()

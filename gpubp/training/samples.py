@@ -53,11 +53,8 @@ class Samples:
     def weights(self, models: int) -> NDArray[np.float64]:
         """What the rows that each network uses weigh, (K,)."""
         if self.weight is None:
-            return (
-                np.full(models, float(len(self.X)))
-                if self.rows is None
-                else np.array([float(len(r)) for r in self.rows])
-            )
+            counts = [len(self.X)] * models if self.rows is None else [len(rows) for rows in self.rows]
+            return np.array(counts, np.float64)
         weights = np.broadcast_to(np.atleast_2d(self.weight), (models, len(self.X)))
         return np.array([(w if self.rows is None else w[self.rows[k]]).sum() for k, w in enumerate(weights)])
 

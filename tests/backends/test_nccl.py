@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpubp import DeviceError
+from gpubp import DeviceError, RankError
 from gpubp.backends.cuda import nccl
 from gpubp.training.ranks import ranks_of
 from support.machines import host
@@ -77,6 +77,18 @@ def test_a_sum_is_one_all_reduce_in_place_on_the_stream_of_array_arithmetic(stub
     assert module.calls.count((1000, 1000, 12, 7, 0, 77)) == 2
 
 
+def test_a_process_that_fails_is_heard_before_a_device_waits_for_it(stub):
+    def work(communicator: ThreadComm) -> None:
+        with ranks_of(communicator) as ranks:
+            add_up = nccl.NcclSum(ranks)
+            if ranks.rank == 1:
+                raise MemoryError
+            add_up(None)
+
+    there, here = on_ranks(2, work)
+    assert isinstance(there, RankError) and isinstance(here, MemoryError)
+
+
 def test_ranks_on_one_device_are_refused(stub):
     stub[1]["buses"] = ["0000:01", "0000:01"]
     for error in on_ranks(2, summed):
@@ -108,6 +120,6 @@ def test_one_rank_on_a_device_adds_nothing(backend):
         pytest.skip("NCCL is missing; pip install 'gpubp[nccl13]'")
     backend.driver.use()
     array = backend.from_host(np.arange(12.0).reshape(3, 4), backend.dtype)
-    alone = types.SimpleNamespace(rank=0, size=1, texts=lambda text: [text])
+    alone = types.SimpleNamespace(rank=0, size=1, texts=lambda text: [text], meet=lambda: None)
     nccl.NcclSum(alone)(array)
     np.testing.assert_array_equal(host(array), np.arange(12.0).reshape(3, 4))

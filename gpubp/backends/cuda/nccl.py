@@ -24,6 +24,9 @@ class Processes(Protocol):
     def texts(self, text: str) -> list[str]:
         """The texts that the processes give, in their order."""
 
+    def meet(self) -> None:
+        """Wait until all have come here, or hear that one has failed."""
+
 
 def available() -> bool:
     """Whether CuPy finds NCCL here."""
@@ -55,7 +58,7 @@ class NcclSum:
         import cupy
         from cupy.cuda import nccl
 
-        self._nccl, self._cupy = nccl, cupy
+        self._nccl, self._cupy, self._processes = nccl, cupy, processes
         self._types = {"f": "NCCL_FLOAT32", "d": "NCCL_FLOAT64"}
         device = _device_here(cupy)
         _check_apart(processes.texts(device))
@@ -69,6 +72,7 @@ class NcclSum:
 
     def __call__(self, array: Array) -> None:
         """Add up arrays (K, P) of float32 or float64, in one piece."""
+        self._processes.meet()  # a device would wait for ever for the one of a process that has failed
         kind = getattr(self._nccl, self._types[array.dtype.char])
         address, stream = array.data.ptr, self._cupy.cuda.get_current_stream().ptr
         self._communicator.allReduce(address, address, array.size, kind, self._nccl.NCCL_SUM, stream)
