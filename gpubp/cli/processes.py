@@ -118,6 +118,6 @@ def _mpi(size: int | None) -> Any:
     except ModuleNotFoundError:
         raise DeviceError(f"{started} mpi4py is not installed for {sys.executable}; {INSTALL}") from None
     except (ImportError, RuntimeError, OSError) as error:
-        reason = " / ".join(described(error).splitlines())
+        reason = " / ".join(described(error).splitlines()[:2])  # what it is, and the first place that was looked at
         raise DeviceError(f"{started} mpi4py finds no MPI to load ({reason}); {INSTALL}") from error
     return MPI

@@ -324,28 +324,49 @@ def test_another_number_of_ranks_is_refused_unless_parts_are_as_many(tmp_path):
     trained_on(2, epochs=2, accumulate=2, resume=tmp_path / "run")
 
 
-def test_a_signal_to_one_rank_is_heard_by_all_between_two_steps(tmp_path):
+@pytest.fixture
+def interruptions(monkeypatch: pytest.MonkeyPatch) -> list[checkpoint.Interruption]:
+    """What takes note of signals on each rank, in their order."""
+    noted: list[checkpoint.Interruption] = []
+
+    class Noted(checkpoint.Interruption):
+        def __init__(self) -> None:
+            super().__init__()
+            noted.append(self)
+
+    monkeypatch.setattr(checkpoint, "Interruption", Noted)
+    return noted
+
+
+def interrupted(interruptions: list[checkpoint.Interruption], **options: Any) -> list[BaseException]:
+    """What two ranks raise, of which the second receives SIGTERM in the second epoch."""
+
     def work(communicator: ThreadComm) -> None:
         def interrupt(net: gpubp.MLP, history: gpubp.History) -> None:
             if communicator.rank == 1 and history.epochs == 2:
                 interruptions[1].signal = signal.SIGTERM
 
-        gpubp.train(
-            network(), X, Y, **OPTIONS, checkpoint=tmp_path / "run", callbacks=[interrupt], communicator=communicator
-        )
+        gpubp.train(network(), X, Y, **OPTIONS, **options, callbacks=[interrupt], communicator=communicator)
 
-    interruptions: list[Any] = []
+    return errors_of(2, work)
 
-    class Noted(checkpoint.Interruption):
-        def __init__(self) -> None:
-            super().__init__()
-            interruptions.append(self)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "Interruption", Noted)
-        errors = errors_of(2, work)
+def test_a_signal_to_one_rank_is_heard_by_all_between_two_steps(tmp_path, interruptions):
+    errors = interrupted(interruptions, checkpoint=tmp_path / "run")
     assert [(type(error), error.signal) for error in errors] == [(gpubp.TrainingInterrupted, signal.SIGTERM)] * 2
     assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+def test_without_checkpoints_it_then_does_on_all_what_it_does(interruptions, monkeypatch):
+    raised: list[int] = []
+
+    def raise_signal(number: int) -> None:
+        raised.append(number)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpubp.training.interruption.signal.raise_signal", raise_signal)
+    errors = interrupted(interruptions)
+    assert [type(error) for error in errors] == [KeyboardInterrupt] * 2 and raised == [signal.SIGTERM] * 2
 
 
 def test_where_the_writer_cannot_write_all_end(tmp_path):
