@@ -41,6 +41,7 @@ _PUBLIC = {
     "DeviceError": "errors",
     "DivergenceError": "errors",
     "CheckpointError": "errors",
+    "RankError": "errors",
     "TrainingInterrupted": "errors",
 }
 
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from gpubp.errors import DeviceError as DeviceError
     from gpubp.errors import DivergenceError as DivergenceError
     from gpubp.errors import GpubpError as GpubpError
+    from gpubp.errors import RankError as RankError
     from gpubp.errors import TrainingInterrupted as TrainingInterrupted
     from gpubp.errors import UsageError as UsageError
     from gpubp.estimators import MLPClassifier as MLPClassifier

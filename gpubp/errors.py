@@ -137,6 +137,20 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.signal, self.history, self.checkpoint = signal, history, checkpoint
 
 
+class RankError(GpubpError, RuntimeError):
+    """Another of the processes that train a network together failed, and this one ended with it.
+
+    Attributes
+    ----------
+    rank : int
+        The first that failed; its error is in the message, and is raised there.
+    """
+
+    def __init__(self, message: str, *, rank: int) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """How an error about an unknown `name` ends: the nearest known name, or all of them."""
     names = list(known)

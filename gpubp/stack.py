@@ -416,16 +416,21 @@ class Stack:
         rows : K arrays of int, optional
             The rows of each network, where they do not all have all.
         """
+        means = self.mean_losses(X, y, weight, rows)
+        return means[:, 0], np.array([self.loss.metric.finish(value) for value in means[:, 1]])
+
+    def mean_losses(
+        self, X: Array, y: Array, weight: Array | None = None, rows: Sequence[NDArray[np.int64]] | None = None
+    ) -> NDArray[np.float64]:
+        """Means (K, 2) of the loss and of what the metric is made of, over what `evaluate` takes."""
         weight = None if weight is None else np.atleast_2d(weight)
         if rows is None:
-            means = self._mean_losses(X, y, weight, None)
-        else:
-            parts = []
-            for networks, _ in neighbours(np.array([len(own_rows) for own_rows in rows])):
-                their_weight = weight[networks] if weight is not None and len(weight) > 1 else weight
-                parts.append(self.part(networks)._mean_losses(X, y, their_weight, np.stack(rows[networks])))
-            means = np.concatenate(parts)
-        return means[:, 0], np.array([self.loss.metric.finish(value) for value in means[:, 1]])
+            return self._mean_losses(X, y, weight, None)
+        parts = []
+        for networks, _ in neighbours(np.array([len(own_rows) for own_rows in rows])):
+            their_weight = weight[networks] if weight is not None and len(weight) > 1 else weight
+            parts.append(self.part(networks)._mean_losses(X, y, their_weight, np.stack(rows[networks])))
+        return np.concatenate(parts)
 
     def evaluate_with_outputs(
         self, X: Array, y: Array, weight: Array | None, rows: NDArray[np.int64]

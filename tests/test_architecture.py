@@ -34,7 +34,7 @@ REGISTRIES = ROOMS[1][1]
 DRAWS_NUMBERS = {"initializers", "schedules"}  # on the host, for every backend
 ARRAY_LIBRARIES = {"numpy", "scipy", "cupy", "cupyx", "numba", "torch", "jax", "sklearn"}
 UNLOADED = {"sklearn", "scipy", "numba", "duckdb", "typer", "rich", "h5py", "pandas"}
-UNLOADED |= {"cupy", "cupyx", "cuda", "ml_dtypes"}
+UNLOADED |= {"cupy", "cupyx", "cuda", "ml_dtypes", "mpi4py"}
 UNSAFE = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
 UNSAFE_CALLS = ("allow_pickle=True", "joblib.load")
 LONGEST = 500  # lines of a file
@@ -151,6 +151,13 @@ def test_only_the_compiled_backend_imports_numba() -> None:
     users = {name for name in MODULES if _third_party(name) & {"numba", "llvmlite"}}
     assert users and all(name.startswith("gpubp.backends.compiled") for name in users), sorted(users)
     assert not [name for name in MODULES if _imports(name, in_functions=False) & {"numba", "llvmlite"}]
+
+
+def test_only_commands_load_an_mpi() -> None:
+    """And only where a launcher has started them; in Python, users hand in a communicator of theirs."""
+    users = {name for name in MODULES if "mpi4py" in _third_party(name)}
+    assert users == {"gpubp.cli.processes"}
+    assert "mpi4py" not in {module.partition(".")[0] for module in _imports("gpubp.cli.processes", in_functions=False)}
 
 
 def test_nothing_unpickles() -> None:

@@ -16,7 +16,7 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="ut
 # Where conda-forge's name is not that of the wheel.
 CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
 # What needs a device, benchmarks' peers, the site that CI builds, and other packages on our estimators.
-UNTESTED = {"cuda13", "cuda12", "bench", "bench-tables", "docs", "clients"}
+UNTESTED = {"cuda13", "cuda12", "nccl13", "nccl12", "bench", "bench-tables", "docs", "clients"}
 
 
 @pytest.fixture

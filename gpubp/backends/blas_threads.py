@@ -48,6 +48,19 @@ def threads_for_products(multiply_adds: int) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def share_of_cores(processes: int) -> Iterator[None]:
+    """BLAS with no more threads than this process's share of the cores, which so many processes run on.
+
+    In a program's main thread, for the reason that `threads_for_products` has.
+    """
+    if processes == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _blas().limit(limits=min(_threads_now(), max(1, cpu_count() // processes)), user_api="blas"):
+        yield
+
+
 def blas_threads() -> int:
     """As many as BLAS uses where it is not limited to one, but no more than there are cores."""
     return _before or _threads_now()

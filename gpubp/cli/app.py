@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from gpubp.activations import get_activation
-from gpubp.cli import options
+from gpubp.cli import options, processes
 from gpubp.cli.demo import demo
 from gpubp.cli.explain import explain
 from gpubp.cli.export import export
@@ -22,8 +22,9 @@ from gpubp.cli.report.command import report
 from gpubp.cli.report.plot import plot
 from gpubp.cli.search.command import search
 from gpubp.cli.train import train
-from gpubp.errors import CheckpointError, DivergenceError, GpubpError, UsageError
+from gpubp.errors import CheckpointError, DivergenceError, GpubpError, RankError, UsageError
 from gpubp.optimizers import get_optimizer
+from gpubp.training.ranks import ALONE
 
 NO_MEMORY_FOR_LIBRARY = ("failed to map segment", "annot allocate memory")  # what the linker of Linux says
 MOST_SHOWN_CLASSES = 10  # in a confusion matrix
@@ -33,23 +34,34 @@ class Commands(TyperGroup):
     """The commands, with one place where errors become one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command: 1 where the training or a checkpoint failed, 2 for wrong usage or data, 130 for Ctrl-C."""
+        """Run a command: 1 where the training or a checkpoint failed, 2 for wrong usage or data, 130 for Ctrl-C.
+
+        Where a launcher of MPI started several processes, all end together, and the first alone prints.
+        """
         try:
-            return super().invoke(ctx)
+            with processes.joined() as ranks:
+                ctx.obj = ranks
+                return super().invoke(ctx)
         except GpubpError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(1 if isinstance(error, (DivergenceError, CheckpointError)) else 2) from None
+            _say(f"Error: {error}")
+            raise typer.Exit(1 if isinstance(error, (DivergenceError, CheckpointError, RankError)) else 2) from None
         except (MemoryError, ImportError, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOMEM:
-                typer.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+                _say(f"Error: {error.filename}: {error.strerror}")
                 raise typer.Exit(2) from None
             if not _is_of_memory(error):
                 raise
-            typer.echo(f"Error: not enough memory ({error}); use less data or a smaller network", err=True)
+            _say(f"Error: not enough memory ({error}); use less data or a smaller network")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            typer.echo("Interrupted: nothing was written", err=True)
+            _say("Interrupted: nothing was written")
             raise typer.Exit(130) from None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of that name; refused where it is for one process, and there are several."""
+        name, command, rest = super().resolve_command(ctx, args)
+        processes.check(ctx.obj or ALONE, name)
+        return name, command, rest
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Print wrong usage as every other error: ``Error: …``, not in a box that breaks lines."""
@@ -62,6 +74,11 @@ class Commands(TyperGroup):
             show()
             sys.exit(getattr(error, "exit_code", 2))
         sys.exit(code or 0)
+
+
+def _say(text: str) -> None:
+    if processes.speaks():
+        typer.echo(text, err=True)
 
 
 def _is_of_memory(error: BaseException) -> bool:

@@ -76,6 +76,15 @@ def choose(ctx: typer.Context, data: RawData) -> Preset | None:
     return preset
 
 
+def check_processes(preset: Preset, size: int) -> None:
+    """Refuse a preset of several networks, where several processes train one."""
+    if size > 1:
+        raise UsageError(
+            f"--preset {preset.name} trains {preset.folds} networks or more, and {size} processes train one together; "
+            f"use --preset {DEFAULT}, or start it without mpiexec"
+        )
+
+
 def check_large(ctx: typer.Context, data: LargeData, preset: Preset | None) -> None:
     """Refuse what needs all rows in memory, where the data are read in blocks.
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gpubp.backends import get_backend
-from gpubp.cli import options, presets
+from gpubp.cli import options, presets, processes
 from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_options, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
+from gpubp.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
 # On what comes of it.
 WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "report", "quiet", "help")
+EVERY_ON_RANKS = "10minutes"  # a checkpoint, unless said otherwise: one of several machines is lost sooner than one
 
 
 @options.takes_options(before="seed")
@@ -76,6 +78,8 @@ def train(
     """
     settings = Settings(values)
     settings.check_names()
+    ranks: Ranks = ctx.obj
+    device = processes.device_of(ranks, device)
     backend = get_backend(device, precision)
     presets.check(preset, numbers, time_limit)
     if report:
@@ -89,13 +93,15 @@ def train(
     from_checkpoint = None if resume is None else newest(resume)
     if checkpoint_every is not None:
         Interval.parse(checkpoint_every)
-    console = display.make_console(quiet=quiet)
-    large = reading.open_large(data, target, parse_size(memory_limit), **table_options)
+    console = display.make_console(quiet=quiet or ranks.rank > 0)
+    limit = processes.memory_limit(ranks, parse_size(memory_limit))
+    large = reading.open_large(data, target, limit, **table_options)
     source = reading.read(data, target, **table_options) if large is None else large.head
     chosen = presets.choose(ctx, source)
     if large is not None:
         presets.check_large(ctx, large, chosen)
     if chosen is not None and chosen.folds > 1:
+        presets.check_processes(chosen, ranks.size)
         with run_folder.claimed(folder, source.name) as folder:
             return presets.train(ctx, console, source, chosen, settings, folder)
     if chosen is not None:
@@ -132,7 +138,7 @@ def train(
     if chosen is not None:
         config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
     size = net.parameters * backend.dtype.itemsize
-    with run_folder.claimed(folder, name, size) as folder:
+    with processes.claimed(ranks, folder, name, size) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
 
 
@@ -146,10 +152,20 @@ def _fit_and_save(
     folder: Path,
     others: dict[str, Any],
 ) -> None:
-    """Train with checkpoints in the folder, and write the run into it, even if it is interrupted."""
-    seed, quiet = ctx.params["seed"], ctx.params["quiet"]
-    if ctx.params["overwrite"]:
+    """Train with checkpoints in the folder, and write the run into it, even if it is interrupted.
+
+    Of several ranks, the first writes.
+    """
+    from gpubp.cli import display
+
+    seed, quiet, ranks = ctx.params["seed"], ctx.params["quiet"], ctx.obj
+    if ctx.params["overwrite"] and ranks.rank == 0:
         shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    ranks.meet()
+    if ranks.size > 1:
+        config = {**config, "ranks": ranks.size}
+        others = {**others, "communicator": ranks, "checkpoint_every": others["checkpoint_every"] or EVERY_ON_RANKS}
+        display.say(console, f"{ranks.size} ranks; if one is lost, all end, to go on: {command_to_resume(ctx, folder)}")
     interruption = None
     try:
         history = fit(console, net, prepared, settings, seed, {"checkpoint": folder / FOLDER, **others})
@@ -159,12 +175,14 @@ def _fit_and_save(
         with suppress(UsageError):  # there is no room for the network either
             save(console, net, prepared, error.history, config, folder, quiet)
         raise
-    save(console, net, prepared, history, config, folder, quiet)
-    if ctx.params["report"]:
-        write_report(console, folder)
+    if ranks.rank == 0:
+        save(console, net, prepared, history, config, folder, quiet)
+        if ctx.params["report"]:
+            write_report(console, folder)
     if interruption is not None:
-        steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
-        typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
+        if ranks.rank == 0:
+            steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
+            typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
         raise typer.Exit(128 + interruption.signal)
 
 
@@ -198,11 +216,12 @@ def fit(
     rows, others = prepared.rows, dict(others)
     time_limit = others.pop("time_limit", None)
     display.show_network(console, net)
-    part = -(-min(settings["batch_size"], rows) // settings["accumulate"])
+    parts = settings["accumulate"] * others.get("communicator", ALONE).size
+    part = -(-min(settings["batch_size"], rows) // parts)
     memory = net.memory(part, settings["optimizer"], others.get("recompute", False))
-    parts = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
+    of_what = ", ".join(f"{name} {display.size(memory[name])}" for name in memory if name != "total")
     needed, data = display.size(memory["total"]), display.size(prepared.bytes)
-    display.say(console, f"loss {net.loss.name}; memory {needed} beside {data} of data ({parts})")
+    display.say(console, f"loss {net.loss.name}; memory {needed} beside {data} of data ({of_what})")
     display.say(console, f"device {net.device} ({net.stack.backend.reason}), {net.precision}")
     if prepared.task == "regression":
         display.say(console, "loss and rmse while training: of the target as the network sees it, not in its own units")
@@ -226,7 +245,8 @@ def fit(
 
 def command_to_resume(ctx: typer.Context, folder: Path) -> str:
     """The command as it was typed, but to go on in `folder`."""
-    words = ["gpubp", str(ctx.info_name)]
+    words = [] if ctx.obj.size == 1 else ["mpiexec", "-n", str(ctx.obj.size)]
+    words += ["gpubp", str(ctx.info_name)]
     for parameter in ctx.command.params:
         name = str(parameter.name)
         if getattr(ctx.get_parameter_source(name), "name", "") != "COMMANDLINE" or name in NOT_REPEATED:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 
 from gpubp.backends.notices import say_once
@@ -173,11 +174,13 @@ class StackedFits:
         return stacks
 
     def _train_stacks(self, stacks: Sequence[Sequence[TaskFit]], until: float) -> Any:
-        """What `_train_stack` gives for each stack, as it becomes known."""
+        """What `_train_stack` gives for each stack, as it becomes known where joblib's backend can tell so soon."""
         of_each = [[fit for _, fit in stack] for stack in stacks]
         if effective_n_jobs(self.n_jobs) == 1:
             return (_train_stack(fits, until, self.progress) for fits in of_each)
-        parallel = Parallel(n_jobs=self.n_jobs, return_as="generator")
+        backend, _ = get_active_backend()
+        as_they_come = getattr(backend, "supports_return_generator", False)  # not Ray's, nor multiprocessing's
+        parallel = Parallel(n_jobs=self.n_jobs, return_as="generator" if as_they_come else "list")
         return parallel(delayed(_train_stack)(fits, until, None) for fits in of_each)
 
 

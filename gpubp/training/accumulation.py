@@ -7,9 +7,9 @@ finite in any part becomes inactive before anything of it is written, as in ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from gpubp.backends.notices import say_once
 from gpubp.errors import UsageError
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.stack import Stack
+from gpubp.training.ranks import ALONE, Ranks
 from gpubp.training.slice_step import Accumulation, SliceStep, StepState, Workspace, initial_state
 from gpubp.training.step_table import StepTable
 
@@ -35,14 +36,25 @@ class Batches(NamedTuple):
     size : int
         Rows of an update.
     parts : int
-        In how many parts they are gone through.
+        In how many parts they are gone through, by all ranks together.
     recompute : bool
         Whether the backward pass runs segments of layers again, instead of keeping what all of them left.
+    ranks : Ranks
+        Who goes through them: each rank through equally many parts, in their order.
     """
 
     size: int
     parts: int = 1
     recompute: bool = False
+    ranks: Ranks = ALONE
+
+    @classmethod
+    def asked(cls, options: Mapping[str, Any], most_rows: int, recompute: bool, ranks: Ranks) -> Batches:
+        """Those of checked options; where the batch is all rows, there may be fewer than one for each part."""
+        size, parts = options["batch_size"], options["accumulate"]
+        if size == most_rows and ranks.size == 1:
+            parts = min(parts, size)
+        return cls(size, parts, recompute, ranks)
 
     @property
     def part_size(self) -> int:
@@ -51,10 +63,19 @@ class Batches(NamedTuple):
 
     def check(self, most_rows: int) -> None:
         """Refuse parts of different sizes, where an epoch has several batches."""
-        if self.parts > self.size or (self.size % self.parts and self.size < most_rows):
+        if self.size >= most_rows or self.size % self.parts == 0:
+            return
+        each = self.parts // self.ranks.size
+        if self.ranks.size == 1:
             raise UsageError(
-                f"accumulate={self.parts} does not divide batch_size={self.size} into equal parts; use a divisor of it"
+                f"accumulate={each} does not divide batch_size={self.size} into equal parts; use a divisor of it"
             )
+        what = f"{self.ranks.size} ranks" if each == 1 else f"{self.ranks.size} ranks with accumulate={each}"
+        less = self.size - self.size % self.parts
+        raise UsageError(
+            f"batch_size={self.size} does not go into equal parts for {what}; use "
+            f"{f'{less} or ' if less else ''}{less + self.parts}"
+        )
 
     def that_fit(self, stack: Stack, optimizer: Optimizer, most_rows: int) -> Batches:
         """As few parts, but no fewer than these, as fit into the device's memory; these where none do."""
@@ -69,8 +90,10 @@ class Batches(NamedTuple):
 
     def in_parts(self, fewest: int, most_rows: int) -> Batches:
         """These batches in as few equal parts as there can be, but no fewer than so many; a row each at most."""
-        candidates = range(min(fewest, self.size), self.size + 1)
-        return self._replace(parts=next(n for n in candidates if not self.size % n or self.size >= most_rows))
+        each = -(-min(fewest, self.size) // self.ranks.size)
+        candidates = range(each * self.ranks.size, self.size + 1, self.ranks.size)
+        equal = (n for n in candidates if not self.size % n or self.size >= most_rows)
+        return self._replace(parts=next(equal, self.parts))
 
 
 def with_batches_that_fit(
@@ -79,7 +102,7 @@ def with_batches_that_fit(
     """What `build` makes for batches in as many parts as asked for, or in more where they do not fit into memory.
 
     That is computed beforehand. Where memory runs out nevertheless, `build` is called once more, for parts of half
-    their size.
+    their size; not if it did so on one of several ranks, since the others know nothing of it.
 
     Raises
     ------
@@ -87,12 +110,13 @@ def with_batches_that_fit(
         If what is asked for is not equal parts.
     """
     asked.check(most_rows)
-    batches = asked.that_fit(stack, optimizer, most_rows)
+    fitting = asked.that_fit(stack, optimizer, most_rows)
+    batches = fitting._replace(parts=int(asked.ranks.gather(fitting.parts).max()))
     try:
         built = build(batches)
     except (OutOfDeviceMemoryError, MemoryError):
         batches, before = batches.in_parts(2 * batches.parts, most_rows), batches
-        if batches == before:
+        if batches == before or batches.ranks.size > 1:
             raise
         built = None
     if batches != asked:
@@ -115,9 +139,8 @@ def accumulation(
 ) -> Accumulation:
     """What adds up gradients for an optimizer, whose networks it makes inactive; its tables are empty yet."""
     if epoch.loss_scale is not None:
-        raise UsageError(
-            'accumulate does not go with precision "float16", whose loss scale is of one batch; use "bfloat16"'
-        )
+        what = "accumulate does" if batches.ranks.size == 1 else f"{batches.ranks.size} ranks do"
+        raise UsageError(f'{what} not go with precision "float16", whose loss scale is of one batch; use "bfloat16"')
     parts, whole = stack.epoch(most_rows, batches.part_size), stack.epoch(most_rows, batches.size)
     parts.learning_rate[...], whole.learning_rate[...] = -1.0, 1.0
     adding, clearing = (

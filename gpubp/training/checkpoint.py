@@ -30,6 +30,7 @@ from gpubp.checks import SparseRows
 from gpubp.errors import CheckpointError, DataError, UsageError
 from gpubp.stack import Stack
 from gpubp.training.interruption import Interruption
+from gpubp.training.ranks import Ranks
 
 FOLDER = "checkpoints"  # of a run, in its folder
 KEPT = 2  # checkpoints besides the best
@@ -254,7 +255,11 @@ def read(path: Path, identity: TrainingIdentity) -> tuple[TrainingState, dict[st
 
 
 def open_checkpoints(
-    folder: str | Path | None, every: str | None, resume: str | Path | None, identity: TrainingIdentity
+    folder: str | Path | None,
+    every: str | None,
+    resume: str | Path | None,
+    identity: TrainingIdentity,
+    ranks: Ranks,
 ) -> tuple[Checkpoints | None, TrainingState | None]:
     """The checkpoints of a training, where it has any, and the state that it goes on from, as `train` takes them.
 
@@ -266,10 +271,10 @@ def open_checkpoints(
     interval = None if every is None else Interval.parse(every)
     if resume is None:
         if folder is None:
-            return None, None
+            return None if ranks.size == 1 else Checkpoints(None, None, identity, ranks), None
         kept = CheckpointFolder(Path(folder))
         kept.check_new()
-        return Checkpoints(kept, interval, identity), None
+        return Checkpoints(kept, interval, identity, ranks), None
     path = newest(Path(resume))
     state, about = read(path, identity)
     kept = CheckpointFolder(path.parent if folder is None else Path(folder))
@@ -277,22 +282,28 @@ def open_checkpoints(
         kept.goes_on_from(path, about)
     else:
         kept.check_new()
-    return Checkpoints(kept, interval, identity), state
+    return Checkpoints(kept, interval, identity, ranks), state
 
 
 class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints of a training: when they are due, and the thread that writes them.
 
+    Of several ranks, rank 0 says when, and writes; a signal to any of them is heard by all.
+
     Parameters
     ----------
-    folder : CheckpointFolder
+    folder : CheckpointFolder or None
+        None for ranks that write none: a signal then does between two steps what it does without ranks anywhere.
     every : Interval or None
         None for those alone that an interrupt asks for.
     identity : TrainingIdentity
+    ranks : Ranks
     """
 
-    def __init__(self, folder: CheckpointFolder, every: Interval | None, identity: TrainingIdentity) -> None:
-        self.folder, self.every, self.identity = folder, every, identity
+    def __init__(
+        self, folder: CheckpointFolder | None, every: Interval | None, identity: TrainingIdentity, ranks: Ranks
+    ) -> None:
+        self.folder, self.every, self.identity, self.ranks = folder, every, identity, ranks
         self.interruption = Interruption()
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
@@ -319,15 +330,21 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         elif now - self._looked_at > 4 * LOOK:
             self._pace = max(1, self._pace // 2)
         self._looked_at = now
+        pace = int(self.ranks.of_first(self._pace))
         if self.every is not None and self.every.unit == "step":
             number = int(self.every.number)
-            return min(self._pace, number - step % number)
-        return self._pace
+            return min(pace, number - step % number)
+        return pace
 
     def due(self, step: int, epoch: int | None) -> bool:
         """Whether a checkpoint is to be written before `step`, at which so many epochs end, if any do."""
-        if self.interruption.signal is not None:
+        of_ranks = self.ranks.gather(self.interruption.signal or 0, self._is_time(step, epoch))
+        if signal := int(of_ranks[:, 0].max()):
+            self.interruption.signal = signal
             return True
+        return bool(of_ranks[0, 1])
+
+    def _is_time(self, step: int, epoch: int | None) -> bool:
         if self.every is None:
             return False
         if self.every.unit == "minute":
@@ -338,8 +355,11 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
     def write(self, state: TrainingState) -> None:
         """Write a checkpoint while the training goes on, once the one before is written."""
+        if self.folder is None:
+            return self.interruption.let_happen()
         self.wait()
-        self._writing = self._thread.submit(self.folder.write, state, self.identity)
+        if self.ranks.rank == 0:
+            self._writing = self._thread.submit(self.folder.write, state, self.identity)
         self._written_at = time.monotonic()
 
     def wait(self) -> None:

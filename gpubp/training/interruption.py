@@ -38,6 +38,12 @@ class Interruption(AbstractContextManager["Interruption"]):
     ) -> None:
         self._restore()
 
+    def let_happen(self) -> None:
+        """Let the signal that was noted, here or by another process, do what it would have done."""
+        assert self.signal is not None
+        self._restore()
+        signal.raise_signal(self.signal)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
         self._restore()

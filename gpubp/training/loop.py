@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +18,19 @@ from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.network import MLP
 from gpubp.optimizers import Optimizer, get_optimizer
 from gpubp.schedules import ScheduleSpec, schedules_of
+from gpubp.stack import Stack
 from gpubp.training.accumulation import Batches
 from gpubp.training.augmentation import Augment, checked_augment
 from gpubp.training.batches import as_row_source
+from gpubp.training.built_step import built_step
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
+from gpubp.training.data_parallel import check_same, check_still_same, evaluate
 from gpubp.training.divergence import divergence_error, lost_error, with_finite_outputs
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
+from gpubp.training.ranks import Ranks, ranks_of
 from gpubp.training.samples import Samples, samples_in_memory, total_weights, validation_samples, with_class_weight
-from gpubp.training.step import EpochResult, TrainingStep, training_step
+from gpubp.training.step import EpochResult, TrainingStep
 from gpubp.training.step_table import Planner, StepTable
 from gpubp.training.stopping import EarlyStopping
 from gpubp.training.streaming import streamed_samples
@@ -71,6 +76,7 @@ def train(
     checkpoint: str | Path | None = None,
     checkpoint_every: str | None = "10minutes",
     resume: str | Path | None = None,
+    communicator: Any = None,
 ) -> History:
     """Train a network, or a stack, in place.
 
@@ -160,6 +166,11 @@ def train(
         A folder with checkpoints, of which the last one is taken, or one of them: the training goes on where it was
         written, and ends with the bits of an unbroken run, if the machine and the versions are those it was begun
         with. All other arguments are as they were. Checkpoints go on in that folder, unless `checkpoint` is given.
+    communicator : mpi4py.MPI.Comm, optional
+        The processes that train the network together, each of which calls this with the same arguments, such as
+        ``MPI.COMM_WORLD``: each goes through its equal part of every batch, on a GPU of its own or on its share of the
+        cores, and their gradients are added up for one update. All end with the same weights, up to rounding those of
+        one process. `callbacks` are called in each; the first alone writes checkpoints.
 
     Returns
     -------
@@ -173,6 +184,8 @@ def train(
         Where a checkpoint cannot be written. Those before it are intact, the weights so far are in `net`.
     TrainingInterrupted
         Where Ctrl-C or SIGTERM ended a training with checkpoints, in `net` likewise.
+    RankError
+        Where another process failed, whose error it has.
     DivergenceError
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
         weights are in `net`. In a stack the others go on; it is raised when none is left.
@@ -195,63 +208,64 @@ def train(
     >>> history.loss[-1].shape
     (2,)
     """
-    stack, models = net.stack, net.models
-    schedules, seeds = schedules_of(schedule, models), checks.seeds(seed, models)
-    if batches is None:
-        samples = samples_in_memory(stack, X, y, sample_weight, rows)
-    else:
-        at_once = {"X": X, "y": y, "sample_weight": sample_weight, "class_weight": class_weight, "rows": rows}
-        at_once |= {"validation_rows": validation_rows, "diagnostics": diagnostics or None, "augment": augment}
-        samples = streamed_samples(as_row_source(batches), stack, seeds[0] if shuffle else None, at_once)
-    validation = validation_samples(stack, validation_data, validation_rows, samples)
-    samples = with_class_weight(samples, class_weight, stack)
-    total_weight = total_weights(samples, models)
-    callbacks = [*watchers(stack, samples, diagnostics, watch_test), *checked_callbacks(callbacks)]
-    augmented = {} if augment is None else {"augment": checked_augment(augment, samples)}
-    rule = get_optimizer(optimizer)
-    options = _checked_options(
-        models,
-        learning_rate=learning_rate,
-        l2=l2,
-        weight_decay=rule.weight_decay if weight_decay is None else weight_decay,
-        dropout=dropout,
-        label_smoothing=label_smoothing,
-        max_grad_norm=max_grad_norm,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        epochs=epochs,
-        patience=patience,
-        update_tolerance=update_tolerance,
-    )
-    rule_options = {
-        name: checks.per_network(name, value, models, 0.0) for name, value in rule.configured(optimizer_options).items()
-    }
-    _check_together(net, options, validation)
-    batch_size = options["batch_size"] = min(options["batch_size"], samples.most_rows)
-    planner = Planner(
-        m=len(samples.X),
-        rows=samples.rows,
-        batch_size=batch_size,
-        epochs=options["epochs"],
-        weight=samples.weight,
-        learning_rate=options["learning_rate"],
-        schedules=schedules,
-        seeds=seeds if shuffle and (rows is not None or (batches is None and batch_size < len(samples.X))) else None,
-    )
-    most_parts = batch_size if batch_size == samples.most_rows else options["accumulate"]
-    asked = Batches(batch_size, min(options["accumulate"], most_parts), bool(recompute))
-    step = training_step(stack, samples, planner, asked, (rule, rule_options), options, augment)
-    others = {"schedule": [one.name for one in schedules], "seed": list(seeds), "shuffle": bool(shuffle)}
-    identity = TrainingIdentity(
-        stack,
-        {"optimizer": rule.name, **rule_options, **options, **others, **augmented},
-        {"training": samples.arrays(), "validation": None if validation is None else validation.arrays()},
-    )
-    checkpoints, state = open_checkpoints(checkpoint, checkpoint_every, resume, identity)
-    stopping = EarlyStopping(patience=options["patience"], update_tolerance=options["update_tolerance"])
-    with shown(verbose, int(options["epochs"].max()), samples.most_rows) as bar:
-        run = _TrainingRun(net, step, planner, total_weight, validation, stopping, [*callbacks, *bar], checkpoints)
-        return with_finite_outputs(run.run(state), stack, samples)
+    with ranks_of(communicator) as ranks:
+        stack, models = net.stack, net.models
+        schedules, seeds = schedules_of(schedule, models), checks.seeds(seed, models)
+        if batches is None:
+            samples = samples_in_memory(stack, X, y, sample_weight, rows)
+        else:
+            at_once = {"X": X, "y": y, "sample_weight": sample_weight, "class_weight": class_weight, "rows": rows}
+            at_once |= {"validation_rows": validation_rows, "diagnostics": diagnostics or None, "augment": augment}
+            samples = streamed_samples(as_row_source(batches), stack, seeds[0] if shuffle else None, at_once)
+        validation = validation_samples(stack, validation_data, validation_rows, samples)
+        samples = with_class_weight(samples, class_weight, stack)
+        total_weight = total_weights(samples, models)
+        callbacks = [*watchers(stack, samples, diagnostics, watch_test), *checked_callbacks(callbacks)]
+        augmented = {} if augment is None else {"augment": checked_augment(augment, samples)}
+        rule = get_optimizer(optimizer)
+        options = _checked_options(
+            models,
+            learning_rate=learning_rate,
+            l2=l2,
+            weight_decay=rule.weight_decay if weight_decay is None else weight_decay,
+            dropout=dropout,
+            label_smoothing=label_smoothing,
+            max_grad_norm=max_grad_norm,
+            batch_size=batch_size,
+            accumulate=accumulate,
+            epochs=epochs,
+            patience=patience,
+            update_tolerance=update_tolerance,
+        )
+        options["accumulate"] *= ranks.size  # parts of a batch, by all ranks together
+        rule_options = _checked_options_of(rule, optimizer_options, models)
+        _check_together(options, validation, stack)
+        batch_size = options["batch_size"] = min(options["batch_size"], samples.most_rows)
+        shuffles = rows is not None or (batches is None and batch_size < len(samples.X))
+        planner = Planner(
+            m=len(samples.X),
+            rows=samples.rows,
+            batch_size=batch_size,
+            epochs=options["epochs"],
+            weight=samples.weight,
+            learning_rate=options["learning_rate"],
+            schedules=schedules,
+            seeds=seeds if shuffle and shuffles else None,
+        )
+        asked = Batches.asked(options, samples.most_rows, bool(recompute), ranks)
+        step = built_step(stack, samples, planner, asked, (rule, rule_options), options, augment)
+        settings = {"optimizer": rule.name, **rule_options, **options, "seed": list(seeds), "shuffle": bool(shuffle)}
+        identity = TrainingIdentity(
+            stack,
+            {**settings, "schedule": [one.name for one in schedules], **augmented},
+            {"training": samples.arrays(), "validation": None if validation is None else validation.arrays()},
+        )
+        checkpoints, state = open_checkpoints(checkpoint, checkpoint_every, resume, identity, ranks)
+        check_same(ranks, stack, identity, state)
+        stopping = EarlyStopping(patience=options["patience"], update_tolerance=options["update_tolerance"])
+        with shown(verbose and ranks.rank == 0, int(options["epochs"].max()), samples.most_rows) as bar:
+            run = _TrainingRun(net, step, planner, total_weight, validation, stopping, [*callbacks, *bar], checkpoints)
+            return with_finite_outputs(run.run(state), stack, samples)
 
 
 def _checked_options(models: int, **values: Any) -> dict[str, Any]:
@@ -259,12 +273,19 @@ def _checked_options(models: int, **values: Any) -> dict[str, Any]:
     return {name: TRAINING_OPTIONS[name].check(value, models) for name, value in values.items()}
 
 
-def _check_together(net: MLP, options: Mapping[str, Any], validation: Samples | None) -> None:
+def _checked_options_of(
+    rule: Optimizer, asked: Mapping[str, Any] | None, models: int
+) -> dict[str, NDArray[np.float64]]:
+    """Options of an optimizer by name, (K,) each."""
+    return {name: checks.per_network(name, value, models, 0.0) for name, value in rule.configured(asked).items()}
+
+
+def _check_together(options: Mapping[str, Any], validation: Samples | None, stack: Stack) -> None:
     """Refuse options that lack what they work on."""
     if options["patience"] is not None and validation is None:
         raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
-    if options["label_smoothing"].any() and not net.loss.classification:
-        raise UsageError(f'label_smoothing smooths classes; loss "{net.loss.name}" has none')
+    if options["label_smoothing"].any() and not stack.loss.classification:
+        raise UsageError(f'label_smoothing smooths classes; loss "{stack.loss.name}" has none')
 
 
 class _TrainingRun:
@@ -283,6 +304,7 @@ class _TrainingRun:
     ) -> None:
         self.net, self.stack, self.step = net, net.stack, step
         self.planner, self.total_weight, self.validation = planner, total_weight, validation
+        self.ranks: Ranks = step.batches.ranks
         self.stopping, self.callbacks, self.checkpoints = stopping, callbacks, checkpoints
         self.history = History(net.loss.metric_name(net.layer_sizes[-1]), net.models)
         self.stopped = self.history.stopped_by_network
@@ -303,7 +325,7 @@ class _TrainingRun:
                 while self.step.active().any():
                     self._train_epoch()
                     answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
-                    if any(answer is True for answer in answers):
+                    if self.ranks.any(any(answer is True for answer in answers)):
                         self._stop(self.step.active(), "callback")
                     self.epoch, self.position = self.epoch + 1, 0
                     self._stop(self.step.active() & (self.planner.epochs == self.epoch), "epochs")
@@ -332,6 +354,7 @@ class _TrainingRun:
         if step.augmentation is not None:
             step.augmentation.begin_epoch(self.epoch)
         result = step.run_epoch(table, self.position, None if self.checkpoints is None else self)
+        check_still_same(self.ranks, self.stack)
         trains = step.began & ~result.diverged
         history.steps += table.steps
         if result.overflows is not None:
@@ -369,9 +392,10 @@ class _TrainingRun:
         if checkpoints is None or not checkpoints.due(self._steps_before() + self.position, ended):
             return
         checkpoints.write(self.state())
-        if checkpoints.interruption.signal is not None and self.step.active().any():
+        signal, folder = checkpoints.interruption.signal, checkpoints.folder
+        if signal is not None and folder is not None and self.step.active().any():
             checkpoints.wait()
-            raise TrainingInterrupted(checkpoints.interruption.signal, self.history, checkpoints.folder.path)
+            raise TrainingInterrupted(signal, self.history, folder.path)
 
     def _steps_before(self) -> int:
         """Steps of the epochs that are over, of the network that takes the most."""
@@ -388,7 +412,7 @@ class _TrainingRun:
             "best_loss": self.best_loss.copy(),
             "best_epoch": self.best_epoch.copy(),
             **({} if self.best_theta is None else {"best_theta": np.array(to_host(self.best_theta))}),
-            **{f"step.{name}": np.array(to_host(array)) for name, array in self.step.carried().items()},
+            **{f"step.{name}": array for name, array in self.step.carried_to_host().items()},
             **{f"history.{name}": array for name, array in self.history.tensors().items()},
         }
         return TrainingState(
@@ -445,8 +469,9 @@ class _TrainingRun:
         members = self.step.members
         rows = None if samples.rows is None else [samples.rows[k] for k in members.tolist()]
         weight = samples.weight if samples.weight is None or samples.weight.ndim == 1 else samples.weight[members]
+        of_members = replace(samples, rows=rows, weight=weight)
         loss, metric = np.full((2, len(trains)), np.nan)
-        loss[members], metric[members] = self.step.live.evaluate(samples.X, samples.y, weight, rows)
+        loss[members], metric[members] = evaluate(self.ranks, self.step.live, of_members)
         return np.where(trains, loss, np.nan), np.where(trains, metric, np.nan)
 
     def _stop_early(

@@ -37,6 +37,27 @@ class Samples:
         """How many rows the network with the most of them uses."""
         return max(map(len, self.rows)) if self.rows else len(self.X)
 
+    def part(self, number: int, parts: int) -> Samples:
+        """One of so many parts of the rows that each network uses, of nearly equal size."""
+
+        def of(rows: int) -> slice:
+            return slice(rows * number // parts, rows * (number + 1) // parts)
+
+        if self.rows is not None:
+            return replace(self, rows=[rows[of(len(rows))] for rows in self.rows])
+        some = of(len(self.X))
+        return replace(
+            self, X=self.X[some], y=self.y[some], weight=None if self.weight is None else self.weight[..., some]
+        )
+
+    def weights(self, models: int) -> NDArray[np.float64]:
+        """What the rows that each network uses weigh, (K,)."""
+        if self.weight is None:
+            counts = [len(self.X)] * models if self.rows is None else [len(rows) for rows in self.rows]
+            return np.array(counts, np.float64)
+        weights = np.broadcast_to(np.atleast_2d(self.weight), (models, len(self.X)))
+        return np.array([(w if self.rows is None else w[self.rows[k]]).sum() for k, w in enumerate(weights)])
+
     def arrays(self) -> dict[str, Any]:
         """All of it by name."""
         return {"X": self.X, "y": self.y, "weight": self.weight, "rows": self.rows}
@@ -84,12 +105,7 @@ def with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samp
 
 def total_weights(samples: Samples, models: int) -> NDArray[np.float64]:
     """What the rows that each network uses weigh, (K,); refused where it is nothing."""
-    weight, rows, m = samples.weight, samples.rows, len(samples.X)
-    if weight is None:
-        total = np.full(models, float(m)) if rows is None else np.array([float(len(r)) for r in rows])
-    else:
-        weights = np.broadcast_to(np.atleast_2d(weight), (models, m))
-        total = np.array([(w if rows is None else w[rows[k]]).sum() for k, w in enumerate(weights)])
+    total = samples.weights(models)
     if not total.all():
         who = f" of network {int(np.argmin(total))}" if models > 1 else ""
         raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")

@@ -21,15 +21,14 @@ from gpubp.training.accumulation import (
     accumulation,
     parts_per_batch,
     training_bytes,
-    with_batches_that_fit,
 )
 from gpubp.training.accumulation import begin as begin_parts
-from gpubp.training.augmentation import Augment, Augmentation
+from gpubp.training.augmentation import Augmentation
+from gpubp.training.data_parallel import RankStep, adding_up, of_own_parts
 from gpubp.training.device_data import DeviceData
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
-from gpubp.training.samples import Samples
-from gpubp.training.slice_step import SliceStep, StepState, Workspace, initial_state
-from gpubp.training.step_table import Planner, StepTable
+from gpubp.training.slice_step import SliceStep, StepState, Workspace
+from gpubp.training.step_table import StepTable
 from gpubp.training.streaming import StreamedData, StreamedRows
 
 COMPACT_BELOW = 0.75  # share of a stack that still trains; where it is less, the others give up their place
@@ -152,6 +151,7 @@ class TrainingStep:
             total=None if added is None else backend.zeros(stack.theta.shape),
         )
         self._slice_steps: dict[tuple[int, int], SliceStep] = {}
+        self._add_up = None if batches.ranks.size == 1 else adding_up(batches.ranks, stack)
 
     def _batch_buffers(self, orders: int) -> tuple[Array | None, ...]:
         """X, y and weights of a batch, which `gather` fills."""
@@ -175,14 +175,16 @@ class TrainingStep:
 
     def totals(self) -> NDArray[np.float64]:
         """Σ weight · (value, metric) over the rows of each step or part of the epoch, (K, steps, 2) on the host."""
-        return self._for_all(self._totals())
+        totals = self._for_all(self._totals())
+        self.batches.ranks.sum(totals)
+        return totals
 
     def fault_step(self, k: int) -> int:
         """The step over the whole training at which network k left the finite numbers; −1 if it did not."""
         added = self.state.accumulation
-        if added is not None:
-            return int(self._for_all(added.adding.fault_step)[k]) // parts_per_batch(added)  # −1 stays
-        return int(self._for_all(self.state.optimizer.fault_step)[k])
+        if added is not None and (part := int(self._for_all(added.adding.fault_step)[k])) >= 0:
+            return part // parts_per_batch(added)
+        return int(self._for_all(self.state.optimizer.fault_step)[k])  # the sum of parts was not finite, or no parts
 
     def steps_of(self, k: int) -> int:
         """Steps of network k in an epoch."""
@@ -214,11 +216,23 @@ class TrainingStep:
             **({} if scaling is None else {"overflows": scaling.overflows}),
         }
 
+    def carried_to_host(self) -> dict[str, NDArray[Any]]:
+        """What is carried, in memory of its own; by all ranks together, each of which has totals of its own parts."""
+        carried = {name: np.array(self.stack.backend.to_host(array)) for name, array in self.carried().items()}
+        ranks = self.batches.ranks
+        ranks.sum(carried["totals"])
+        if "fault_part" in carried:
+            carried["fault_part"] = ranks.gather(*carried["fault_part"]).max(axis=0).astype(np.int64)
+        return carried
+
     def restore(self, members: NDArray[np.int64], began: NDArray[np.bool_], carried: Mapping[str, Any]) -> None:
         """Go back to where networks stood, of which `members` had a place, by what they carried, on the host."""
         if len(members) < len(self.members):
             self._keep(members)
         self.began = began
+        if (added := self.state.accumulation) is not None:
+            own_totals = of_own_parts(carried["totals"], self.batches.ranks, parts_per_batch(added))
+            carried = {**carried, "totals": own_totals}
         for name, array in self.carried().items():
             array[...] = self.stack.backend.from_host(carried[name])
 
@@ -394,9 +408,11 @@ class TrainingStep:
 
     def _made_slice_step(self, networks: slice) -> SliceStep:
         """A new one, which knows the order of rows that is there now."""
-        state, workspace = of_networks((self.state, self.workspace), networks)
-        kind = SliceStep if state.accumulation is None else AccumulatingStep
-        return kind(self.live.part(networks), state, workspace)
+        stack, (state, workspace) = self.live.part(networks), of_networks((self.state, self.workspace), networks)
+        if self._add_up is not None:
+            ranks = self.batches.ranks
+            return RankStep(stack, state, workspace, ranks, self.batches.parts // ranks.size, self._add_up)
+        return (SliceStep if state.accumulation is None else AccumulatingStep)(stack, state, workspace)
 
     def _row_groups(self) -> list[RowGroup]:
         """The steps of an epoch, none of which reaches from one segment of the rows into the next."""
@@ -429,52 +445,6 @@ class TrainingStep:
             return
         places = np.flatnonzero(finite)
         self.stack.backend.copy_networks(self.live.theta, places, self.stack.theta, self.members[places])
-
-
-def training_step(
-    stack: Stack,
-    samples: Samples,
-    planner: Planner,
-    asked: Batches,
-    optimizer: tuple[Optimizer, Mapping[str, NDArray[np.float64]]],
-    options: Mapping[str, Any],
-    augment: Augment | None,
-) -> TrainingStep:
-    """The step that trains a stack, from checked options."""
-    rule, rule_options = optimizer
-    # Augmented rows are written where they lie, which must not be the user's array.
-    X = samples.X if augment is None else np.array(samples.X, stack.backend.dtype)
-
-    def build(batches: Batches) -> TrainingStep:
-        state = initial_state(
-            stack,
-            rule,
-            rule_options,
-            weight_decay=_unless_zero(options["weight_decay"]),
-            l2=_unless_zero(options["l2"]),
-            max_grad_norm=options["max_grad_norm"],
-            largest_update=None if options["update_tolerance"] is None else np.zeros(stack.models),
-        )
-        return TrainingStep(
-            stack,
-            (X, samples.y, samples.weight),
-            batches,
-            state,
-            dropout=options["dropout"],
-            label_smoothing=options["label_smoothing"],
-            orders=planner.orders,
-            counts=None if samples.rows is None else planner.counts,
-        )
-
-    step = with_batches_that_fit(build, asked, stack, rule, samples.most_rows)
-    if augment is not None:
-        step.augmentation = Augmentation(augment, stack.backend, np.asarray(samples.X, stack.backend.dtype), step.data)
-    return step
-
-
-def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(K,) numbers, or None where all are 0, so that the step leaves their term out."""
-    return numbers if numbers.any() else None
 
 
 def _memory_for_data(stack: Stack, batches: Batches, optimizer: Optimizer) -> float:

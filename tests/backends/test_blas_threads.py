@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 import gpubp
 from gpubp.backends import blas_threads as module
-from gpubp.backends.blas_threads import blas_threads, one_blas_thread, threads_for_products
+from gpubp.backends.blas_threads import blas_threads, one_blas_thread, share_of_cores, threads_for_products
 from gpubp.backends.reference import ReferenceBackend
 
 
@@ -67,6 +67,18 @@ def test_a_thread_of_a_program_leaves_its_threads_alone() -> None:
         thread.start()
         thread.join()
         assert seen == counts()
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(2, 1, 2), (2, 2, 1), (2, 5, 1), (8, 2, 2)])
+def test_processes_on_the_same_cores_have_a_share_each(
+    cores: int, processes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cpu_count", lambda: cores)
+    with threadpool_limits(2, user_api="blas"):
+        before = counts()
+        with share_of_cores(processes):
+            assert set(counts()) == {expected}
+        assert counts() == before
 
 
 def test_a_users_own_limit_stays() -> None:

@@ -31,6 +31,7 @@ NO_OPTIONS |= {
     "diagnostics",
     "watch_test",
     "verbose",
+    "communicator",
 }
 OF_TRAIN = {name: option for name, option in TRAINING_OPTIONS.items() if not option.of_optimizer}
 NUMBERS = [option for option in TRAINING_OPTIONS.values() if option.type is not str]

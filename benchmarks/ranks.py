@@ -1,0 +1,129 @@
+"""Training by several processes: ``python -m benchmarks.ranks --out DIR``.
+
+First whether ranks that ``mpiexec`` starts end, after 50 steps in float64, with the weights of one process, and with
+the same bits from run to run. Then samples a second of two ranks with one BLAS thread each beside those of one process
+with all cores, in turns, on the same batches of 1024 rows. What is behind the table goes into DIR/ranks.json.
+``--dry-run`` does so with a small network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import gpubp
+from benchmarks.machine import described
+from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from gpubp.cli.processes import joined
+from gpubp.serialization import digest_of_array
+
+FILE = "ranks.json"
+BAR, TOLERANCE = 0.75, 1e-12
+LARGE, BATCH, ROUNDS = (784, 1024, 1024, 1024, 10), 1024, 9
+SMALL = (20, 32, 16, 5)
+HERE = Path(sys.executable).with_name("mpiexec")
+
+
+def train(layers: Sequence[int], batch_size: int, precision: str, epochs: int, steps: int) -> None:
+    """What each process runs: a training; the first prints what came of it."""
+    rng = np.random.default_rng(0)
+    rows = steps * batch_size
+    X, y = rng.standard_normal((rows, layers[0])), rng.integers(0, layers[-1], rows)
+    net = gpubp.MLP(layers, seed=1, device="cpu", precision=precision)
+    with joined() as ranks:
+        history = gpubp.train(net, X, y, batch_size=batch_size, epochs=epochs, communicator=ranks)
+        if ranks.rank == 0:
+            outcome = {"steps": history.steps, "seconds": np.diff(history.seconds).tolist()}
+            outcome["digest"] = digest_of_array(net.theta)
+            if tuple(layers) == SMALL:
+                outcome["theta"] = net.theta.tolist()
+            print(json.dumps(outcome))
+
+
+def trained(ranks: int, *options: Any) -> dict[str, Any]:
+    """What a training by so many processes prints; one alone has all cores, of several each has one BLAS thread."""
+    command = [sys.executable, "-m", "benchmarks.ranks", "--train", json.dumps(options)]
+    environment = dict(os.environ)
+    if ranks > 1:
+        command = [str(HERE) if HERE.exists() else "mpiexec", "-n", str(ranks), *command]
+        environment["OPENBLAS_NUM_THREADS"] = "1"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
+
+
+def agreement(part: Part) -> None:
+    """Weights after 50 steps in float64 beside those of one process, twice."""
+    options = SMALL, 100, "float64", 5, 10
+    alone = trained(1, *options)
+    for ranks in (2, 4):
+        first, again = (trained(ranks, *options) for _ in range(2))
+        difference = float(np.abs(np.subtract(first["theta"], alone["theta"])).max())
+        what = f"{ranks} ranks, {first['steps']} steps in float64: largest difference of a weight from one process's"
+        part.computed(what, f"<= {TOLERANCE}", f"{difference:.1e}", difference <= TOLERANCE)
+        same = first["digest"] == again["digest"]
+        part.computed(f"{ranks} ranks: bits of two runs", "the same", "the same" if same else "others", same)
+
+
+def throughput(part: Part) -> None:
+    """Samples a second, in turns."""
+    layers, batch, rounds = (SMALL, 100, 1) if part.dry_run else (LARGE, BATCH, ROUNDS)
+    options = layers, batch, "float32", 3, 8
+    samples, pairs = 8 * batch, []
+    for _ in range(rounds):
+        pairs.append([samples / min(trained(ranks, *options)["seconds"]) for ranks in (2, 1)])
+        if part.left() < 0:
+            break
+    two, one = np.median(pairs, axis=0)
+    low, ratio, high = np.quantile([a / b for a, b in pairs], (0.25, 0.5, 0.75))
+    shape, cores, busy = "-".join(map(str, layers)), os.cpu_count(), os.getloadavg()[0]
+    what = f"{shape}, {batch // 2} rows a rank: 2 ranks over one process with {cores} cores"
+    measured = f"{ratio:.2f} ({low:.2f}-{high:.2f}); {two:,.0f} over {one:,.0f} samples/s, load {busy:.1f}"
+    part.timed(what, f">= {BAR}", measured, bool(ratio >= BAR))
+    part.figures.append({"what": what, "load": os.getloadavg(), "two ranks, one process": pairs})
+
+
+PARTS: dict[str, Callable[[Part], None]] = {"agreement": agreement, "throughput": throughput}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; 1 if what was asked for was not met, 2 if nothing can be measured here."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of {FILE}")
+    parser.add_argument("--dry-run", action="store_true", help="a small network, to see that everything runs")
+    parser.add_argument("--train", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.train:
+        train(*json.loads(options.train))
+        return 0
+    if options.out is None:
+        parser.error("--out is needed")
+    try:
+        load(options.out, options.dry_run, FILE)
+    except MixedError as error:
+        print(f"benchmarks.ranks: {error}", file=sys.stderr)
+        return 2
+    about, done = described(), []
+    for name in options.part:
+        done.append(part := Part(name, options.dry_run, FILE))
+        with saving(part, options.out, about):
+            PARTS[name](part)
+    print(f"\n{kind(options.dry_run)}:")
+    for row in (row for part in done for row in part.rows):
+        print(line(row))
+    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Sums over GPUs through NCCL; as stubs for what needs several, and by one rank on a device."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpubp import DeviceError, RankError
+from gpubp.backends.cuda import nccl
+from gpubp.training.ranks import ranks_of
+from support.machines import host
+from support.thread_ranks import ThreadComm, on_ranks
+
+
+class Nccl(types.ModuleType):
+    """CuPy's module, as far as it is used; what is called is noted."""
+
+    NCCL_FLOAT32, NCCL_FLOAT64, NCCL_SUM = 7, 8, 0
+    available = True
+
+    def __init__(self) -> None:
+        super().__init__("cupy.cuda.nccl")
+        self.calls: list[tuple[Any, ...]] = []
+
+        class NcclError(RuntimeError):
+            pass
+
+        class NcclCommunicator:
+            def __init__(communicator, size: int, identity: bytes, rank: int) -> None:  # noqa: N805
+                if identity != bytes(range(128)):
+                    raise NcclError("NCCL_ERROR_INVALID_ARGUMENT: invalid argument")
+                self.calls.append(("start", size, rank))
+
+            def allReduce(communicator, *arguments: int) -> None:  # noqa: N802, N805
+                self.calls.append(arguments)
+
+        self.NcclError, self.NcclCommunicator = NcclError, NcclCommunicator
+
+    def get_unique_id(self) -> bytes:
+        return bytes(range(128))
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> tuple[Nccl, dict[str, Any]]:
+    """NCCL, and what CuPy says of the devices: the bus of each rank's, by its turn."""
+    module, devices = Nccl(), {"buses": ["0000:01", "0000:02"], "asked": 0}
+
+    def bus(index: int) -> str:
+        devices["asked"] += 1
+        return devices["buses"][devices["asked"] - 1]
+
+    runtime = types.SimpleNamespace(deviceGetPCIBusId=bus, getDeviceCount=lambda: 2)
+    cuda = types.ModuleType("cupy.cuda")
+    cuda.nccl, cuda.runtime = module, runtime
+    cuda.Device = lambda: types.SimpleNamespace(id=0)
+    cuda.get_current_stream = lambda: types.SimpleNamespace(ptr=77)
+    cupy = types.ModuleType("cupy")
+    cupy.cuda = cuda
+    for name, stubbed in (("cupy", cupy), ("cupy.cuda", cuda), ("cupy.cuda.nccl", module)):
+        monkeypatch.setitem(sys.modules, name, stubbed)
+    return module, devices
+
+
+def summed(communicator: ThreadComm) -> None:
+    array = types.SimpleNamespace(dtype=np.dtype(np.float32), data=types.SimpleNamespace(ptr=1000), size=12)
+    nccl.NcclSum(ranks_of(communicator))(array)
+
+
+def test_a_sum_is_one_all_reduce_in_place_on_the_stream_of_array_arithmetic(stub):
+    module, _ = stub
+    assert on_ranks(2, summed) == [None, None]
+    assert sorted(call[1:] for call in module.calls if call[0] == "start") == [(2, 0), (2, 1)]
+    assert module.calls.count((1000, 1000, 12, 7, 0, 77)) == 2
+
+
+def test_a_process_that_fails_is_heard_before_a_device_waits_for_it(stub):
+    def work(communicator: ThreadComm) -> None:
+        with ranks_of(communicator) as ranks:
+            add_up = nccl.NcclSum(ranks)
+            if ranks.rank == 1:
+                raise MemoryError
+            add_up(None)
+
+    there, here = on_ranks(2, work)
+    assert isinstance(there, RankError) and isinstance(here, MemoryError)
+
+
+def test_ranks_on_one_device_are_refused(stub):
+    stub[1]["buses"] = ["0000:01", "0000:01"]
+    for error in on_ranks(2, summed):
+        assert isinstance(error, DeviceError) and "ranks 0 and 1 are on one device (" in str(error)
+
+
+def test_what_nccl_says_is_said(stub, monkeypatch):
+    monkeypatch.setattr(Nccl, "get_unique_id", lambda self: bytes(128))
+    for error in on_ranks(2, summed):
+        assert isinstance(error, DeviceError) and "NCCL_ERROR_INVALID_ARGUMENT" in str(error)
+
+
+def test_each_process_of_a_machine_gets_a_device(stub, monkeypatch):
+    monkeypatch.setattr(nccl, "probe", lambda: types.SimpleNamespace(usable=True))
+    assert [nccl.own_device(place, 2) for place in range(2)] == [0, 1]
+    with pytest.raises(DeviceError, match="3 processes on a machine with 2 GPUs"):
+        nccl.own_device(0, 3)
+    monkeypatch.setattr(sys.modules["cupy"].cuda.runtime, "getDeviceCount", lambda: 1)
+    assert nccl.own_device(1, 2) == 0  # its launcher shows each process one
+    monkeypatch.setattr(nccl, "probe", lambda: types.SimpleNamespace(usable=False))
+    assert nccl.own_device(0, 2) is None
+
+
+@pytest.mark.backends
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["cuda-float64", "cuda-float32"], indirect=True)
+def test_one_rank_on_a_device_adds_nothing(backend):
+    if not nccl.available():
+        pytest.skip("NCCL is missing; pip install 'gpubp[nccl13]'")
+    backend.driver.use()
+    array = backend.from_host(np.arange(12.0).reshape(3, 4), backend.dtype)
+    alone = types.SimpleNamespace(rank=0, size=1, texts=lambda text: [text], meet=lambda: None)
+    nccl.NcclSum(alone)(array)
+    np.testing.assert_array_equal(host(array), np.arange(12.0).reshape(3, 4))
