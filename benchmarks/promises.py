@@ -1,7 +1,8 @@
 """The promises of docs/promises.md, measured: ``python -m benchmarks.promises`` writes the page.
 
 Each promise names the tests that hold it. What this command does not measure is printed as such, with the reason.
-``--share 0.01`` measures a hundredth of it, to try.
+``--only leak`` measures those whose text has these words, and keeps the page's other lines; what takes longer than some
+minutes is measured only so. ``--share 0.01`` measures a hundredth of it, to try.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ measures the figures and writes this page; what it does not measure is said to b
 """
 XP = NumpyNamespace()
 NOT_MEASURED = "not measured"
+# Of inputs: from 0 and the least subnormal numbers to the largest finite ones.
+SIZES = (0.0, -0.0, 5e-324, 2.0**-149, 1e-38, 1e-8, 1e8, 1e20, 3.4e38, 1e160, 1.7976931348623157e308)
 AUDITED = (
     "pickle.find_class",
     "os.system",
@@ -70,12 +73,15 @@ class Promise:
         Of the share of the full measurement that is asked for: the figure. None for what this command cannot measure.
     why : str
         Why it is not measured.
+    long : bool
+        Whether it is measured only where it is asked for by ``--only``.
     """
 
     text: str
     tests: str
     measure: Callable[[float], str] | None
     why: str = ""
+    long: bool = False
 
 
 def silent_bit_flips(count: int, seed: int = 0) -> int:
@@ -133,6 +139,28 @@ def silent_trainings(count: int, seed: int = 0) -> int:
             said = history.stopped == "diverged"
             silent += not said and not (np.isfinite(net.forward(X)).all() and np.isfinite(net.theta).all())
     return silent
+
+
+def silent_extremes(share: float, seed: int = 0) -> tuple[int, int]:
+    """How many trainings on inputs at the ends of the numbers return what is not finite unsaid, and of how many.
+
+    Every activation, loss and precision has every size of inputs once, each with the next of the optimizers.
+    """
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], (12, 3))
+    cases = list(product(ACTIVATIONS, LOSSES, ("float32", "float64"), SIZES))[:: max(1, round(1 / share))]
+    silent = 0
+    for (activation, loss, precision, size), optimizer in zip(cases, cycle(OPTIMIZERS), strict=False):
+        outputs = 2 if loss == "cross_entropy" else 1
+        net = gpubp.MLP([3, 4, outputs], activation, loss, seed=0, device="cpu-reference", precision=precision)
+        y = _targets(rng, loss, len(signs), outputs)
+        try:
+            gpubp.train(net, signs * size, y, optimizer=optimizer, epochs=2, batch_size=5)
+        except GpubpError:
+            silent += not np.isfinite(net.theta).all()
+        else:
+            silent += not (np.isfinite(net.theta).all() and np.isfinite(net.forward(signs * size)).all())
+    return silent, len(cases)
 
 
 def _targets(rng: np.random.Generator, loss: str, rows: int, outputs: int) -> np.ndarray:
@@ -303,6 +331,11 @@ def _metadata(share: float) -> str:
     return f"{wrong} of {count:,} changed entries end in a traceback"
 
 
+def _extremes(share: float) -> str:
+    silent, count = silent_extremes(share)
+    return f"{silent} of {count:,} trainings on subnormal to largest finite inputs return what is not finite unsaid"
+
+
 def _losses(_: float) -> str:
     error, name = largest_error_of_losses()
     return f"{error:.1f} ulp at most ({name})"
@@ -354,6 +387,11 @@ PROMISES = (
             "on the reference backend"
         ),
     ),
+    Promise(
+        "Numbers of every kind and size train as their values, or are refused by name",
+        "tests/training/test_numbers.py",
+        _extremes,
+    ),
     Promise("Losses are right to the last digits in float64", "tests/test_losses.py", _losses),
     Promise(
         "Trainings leak no memory",
@@ -384,11 +422,16 @@ PROMISES = (
 )
 
 
-def page(share: float) -> str:
-    """The page, measured now."""
+def page(share: float, only: Sequence[str] = (), earlier: str = "") -> str:
+    """The page, measured now, but for lines of an earlier one that are not asked for."""
+    kept = {line.split(" | ")[0].removeprefix("| "): line for line in earlier.splitlines() if " | " in line}
     rows = []
     for promise in PROMISES:
-        figure = promise.measure(share) if promise.measure else f"{NOT_MEASURED}: {promise.why}"
+        asked = any(words in promise.text for words in only) if only else not promise.long
+        if not asked and promise.text in kept:
+            rows.append(kept[promise.text])
+            continue
+        figure = promise.measure(share) if promise.measure and asked else f"{NOT_MEASURED}: {promise.why}"
         print(f"{promise.text}: {figure}", flush=True)
         rows.append(f"| {promise.text} | {figure} | {promise.tests} |")
     return "\n".join([HEAD, "| promise | figure | tests |", "|---|---|---|", *rows]) + "\n"
@@ -398,9 +441,10 @@ def main() -> None:
     """Measure, and write the page; with a share below 1, print it alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0)
-    share = parser.parse_args().share
-    text = page(share)
-    if share == 1:
+    parser.add_argument("--only", nargs="+", default=(), metavar="WORDS")
+    asked = parser.parse_args()
+    text = page(asked.share, asked.only, PAGE.read_text(encoding="utf-8"))
+    if asked.share == 1:
         atomic_write(PAGE, text.encode())
 
 

@@ -21,7 +21,7 @@ from gpubp.stack import Stack
 from gpubp.training.accumulation import Batches, with_batches_that_fit
 from gpubp.training.batches import as_row_source
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
-from gpubp.training.divergence import divergence_error, lost_error, with_finite_outputs
+from gpubp.training.divergence import divergence_error, lost_error, say_if_slots_overflowed, with_finite_outputs
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
 from gpubp.training.samples import Samples, samples_in_memory, total_weights, validation_samples, with_class_weight
@@ -241,7 +241,9 @@ def train(
     run = _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks, checkpoints)
     if state is not None:
         run.restore(state)
-    return with_finite_outputs(run.run(), stack, samples)
+    history = with_finite_outputs(run.run(), stack, samples)
+    say_if_slots_overflowed(step)
+    return history
 
 
 def _checked_callbacks(
