@@ -8,16 +8,16 @@ minutes is measured only so. ``--share 0.01`` measures a hundredth of it, to try
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice, product
@@ -30,6 +30,8 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 import gpubp
+from benchmarks import corpora, load
+from benchmarks.audit import Watch
 from gpubp import GpubpError, serialization
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends.blas_threads import cpu_count
@@ -39,7 +41,9 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.serialization import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # for the corpora and the helpers of the tests
 PAGE = ROOT / "docs" / "promises.md"
+RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Promises
 
 What gpubp promises, the figure that stands behind it, and the tests that hold it. `python -m benchmarks.promises`
@@ -49,15 +53,6 @@ XP = NumpyNamespace()
 NOT_MEASURED = "not measured"
 # Of inputs: from 0 and the least subnormal numbers to the largest finite ones.
 SIZES = (0.0, -0.0, 5e-324, 2.0**-149, 1e-38, 1e-8, 1e8, 1e20, 3.4e38, 1e160, 1.7976931348623157e308)
-AUDITED = (
-    "pickle.find_class",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "subprocess.Popen",
-    "socket.connect",
-)
 
 
 @dataclass(frozen=True)
@@ -174,7 +169,6 @@ def _targets(rng: np.random.Generator, loss: str, rows: int, outputs: int) -> np
 
 def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
     """How many of so many kills of a process that overwrites a run leave files of two, and what litter is left."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from tests.cli.test_run_folder import runs_in, write
 
     generator, mixed = random.Random(seed), 0
@@ -194,26 +188,6 @@ def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
         write(folder, 1)
         litter = {path.name for path in folder.iterdir()} - {"mine", "model.safetensors", "metrics.json", "history.csv"}
         return mixed, len(litter) + len(list(Path(place).iterdir())) - 1
-
-
-def growth_of_memory(fits: int) -> float:
-    """MB that a process has grown by after so many fits, the first tenth of them left out."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(30, 4)), rng.integers(0, 2, 30)
-    before = 0.0
-    for fit in range(fits):
-        net = gpubp.MLP([4, 5, 2], seed=fit, device="cpu-reference")
-        gpubp.train(net, X, y, epochs=1)
-        if fit == fits // 10:
-            before = _resident()
-    return _resident() - before
-
-
-def _resident() -> float:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def audited_events(files: int, seed: int = 0) -> int:
@@ -237,24 +211,11 @@ def audited_events(files: int, seed: int = 0) -> int:
     return len(_WATCH.events)
 
 
-class _Watch:
-    """An audit hook, which cannot be taken away again, that hears what it is to hear."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.listens = False
-
-    def __call__(self, event: str, _: object) -> None:
-        if self.listens and event.startswith(AUDITED):
-            self.events.append(event)
-
-
-_WATCH = _Watch()
+_WATCH = Watch()
 
 
 def tracebacks_of_metadata(share: float) -> tuple[int, int]:
     """How many changes of the metadata of model files end in another error than a GpubpError, and of how many."""
-    sys.path.insert(0, str(ROOT))
     from tests.support.damaged_metadata import metadata_of, save_with, variants
 
     count, wrong = 0, 0
@@ -331,6 +292,44 @@ def _metadata(share: float) -> str:
     return f"{wrong} of {count:,} changed entries end in a traceback"
 
 
+def _growth(share: float) -> str:
+    fits = _count(10_000, share)
+    more = load.growth(fits)
+    return f"{more.megabytes:.1f} MB, {more.files} files and {more.threads} threads more after {fits:,} fits"
+
+
+def _bits(share: float) -> str:
+    differing = load.differing_bits(load.WAYS if share == 1 else load.WAYS[:1])
+    return (
+        f"{sum(differing.values())} trainings differ, with an empty and a full cache of loops: {', '.join(differing)}"
+    )
+
+
+def _tables(_: float) -> str:
+    counts = {outcome: len(tables) for outcome, tables in corpora.tables_read().items()}
+    return f"{counts['wrong']} of {sum(counts.values())} silent: {counts['right']} right, {counts['refused']} refused"
+
+
+def _hostile_files(share: float) -> str:
+    said = corpora.hostile_files_read(_count(30, share))
+    return (
+        f"of {said['files']} files {len(said['tracebacks'])} end in a traceback, {len(said['events'])} audit events, "
+        f"the peak of memory grows by {said['megabytes']:.0f} MB"
+    )
+
+
+def _fuzzing(_: float) -> str:
+    """The run of ``python -m benchmarks.fuzzing`` that is kept."""
+    counts = json.loads((RESULTS / "fuzzing.json").read_text(encoding="utf-8"))
+    executions = {name: count["executions"] for name, count in counts.items()}
+    fewest = min(executions, key=lambda name: executions[name])
+    return (
+        f"{sum(count['failures'] for count in counts.values())} failures in {sum(executions.values()):,} executions of "
+        f"{len(counts)} formats, by atheris; the fewest {executions[fewest]:,} ({fewest}); 200,000 each were asked "
+        "for, and time was short"
+    )
+
+
 def _extremes(share: float) -> str:
     silent, count = silent_extremes(share)
     return f"{silent} of {count:,} trainings on subnormal to largest finite inputs return what is not finite unsaid"
@@ -394,9 +393,11 @@ PROMISES = (
     ),
     Promise("Losses are right to the last digits in float64", "tests/test_losses.py", _losses),
     Promise(
-        "Trainings leak no memory",
-        "this command",
-        lambda share: f"{growth_of_memory(_count(10_000, share)):.1f} MB more after {_count(10_000, share):,} fits",
+        "Trainings leave no memory, files or threads behind",
+        "tests/training/test_load.py",
+        _growth,
+        "it takes ten minutes",
+        long=True,
     ),
     Promise(
         "A damaged file in the cache of compiled loops is compiled anew",
@@ -404,16 +405,22 @@ PROMISES = (
         None,
         "the tests damage every file in four ways",
     ),
+    Promise("Tables are read right, or refused by name", "tests/data/test_corpora.py", _tables),
     Promise(
-        "Tables are read right, or refused by name",
-        "tests/data/test_hostile_tables.py",
-        None,
-        "there is no corpus of 100 tables and 80 hostile files yet; the tests have cases one by one",
+        "Hostile and damaged files are refused by name, run no code and take no memory that they do not declare",
+        "tests/data/test_corpora.py",
+        _hostile_files,
     ),
-    Promise("Readers withstand fuzzing", "none", None, "there is no harness yet"),
+    Promise("Readers withstand fuzzing", "tests/data/test_fuzzing.py", _fuzzing),
     Promise("Tests notice mutants", "none", None, "no run of a mutation tester is kept"),
     Promise("Every branch is covered", "none", None, "no run of coverage is kept"),
-    Promise("Two threads or processes get the bits of one", "tests/backends/test_compiled.py", None, "in tests alone"),
+    Promise(
+        "Two threads or processes get the bits of one",
+        "tests/training/test_load.py, tests/backends/test_compiled.py",
+        _bits,
+        "it compiles all loops again and again",
+        long=True,
+    ),
     Promise(
         "On a busy machine the threads of BLAS cost half again at most",
         "tests/backends/test_blas_threads.py",
@@ -422,18 +429,27 @@ PROMISES = (
 )
 
 
-def page(share: float, only: Sequence[str] = (), earlier: str = "") -> str:
-    """The page, measured now, but for lines of an earlier one that are not asked for."""
-    kept = {line.split(" | ")[0].removeprefix("| "): line for line in earlier.splitlines() if " | " in line}
-    rows = []
+def measured(share: float, only: Sequence[str] = ()) -> dict[str, str]:
+    """The lines of the promises that are asked for, by their texts."""
+    lines = {}
     for promise in PROMISES:
-        asked = any(words in promise.text for words in only) if only else not promise.long
-        if not asked and promise.text in kept:
-            rows.append(kept[promise.text])
-            continue
-        figure = promise.measure(share) if promise.measure and asked else f"{NOT_MEASURED}: {promise.why}"
-        print(f"{promise.text}: {figure}", flush=True)
-        rows.append(f"| {promise.text} | {figure} | {promise.tests} |")
+        if any(words in promise.text for words in only) if only else not promise.long:
+            figure = promise.measure(share) if promise.measure else f"{NOT_MEASURED}: {promise.why}"
+            print(f"{promise.text}: {figure}", flush=True)
+            lines[promise.text] = f"| {promise.text} | {figure} | {promise.tests} |"
+    return lines
+
+
+def page(lines: Mapping[str, str], earlier: str) -> str:
+    """The page with these lines, and for all other promises those of an earlier page."""
+    kept = {line.split(" | ")[0].removeprefix("| "): line for line in earlier.splitlines() if " | " in line}
+    rows = [
+        lines.get(
+            promise.text,
+            kept.get(promise.text, f"| {promise.text} | {NOT_MEASURED}: {promise.why} | {promise.tests} |"),
+        )
+        for promise in PROMISES
+    ]
     return "\n".join([HEAD, "| promise | figure | tests |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -443,9 +459,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--only", nargs="+", default=(), metavar="WORDS")
     asked = parser.parse_args()
-    text = page(asked.share, asked.only, PAGE.read_text(encoding="utf-8"))
+    lines = measured(asked.share, asked.only)
     if asked.share == 1:
-        atomic_write(PAGE, text.encode())
+        atomic_write(PAGE, page(lines, PAGE.read_text(encoding="utf-8")).encode())
 
 
 if __name__ == "__main__":
