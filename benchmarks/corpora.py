@@ -36,7 +36,8 @@ def hostile_files_read(damages: int) -> dict[str, Any]:
     """What a process says that reads every hostile file, and every seed file damaged in so many ways.
 
     "files" is how many there are, "tracebacks" which end in another error than a GpubpError, "read" which are read,
-    "events" the audit events by which a file could run code, and "megabytes" by how much the peak of memory grew.
+    "events" the audit events by which a file could run code, and "megabytes" by how much the peak of memory grew for
+    each of those made to do harm.
     """
     from tests.support.hostile_files import MADE, damaged
     from tests.support.seed_files import SEED_FILES, write_seed
@@ -63,9 +64,9 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _peak() -> float:
-    """The most memory that this process has held, in MB; getrusage would count what its parent held too."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+def _memory(what: str) -> float:
+    """What this process holds ("VmRSS"), or the most that it has held since it last forgot ("VmHWM"), in MB."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return int(line.split()[1]) * 1024 / 1e6
 
 
@@ -75,10 +76,11 @@ def _read_all(listed: Path) -> dict[str, Any]:
     count, *paths = json.loads(listed.read_text())
     for path in paths[:count]:
         read_whole(Path(path))  # which imports what reading needs
-    watch, before, seen, tracebacks = Watch(), _peak(), [], []
+    watch, seen, tracebacks, megabytes = Watch(), [], [], {}
     sys.addaudithook(watch)
     for path in paths[count:]:
-        watch.listens = True
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+        before, watch.listens = _memory("VmRSS"), True
         try:
             read_whole(Path(path))
             seen.append(path)
@@ -87,9 +89,14 @@ def _read_all(listed: Path) -> dict[str, Any]:
         except Exception as error:
             tracebacks.append(f"{path}: {error!r}")
         watch.listens = False
-    events, megabytes = watch.events, _peak() - before
-    files = len(paths) - count
-    return {"files": files, "read": seen, "tracebacks": tracebacks, "events": events, "megabytes": megabytes}
+        megabytes[Path(path).name] = max(megabytes.get(Path(path).name, 0.0), _memory("VmHWM") - before)
+    return {
+        "files": len(paths) - count,
+        "read": seen,
+        "tracebacks": tracebacks,
+        "events": watch.events,
+        "megabytes": megabytes,
+    }
 
 
 if __name__ == "__main__":

@@ -312,9 +312,12 @@ def _tables(_: float) -> str:
 
 def _hostile_files(share: float) -> str:
     said = corpora.hostile_files_read(_count(30, share))
+    unpacked, megabytes = "zeros.csv.gz", said["megabytes"]
+    most = max(megabytes.keys() - {unpacked}, key=lambda name: megabytes[name])
     return (
-        f"of {said['files']} files {len(said['tracebacks'])} end in a traceback, {len(said['events'])} audit events, "
-        f"the peak of memory grows by {said['megabytes']:.0f} MB"
+        f"of {said['files']} files {len(said['tracebacks'])} end in a traceback, {len(said['events'])} audit events; "
+        f"one takes {megabytes[most]:.0f} MB at most ({most}), and {megabytes[unpacked]:.0f} MB the one that unpacks "
+        "to 336 MB of text before it is refused"
     )
 
 
