@@ -190,6 +190,10 @@ MADE: dict[str, Maker] = {
     "other_names.npz": lambda: _npz(a=np.ones((2, 2))),
     "fewer_targets.npz": lambda: _npz(X=np.ones((3, 2)), y=np.ones(2)),
     "other_width.npz": lambda: _npz(X=np.ones((3, 2)), y=np.ones(3), X_test=np.ones((3, 4)), y_test=np.ones(3)),
+    "version_9.npz": lambda: _zip(X=_npy("'<f8'", "(1, 1)", bytes(8), b"\x09\x00")),
+    "pixels_and_numbers.npz": lambda: _npz(
+        X=np.ones((2, 2), np.uint8), y=np.ones(2), X_test=np.ones((2, 2)), y_test=np.ones(2)
+    ),
     "dates.npz": lambda: _npz(X=np.ones((2, 2)).astype("M8[s]")),
     "records.npz": lambda: _npz(X=np.zeros((2, 2), [("a", "f8"), ("b", "f8")])),
     "huge.h5": _hdf5(_fill_huge),
