@@ -24,7 +24,7 @@ RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 # The tests that are to notice mutants of a module, as arguments of pytest.
 TESTS = {
     "gpubp/backprop.py": (
-        "tests/test_backprop.py tests/training/test_recompute.py "
+        "tests/test_backprop.py tests/training/test_recompute.py tests/test_gradients.py "
         "-k '(reference-float64 or recompute) and not compiled and not cuda'"
     ),
     "gpubp/activations.py": "tests/test_activations.py tests/test_gradients.py -k 'not compiled and not cuda'",

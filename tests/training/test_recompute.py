@@ -46,10 +46,11 @@ def test_the_bits_are_those_of_kept_activations(mlp, options):
     assert trained(mlp, True, **options) == trained(mlp, False, **options)
 
 
-@pytest.mark.parametrize("hidden", range(8))
+@pytest.mark.parametrize("hidden", range(13))
 def test_they_are_whatever_the_depth(hidden):
-    sizes = [*DEEP[: 1 + hidden], 3]
-    assert trained(gpubp.MLP, True, sizes=sizes) == trained(gpubp.MLP, False, sizes=sizes)
+    """With widths and activations that differ from layer to layer, so that none can be taken for another."""
+    options = {"sizes": [*(DEEP[:-1] * 2)[: 1 + hidden], 3], "activations": (MIXED * 2)[:hidden]}
+    assert trained(gpubp.MLP, True, **options) == trained(gpubp.MLP, False, **options)
 
 
 @pytest.mark.backends
