@@ -20,8 +20,8 @@ from support.package import PACKAGE, REPOSITORY
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge's name is not that of the wheel.
 CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
-# What needs a device, benchmarks' peers, the site that CI builds, other packages on our estimators, fuzzing.
-UNTESTED = {"cuda13", "cuda12", "bench", "bench-tables", "docs", "clients", "fuzz"}
+# What needs a device, benchmarks' peers, the site that CI builds, other packages on our estimators, fuzzing, mutants.
+UNTESTED = {"cuda13", "cuda12", "bench", "bench-tables", "docs", "clients", "fuzz", "mutants"}
 
 
 @pytest.fixture

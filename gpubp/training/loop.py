@@ -241,9 +241,7 @@ def train(
     run = _TrainingRun(net, step, planner, total_weight, validation, stopping, callbacks, checkpoints)
     if state is not None:
         run.restore(state)
-    history = with_finite_outputs(run.run(), stack, samples)
-    say_if_slots_overflowed(step)
-    return history
+    return with_finite_outputs(run.run(), stack, samples)
 
 
 def _checked_callbacks(
@@ -358,6 +356,7 @@ class _TrainingRun:
                 history.best_epoch_by_network = self.best_epoch
         rows = float(self.planner.counts.mean()) * history.epochs
         history.samples_per_second = rows / (time.perf_counter() - self.start)
+        say_if_slots_overflowed(self.step)
         return history
 
     def _train_epoch(self) -> None:
