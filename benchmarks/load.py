@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -107,7 +108,8 @@ def digests(way: str) -> list[str]:
     else:
         weights_digest(0)  # so that this process has compiled loops, and threads of BLAS, when it is forked
         pool = ProcessPoolExecutor(2, multiprocessing.get_context("fork"))
-    with pool:
+    with pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which is what is tried here
         return list(pool.map(weights_digest, SEEDS))
 
 
