@@ -11,6 +11,7 @@ import pytest
 import gpubp
 from gpubp import DivergenceError
 from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.reference import ReferenceBackend
 from support.machines import but_unfused, host, host_driver
 
 RNG = np.random.default_rng(12)
@@ -80,3 +81,10 @@ def test_a_deep_network_takes_less_memory_as_it_says(activation):
 def test_a_divergence_is_still_found():
     with pytest.raises(DivergenceError, match="the loss or the gradient overflowed"), np.errstate(all="ignore"):
         trained(gpubp.MLP, True, optimizer="sgd", learning_rate=1e30, activations="relu", epochs=9)
+
+
+def test_layers_that_are_kept_run_once(monkeypatch):
+    runs, dense = [], ReferenceBackend.dense
+    monkeypatch.setattr(ReferenceBackend, "dense", lambda *arguments: runs.append(1) or dense(*arguments))
+    gpubp.MLP(DEEP, seed=0, device="cpu-reference").gradients(X, Y)
+    assert len(runs) == len(DEEP) - 1
