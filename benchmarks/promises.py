@@ -1,25 +1,26 @@
 """The promises of docs/promises.md, measured: ``python -m benchmarks.promises`` writes the page.
 
 Each promise names the tests that hold it. What this command does not measure is printed as such, with the reason.
-``--share 0.01`` measures a hundredth of it, to try.
+``--only leak`` measures those whose text has these words, and keeps the page's other lines; what takes longer than some
+minutes is measured only so. ``--share 0.01`` measures a hundredth of it, to try.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
 
 import gpubp
+from benchmarks import corpora, load
+from benchmarks.audit import Watch
 from gpubp import GpubpError, serialization
 from gpubp.activations import ACTIVATIONS
 from gpubp.backends.blas_threads import cpu_count
@@ -38,7 +41,9 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.serialization import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # for the corpora and the helpers of the tests
 PAGE = ROOT / "docs" / "promises.md"
+RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Promises
 
 What gpubp promises, the figure that stands behind it, and the tests that hold it. `python -m benchmarks.promises`
@@ -46,15 +51,8 @@ measures the figures and writes this page; what it does not measure is said to b
 """
 XP = NumpyNamespace()
 NOT_MEASURED = "not measured"
-AUDITED = (
-    "pickle.find_class",
-    "os.system",
-    "os.exec",
-    "os.posix_spawn",
-    "os.fork",
-    "subprocess.Popen",
-    "socket.connect",
-)
+# Of inputs: from 0 and the least subnormal numbers to the largest finite ones.
+SIZES = (0.0, -0.0, 5e-324, 2.0**-149, 1e-38, 1e-8, 1e8, 1e20, 3.4e38, 1e160, 1.7976931348623157e308)
 
 
 @dataclass(frozen=True)
@@ -70,12 +68,15 @@ class Promise:
         Of the share of the full measurement that is asked for: the figure. None for what this command cannot measure.
     why : str
         Why it is not measured.
+    long : bool
+        Whether it is measured only where it is asked for by ``--only``.
     """
 
     text: str
     tests: str
     measure: Callable[[float], str] | None
     why: str = ""
+    long: bool = False
 
 
 def silent_bit_flips(count: int, seed: int = 0) -> int:
@@ -135,6 +136,28 @@ def silent_trainings(count: int, seed: int = 0) -> int:
     return silent
 
 
+def silent_extremes(share: float, seed: int = 0) -> tuple[int, int]:
+    """How many trainings on inputs at the ends of the numbers return what is not finite unsaid, and of how many.
+
+    Every activation, loss and precision has every size of inputs once, each with the next of the optimizers.
+    """
+    rng = np.random.default_rng(seed)
+    signs = rng.choice([-1.0, 1.0], (12, 3))
+    cases = list(product(ACTIVATIONS, LOSSES, ("float32", "float64"), SIZES))[:: max(1, round(1 / share))]
+    silent = 0
+    for (activation, loss, precision, size), optimizer in zip(cases, cycle(OPTIMIZERS), strict=False):
+        outputs = 2 if loss == "cross_entropy" else 1
+        net = gpubp.MLP([3, 4, outputs], activation, loss, seed=0, device="cpu-reference", precision=precision)
+        y = _targets(rng, loss, len(signs), outputs)
+        try:
+            gpubp.train(net, signs * size, y, optimizer=optimizer, epochs=2, batch_size=5)
+        except GpubpError:
+            silent += not np.isfinite(net.theta).all()
+        else:
+            silent += not (np.isfinite(net.theta).all() and np.isfinite(net.forward(signs * size)).all())
+    return silent, len(cases)
+
+
 def _targets(rng: np.random.Generator, loss: str, rows: int, outputs: int) -> np.ndarray:
     record = get_loss(loss)
     if record.integer_targets:
@@ -146,7 +169,6 @@ def _targets(rng: np.random.Generator, loss: str, rows: int, outputs: int) -> np
 
 def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
     """How many of so many kills of a process that overwrites a run leave files of two, and what litter is left."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
     from tests.cli.test_run_folder import FILES, runs_in, write
 
     generator, mixed = random.Random(seed), 0
@@ -166,26 +188,6 @@ def mixed_runs_after_kills(kills: int, seed: int = 0) -> tuple[int, int]:
         write(folder, 1)
         litter = {path.name for path in folder.iterdir()} - {"mine", *FILES}
         return mixed, len(litter) + len(list(Path(place).iterdir())) - 1
-
-
-def growth_of_memory(fits: int) -> float:
-    """MB that a process has grown by after so many fits, the first tenth of them left out."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(30, 4)), rng.integers(0, 2, 30)
-    before = 0.0
-    for fit in range(fits):
-        net = gpubp.MLP([4, 5, 2], seed=fit, device="cpu-reference")
-        gpubp.train(net, X, y, epochs=1)
-        if fit == fits // 10:
-            before = _resident()
-    return _resident() - before
-
-
-def _resident() -> float:
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def audited_events(files: int, seed: int = 0) -> int:
@@ -209,24 +211,11 @@ def audited_events(files: int, seed: int = 0) -> int:
     return len(_WATCH.events)
 
 
-class _Watch:
-    """An audit hook, which cannot be taken away again, that hears what it is to hear."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.listens = False
-
-    def __call__(self, event: str, _: object) -> None:
-        if self.listens and event.startswith(AUDITED):
-            self.events.append(event)
-
-
-_WATCH = _Watch()
+_WATCH = Watch()
 
 
 def tracebacks_of_metadata(share: float) -> tuple[int, int]:
     """How many changes of the metadata of model files end in another error than a GpubpError, and of how many."""
-    sys.path.insert(0, str(ROOT))
     from tests.support.damaged_metadata import metadata_of, save_with, variants
 
     count, wrong = 0, 0
@@ -303,6 +292,61 @@ def _metadata(share: float) -> str:
     return f"{wrong} of {count:,} changed entries end in a traceback"
 
 
+def _growth(share: float) -> str:
+    fits = _count(10_000, share)
+    more = load.growth(fits)
+    return f"{more.megabytes:.1f} MB, {more.files} files and {more.threads} threads more after {fits:,} fits"
+
+
+def _bits(share: float) -> str:
+    differing = load.differing_bits(load.WAYS if share == 1 else load.WAYS[:1])
+    return (
+        f"{sum(differing.values())} trainings differ, with an empty and a full cache of loops: {', '.join(differing)}"
+    )
+
+
+def _tables(_: float) -> str:
+    counts = {outcome: len(tables) for outcome, tables in corpora.tables_read().items()}
+    return f"{counts['wrong']} of {sum(counts.values())} silent: {counts['right']} right, {counts['refused']} refused"
+
+
+def _hostile_files(share: float) -> str:
+    said = corpora.hostile_files_read(_count(30, share))
+    unpacked, megabytes = "zeros.csv.gz", said["megabytes"]
+    most = max(megabytes.keys() - {unpacked}, key=lambda name: megabytes[name])
+    return (
+        f"of {said['files']} files {len(said['tracebacks'])} end in a traceback, {len(said['events'])} audit events; "
+        f"one takes {megabytes[most]:.0f} MB at most ({most}), and {megabytes[unpacked]:.0f} MB the one that unpacks "
+        "to 336 MB of text before it is refused"
+    )
+
+
+def _fuzzing(_: float) -> str:
+    """The run of ``python -m benchmarks.fuzzing`` that is kept."""
+    counts = json.loads((RESULTS / "fuzzing.json").read_text(encoding="utf-8"))
+    executions = {name: count["executions"] for name, count in counts.items()}
+    fewest = min(executions, key=lambda name: executions[name])
+    return (
+        f"{sum(count['failures'] for count in counts.values())} failures in {sum(executions.values()):,} executions of "
+        f"{len(counts)} formats, by atheris; the fewest {executions[fewest]:,} ({fewest}); 200,000 each were asked "
+        "for, and time was short"
+    )
+
+
+def _mutants(_: float) -> str:
+    """The run of ``python -m benchmarks.mutants`` that is kept."""
+    modules = json.loads((RESULTS / "mutants.json").read_text(encoding="utf-8"))
+    killed = ", ".join(
+        f"{module} {said['killed']} of {said['tested']} tested of {said['mutants']}" for module, said in modules.items()
+    )
+    return f"{killed}; all other modules are not measured"
+
+
+def _extremes(share: float) -> str:
+    silent, count = silent_extremes(share)
+    return f"{silent} of {count:,} trainings on subnormal to largest finite inputs return what is not finite unsaid"
+
+
 def _losses(_: float) -> str:
     error, name = largest_error_of_losses()
     return f"{error:.1f} ulp at most ({name})"
@@ -354,11 +398,18 @@ PROMISES = (
             "on the reference backend"
         ),
     ),
+    Promise(
+        "Numbers of every kind and size train as their values, or are refused by name",
+        "tests/training/test_numbers.py",
+        _extremes,
+    ),
     Promise("Losses are right to the last digits in float64", "tests/test_losses.py", _losses),
     Promise(
-        "Trainings leak no memory",
-        "this command",
-        lambda share: f"{growth_of_memory(_count(10_000, share)):.1f} MB more after {_count(10_000, share):,} fits",
+        "Trainings leave no memory, files or threads behind",
+        "tests/training/test_load.py",
+        _growth,
+        "it takes ten minutes",
+        long=True,
     ),
     Promise(
         "A damaged file in the cache of compiled loops is compiled anew",
@@ -366,16 +417,22 @@ PROMISES = (
         None,
         "the tests damage every file in four ways",
     ),
+    Promise("Tables are read right, or refused by name", "tests/data/test_corpora.py", _tables),
     Promise(
-        "Tables are read right, or refused by name",
-        "tests/data/test_hostile_tables.py",
-        None,
-        "there is no corpus of 100 tables and 80 hostile files yet; the tests have cases one by one",
+        "Hostile and damaged files are refused by name, run no code and take no memory that they do not declare",
+        "tests/data/test_corpora.py",
+        _hostile_files,
     ),
-    Promise("Readers withstand fuzzing", "none", None, "there is no harness yet"),
-    Promise("Tests notice mutants", "none", None, "no run of a mutation tester is kept"),
-    Promise("Every branch is covered", "none", None, "no run of coverage is kept"),
-    Promise("Two threads or processes get the bits of one", "tests/backends/test_compiled.py", None, "in tests alone"),
+    Promise("Readers withstand fuzzing", "tests/data/test_fuzzing.py", _fuzzing),
+    Promise("Tests notice mutants", "none", _mutants),
+    Promise("Every branch is covered", "none", None, "a run of coverage takes an hour, and none is kept"),
+    Promise(
+        "Two threads or processes get the bits of one",
+        "tests/training/test_load.py, tests/backends/test_compiled.py",
+        _bits,
+        "it compiles all loops again and again",
+        long=True,
+    ),
     Promise(
         "On a busy machine the threads of BLAS cost half again at most",
         "tests/backends/test_blas_threads.py",
@@ -384,13 +441,27 @@ PROMISES = (
 )
 
 
-def page(share: float) -> str:
-    """The page, measured now."""
-    rows = []
+def measured(share: float, only: Sequence[str] = ()) -> dict[str, str]:
+    """The lines of the promises that are asked for, by their texts."""
+    lines = {}
     for promise in PROMISES:
-        figure = promise.measure(share) if promise.measure else f"{NOT_MEASURED}: {promise.why}"
-        print(f"{promise.text}: {figure}", flush=True)
-        rows.append(f"| {promise.text} | {figure} | {promise.tests} |")
+        if any(words in promise.text for words in only) if only else not promise.long:
+            figure = promise.measure(share) if promise.measure else f"{NOT_MEASURED}: {promise.why}"
+            print(f"{promise.text}: {figure}", flush=True)
+            lines[promise.text] = f"| {promise.text} | {figure} | {promise.tests} |"
+    return lines
+
+
+def page(lines: Mapping[str, str], earlier: str) -> str:
+    """The page with these lines, and for all other promises those of an earlier page."""
+    kept = {line.split(" | ")[0].removeprefix("| "): line for line in earlier.splitlines() if " | " in line}
+    rows = [
+        lines.get(
+            promise.text,
+            kept.get(promise.text, f"| {promise.text} | {NOT_MEASURED}: {promise.why} | {promise.tests} |"),
+        )
+        for promise in PROMISES
+    ]
     return "\n".join([HEAD, "| promise | figure | tests |", "|---|---|---|", *rows]) + "\n"
 
 
@@ -398,10 +469,11 @@ def main() -> None:
     """Measure, and write the page; with a share below 1, print it alone."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1.0)
-    share = parser.parse_args().share
-    text = page(share)
-    if share == 1:
-        atomic_write(PAGE, text.encode())
+    parser.add_argument("--only", nargs="+", default=(), metavar="WORDS")
+    asked = parser.parse_args()
+    lines = measured(asked.share, asked.only)
+    if asked.share == 1:
+        atomic_write(PAGE, page(lines, PAGE.read_text(encoding="utf-8")).encode())
 
 
 if __name__ == "__main__":

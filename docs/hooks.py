@@ -6,7 +6,14 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
-OUTSIDE = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md", "benchmarks/results/*.md")
+OUTSIDE = (
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "SECURITY.md",
+    "kernels/README.md",
+    "benchmarks/results/*.md",
+)
 DOWNLOADS = ("examples/*.py", "examples/*.ipynb", "benchmarks/results/*.png")
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 

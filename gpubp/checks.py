@@ -167,7 +167,20 @@ def sample_weight(weight: Any, rows: int, name: str = "sample_weight", networks:
         raise DataError(f"{name}[{where}] = {array[tuple(place)]:g} is negative; weights are 0 or more")
     if not array.any():
         raise DataError(f"{name} is all zeros; at least one sample must count")
+    require_summable(array, name)
     return array
+
+
+def require_summable(weight: NDArray[np.float64], name: str) -> None:
+    """Raise for weights (m,) or (K, m) by whose sum a loss cannot be divided: it overflows, or its reciprocal does."""
+    smallest = np.finfo(np.float64).tiny
+    if ((weight > 0) & (weight < smallest)).any():
+        raise DataError(
+            f"{name} has weights below {smallest:.1e}, the least that can be divided by; multiply all by one number"
+        )
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weight.sum(axis=-1)).all():
+            raise DataError(f"{name} sums to more than {np.finfo(np.float64).max:.1e}; divide all by one number")
 
 
 def class_weights(weights: Any, y: NDArray[Any], n_classes: int, loss: Loss) -> NDArray[np.float64] | None:
@@ -206,7 +219,7 @@ def per_network(
     """A number, or one per network, as (K,) float64 within the given bounds."""
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for whole numbers that no float can be
         raise UsageError(f"{name}={value!r} does not fit; give one number, or {models}, one per network") from None
     if array.shape not in ((), (models,)):
         raise UsageError(f"{name} has shape {array.shape}; give one number, or {models}, one per network")
@@ -288,6 +301,8 @@ def whole(name: str, value: Any, low: int) -> int:
 
 
 def _real_array(array: Any, name: str) -> NDArray[Any]:
+    if np.ma.is_masked(array):
+        raise DataError(f"{name} is a masked array, with values that are missing; fill them in, or drop such rows")
     try:
         numbers: NDArray[Any] = np.asarray(array)
     except ValueError as error:

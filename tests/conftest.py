@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import gpubp
 from gpubp.backends import Backend
+from gpubp.backends.compiled.cache import loops_failed
 from gpubp.backends.cuda.probe import probe_device
 from support.machines import BACKENDS, GPU_BACKENDS, backend_parameters
 from support.package import REPOSITORY, SHARED_DATA
@@ -24,6 +26,13 @@ sys.path.append(str(REPOSITORY))  # for benchmarks/, behind the package that is 
 def rng() -> np.random.Generator:
     """A generator that starts at the same place in every test."""
     return np.random.default_rng(20240229)
+
+
+@pytest.fixture(autouse=True)
+def loops_compile() -> Iterator[None]:
+    """A loop that cannot be compiled fails the test, which would go on with the reference otherwise."""
+    yield
+    assert not loops_failed()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -43,7 +43,7 @@ RUNNING = [README, REPOSITORY / "CONTRIBUTING.md", *PAGES]  # their code blocks 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 DOCUMENTS = [
     *RUNNING,
-    *(REPOSITORY / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "kernels/README.md")),
+    *(REPOSITORY / name for name in ("ARCHITECTURE.md", "CHANGELOG.md", "SECURITY.md", "kernels/README.md")),
     *sorted(RESULTS.glob("*.md")),
 ]
 RUN_CLI = "import sys; from gpubp.cli import main; sys.exit(main())"

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
 
@@ -15,8 +20,8 @@ from support.package import PACKAGE, REPOSITORY
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge's name is not that of the wheel.
 CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
-# What needs a device, benchmarks' peers, the site that CI builds, and other packages on our estimators.
-UNTESTED = {"cuda13", "cuda12", "nccl13", "nccl12", "bench", "bench-tables", "docs", "clients"}
+# What needs a device, benchmarks' peers, the site that CI builds, other packages on our estimators, fuzzing, mutants.
+UNTESTED = {"cuda13", "cuda12", "nccl13", "nccl12", "bench", "bench-tables", "docs", "clients", "fuzz", "mutants"}
 
 
 @pytest.fixture
@@ -34,11 +39,11 @@ def _conda(requirement: str) -> str:
 
 def test_environment_yml_lists_what_pyproject_requires() -> None:
     project = PYPROJECT["project"]
-    text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8").partition("\ndependencies:")[2]
+    head, _, text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8").partition("\ndependencies:")
     conda, _, pip = text.partition("\n  - pip:\n")
     listed = re.findall(r"^  - (\S+)$", conda, re.MULTILINE)
     extras = project["optional-dependencies"]
-    required = list(dict.fromkeys([*project["dependencies"], *extras["test"], *extras["cuda13"]]))
+    required = list(dict.fromkeys([*project["dependencies"], *extras["test"]]))
     anywhere = [requirement for requirement in required if ";" not in requirement]
     assert set(listed) == {
         "python" + project["requires-python"],
@@ -46,6 +51,8 @@ def test_environment_yml_lists_what_pyproject_requires() -> None:
         *PYPROJECT["build-system"]["requires"],
         *map(_conda, anywhere),
     }
+    for_a_gpu = [_conda(requirement) for requirement in extras["cuda13"] if requirement not in extras["test"]]
+    assert for_a_gpu == re.findall(r'^# conda install .* "(\S+)"$', head, re.MULTILINE)
     assert len(listed) == len(set(listed))
     assert re.findall(r"^      - (.+)$", pip, re.MULTILINE) == [r for r in required if r not in anywhere]
 
@@ -69,6 +76,43 @@ def test_every_folder_of_code_is_a_listed_package() -> None:
     listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
     assert listed == {".".join(f.parts) for f in folders} | {"gpubp.kernels"}
     assert all((REPOSITORY / f / "__init__.py").is_file() for f in folders)
+
+
+@pytest.mark.thorough
+def test_builds_are_reproducible(tmp_path: Path) -> None:
+    """Two builds of the wheel, and one from the sdist, have the same bytes; sdists the same files, of any date."""
+    pytest.importorskip("setuptools", minversion="77")
+    wheels, sources = [], []
+    for number in range(2):
+        checkout = tmp_path / str(number)
+        for name in ("gpubp", "kernels"):
+            shutil.copytree(REPOSITORY / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(REPOSITORY / name, checkout)
+        for path in checkout.rglob("*.py"):
+            os.utime(path, (10**9 + number, 10**9 + number))
+        sdist = _built("sdist", checkout, tmp_path / f"sdist-{number}")
+        with tarfile.open(sdist) as archive:
+            archive.extractall(tmp_path / f"unpacked-{number}", filter="data")
+            files = [member for member in archive.getmembers() if member.isfile()]
+            sources.append({member.name: archive.extractfile(member).read() for member in files})
+        unpacked = next((tmp_path / f"unpacked-{number}").iterdir())
+        wheels += [
+            _built("wheel", folder, tmp_path / f"{folder.name}-{number}").read_bytes()
+            for folder in (checkout, unpacked)
+        ]
+    assert sources[0] == sources[1] and len(set(wheels)) == 1
+
+
+def _built(kind: str, checkout: Path, out: Path) -> Path:
+    """What setuptools builds of a checkout, in a process of its own."""
+    out.mkdir()
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(out)!r})"
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "1000000000"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = out.iterdir()
+    return built
 
 
 def test_kernels_hold_no_python() -> None:

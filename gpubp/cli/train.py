@@ -81,9 +81,7 @@ def train(
     ranks: Ranks = ctx.obj
     device = processes.device_of(ranks, device)
     backend = get_backend(device, precision)
-    presets.check(preset, numbers, time_limit)
-    if report:
-        new_axes()  # says that Matplotlib is missing before anything is trained
+    _check_before_reading(ctx.params)
     table_options = parse_table_options(ctx.params)
 
     from gpubp import data as reading
@@ -91,8 +89,6 @@ def train(
 
     folder = run_folder.choose(out, resume, overwrite, (FOLDER,))
     from_checkpoint = None if resume is None else newest(resume)
-    if checkpoint_every is not None:
-        Interval.parse(checkpoint_every)
     console = display.make_console(quiet=quiet or ranks.rank > 0)
     limit = processes.memory_limit(ranks, parse_size(memory_limit))
     large = reading.open_large(data, target, limit, **table_options)
@@ -140,6 +136,15 @@ def train(
     size = net.parameters * backend.dtype.itemsize
     with processes.claimed(ranks, folder, name, size) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
+
+
+def _check_before_reading(params: Mapping[str, Any]) -> None:
+    """Refuse what is wrong whatever the data are, before they are read and trained on."""
+    presets.check(params["preset"], params["numbers"], params["time_limit"])
+    if params["checkpoint_every"] is not None:
+        Interval.parse(params["checkpoint_every"])
+    if params["report"]:
+        new_axes()  # says so where Matplotlib is missing
 
 
 def _fit_and_save(

@@ -204,7 +204,7 @@ def map_npy(path: Path, texts: bool = False) -> NDArray[Any]:
 
     It is mapped, not read, so that a header that declares more than the file holds costs nothing.
     """
-    with _damage_as_data_error(path.name):
+    with _damage_as_data_error(path.name), np.errstate(over="ignore"):  # shapes whose product overflows are refused
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(array, np.lib.npyio.NpzFile):
         array.close()
@@ -259,7 +259,7 @@ def _damage_as_data_error(name: str) -> Iterator[None]:
         raise
     except (
         *(ValueError, TypeError, SyntaxError, tokenize.TokenError, EOFError, OverflowError, MemoryError),
-        *(KeyError, IndexError, RecursionError, RuntimeError, NotImplementedError, OSError),
+        *(KeyError, IndexError, RecursionError, RuntimeError, NotImplementedError, OSError, SystemError),
         *(zipfile.BadZipFile, zlib.error, UnicodeError),
     ) as error:
         raise DataError(f"{name}: cannot be read: {error}; save it again with NumPy") from error

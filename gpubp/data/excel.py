@@ -6,6 +6,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import IO, Any
@@ -22,16 +23,13 @@ def read_excel(path: Path, options: TableOptions, schema: Schema | None) -> RawD
         import openpyxl
     except ImportError:
         raise UsageError(f"{path.name}: reading Excel files needs openpyxl; pip install 'gpubp[excel]'") from None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            check_size(path.name, sum(info.file_size for info in archive.infolist()), path.stat().st_size)
-        values = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        formulas = openpyxl.load_workbook(path, read_only=True)
-    except DataError:
-        raise
-    except Exception as error:  # openpyxl has no error of its own for what is no workbook
-        raise DataError(f"{path.name}: cannot be read as an Excel workbook ({error}); save it again as .xlsx") from None
-    try:
+    # Files are opened here, since openpyxl leaves those open that it cannot read.
+    with path.open("rb") as first, path.open("rb") as second:
+        with _damage_as_data_error(path):
+            with zipfile.ZipFile(path) as archive:
+                check_size(path.name, sum(info.file_size for info in archive.infolist()), path.stat().st_size)
+            values = openpyxl.load_workbook(first, read_only=True, data_only=True)
+            formulas = openpyxl.load_workbook(second, read_only=True)
         if not values.worksheets:
             raise DataError(f"{path.name}: holds no sheet of cells; a table is needed")
         rows = _rows(path, values.worksheets[0], formulas.worksheets[0])
@@ -39,9 +37,17 @@ def read_excel(path: Path, options: TableOptions, schema: Schema | None) -> RawD
         if len(values.worksheets) > 1:
             data.say(f'sheet "{values.worksheets[0].title}", the first of {len(values.worksheets)}')
         return data
-    finally:
-        values.close()
-        formulas.close()
+
+
+@contextmanager
+def _damage_as_data_error(path: Path) -> Iterator[None]:
+    """Turn whatever openpyxl raises, which has no error of its own for what is no workbook, into a DataError."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path.name}: cannot be read as an Excel workbook ({error}); save it again as .xlsx") from None
 
 
 def _rows(path: Path, values: Any, formulas: Any) -> Iterator[list[str]]:
@@ -53,9 +59,7 @@ def _rows(path: Path, values: Any, formulas: Any) -> Iterator[list[str]]:
     formulas.reset_dimensions()
     stored = path.stat().st_size
     width, cells, waiting = 0, 0, 0
-    for number, (row, written) in enumerate(
-        zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True), start=1
-    ):
+    for number, (row, written) in enumerate(_both(path, values, formulas), start=1):
         cells += len(row)
         check_size(path.name, 8 * cells, stored)
         if written.count(None) == len(written):
@@ -79,6 +83,12 @@ def _rows(path: Path, values: Any, formulas: Any) -> Iterator[list[str]]:
         yield from ([""] * width for _ in range(waiting))
         waiting = 0
         yield texts + [""] * (width - len(texts))
+
+
+def _both(path: Path, values: Any, formulas: Any) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """Yield each row of values with that of formulas; they are read as they are asked for, and may be damaged."""
+    with _damage_as_data_error(path):
+        yield from zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True)
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gpubp._typing import Array
 from gpubp.backends.cuda.driver import OutOfDeviceMemoryError
+from gpubp.backends.notices import say_once
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.errors import DivergenceError
 from gpubp.stack import Stack
@@ -90,6 +91,19 @@ def with_finite_outputs(history: History, stack: Stack, samples: Samples) -> His
 @functools.cache
 def _reference(dtype: np.dtype[Any]) -> ReferenceBackend:
     return ReferenceBackend(dtype)
+
+
+def say_if_slots_overflowed(step: TrainingStep) -> None:
+    """Say which slots of the optimizer hold infinity: a gradient whose square overflows ends its weight's updates.
+
+    Weights and losses stay finite, so no step notices.
+    """
+    for name, slot in step.carried().items():
+        if name.startswith("slots.") and not np.isfinite(step.stack.backend.to_host(slot)).all():
+            say_once(
+                f"the optimizer's {name.removeprefix('slots.')} overflowed: some weights no longer move as they "
+                "should. Scale inputs to about unit variance, or set max_grad_norm=1"
+            )
 
 
 def lost_error(history: History) -> DivergenceError:

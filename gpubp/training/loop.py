@@ -25,7 +25,7 @@ from gpubp.training.batches import as_row_source
 from gpubp.training.built_step import built_step
 from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
 from gpubp.training.data_parallel import check_same, check_still_same, evaluate
-from gpubp.training.divergence import divergence_error, lost_error, with_finite_outputs
+from gpubp.training.divergence import divergence_error, lost_error, say_if_slots_overflowed, with_finite_outputs
 from gpubp.training.history import History
 from gpubp.training.options import TRAINING_OPTIONS
 from gpubp.training.ranks import Ranks, ranks_of
@@ -345,6 +345,7 @@ class _TrainingRun:
                 history.best_epoch_by_network = self.best_epoch
         rows = float(self.planner.counts.mean()) * history.epochs
         history.samples_per_second = rows / (time.perf_counter() - self.start)
+        say_if_slots_overflowed(self.step)
         return history
 
     def _train_epoch(self) -> None:

@@ -100,7 +100,10 @@ def with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samp
     by_class = np.zeros(m if samples.rows is None else (stack.models, m))
     for weights, rows in zip(np.atleast_2d(by_class), samples.rows or [np.arange(m)], strict=True):
         weights[rows] = checks.class_weights(class_weight, y[rows], stack.layer_sizes[-1], stack.loss)
-    return replace(samples, weight=by_class if samples.weight is None else samples.weight * by_class)
+    with np.errstate(over="ignore"):
+        weight = by_class if samples.weight is None else samples.weight * by_class
+    checks.require_summable(weight, "the product of sample_weight and class_weight")
+    return replace(samples, weight=weight)
 
 
 def total_weights(samples: Samples, models: int) -> NDArray[np.float64]:

@@ -396,6 +396,8 @@ module = cache.load(source.activation_source(__import__("gpubp.activations").act
 cache.address(module, "output")
 """
 
+THE_CALLING_LOOP = "from gpubp.backends.compiled import program; program.run_loops()"
+
 
 def half(data: bytes) -> bytes:
     return data[: len(data) // 2]
@@ -406,9 +408,10 @@ def flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.backends  # it compiles from an empty cache
+@pytest.mark.parametrize("loop", [ONE_LOOP, THE_CALLING_LOOP], ids=["one loop", "the loop that calls others"])
 @pytest.mark.parametrize("damage", [lambda data: b"", half, flipped, lambda data: b"\x80\x04no pickle"])
-def test_a_damaged_file_of_machine_code_is_compiled_anew(tmp_path, damage):
-    run(tmp_path, ONE_LOOP)
+def test_a_damaged_file_of_machine_code_is_compiled_anew(tmp_path, damage, loop):
+    run(tmp_path, loop)
     (folder,) = (path for path in tmp_path.rglob("gpubp") if path.is_dir())
     files = [path for path in folder.rglob("*") if path.suffix in (".nbi", ".nbc")]
     whole = {path: path.with_name(f"{path.name}.sha256").read_text() for path in files}
@@ -416,10 +419,10 @@ def test_a_damaged_file_of_machine_code_is_compiled_anew(tmp_path, damage):
     for path in files:
         path.write_bytes(damage(path.read_bytes()))
     next(folder.glob("*.py")).write_bytes(b"\xff\0 no text")
-    run(tmp_path, ONE_LOOP)
+    run(tmp_path, loop)
     for path in whole:
         assert hashlib.sha256(path.read_bytes()).hexdigest() == path.with_name(f"{path.name}.sha256").read_text()
-    run(tmp_path, ONE_LOOP)
+    run(tmp_path, loop)
 
 
 @pytest.mark.backends  # it compiles
@@ -434,6 +437,57 @@ tempfile.mkstemp = os.replace = no_room
 """
     said = run(tmp_path, f"{full}\n{ONE_LOOP}\nprint('done')")
     assert "done" in said and "cannot be kept there" in said and "No space left on device" in said
+
+
+WITHOUT_A_COMPILER = """
+import numpy as np, numba, gpubp
+def theta(device):
+    net = gpubp.MLP([4, 6, 3], device=device, precision="float64")
+    rng = np.random.default_rng(0)
+    gpubp.train(net, rng.standard_normal((20, 4)), rng.integers(0, 3, 20), batch_size=8, epochs=2, l2=0.1, dropout=0.1)
+    return net.theta
+reference = theta("cpu-reference")
+FAULT
+np.testing.assert_array_equal(theta("cpu"), reference)
+print("trained")
+"""
+FAULTS = {
+    "no loop is compiled": "numba.cfunc = broken",
+    "the loop that calls others is not": "numba.njit = broken",
+    "memory runs out": "numba.cfunc = broken; error = MemoryError",
+    "a module's first decorator fails": "import numba.extending; numba.extending.intrinsic = broken",
+}
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", FAULTS)
+def test_where_the_compiler_fails_the_reference_trains_and_one_line_says_why(tmp_path, fault):
+    broken = "error = RuntimeError\ndef broken(*_, **__):\n    raise error('LLVM has no such\\nprocessor')\n"
+    said = run(tmp_path, WITHOUT_A_COMPILER.replace("FAULT", broken + FAULTS[fault])).splitlines()
+    assert said[0] == "trained"
+    (line,) = (line for line in said[1:] if "cannot be compiled" in line)
+    assert "(LLVM has no such processor); NumPy runs" in line
+    assert all("compiling loops" in line for line in said[1:] if "cannot be compiled" not in line)
+
+
+def test_a_loop_that_fails_half_way_through_leaves_the_others_to_the_reference(monkeypatch, rng, caplog):
+    """The loss cannot be compiled: what came before it in the step is recorded as loops already."""
+
+    def fail_for_losses(module: object, name: str) -> int:
+        if name in ("loss_delta", "classes", "distributions"):
+            raise cache._say_failed(RuntimeError("no register is left"))
+        return address(module, name)
+
+    address, say_once = cache.address, []
+    monkeypatch.setattr("gpubp.backends.compiled.address", fail_for_losses)
+    monkeypatch.setattr(cache, "_failed", False)
+    monkeypatch.setattr(cache, "say_once", say_once.append)
+    X, y = rng.standard_normal((20, 4)), rng.integers(0, 3, 20)
+    nets = [gpubp.MLP([4, 6, 3], device=device, precision="float64") for device in ("cpu", "cpu-reference")]
+    for net in nets:
+        gpubp.train(net, X, y, batch_size=8, epochs=2)
+    np.testing.assert_allclose(nets[0].theta, nets[1].theta, rtol=1e-12)
+    assert len(say_once) == 1 and "no register is left" in say_once[0]
 
 
 def test_modules_beyond_the_last_256_are_removed(tmp_path, monkeypatch):

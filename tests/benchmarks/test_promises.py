@@ -20,6 +20,13 @@ def test_the_page_has_a_line_and_a_figure_for_every_promise():
             assert name in ("none", "this command") or (promises.ROOT / name).is_file()
 
 
+def test_lines_that_are_not_asked_for_are_kept():
+    earlier = promises.PAGE.read_text(encoding="utf-8")
+    lines = promises.measured(1.0, ["Losses are right"])
+    assert len(lines) == 1
+    assert promises.page(lines, earlier.replace(" ulp at most", " ulp, once")) == earlier
+
+
 def test_bit_flips_are_noticed_and_would_be_counted(monkeypatch):
     assert promises.silent_bit_flips(40) == 0
     monkeypatch.setattr("gpubp.serialization._check_digest", lambda *_: None)
@@ -30,6 +37,12 @@ def test_trainings_are_not_silent_and_would_be_counted(monkeypatch):
     assert promises.silent_trainings(30) == 0
     monkeypatch.setattr(loop, "with_finite_outputs", lambda history, *_: history)
     assert promises.silent_trainings(60) > 0
+
+
+@pytest.mark.thorough
+def test_trainings_on_extreme_inputs_are_not_silent():
+    silent, count = promises.silent_extremes(0.02)
+    assert silent == 0 and count > 20
 
 
 def test_errors_of_losses_are_of_a_few_ulp_and_would_be_seen(monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import gpubp
 from gpubp import DivergenceError
 from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.reference import ReferenceBackend
 from support.machines import but_unfused, host, host_driver
 
 RNG = np.random.default_rng(12)
@@ -46,10 +47,11 @@ def test_the_bits_are_those_of_kept_activations(mlp, options):
     assert trained(mlp, True, **options) == trained(mlp, False, **options)
 
 
-@pytest.mark.parametrize("hidden", range(8))
+@pytest.mark.parametrize("hidden", range(13))
 def test_they_are_whatever_the_depth(hidden):
-    sizes = [*DEEP[: 1 + hidden], 3]
-    assert trained(gpubp.MLP, True, sizes=sizes) == trained(gpubp.MLP, False, sizes=sizes)
+    """With widths and activations that differ from layer to layer, so that none can be taken for another."""
+    options = {"sizes": [*(DEEP[:-1] * 2)[: 1 + hidden], 3], "activations": (MIXED * 2)[:hidden]}
+    assert trained(gpubp.MLP, True, **options) == trained(gpubp.MLP, False, **options)
 
 
 @pytest.mark.backends
@@ -79,3 +81,10 @@ def test_a_deep_network_takes_less_memory_as_it_says(activation):
 def test_a_divergence_is_still_found():
     with pytest.raises(DivergenceError, match="the loss or the gradient overflowed"), np.errstate(all="ignore"):
         trained(gpubp.MLP, True, optimizer="sgd", learning_rate=1e30, activations="relu", epochs=9)
+
+
+def test_layers_that_are_kept_run_once(monkeypatch):
+    runs, dense = [], ReferenceBackend.dense
+    monkeypatch.setattr(ReferenceBackend, "dense", lambda *arguments: runs.append(1) or dense(*arguments))
+    gpubp.MLP(DEEP, seed=0, device="cpu-reference").gradients(X, Y)
+    assert len(runs) == len(DEEP) - 1

@@ -1,12 +1,12 @@
 """The CPU with loops compiled by Numba around NumPy's products; a step runs without Python in between.
 
-What has no scalar expressions runs as in the reference, for that operation alone.
+What has no scalar expressions runs as in the reference, for that operation alone. Where the compiler fails, all do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ import numpy as np
 from gpubp._typing import Array
 from gpubp.activations import Activation, Softmax
 from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, OptimizerState
-from gpubp.backends.compiled.cache import address, load, numba_state
-from gpubp.backends.compiled.program import Arguments, Launches, Program, address_of
+from gpubp.backends.compiled.cache import LoopsFailedError, address, load, loops_failed, numba_state
+from gpubp.backends.compiled.program import Arguments, Launches, Program, address_of, run_loops
 from gpubp.backends.compiled.source import (
     NUMBERS,
     ModuleSource,
@@ -33,6 +33,21 @@ from gpubp.losses import Loss, get_loss
 __all__ = ["CompiledBackend", "numba_state"]
 
 _WITH_SOFTMAX = get_loss("cross_entropy")
+
+
+def _or_reference(operation: Callable[..., None]) -> Callable[..., None]:
+    """An operation that runs as in the reference once the compiler has failed."""
+
+    @wraps(operation)
+    def run(self: CompiledBackend, *arguments: Any, **options: Any) -> None:
+        if not loops_failed():
+            try:
+                return operation(self, *arguments, **options)
+            except LoopsFailedError:  # said where it was raised
+                pass
+        self._call(partial(getattr(ReferenceBackend, operation.__name__), self), *arguments, **options)
+
+    return run
 
 
 class CompiledBackend(ReferenceBackend):
@@ -70,6 +85,7 @@ class CompiledBackend(ReferenceBackend):
 
     # -- operations -----------------------------------------------------------------------------------
 
+    @_or_reference
     def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
         pairs = [pair for pair in zip(data.samples, out.samples, strict=True) if pair[1] is not None]
         if not all(x.dtype.isnative and x.dtype.name in NUMBERS and _regular(x, part) for x, part in pairs):
@@ -86,6 +102,7 @@ class CompiledBackend(ReferenceBackend):
             arguments.parts(source.dtype, source).parts(part.dtype, part).parts(np.int64, rows)
             self._launch(gather_source(source.dtype.name, part.dtype.name), "gather", networks, arguments)
 
+    @_or_reference
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         if self._program is None or not self._typed(a, b, out):
             return self._call(super().matmul, a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
@@ -99,6 +116,7 @@ class CompiledBackend(ReferenceBackend):
         arguments.arrays += operands
         self._launch(launch_source(), "matmul", networks, arguments)
 
+    @_or_reference
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
@@ -113,6 +131,7 @@ class CompiledBackend(ReferenceBackend):
             name = "bias_dropout"
         self._launch(module, name if address_of(a) == address_of(z) else f"{name}_apart", len(z), arguments)
 
+    @_or_reference
     def hadamard_derivative(
         self, activation: Activation, cache: LayerCache, grad_b: Array, dropout: Dropout | None = None
     ) -> None:
@@ -127,6 +146,7 @@ class CompiledBackend(ReferenceBackend):
             name = "hadamard_dropout"
         self._launch(module, name, len(delta), arguments)
 
+    @_or_reference
     def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
         logits, y, weight = cache.a, batch.y, () if batch.weight is None else (batch.weight,)
         module, classes = loss_source(loss, self.dtype.name), y.ndim == 2
@@ -141,6 +161,7 @@ class CompiledBackend(ReferenceBackend):
         name = "loss_delta" if loss.row_loop is None else "classes" if classes else "distributions"
         self._launch(module, name, len(logits), arguments)
 
+    @_or_reference
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
         if self._is_small(logits):
             module, name = None, ""
@@ -152,6 +173,7 @@ class CompiledBackend(ReferenceBackend):
             return self._call(super().output, activation, logits)
         self._launch(module, name, len(logits), Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits))
 
+    @_or_reference
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
         module, buffers = optimizer_source(state.rule, self.dtype.name), (theta, grad, *state.slots)
         if module is None or not (self._typed(*buffers) and all(x.flags.c_contiguous for x in buffers)):
@@ -183,6 +205,7 @@ class CompiledBackend(ReferenceBackend):
 
     def _launch(self, module: ModuleSource, name: str, networks: int, arguments: Arguments) -> None:
         """Run a loop, or record it."""
+        run_loops()  # before anything is recorded: without it no loop can be run
         launches = Launches(address(load(module), name), networks, arguments)
         if self._program is not None:
             self._program.launch(launches)

@@ -47,6 +47,26 @@ def numba_state() -> NumbaState:
     return NumbaState(True, f"loops compiled by Numba {numba.__version__}")
 
 
+class LoopsFailedError(Exception):
+    """Loops cannot be compiled here, which has been said; whoever wants one goes on without."""
+
+
+_failed = False  # since then no loop is tried, as each may take its seconds
+
+
+def loops_failed() -> bool:
+    """Whether the compiler has failed in this process."""
+    return _failed
+
+
+def _say_failed(error: BaseException) -> LoopsFailedError:
+    global _failed
+    _failed = True
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    say_once(f"loops cannot be compiled ({why}); NumPy runs what they would, as with device cpu-reference")
+    return LoopsFailedError(why)
+
+
 @cache
 def load(source: ModuleSource) -> ModuleType:
     """The module of this text."""
@@ -67,30 +87,53 @@ def load(source: ModuleSource) -> ModuleType:
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module  # Numba looks there for what cached machine code refers to
-    exec(compile(source.text, path, "exec"), vars(module))  # not imported: byte code on the disk may be damaged too
+    try:
+        exec(compile(source.text, path, "exec"), vars(module))  # not imported: byte code on the disk may be damaged too
+    except Exception as error:  # of the compiler, which the first decorators of a module wake
+        raise _say_failed(error) from error
     return module
 
 
 @cache
 def address(module: ModuleType, name: str) -> int:
-    """Where the machine code of a loop lies; it is compiled, or read from the cache, at the first call."""
+    """Where the machine code of a loop lies; it is compiled, or read from the cache, at the first call.
+
+    Raises
+    ------
+    LoopsFailedError
+        If the compiler fails.
+    """
     import numba
 
-    function = getattr(module, name)
     compiler = partial(numba.cfunc, "void(intp, intp, intp)", **module.LOOP)
+    place: int = _compiled(module, name, compiler).address
+    return place
+
+
+def dispatcher(module: ModuleType, name: str, signature: str) -> Callable[..., None]:
+    """A loop that Python calls, as `address`; it lets other threads run meanwhile."""
+    import numba
+
+    function: Callable[..., None] = _compiled(module, name, partial(numba.njit, signature, nogil=True))
+    return function
+
+
+def _compiled(module: ModuleType, name: str, compiler: Callable[..., Any]) -> Any:
+    """A function of a module, compiled: with the cache where that works, else without."""
+    function = getattr(module, name)
     try:
         files = _files_of(function)
         _remove_damaged(files())
-        loop: Any = compiler(cache=True)(function)
+        loop = compiler(cache=True)(function)
         _write_digests(files())
-    except MemoryError:
-        raise
-    except Exception as error:  # a full disk; what Numba cannot read or write
+    except Exception as error:  # a full disk; what Numba cannot read or write; or the compiler itself
+        try:
+            loop = compiler()(function)
+        except Exception as failure:  # no memory, a processor that LLVM does not know, …
+            raise _say_failed(failure) from failure
         _say_not_kept(error)
-        loop = compiler()(function)
     setattr(module, f"compiled_{name}", loop)  # keeps the code alive
-    place: int = loop.address
-    return place
+    return loop
 
 
 def _say_not_kept(error: Exception) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.backends.blas_threads import blas_threads, one_blas_thread
-from gpubp.backends.compiled.cache import load
+from gpubp.backends.compiled.cache import dispatcher, load
 from gpubp.backends.compiled.source import launch_source
 
 WORTH_SPREADING = 0.001  # seconds of work
@@ -83,7 +83,7 @@ class Launches:
 
     def run(self, first: int, last: int, count: int) -> None:
         """Take `count` steps with each of the networks first … last − 1."""
-        _run()(self._functions, self._arguments, first, last, count)
+        run_loops()(self._functions, self._arguments, first, last, count)
 
 
 class Program:
@@ -181,6 +181,6 @@ def address_of(array: Array) -> int:
 
 
 @cache
-def _run() -> Callable[..., None]:
-    run: Callable[..., None] = load(launch_source()).run
-    return run
+def run_loops() -> Callable[..., None]:
+    """The compiled loop that calls loops; `LoopsFailedError` where there is none."""
+    return dispatcher(load(launch_source()), "run", "void(int64[::1], int64[::1], int64, int64, int64)")

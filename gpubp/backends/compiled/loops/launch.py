@@ -28,7 +28,6 @@ def matmul(arguments, k, step):
     call_ufunc_loop(g[0], g[1] + 24 * k, g[2], g[3])
 
 
-@njit("void(int64[::1], int64[::1], int64, int64, int64)", nogil=True, cache=True)
 def run(functions, arguments, first, last, count):
     """Take `count` steps with each of the networks first … last - 1: all loops of a step in their order."""
     for k in range(first, last):

@@ -1,0 +1,110 @@
+"""What seldom happens around trainings: contradictions, gradients that overflow alone, other systems."""
+
+from __future__ import annotations
+
+import builtins
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+import gpubp
+from gpubp import serialization
+from gpubp.checks import SparseRows
+from gpubp.errors import DataError, UsageError
+from gpubp.serialization import atomic_write
+from gpubp.training import packing
+from gpubp.training.checkpoint import fingerprint
+
+X = np.random.default_rng(0).normal(size=(12, 4))
+Y = np.arange(12) % 3
+
+
+def network(**options) -> gpubp.MLP:
+    return gpubp.MLP([4, 5, 3], seed=0, device="cpu-reference", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"validation_data": (X, Y), "validation_rows": [np.arange(3)]}, "both given; give one"),
+        ({"validation_data": X}, r"give \(X, y\) or \(X, y, sample_weight\)"),
+        ({"callbacks": [3]}, "give a list of functions"),
+        ({"optimizer": "sgd(1, a=2, a=3)"}, "sgd"),
+    ],
+)
+def test_arguments_that_cannot_be_meant_are_named(options, said):
+    with pytest.raises(UsageError, match=said):
+        gpubp.train(network(), X, Y, **options)
+
+
+def test_diagnostics_look_at_a_single_network():
+    with pytest.raises(UsageError, match="this is a stack of 2"):
+        gpubp.train(network(models=2), X, Y, diagnostics=True)
+
+
+def test_a_gradient_that_overflows_alone_is_named_with_its_layer():
+    """The loss is finite, and the gradient of the first layer, a product with inputs of 1e200, is not."""
+    net = gpubp.MLP([1, 1, 1], "identity", "half_squared_error", seed=0, device="cpu-reference", precision="float64")
+    net.weights[0][:], net.weights[1][:] = 1e-190, 1e100
+    with pytest.raises(gpubp.DivergenceError, match="the gradient overflowed in layer 1") as caught:
+        gpubp.train(net, [[1e200]], [[0.0]], optimizer="sgd", epochs=1)
+    assert caught.value.layer == 1
+
+
+def test_a_history_says_what_it_holds():
+    alone, stack = network(), network(models=2)
+    history = gpubp.train(alone, X, Y, epochs=2, validation_data=(X, Y))
+    assert repr(history).startswith("History(2 epochs, 2 steps: loss ") and "validation loss" in repr(history)
+    assert repr(gpubp.train(stack, X, Y, epochs=1)).startswith("History(1 epochs of 2 networks")
+    assert repr(gpubp.History("accuracy")) == "History(no epoch yet)"
+    assert history._repr_html_().endswith(f"<p>{repr(history).replace(chr(39), '&#x27;')}</p>")
+
+
+def test_sparse_rows_are_told_apart_by_all_that_they_are():
+    matrices = [csr_array(np.eye(3)), csr_array(2 * np.eye(3)), csr_array(np.eye(3)[::-1].copy())]
+    assert len({str(fingerprint(SparseRows(matrix))) for matrix in matrices}) == 3
+    assert fingerprint(SparseRows(matrices[0])) == fingerprint(SparseRows(csr_array(np.eye(3))))
+
+
+def test_memory_is_known_by_other_means_where_linux_does_not_tell(monkeypatch):
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    assert 0 < packing.system_memory() < float("inf")
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", absent)
+        assert packing.system_memory() > 2**28
+        patch.setattr("os.sysconf", lambda _: (_ for _ in ()).throw(ValueError))
+        assert packing.system_memory() == float("inf")
+
+
+def test_files_are_written_where_the_system_has_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(serialization, "fcntl", None)
+    atomic_write(tmp_path / "a", b"1")
+    atomic_write(tmp_path / "a", b"2")
+    with serialization.locked(tmp_path):
+        assert (tmp_path / "a").read_bytes() == b"2"
+    serialization.remove_unlocked(tmp_path / "a", lambda path: path.unlink())
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_folder_that_cannot_be_flushed_matters_only_where_it_should(tmp_path, monkeypatch):
+    def refuse(number):
+        def fsync(_):
+            raise OSError(number, "no")
+
+        return fsync
+
+    serialization.sync_folder(tmp_path / "absent")
+    monkeypatch.setattr("os.fsync", refuse(next(iter(serialization._NOT_SUPPORTED))))
+    serialization.sync_folder(tmp_path)
+    monkeypatch.setattr("os.fsync", refuse(5))
+    with pytest.raises(OSError, match="no"):
+        serialization.sync_folder(tmp_path)
+
+
+def test_rows_that_cannot_be_streamed_are_named():
+    bad = [(X, Y), (np.where(X == X[3, 2], np.nan, X), Y)]
+    with pytest.raises(DataError, match="nan"):
+        gpubp.train(network(), batches=bad, epochs=1)
