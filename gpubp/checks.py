@@ -301,7 +301,7 @@ def whole(name: str, value: Any, low: int) -> int:
 
 
 def _real_array(array: Any, name: str) -> NDArray[Any]:
-    if np.ma.is_masked(array):
+    if hasattr(array, "mask") and np.ma.is_masked(array):  # NumPy loads np.ma where it is first asked for
         raise DataError(f"{name} is a masked array, with values that are missing; fill them in, or drop such rows")
     try:
         numbers: NDArray[Any] = np.asarray(array)

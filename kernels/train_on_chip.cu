@@ -221,8 +221,8 @@ struct Parameters {
     int count[N] = {};
     bool weights[N] = {};
 
-    __device__ __forceinline__ void load(int q, const A* from_w, const A* from_g, unsigned char kind) {
-        w[q] = ::load<width>(from_w), g[q] = ::load<width>(from_g), count[q] = kind & 7, weights[q] = kind >> 3;
+    __device__ __forceinline__ void fetch(int q, const A* from_w, const A* from_g, unsigned char kind) {
+        w[q] = load<width>(from_w), g[q] = load<width>(from_g), count[q] = kind & 7, weights[q] = kind >> 3;
     }
 
     // Padding stays zero, whatever the rule makes of zeros. Its slots are never read for anything else.
@@ -649,7 +649,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
             for (int q = 0; q < AT_A_TIME; q++) {
                 const int place = first + q * WORD * THREADS;
                 if (place >= size) continue;
-                some.load(q, on_chip + place, grad + place, kinds[place / WORD]);
+                some.fetch(q, on_chip + place, grad + place, kinds[place / WORD]);
 #pragma unroll
                 for (int j = 0; j < Rule::slots; j++) some.slots[q][j] = load<WORD>(slot_at(j, place, 0));
             }
@@ -666,7 +666,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
 #else
         each_quad(layers, n_layers, [&](int place, int from, int count, bool weights) {
             Parameters<1, TILE> some;
-            some.load(0, on_chip + place, grad + place, kind_of(count, weights));
+            some.fetch(0, on_chip + place, grad + place, kind_of(count, weights));
             for (int j = 0; j < Rule::slots; j++) some.slots[0][j] = load<TILE>(slot_at(j, 0, from), count, false);
             some.update(rule, clip, l2 != nullptr, l2_of_step, decay, most);
             store(on_chip + place, some.w[0]);

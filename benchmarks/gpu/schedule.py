@@ -50,7 +50,7 @@ MAIN = (
     Stage("parity", 60, "steps against float64 in five precisions, bits of graphs and of 3 processes", "parity:parity"),
     Stage("mnist", 15, "MNIST end to end, in a fresh process and again", "mnist:end_to_end"),
     Stage(
-        "small", 70, "three small networks against PyTorch's graph, JAX's scan, the bare products", "step_times:small"
+        "small", 60, "three small networks against PyTorch's graph, JAX's scan, the bare products", "step_times:small"
     ),
     Stage("large", 60, "three large networks, likewise", "step_times:large"),
     Stage("stacks", 60, "256 networks against one by one, against vmap, and their memory", "stacks:stacks"),
