@@ -41,13 +41,18 @@ def plot(parts: Mapping[str, Any], path: Path) -> None:
         places = [i + position * height for i, of in enumerate(times.values()) if contender in of]
         ratios = [of[contender] / of[OURS] for of in times.values() if contender in of]
         axes.barh(places, ratios, height, color=colour, label=label)
-    for i, of in enumerate(times.values()):
-        axes.text(0.02, i, f"{of[OURS]:,.0f} µs", va="center", fontsize=7, color="white")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(times))], list(times), fontsize=7)
+    labels = [f"{label}, {of[OURS]:,.0f} µs" for label, of in times.items()]
+    axes.set_yticks([i + 0.4 - height / 2 for i in range(len(times))], labels, fontsize=7)
     axes.invert_yaxis()
+    axes.set_xscale("log")
+    most = max(value / of[OURS] for of in times.values() for value in of.values())
+    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 30, 50, 100) if tick <= 1.2 * most]
+    axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlim(0.7, 1.1 * max(most, ticks[-1]))
     device = next((part["machine"].get("device", "") for part in parts.values()), "").split(",")[0]
-    axes.set_xlabel(f"a training step with Adam, its time over gpubp's; {device}")
+    axes.set_xlabel(f"a training step with Adam, its time over gpubp's (which is written out); {device}")
     axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

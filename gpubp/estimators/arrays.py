@@ -89,6 +89,8 @@ def as_numpy(array: Any) -> NDArray[Any]:
     values: NDArray[Any]
     if is_on_gpu(array):
         values = array.get()
+    elif hasattr(array, "detach") and hasattr(array, "cpu"):  # PyTorch's, of which NumPy takes those on the host alone
+        values = np.asarray(array.detach().cpu())
     elif isinstance(array, np.ndarray) or not hasattr(array, "__array_namespace__"):
         values = np.asarray(array)
     else:

@@ -214,3 +214,27 @@ def test_a_member_that_diverges_in_a_stack_keeps_its_first_weights():
         search = gpubp.MLPSearchCV(base, grid, cv=2, refit=False).fit(X, y)
     scores = search.cv_results_["mean_test_score"]
     assert np.isfinite(scores).all() and scores[1] > -100
+
+
+class TensorOnADevice:
+    """As PyTorch's, which NumPy takes on the host and without a gradient only."""
+
+    def __init__(self, values, on_host=False, with_gradient=True):
+        self.values, self.on_host, self.with_gradient = values, on_host, with_gradient
+
+    def detach(self):
+        return TensorOnADevice(self.values, self.on_host, False)
+
+    def cpu(self):
+        return TensorOnADevice(self.values, True, self.with_gradient)
+
+    def __array__(self, dtype=None, copy=None):
+        if not self.on_host or self.with_gradient:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        return np.array(self.values)
+
+
+def test_tensors_of_a_device_come_to_the_host():
+    from gpubp.estimators.arrays import as_numpy
+
+    np.testing.assert_array_equal(as_numpy(TensorOnADevice([1.5, 2.5])), [1.5, 2.5])
