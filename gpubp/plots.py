@@ -341,7 +341,7 @@ def picture_shape(size: int) -> tuple[int, ...] | None:
 
 def _check_single(net: MLP) -> None:
     if net.models > 1:
-        raise UsageError(f"weights draws a single network; this is a stack of {net.models}")
+        raise UsageError(f"this draws the weights of a single network, and here is a stack of {net.models}")
 
 
 def _weights_of(net: MLP, l: int) -> NDArray[np.float64]:

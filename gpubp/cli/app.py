@@ -71,7 +71,8 @@ class Commands(TyperGroup):
             show = getattr(error, "show", None)  # the mark of typer's errors, which have no public base class
             if show is None:
                 raise
-            show()
+            if processes.speaks():
+                show()
             sys.exit(getattr(error, "exit_code", 2))
         sys.exit(code or 0)
 

@@ -48,6 +48,7 @@ PARTS = ("train", "validation", "test")
 HEALTH = "health.csv"  # of a training whose layers were looked at
 REPORT = "report.html"
 FILES = (MODEL, METRICS, HISTORY)
+DRAWN = ("curves", "confusion", "health", "weights")  # what ``gpubp plot`` draws
 ONLY_WATCHED = "only watched: no weights, epoch or setting was chosen by these rows"
 MODEL_DIGEST = "model_digest"  # the entry of metrics.json that says which network they are of
 NAME_WITH_DATE = r"[\w-]+-\d{8}-\d{6}(-\d+)?"  # of a run whose folder was not named
@@ -61,6 +62,7 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
     parts = {name: part for name, part in every_part.items() if part is not None}
     return {
         "task": prepared.task,
+        "streamed": prepared.stream is not None,
         **_how_well(net, prepared.preprocessing, parts),
         **_how_trained(net, history),
         **_watched(history),
@@ -131,9 +133,14 @@ def _watched(history: History) -> dict[str, Any]:
     return seen
 
 
-def files_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """The files of a run with this in its metrics.json."""
-    return (*FILES, HEALTH) if "health" in summary else FILES
+def files_of(folder: Path) -> tuple[str, ...]:
+    """The files of the run in a folder."""
+    return (*FILES, *(name for name in (HEALTH, training_rows.FILE) if (folder / name).exists()))
+
+
+def picture(what: str) -> str:
+    """The file that ``gpubp plot`` draws into, where none is named."""
+    return f"{what}.png"
 
 
 def _versions() -> dict[str, str]:
@@ -330,7 +337,7 @@ def _put(
             sync_folder(folder.parent)
             return
         others = HISTORY, HEALTH, training_rows.FILE
-        for name in (METRICS, REPORT, *others):  # those of another run go before its network does
+        for name in (METRICS, REPORT, *map(picture, DRAWN), *others):  # those of another run go before its network does
             (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
         for name in (MODEL, *(other for other in others if (stage / other).exists()), METRICS):

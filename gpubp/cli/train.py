@@ -182,12 +182,12 @@ def _fit_and_save(
         raise
     if ranks.rank == 0:
         save(console, net, prepared, history, config, folder, quiet)
+        if interruption is not None:
+            steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
+            typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
         if ctx.params["report"]:
             write_report(console, folder)
     if interruption is not None:
-        if ranks.rank == 0:
-            steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
-            typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
         raise typer.Exit(128 + interruption.signal)
 
 
@@ -296,7 +296,12 @@ def write_report(console: Console, folder: Path) -> None:
     from gpubp.cli import display, run_folder
     from gpubp.cli.report.command import write_page
 
-    display.show_notes(console, [f"missing: {what}" for what in write_page(folder / run_folder.REPORT, folder)])
+    try:
+        missing = write_page(folder / run_folder.REPORT, folder)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted: the run is in {folder}, without {run_folder.REPORT}", err=True)
+        raise typer.Exit(130) from None
+    display.show_notes(console, [f"missing: {what}" for what in missing])
     display.say(console, f"wrote {folder / run_folder.REPORT}")
 
 
@@ -315,4 +320,4 @@ def show_result(
         display.show_metrics(console, display.with_baseline(scores, baseline))
         for remark in metrics.remarks(preprocessing, summary["confusion"], scores):
             display.say(console, remark, "yellow")
-        display.say(console, f"wrote {', '.join(run_folder.files_of(summary))} in {folder}")
+        display.say(console, f"wrote {', '.join(run_folder.files_of(folder))} in {folder}")

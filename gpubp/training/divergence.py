@@ -99,7 +99,7 @@ def say_if_slots_overflowed(step: TrainingStep) -> None:
     Weights and losses stay finite, so no step notices.
     """
     for name, slot in step.carried().items():
-        if name.startswith("slots.") and not np.isfinite(step.stack.backend.to_host(slot)).all():
+        if name.startswith("slots.") and not step.stack.backend.finite(slot).all():
             say_once(
                 f"the optimizer's {name.removeprefix('slots.')} overflowed: some weights no longer move as they "
                 "should. Scale inputs to about unit variance, or set max_grad_norm=1"

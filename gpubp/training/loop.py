@@ -170,7 +170,7 @@ def train(
         The processes that train the network together, each of which calls this with the same arguments, such as
         ``MPI.COMM_WORLD``: each goes through its equal part of every batch, on a GPU of its own or on its share of the
         cores, and their gradients are added up for one update. All end with the same weights, up to rounding those of
-        one process. `callbacks` are called in each; the first alone writes checkpoints.
+        one process. `callbacks` are called in each, as `augment` is; the first alone writes checkpoints.
 
     Returns
     -------
@@ -263,7 +263,7 @@ def train(
         checkpoints, state = open_checkpoints(checkpoint, checkpoint_every, resume, identity, ranks)
         check_same(ranks, stack, identity, state)
         stopping = EarlyStopping(patience=options["patience"], update_tolerance=options["update_tolerance"])
-        with shown(verbose and ranks.rank == 0, int(options["epochs"].max()), samples.most_rows) as bar:
+        with shown(verbose if ranks.rank == 0 else 0, int(options["epochs"].max()), samples.most_rows) as bar:
             run = _TrainingRun(net, step, planner, total_weight, validation, stopping, [*callbacks, *bar], checkpoints)
             return with_finite_outputs(run.run(state), stack, samples)
 

@@ -78,7 +78,14 @@ def shown(verbose: int, epochs: int, rows: int) -> Iterator[list[Any]]:
         How many are planned.
     rows : int
         Training rows of an epoch.
+
+    Raises
+    ------
+    UsageError
+        If `verbose` is neither 0 nor 1.
     """
+    if verbose not in (0, 1):
+        raise UsageError(f"verbose={verbose!r} does not fit; give 0 or 1")
     if not verbose:
         yield []
         return

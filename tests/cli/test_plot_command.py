@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from gpubp.cli import run_folder
 from gpubp.cli.app import app
+from gpubp.cli.report.plot import PICTURES
 
 
 def invoke(*arguments: object) -> Any:
@@ -179,3 +181,22 @@ def test_without_matplotlib_the_extra_is_named(run: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(builtins, "__import__", missing)
     assert "pip install 'gpubp[plot]'" in refused("plot", run, "curves")
+
+
+def test_pictures_of_the_run_before_do_not_stay(run: Path):
+    assert tuple(PICTURES) == run_folder.DRAWN
+    for what in run_folder.DRAWN:
+        done("plot", run, what)
+        assert (run / f"{what}.png").exists()
+    (run / "notes.png").touch()
+    done("train", "iris", "--epochs", 1, "--hidden", 5, "--out", run, "--overwrite", "--quiet")
+    assert [path.name for path in run.glob("*.png")] == ["notes.png"]
+
+
+@pytest.mark.parametrize(
+    "what, file, said", [("curves", "history.csv", "has no epoch"), ("confusion", "metrics.json", "")]
+)
+def test_a_run_without_an_epoch(run: Path, what: str, file: str, said: str):
+    path = run / file
+    path.write_text("{}" if file == "metrics.json" else path.read_text().splitlines()[0] + "\n")
+    assert said in refused("plot", run, what)

@@ -72,7 +72,7 @@ def kill_after(moments: int, patched: pytest.MonkeyPatch) -> None:
 def test_a_process_that_is_killed_at_any_moment_leaves_files_of_one_run(tmp_path, monkeypatch, beside):
     """Killed before each change of a name, after which nothing more of the process happens."""
     states = set()
-    for moment in range(16):
+    for moment in range(24):
         folder = tmp_path / f"{moment}" / "run"
         write(folder, 1)
         for name in beside:

@@ -139,3 +139,12 @@ def test_sizes(text, size):
 def test_what_is_no_size(text):
     with pytest.raises(UsageError, match="no size"):
         parse_size(text)
+
+
+def test_a_report_knows_no_test_rows_of_a_training_in_blocks(folder: Path):
+    """It would draw others from the whole file, among them rows that were trained on."""
+    done("train", "large.csv", "--target", "value", *LIMIT, *QUICK, "--ignore", "way", "--out", "run")
+    assert json.loads((folder / "run" / "metrics.json").read_text())["streamed"] is True
+    from gpubp.cli.report.collect import collect
+
+    assert any("read its file in blocks" in text for text in collect(folder / "run", None).missing)

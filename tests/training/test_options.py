@@ -150,3 +150,10 @@ def test_what_switches_an_option_off_trains_as_without_it() -> None:
     for name, option in OF_TRAIN.items():
         if option.off is not None:
             np.testing.assert_array_equal(train(**{name: option.off}).weights[0], train().weights[0])
+
+
+@pytest.mark.parametrize("verbose", ["x", 2, None])
+def test_verbose_is_0_or_1(verbose: Any) -> None:
+    net = gpubp.MLP([2, 2], device="cpu-reference")
+    with pytest.raises(gpubp.UsageError, match="verbose=.* does not fit; give 0 or 1"):
+        gpubp.train(net, np.zeros((4, 2)), np.zeros(4, int), verbose=verbose)

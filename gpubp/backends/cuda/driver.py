@@ -52,7 +52,7 @@ class Source(Protocol):
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Of the compiler, besides those of every kernel."""
+        """Options of the compiler, besides those of every kernel."""
 
 
 class Kernel(Protocol):

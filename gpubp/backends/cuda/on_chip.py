@@ -89,7 +89,7 @@ class Matrices:
 
     @property
     def multiplications(self) -> int:
-        """Of a step's products for each row."""
+        """Multiplications of a step's products for each row."""
         return 3 * sum(map(prod, self.shapes))
 
 

@@ -184,10 +184,12 @@ def _read_curves(run: Run) -> None:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
             rows = list(csv.DictReader(lines))
+        if not rows:
+            run.missing.append(f"curves: {path.name} has no epoch")
         numbers = [name for name in (rows[0] if rows else {}) if name != "recipe"]
         for recipe in dict.fromkeys(row.get("recipe", "") for row in rows):
-            own = [row for row in rows if row.get("recipe", "") == recipe]
-            run.curves[recipe] = {name: [float(row[name]) for row in own] for name in numbers}
+            of_recipe = [row for row in rows if row.get("recipe", "") == recipe]
+            run.curves[recipe] = {name: [float(row[name]) for row in of_recipe] for name in numbers}
     except OSError:
         run.missing.append(f"curves: there is no {path.name}{_read_checkpoint(run)}")
     except (ValueError, TypeError) as error:
@@ -282,6 +284,8 @@ def _test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> tuple[Raw
     config = run.metrics.get("config")
     if config is None:
         raise DataError("which rows were for testing is not known; give DATA")
+    if run.metrics.get("streamed") and not isinstance(parse_test(config["test"]), str | Path):
+        raise DataError("the training read its file in blocks; which rows it drew for testing is not known; give DATA")
     target = net.preprocessing["target"]
     named = config["target"] if "columns" not in target else ",".join(target["columns"])
     source = with_default_target(reading.read(config["data"], named, **parse_table_options(config)))

@@ -77,7 +77,7 @@ def _single(run: Run) -> MLP:
 
 
 def _missing(run: Run, what: str, remedy: str) -> str:
-    reason = next(text for text in run.missing if text.startswith(what))
+    reason = next((text for text in run.missing if text.startswith(what)), f"{what}: there is nothing")
     return f"{run.folder}: {reason}; {remedy}"
 
 
@@ -99,9 +99,11 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the file t
 
 def plot(model: Folder, what: What, out: Out = None, overwrite: Overwrite = False) -> None:
     """Draw one picture of a run: its losses, the confusion of its classes, its layers by epoch, or its weights."""
+    from gpubp.cli import run_folder
+
     if what not in PICTURES:
         raise UsageError(f'there is no picture of "{what}"; {suggest(what, PICTURES)}')
-    path = model / f"{what}.png" if out is None else out
+    path = model / run_folder.picture(what) if out is None else out
     _check(path, overwrite)
     from gpubp.cli.report import figures
     from gpubp.cli.report.collect import read_folder
