@@ -22,7 +22,7 @@ from gpubp.optimizers import get_optimizer
 from gpubp.training.slice_step import initial_state
 
 COLUMNS, CLASSES, PIXELS = 4096, 1000, 784
-TABLE = 64  # steps: kernels that read a step's row of the tables find one wherever the cursor stands
+TABLE = 4096  # steps, more than any kernel is launched: `step_begin` moves the cursor on each time
 
 
 class NotingDriver:
