@@ -88,7 +88,7 @@ def _run_libfuzzer(name: str, out: Path, arguments: list[str]) -> None:
     """Fuzz in this process, which ends with it."""
     import atheris
 
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path += [str(ROOT), str(ROOT / "tests")]
     with atheris.instrument_imports(include=["gpubp", "safetensors", "openpyxl"]):
         import gpubp.data.readers
         import gpubp.serialization  # noqa: F401

@@ -41,7 +41,7 @@ from gpubp.optimizers import OPTIMIZERS
 from gpubp.serialization import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # for the corpora and the helpers of the tests
+sys.path += [str(ROOT), str(ROOT / "tests")]  # for the corpora and the helpers of the tests, behind what is installed
 PAGE = ROOT / "docs" / "promises.md"
 RESULTS = ROOT / "benchmarks" / "results"
 HEAD = """# Promises

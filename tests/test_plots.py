@@ -54,7 +54,7 @@ def test_what_cannot_be_drawn_is_named():
     net, one = history(diagnostics=True)
     with pytest.raises(UsageError, match="4 inputs are no picture of 3 x 3"):
         plots.weights(net, (3, 3))
-    with pytest.raises(UsageError, match="this is a stack of 2"):
+    with pytest.raises(UsageError, match="here is a stack of 2"):
         plots.weights(history(2)[0])
     with pytest.raises(UsageError, match="choose gradient_norm"):
         plots.health(one.health, "colour")

@@ -62,7 +62,6 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
     parts = {name: part for name, part in every_part.items() if part is not None}
     return {
         "task": prepared.task,
-        "streamed": prepared.stream is not None,
         **_how_well(net, prepared.preprocessing, parts),
         **_how_trained(net, history),
         **_watched(history),
@@ -70,6 +69,7 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
         "seed": net.stack.seeds[0],
         "parameters": net.parameters,
         "layer_sizes": list(net.layer_sizes),
+        **({} if prepared.stream is None else {"streamed": True}),
         "config": config,
         "versions": _versions(),
     }
