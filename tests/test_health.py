@@ -68,6 +68,11 @@ def test_a_learning_rate_that_is_too_high(options):
     assert "lower the learning rate" in verdicts(**options)
 
 
+def test_a_training_that_is_too_short():
+    text = verdicts(learning_rate=1e-5, plant=scaled(2))
+    assert "fell in every epoch, but ended at" in text and "train longer" in text and "lower the" not in text
+
+
 def test_inputs_that_were_not_scaled():
     assert verdicts(X=X * np.linspace(1, 1e4, 64)).startswith("inputs: a column has values around")
 

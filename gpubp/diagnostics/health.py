@@ -203,6 +203,8 @@ class Health:
             what = f"rose by more than {RISE:.0%} in {rises:.0%} of the epochs"
         elif loss[-1] > ABOVE * constant:
             what = f"ended at {loss[-1]:.3g}, where the best constant prediction has {constant:.3g}"
+            if (np.diff(loss) < 0).all():
+                return [f"the training loss fell in every epoch, but {what}; train longer"]
         elif loss[0] > FIRST_ABOVE * constant and not self._of_first_weights():
             what = f"was {loss[0]:.3g} in the first epoch, where the best constant prediction has {constant:.3g}"
         else:
