@@ -214,7 +214,7 @@ def test_nothing_is_read_ahead_of_the_wait_for_the_last_kernel(compiled):
         if one.unit.kernel == "train_on_chip":  # is never part of a captured step
             continue
         for label, ptx in list(one.functions())[1:]:
-            assert "ld.global.nc" not in ptx, f"{one}: {label}"
+            assert one.architecture < 90 or "ld.global.nc" not in ptx, f"{one}: {label}"  # before, none waits
             before, wait, _ = ptx.partition("griddepcontrol.wait")
             assert bool(wait) == (one.architecture >= 90), (
                 f"{one}: {label} waits in a wrong architecture, or not at all"
