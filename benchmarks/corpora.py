@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.audit import Watch
+from benchmarks.process import forget_peak, status
 from gpubp import GpubpError
 from gpubp.data import read
 
@@ -64,12 +65,6 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _memory(what: str) -> float:
-    """What this process holds ("VmRSS"), or the most that it has held since it last forgot ("VmHWM"), in MB."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 def _read_all(listed: Path) -> dict[str, Any]:
     from support.seed_files import read_whole
 
@@ -79,8 +74,8 @@ def _read_all(listed: Path) -> dict[str, Any]:
     watch, seen, tracebacks, megabytes = Watch(), [], [], {}
     sys.addaudithook(watch)
     for path in paths[count:]:
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-        before, watch.listens = _memory("VmRSS"), True
+        forget_peak()
+        before, watch.listens = status("VmRSS"), True
         try:
             read_whole(Path(path))
             seen.append(path)
@@ -89,7 +84,7 @@ def _read_all(listed: Path) -> dict[str, Any]:
         except Exception as error:
             tracebacks.append(f"{path}: {error!r}")
         watch.listens = False
-        megabytes[Path(path).name] = max(megabytes.get(Path(path).name, 0.0), _memory("VmHWM") - before)
+        megabytes[Path(path).name] = max(megabytes.get(Path(path).name, 0.0), (status("VmHWM") - before) / 1e6)
     return {
         "files": len(paths) - count,
         "read": seen,

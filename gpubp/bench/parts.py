@@ -124,21 +124,21 @@ def _parts(step: TrainingStep, size: int) -> dict[str, Callable[[int], None]]:
     """What a step does, one after the other, each by itself on what the one before it left: ``part(rows)``."""
     stack, state, workspace = step.live, step.state, step.workspace
     backend, network, caches = stack.backend, stack.network, workspace.caches
-    own = SliceStep(stack, state, workspace)
+    slice_step = SliceStep(stack, state, workspace)
     with backend.computing():
-        batch = own.batch(size)
-        own.gradients(size)
+        batch = slice_step.batch(size)
+        slice_step.gradients(size)
     X = batch.X
     assert X is not None
 
     def select(rows: int) -> None:
-        own.batch(rows)
+        slice_step.batch(rows)
 
     def forward(rows: int) -> None:
         backprop.forward(backend, network, X, caches, state.dropout)
 
     def backward(rows: int) -> None:
-        backprop.backward(backend, network, batch, caches, own.grads, state.epoch, state.dropout)
+        backprop.backward(backend, network, batch, caches, slice_step.grads, state.epoch, state.dropout)
 
     def update(rows: int) -> None:
         backend.optimizer_step(state.optimizer, stack.theta, workspace.grad, state.epoch)

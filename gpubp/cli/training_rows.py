@@ -94,14 +94,14 @@ def known(path: Path, X: Any, y: Array, preprocessing: dict[str, Any]) -> KnownR
     DataError
         If the file of the numbers is damaged.
     """
-    kept = _load(path)
-    if kept is None:
+    trained = _load(path)
+    if trained is None:
         return None
-    exact, numbers = len(kept) < MOST, numbers_of(X, y, preprocessing)
-    comparable = numbers if exact else numbers[numbers <= kept[-1]]
+    exact, numbers = len(trained) < MOST, numbers_of(X, y, preprocessing)
+    comparable = numbers if exact else numbers[numbers <= trained[-1]]
     if not len(comparable):
         return None
-    return KnownRows(round(float(np.isin(comparable, kept).mean()) * len(numbers)), len(numbers), exact)
+    return KnownRows(round(float(np.isin(comparable, trained).mean()) * len(numbers)), len(numbers), exact)
 
 
 def _load(path: Path) -> NDArray[np.uint64] | None:

@@ -81,8 +81,8 @@ def of_own_parts(totals: NDArray[np.float64], ranks: Ranks, parts: int) -> NDArr
     """Totals (K, steps · parts, 2) of all ranks' parts, zero where the part of a batch is not this rank's."""
     first = ranks.rank * parts // ranks.size
     part = np.arange(totals.shape[1]) % parts
-    own = (first <= part) & (part < first + parts // ranks.size)
-    return np.where(own[:, None], totals, 0.0)
+    is_ours = (first <= part) & (part < first + parts // ranks.size)
+    return np.where(is_ours[:, None], totals, 0.0)
 
 
 def adding_up(ranks: Ranks, stack: Stack) -> Callable[[Array], None]:

@@ -128,8 +128,10 @@ class MpiRanks(Ranks):
         ends = np.arange(1, self.size + 1) * flat.size // self.size
         counts, starts = np.diff(ends, prepend=0), np.concatenate([[0], ends[:-1]])
         parts = np.empty((self.size, counts[self.rank]), flat.dtype)  # of every rank, of which this one makes the sum
-        own = [counts[self.rank]] * self.size
-        self._communicator.Alltoallv([flat, (counts, starts)], [parts, (own, np.arange(self.size) * own[0])])
+        counts_received = [counts[self.rank]] * self.size
+        self._communicator.Alltoallv(
+            [flat, (counts, starts)], [parts, (counts_received, np.arange(self.size) * counts_received[0])]
+        )
         total = parts[0]
         for part in parts[1:]:
             total += part

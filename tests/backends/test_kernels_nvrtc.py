@@ -208,7 +208,7 @@ def test_arithmetic_is_in_double_only_where_it_must_be(compiled):
 
 
 def test_nothing_is_read_ahead_of_the_wait_for_the_last_kernel(compiled):
-    """Of a kernel that may be launched before the last one has ended; the compiler moves no load but ld.global.nc."""
+    """The compiler moves no load but ld.global.nc; a kernel that may be launched early has none."""
     may = {"gather", "step_begin"}  # what is older than the last kernel, past the multiprocessor's cache
     for one in compiled:
         if one.unit.kernel == "train_on_chip":  # is never part of a captured step
