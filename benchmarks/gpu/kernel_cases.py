@@ -107,9 +107,9 @@ class Cases:
         yield from self.column_sum()
         yield self.gather(PIXELS)
         yield self.gather(128 // self.item)
-        yield self.loss("cross_entropy", "softmax_cross_entropy", CLASSES)
-        yield self.loss("cross_entropy", "softmax_cross_entropy", 10)
-        yield self.loss("half_squared_error", "elementwise_loss", COLUMNS)
+        yield self.loss_delta("cross_entropy", CLASSES)
+        yield self.loss_delta("cross_entropy", 10)
+        yield self.loss_delta("half_squared_error", COLUMNS)
         yield self.output("softmax", CLASSES)
         yield self.output("sigmoid", COLUMNS)
         yield from self.update()
@@ -168,7 +168,7 @@ class Cases:
             rung_of=lambda: elementwise.gather(source[0], epoch.order, out),
         )
 
-    def loss(self, name: str, kernel: str, columns: int) -> Case:
+    def loss_delta(self, name: str, columns: int) -> Case:
         """Value and delta, and their sums over rows."""
         backend, loss, rows = self.backend, get_loss(name), self.rows(columns)
         logits = self.drawn(rows, columns)
@@ -180,8 +180,8 @@ class Cases:
         batch = Batch(X=None, y=y, weight=None, smoothing=backend.zeros((1,), np.float64))
         cache = LayerCache(0, z=logits, a=logits, delta=logits, mask=None)
         epoch, grad_b = self.epoch(rows), backend.empty((1, 1, columns))
-        launch = self.noted(kernel, lambda: backend.loss_delta(loss, cache, batch, epoch, grad_b))
-        return Case(f"{kernel} {columns} columns", launch, 2 * logits.nbytes + y.nbytes)
+        launch = self.noted("loss_delta", lambda: backend.loss_delta(loss, cache, batch, epoch, grad_b))
+        return Case(f"loss_delta {name} {columns} columns", launch, 2 * logits.nbytes + y.nbytes)
 
     def output(self, name: str, columns: int) -> Case:
         """Logits to a, in place."""

@@ -40,7 +40,7 @@ INFORMATION = re.compile(r"ptxas info\s+: |ptxas\s+\. +\d+ bytes stack frame|[\0
 ARITHMETIC = re.compile(r"\b((?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max)\.(?:\w+\.)*f64)\b")
 ACCESS = re.compile(r"\b(?:ld|st|atom|red)\.(?:\w+\.)*global")
 # Sums over a batch or over all parameters are in float64, and so are the scalars of a step.
-SUMS_IN_DOUBLE = {"dense_loss", "elementwise_loss", "softmax_cross_entropy", "step_begin", "train_on_chip"}
+SUMS_IN_DOUBLE = {"dense_loss", "loss_delta", "step_begin", "train_on_chip"}
 
 
 class Variant(NamedTuple):

@@ -231,12 +231,11 @@ class CudaBackend(UnfusedBackend):
     def loss_delta(self, loss: Loss, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array) -> None:
         logits, y, weight, scaling = cache.a, batch.y, batch.weight, epoch.loss_scale
         networks, rows, n = logits.shape
-        kernel = _loss_kernel(loss, n, classes=y.ndim < logits.ndim)
-        if kernel is None:
+        formulas = _loss_formulas(loss, n, classes=y.ndim < logits.ndim)
+        if formulas is None:
             self._unfuse(loss.name)
             return super().loss_delta(loss, cache, batch, epoch, grad_b)
-        name, group, formulas = kernel
-        least = LOSS_ROWS[group]
+        least = LOSS_ROWS[formulas["defines"]["GROUP"]]
         height = least * -(-rows // (least * MOST_LOSS_CHUNKS))  # rows of a block
         chunks = -(-rows // height)
         partial = self._partial(chunks, grad_b)
@@ -246,7 +245,7 @@ class CudaBackend(UnfusedBackend):
         args += (np.int32(rows), np.int32(n), np.int32(height), stride_of(logits), stride_of(y), stride_of(weight))
         args += (partial, grad_b if by_last_block else None, self._scratch("totals", (networks, chunks, 2), np.float64))
         args += (epoch.totals, self._arrived(networks), stride_of(partial), stride_of(grad_b))
-        self._launch(name, (chunks, networks, 1), args, **formulas)
+        self._launch("loss_delta", (chunks, networks, 1), args, **formulas)
         if chunks > 1 and not by_last_block:
             self._sum_rows(partial, grad_b)
 
@@ -256,13 +255,12 @@ class CudaBackend(UnfusedBackend):
         y, weight, delta = batch.y, batch.weight, cache.delta
         networks, rows, n = delta.shape
         n_in = a_prev.shape[2]
-        kernel = _loss_kernel(loss, n, classes=y.ndim < delta.ndim)
+        formulas = _loss_formulas(loss, n, classes=y.ndim < delta.ndim)
         products = [(rows, n, n_in)]
         fits = n <= WITH_LOSS[1] and tile_of(networks, products) == WITH_LOSS
-        if kernel is None or not fits or not self.has_kernels_for(layer.W, a_prev):
+        if formulas is None or not fits or not self.has_kernels_for(layer.W, a_prev):
             return super().dense_loss(loss, a_prev, layer, cache, batch, epoch, grad_b)
         self.driver.join()
-        _, _, formulas = kernel
         chunks = tiles(rows, n, WITH_LOSS)
         args: tuple[Any, ...] = (a_prev, layer.W, layer.b, delta, np.int32(rows), np.int32(n_in), np.int32(n))
         args += tuple(map(stride_of, (a_prev, layer.W, layer.b, delta)))
@@ -336,10 +334,11 @@ class CudaBackend(UnfusedBackend):
         A function of shape, batch, types, records and device, and of nothing that differs within a training.
         """
         rule, data, n = training.optimizer.rule, training.data, training.shapes[-1][1]
-        hidden, loss = one_activation(training.activations), _loss_kernel(training.loss, n, classes=data.y.ndim == 2)
+        hidden = one_activation(training.activations)
+        formulas = _loss_formulas(training.loss, n, classes=data.y.ndim == 2)
         # In the parameters' type, which is no less exact than tf32 or bfloat16; float16 has a loss scale of its own.
         ours = self.storage != np.float16 and data.X.dtype.name in C_TYPES
-        if not (self.on_chip and ours) or hidden is None or loss is None:
+        if not (self.on_chip and ours) or hidden is None or formulas is None:
             return None
         if rule.scalar_step is None or rule.scalar_prologue is None:
             return None
@@ -355,7 +354,6 @@ class CudaBackend(UnfusedBackend):
         placed = placement(matrices, training.batch_size, len(rule.slots), limit)
         if placed is None:
             return None
-        _, _, formulas = loss
         defines = {key: value for key, value in formulas["defines"].items() if key != "GROUP"}
         formulas = {**formulas, "defines": defines}
         return OnChipSteps(self, self._launch, self._arrived(1), training, placed, formulas)
@@ -441,21 +439,20 @@ def _blocks(threads: int) -> int:
     return min(-(-threads // THREADS), 8192)
 
 
-def _loss_kernel(loss: Loss, n: int, classes: bool) -> tuple[str, int, dict[str, Any]] | None:
-    """Name, threads per row, and formulas of the kernel for a loss over n outputs; None where its records lack them."""
+def _loss_formulas(loss: Loss, n: int, classes: bool) -> dict[str, Any] | None:
+    """A loss over n outputs as kernels get it, with GROUP threads a row; None where its records lack formulas."""
     few = 2 if n <= 16 else 32
     if loss.row_loop is not None:
-        group = few if n <= 1024 else THREADS
-        defines = {"GROUP": group, loss.row_loop.upper(): 1, **({"CLASSES": 1} if classes else {})}
-        return loss.row_loop, group, {"defines": defines}
+        of_targets = {"CLASSES": 1} if classes else {}
+        return {"defines": {"GROUP": few if n <= 1024 else THREADS, loss.row_loop.upper(): 1, **of_targets}}
     on_values, output = loss.values or loss, loss.output_activation
     if on_values.scalar_value is None or on_values.scalar_delta is None or loss.metric not in (LABEL_ACCURACY, RMSE):
         return None
     defines = {"GROUP": few, **({"LABELS": 1} if loss.metric is LABEL_ACCURACY else {})}
     if isinstance(output, Softmax):
         defines["LINK"] = 2
-        return ("elementwise_loss", few, {"loss": on_values, "defines": defines}) if loss.values else None
+        return {"loss": on_values, "defines": defines} if loss.values else None
     if output.scalar_f is None or output.scalar_derivative is None:
         return None
     defines["LINK"] = 1 if loss.values else 0
-    return "elementwise_loss", few, {"loss": on_values, "output": output, "defines": defines}
+    return {"loss": on_values, "output": output, "defines": defines}

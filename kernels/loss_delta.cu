@@ -1,14 +1,13 @@
-// BP1 for softmax with cross-entropy: logits (K, rows, n) become delta; the sums of delta over the rows (BP3), and the
-// totals of the step: those of weight * (loss, whether the class was hit).
-// y (rows) classes or (rows, n) distributions; weight (rows) or null; normalizer (K, steps), smoothing (K), loss_scale (K)
-// or null. A row's formulas are in row_loss.cuh, what is summed in common.cuh. GROUP threads share a row: a few of a warp
-// for few classes, a block for many. Moves logits twice; rereads hit the cache.
+// BP1: logits (K, rows, n) become delta; the sums of delta over the rows (BP3), and the totals of the step: those of
+// weight * (value, metric).
+// y (rows) classes, (rows, n) distributions or values; weight (rows) or null; normalizer (K, steps), smoothing (K),
+// loss_scale (K) or null. A row's formulas are in row_loss.cuh, what is summed in common.cuh. GROUP threads share a row: a
+// few of a warp for few outputs, a block for many. Moves logits twice, y once; rereads hit the cache.
 
 extern "C" __global__ void
-softmax_cross_entropy(T* __restrict__ logits, const Target* y, const double* weight,
-                      const double* normalizer, const double* smoothing, const double* loss_scale, const Index* cursor,
-                      Index steps, int rows, int n, int rows_per_block, Index logits_stride, Index y_stride,
-                      Index weight_stride LOSS_SUMS_PARAMETERS) {
+loss_delta(T* __restrict__ logits, const Target* y, const double* weight, const double* normalizer,
+           const double* smoothing, const double* loss_scale, const Index* cursor, Index steps, int rows, int n,
+           int rows_per_block, Index logits_stride, Index y_stride, Index weight_stride LOSS_SUMS_PARAMETERS) {
     wait_for_last_kernel();
     launch_next_kernel();
     const int first = blockIdx.x * rows_per_block, last = min(first + rows_per_block, rows);
