@@ -7,18 +7,18 @@ the same program on tiny networks; its figures mean nothing and never stand besi
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 
 from benchmarks.cases import ACTIVATIONS, CPU_WORKLOADS, SMALL, Task
+from benchmarks.commands import measure, parser_of
 from benchmarks.contest import Contest, Times, environment
 from benchmarks.cpu_training import Machine, training
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.parts import Part
 from benchmarks.peers import ON_A_CPU
 from benchmarks.remote import Remote
 from gpubp.bench.steps import Workload
@@ -104,46 +104,27 @@ def _compare(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
-    names = ("steps", "activations", "training")
-    parser.add_argument("--part", nargs="+", choices=names, default=names)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
+    """Measure some parts."""
+    parser = parser_of("cpu", __doc__, FILE, ("steps", "activations", "training"))
     parser.add_argument("--mnist", metavar="FOLDER", help="with MNIST's IDX files; without it, data of their shape")
-    parser.add_argument("--dry-run", action="store_true", help="tiny networks, to see that everything runs")
     options = parser.parse_args(arguments)
     parts: dict[str, Callable[[Part], None]] = {
         "steps": steps,
         "activations": activations,
         "training": lambda part: training(part, options.mnist),
     }
-    machine = Remote(Machine, environment=environment(options.dry_run))
+    machine = partial(described_in_a_process, options.dry_run)
+    return measure("cpu", options, FILE, parts, machine=machine, seconds=SECONDS)
+
+
+def described_in_a_process(dry_run: bool) -> dict[str, str]:
+    """The machine as a contender's process sees it, whose variables hold OpenBLAS to no slower kernels."""
+    machine = Remote(Machine, environment=environment(dry_run))
     try:
-        load(options.out, options.dry_run, FILE)
-        about = machine.call("described")
-    except MixedError as error:
-        print(f"benchmarks.cpu: {error}", file=sys.stderr)
-        return 2
+        about: dict[str, str] = machine.call("described")
     finally:
         machine.close()
-    print("; ".join(f"{subject} {text}" for subject, text in about.items()), flush=True)
-    done: list[Part] = []
-    interrupted = False
-    try:
-        for name in options.part:
-            done.append(part := Part(name, options.dry_run, FILE, SECONDS))
-            with saving(part, options.out, about):
-                parts[name](part)
-    except KeyboardInterrupt:
-        interrupted = True
-    for part in done:
-        print(f"\n{part.name}, {kind(part.dry_run)}:")
-        for row in part.rows:
-            print(line(row))
-    if interrupted:
-        print("interrupted: the rows until then are saved")
-        return 130
-    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+    return about
 
 
 if __name__ == "__main__":

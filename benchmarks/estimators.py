@@ -7,12 +7,10 @@ into DIR/estimators.json. ``--dry-run`` runs the same on little data.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 import gpubp
-from benchmarks.machine import described, pinned
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.commands import measure, parser_of
+from benchmarks.parts import Part
 from benchmarks.timing import interleaved
 from gpubp.bench.timing import ratio
 
@@ -121,32 +119,9 @@ PARTS: dict[str, Callable[[Part], None]] = {"parity": parity, "fit": fit, "predi
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
-    parser.add_argument("--dry-run", action="store_true", help="little data, to see that everything runs")
-    options = parser.parse_args(arguments)
-    if variable := pinned():
-        print(f"benchmarks.estimators: {variable} holds OpenBLAS to slower kernels; unset it", file=sys.stderr)
-        return 2
-    try:
-        load(options.out, options.dry_run, FILE)
-    except MixedError as error:
-        print(f"benchmarks.estimators: {error}", file=sys.stderr)
-        return 2
-    about = described()
-    print("; ".join(about.values()), flush=True)
-    done = []
-    for name in options.part:
-        done.append(part := Part(name, options.dry_run, FILE, SECONDS))
-        with saving(part, options.out, about):
-            PARTS[name](part)
-    print(f"\n{kind(options.dry_run)}:")
-    for part in done:
-        for row in part.rows:
-            print(line(row))
-    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+    """Measure some parts."""
+    options = parser_of("estimators", __doc__, FILE, PARTS).parse_args(arguments)
+    return measure("estimators", options, FILE, PARTS, fast_kernels=True, seconds=SECONDS)
 
 
 if __name__ == "__main__":

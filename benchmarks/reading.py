@@ -6,7 +6,6 @@ in a process of its own. What is behind the table goes into DIR/reading.json. ``
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import described
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.commands import measure, parser_of
+from benchmarks.parts import Part
 
 FILE = "reading.json"
 ROWS, WIDTHS, ROUNDS = 500, (500, 2000), 7
@@ -91,28 +90,9 @@ PARTS: dict[str, Callable[[Part], None]] = {"time": time, "memory": memory}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reading", description=__doc__)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
-    parser.add_argument("--dry-run", action="store_true", help="little data, to see that everything runs")
-    options = parser.parse_args(arguments)
-    try:
-        load(options.out, options.dry_run, FILE)
-    except MixedError as error:
-        print(f"benchmarks.reading: {error}", file=sys.stderr)
-        return 2
-    about = described()
-    done = []
-    for name in options.part:
-        done.append(part := Part(name, options.dry_run, FILE))
-        with saving(part, options.out, about):
-            PARTS[name](part)
-    print(f"\n{kind(options.dry_run)}:")
-    for part in done:
-        for row in part.rows:
-            print(line(row))
-    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+    """Measure some parts."""
+    options = parser_of("reading", __doc__, FILE, PARTS).parse_args(arguments)
+    return measure("reading", options, FILE, PARTS)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ measured ones. A GPU's figures: ``python -m benchmarks.gpu --part stacks``.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +23,10 @@ from sklearn.neural_network import MLPClassifier
 
 import gpubp
 from benchmarks.cases import Task
+from benchmarks.commands import measure, parser_of
 from benchmarks.contest import environment
 from benchmarks.devices import open_backend
-from benchmarks.machine import described, pinned
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.parts import Part
 from benchmarks.peers import WITH_STACKS, UnavailableError
 from benchmarks.remote import Remote, RemoteError
 from benchmarks.stack_cases import StackContest, StackWorkload
@@ -221,39 +219,9 @@ PARTS: dict[str, Callable[[Part], None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stacks", description=__doc__)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
-    parser.add_argument("--dry-run", action="store_true", help="little data, to see that everything runs")
-    options = parser.parse_args(arguments)
-    if (variable := pinned()) and not options.dry_run:
-        print(f"benchmarks.stacks: {variable} holds OpenBLAS to slower kernels; unset it", file=sys.stderr)
-        return 2
-    try:
-        load(options.out, options.dry_run, FILE)
-    except MixedError as error:
-        print(f"benchmarks.stacks: {error}", file=sys.stderr)
-        return 2
-    about = described()
-    print("; ".join(about.values()), flush=True)
-    done: list[Part] = []
-    interrupted = False
-    try:
-        for name in options.part:
-            done.append(part := Part(name, options.dry_run, FILE, SECONDS))
-            with saving(part, options.out, about):
-                PARTS[name](part)
-    except KeyboardInterrupt:
-        interrupted = True
-    print(f"\n{kind(options.dry_run)}:")
-    for part in done:
-        for row in part.rows:
-            print(line(row))
-    if interrupted:
-        print("interrupted: the rows until then are saved")
-        return 130
-    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+    """Measure some parts."""
+    options = parser_of("stacks", __doc__, FILE, PARTS).parse_args(arguments)
+    return measure("stacks", options, FILE, PARTS, fast_kernels=True, seconds=SECONDS)
 
 
 if __name__ == "__main__":
