@@ -114,6 +114,15 @@ def test_a_network_that_diverges_leaves_the_others_alone(mlp):
         np.testing.assert_allclose(host(net.theta)[k], host(alone.theta)[0], rtol=1e-4, atol=1e-6)
 
 
+def test_a_schedule_is_not_asked_for_steps_beyond_the_training_of_a_network():
+    stack = gpubp.MLP([5, 4, 3], models=2, device="cpu-reference")
+    to_zero = lambda progress: (1 - progress.step / progress.total_steps) ** 0.5  # noqa: E731, no number beyond the end
+    history = gpubp.train(stack, *data(), schedule=to_zero, epochs=[2, 4], batch_size=M)
+    rates = np.array(history.learning_rate)
+    np.testing.assert_allclose(rates[:, 1], 1e-3 * np.sqrt([1, 0.75, 0.5, 0.25]))
+    np.testing.assert_allclose(rates[:, 0], [1e-3, 1e-3 * np.sqrt(0.5), np.nan, np.nan])
+
+
 def test_row_groups():
     """Full batches together, smaller ones by neighbours of one size; a border ends a run."""
     every = slice(0, 3)
