@@ -114,6 +114,24 @@ def test_a_network_that_diverges_leaves_the_others_alone(mlp):
         np.testing.assert_allclose(host(net.theta)[k], host(alone.theta)[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 16, "shuffle": False}, {"batch_size": M}], ids=["order", "batch"])
+@pytest.mark.parametrize("room", [None, 0, 2000], ids=["all rows there", "a batch at a time", "some batches"])
+def test_networks_with_weights_of_their_own_may_see_rows_in_one_order(mlp, monkeypatch, room, options):
+    X, y = data()
+    weight = np.random.default_rng(6).uniform(0.1, 2.0, (3, M))
+    net = mlp([5, 8, 3], models=3)
+    if room is not None:
+        needed = net.memory(options["batch_size"], "sgd")
+        beside = needed["total"] - needed["parameters"]
+        monkeypatch.setattr(net.stack.backend, "free_memory", lambda: beside + room)
+    history = gpubp.train(net, X, y, weight, optimizer="sgd", learning_rate=0.1, epochs=3, **options)
+    for k in range(3):
+        alone = mlp([5, 8, 3], seed=k)
+        own = gpubp.train(alone, X, y, weight[k], optimizer="sgd", learning_rate=0.1, epochs=3, seed=k, **options)
+        np.testing.assert_allclose(host(net.theta)[k], host(alone.theta)[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(np.array(history.loss)[:, k], own.loss, rtol=1e-5)
+
+
 def test_a_schedule_is_not_asked_for_steps_beyond_the_training_of_a_network():
     stack = gpubp.MLP([5, 4, 3], models=2, device="cpu-reference")
     to_zero = lambda progress: (1 - progress.step / progress.total_steps) ** 0.5  # noqa: E731, no number beyond the end
