@@ -164,6 +164,11 @@ def test_row_groups():
         ({"rows": [[0], [0.5]]}, UsageError, r"rows\[1\] has shape \(1,\) and dtype float64"),
         ({"rows": [[0], []]}, UsageError, r"rows\[1\]"),
         ({"validation_rows": [[0], [60]]}, DataError, r"validation_rows\[1\] names row 60"),
+        (
+            {"validation_rows": [[0], [1]], "sample_weight": np.arange(M) != 1},
+            DataError,
+            "sample_weight leaves every row of validation_rows of network 1 with weight 0; one must count",
+        ),
         ({"epochs": [3, 0]}, UsageError, r"epochs\[1\]=0"),
         ({"epochs": [3]}, UsageError, "epochs names 1 numbers; give one, or 2, one per network"),
         ({"schedule": ["cosine"]}, UsageError, "schedule names 1 for 2 networks"),
