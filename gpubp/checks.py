@@ -201,7 +201,7 @@ def class_weights(weights: Any, y: NDArray[Any], n_classes: int, loss: Loss) -> 
                 raise UsageError(f"class_weight names class {key!r}; classes are 0 … {n_classes - 1}")
             if not (np.isfinite(value) and value >= 0):
                 raise UsageError(f"class_weight[{key}] = {value} must be finite and not negative")
-            per_class[key] = value
+            per_class[int(key)] = value
     chosen: NDArray[np.float64] = per_class[y]
     return chosen
 

@@ -233,6 +233,16 @@ def test_class_weights_are_sample_weights_by_class(mlp):
     assert digest(by_class) == digest(by_sample)
 
 
+def test_classes_of_class_weights_may_be_floats_as_those_of_y_may():
+    X, y = blobs(12)
+    digests = set()
+    for kind in (int, float, np.float32):
+        net = MLP([4, 5, 3])
+        train(net, X, y.astype(kind), class_weight={kind(0): 2.0, kind(2): 0.5}, epochs=2)
+        digests.add(digest(net))
+    assert len(digests) == 1
+
+
 def test_balanced_class_weights_give_every_class_the_same_say():
     """m / (classes · count), scikit-learn's rule."""
     X, _ = blobs(12)
