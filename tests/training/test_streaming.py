@@ -6,6 +6,7 @@ import errno
 import io
 import tempfile
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -336,3 +337,18 @@ def test_a_data_set_is_told_from_another_by_some_of_its_rows(tmp_path):
     trained(network(), Dataset(), checkpoint=tmp_path, checkpoint_every="5steps")
     with pytest.raises(DataError, match=r"belongs to another training"):
         trained(network(), Dataset(Y[::-1].copy()), resume=tmp_path)
+
+
+def test_no_two_threads_ask_for_rows_at_once(tmp_path):
+    class Alone(Dataset):
+        asking = threading.Lock()
+
+        def __getitem__(self, i: int) -> tuple[Any, Any]:
+            assert self.asking.acquire(blocking=False), "another thread is asking"
+            try:
+                time.sleep(1e-5)  # others have their turn
+                return super().__getitem__(i)
+            finally:
+                self.asking.release()
+
+    trained(network(), Alone(), checkpoint=tmp_path, checkpoint_every="1epochs")
