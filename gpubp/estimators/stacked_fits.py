@@ -24,7 +24,7 @@ from gpubp.stack import Stack
 from gpubp.training.packing import bytes_of_one, groups, memory_for_stacks, portions
 
 # of a StochasticFit, from a worker
-_RESULTS = ("ended", "error", "first_theta", "best_theta", "last_theta", "order", "solver")
+_RESULTS = ("ended", "error", "first_theta", "best_theta", "last_theta", "monitored_curve", "order", "solver")
 Progress = Callable[[int], None]
 
 
