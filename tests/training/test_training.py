@@ -241,6 +241,21 @@ def test_classes_of_class_weights_may_be_floats_as_those_of_y_may():
         train(net, X, y.astype(kind), class_weight={kind(0): 2.0, kind(2): 0.5}, epochs=2)
         digests.add(digest(net))
     assert len(digests) == 1
+    binary = MLP([4, 5, 2]), MLP([4, 5, 2])
+    train(binary[0], X, y > 0, class_weight={False: 2.0, True: 0.5}, epochs=2)
+    train(binary[1], X, (y > 0).astype(int), class_weight={0: 2.0, 1: 0.5}, epochs=2)
+    assert digest(binary[0]) == digest(binary[1])
+
+
+def test_whole_numbers_may_be_arrays_without_dimensions():
+    X, y = blobs(12)
+    nets = MLP([4, 5, 3], seed=np.array(3)), MLP([4, 5, 3], seed=3)
+    for net, kind in zip(nets, (np.array, int), strict=True):
+        history = train(net, X, y, validation_data=(X, y), epochs=kind(2), patience=kind(2), seed=kind(4))
+        assert history.epochs == 2
+    assert digest(nets[0]) == digest(nets[1])
+    with pytest.raises(UsageError, match="epochs=.*use a whole number"):
+        train(nets[0], X, y, epochs=np.array(2.5))
 
 
 def test_balanced_class_weights_give_every_class_the_same_say():
