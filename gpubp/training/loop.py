@@ -325,7 +325,7 @@ class _TrainingRun:
                 while self.step.active().any():
                     self._train_epoch()
                     answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
-                    if self.ranks.any(any(answer is True for answer in answers)):
+                    if self.ranks.any(any(isinstance(answer, bool | np.bool_) and answer for answer in answers)):
                         self._stop(self.step.active(), "callback")
                     self.epoch, self.position = self.epoch + 1, 0
                     self._stop(self.step.active() & (self.planner.epochs == self.epoch), "epochs")

@@ -464,6 +464,12 @@ def test_callbacks_run_after_every_epoch_and_may_end_the_training(mlp):
     assert seen[-1][0] == digest(net) != seen[0][0]
 
 
+@pytest.mark.parametrize("answer", [True, np.True_, False, np.False_, None, 1, "stop"])
+def test_a_callback_ends_the_training_by_a_truth_value_of_python_or_numpy(answer):
+    history = train(MLP([4, 5, 3]), *blobs(12), epochs=2, callbacks=[lambda net, history: answer])
+    assert history.epochs == (1 if isinstance(answer, bool | np.bool_) and answer else 2)
+
+
 def test_an_exception_in_a_callback_leaves_the_best_weights():
     data, validation = overfitting()
     net, losses = MLP([5, 30, 2]), []
