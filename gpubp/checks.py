@@ -201,7 +201,7 @@ def class_weights(weights: Any, y: NDArray[Any], n_classes: int, loss: Loss) -> 
                 raise UsageError(f"class_weight names class {key!r}; classes are 0 … {n_classes - 1}")
             if not (np.isfinite(value) and value >= 0):
                 raise UsageError(f"class_weight[{key}] = {value} must be finite and not negative")
-            per_class[key] = value
+            per_class[int(key)] = value
     chosen: NDArray[np.float64] = per_class[y]
     return chosen
 
@@ -234,6 +234,7 @@ def per_network(
 
 def whole_per_network(name: str, value: Any, models: int, low: int) -> NDArray[np.int64]:
     """An integer, or one per network, as (K,)."""
+    value = value[()] if isinstance(value, np.ndarray) else value  # a number, of an array without dimensions
     if not isinstance(value, (Sequence, np.ndarray)):
         return np.full(models, whole(name, value, low))
     if len(value) != models:
@@ -262,6 +263,7 @@ def rows(indices: Any, models: int, m: int, name: str = "rows") -> list[NDArray[
 
 def seeds(seed: int | Sequence[int], models: int) -> tuple[int, ...]:
     """One seed per network: seed, seed + 1, …, or those given."""
+    seed = seed[()] if isinstance(seed, np.ndarray) else seed
     if not isinstance(seed, (Sequence, np.ndarray)):
         first = whole("seed", seed, 0)
         return tuple(range(first, first + models))

@@ -65,7 +65,7 @@ class ScratchRows:
         if not self._files:
             self._begin(arrays)
         for what, array, first in zip("Xy", arrays, self._rows, strict=True):
-            if array.shape[1:] != first.shape or not np.can_cast(array.dtype, first.dtype, "same_kind"):
+            if array.shape[1:] != first.shape or not _can_be_kept_as(first.dtype, array):
                 raise DataError(
                     f"{where}: {what} is {array.dtype} of shape {array.shape[1:]} a row, and was {first.dtype} of "
                     f"{first.shape} before"
@@ -118,6 +118,14 @@ class ScratchRows:
                 f"{scratch_folder()}{room}, where a scratch file with the rows of {self.name} is kept "
                 f"({written:,} bytes so far); make room, or name another folder by TMPDIR"
             ) from error
+
+
+def _can_be_kept_as(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:
+    """Whether numbers stay what they are in a type of their kind: whole ones must be within its bounds."""
+    if array.dtype.kind in "iu" and dtype.kind in "iu":
+        bounds = np.iinfo(dtype)
+        return not array.size or bool(bounds.min <= array.min() and array.max() <= bounds.max)
+    return np.can_cast(array.dtype, dtype, "same_kind")
 
 
 def scratch_folder() -> str:

@@ -128,6 +128,17 @@ def test_rows_that_are_looked_at():
     assert sample_of_rows(60_000)[-1] == 59_999
 
 
+def test_of_some_rows_those_alone_are_looked_at_with_the_weights_of_their_classes():
+    rows = np.random.default_rng(4).permutation(1000)[:300]
+    some, alone = (
+        trained(**data, class_weight="balanced", batch_size=50, epochs=2, sizes=(64, 16, 10))
+        for data in ({"rows": [rows]}, {"X": X[rows], "y": Y[rows]})
+    )
+    assert repr(some.health.looks[0]) == repr(alone.health.looks[0])  # since no NaN is another
+    assert some.health.constant_loss == pytest.approx(alone.health.constant_loss, rel=1e-12)
+    assert some.health.largest_input == alone.health.largest_input
+
+
 def test_a_stack_is_refused():
     with pytest.raises(UsageError, match="diagnostics looks at a single network; this is a stack of 2"):
         train(MLP([64, 10], models=2), X, Y, diagnostics=True)

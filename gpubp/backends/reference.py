@@ -112,6 +112,7 @@ class ReferenceBackend:
             for k, data in enumerate(source):
                 out[k] = data[rows[k if len(rows) > 1 else 0]]
         elif source.dtype == out.dtype:
+            rows = np.broadcast_to(rows, (len(out), rows.shape[1]))  # networks with weights of their own share an order
             np.take(source[0], rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
         else:
             out[...] = source[0][rows]

@@ -60,7 +60,7 @@ class CsvBlocks(FileBlocks):
         self._options = replace(self._options, delimiter=text.delimiter)
         self._head_lines = text.skipped + (0 if options.header is False else 1)
         self._head = b"".join(beginning.split(b"\n")[i] + b"\n" for i in range(self._head_lines))
-        names = read_cells(text, options.header)[0].names
+        names = read_cells(_of_whole_rows(text), options.header)[0].names
         options.check_columns(path.name, names)
         if options.header is None:
             self.header = f"{path.name}, line {self._head_lines}"
@@ -129,6 +129,12 @@ class CsvBlocks(FileBlocks):
     def _bytes(self, start: int, count: int) -> bytes:
         self._file.seek(start)
         return self._file.read(count)
+
+
+def _of_whole_rows(text: CsvText) -> CsvText:
+    """The beginning of a file without a row at its end that is cut, within a cell in quotes perhaps."""
+    first = sum(len(line) + 1 for line in text.body.split(b"\n", text.skipped)[: text.skipped])
+    return replace(text, body=text.body[: first + _whole_rows(text.body[first:])])
 
 
 def _whole_rows(text: bytes) -> int:

@@ -239,13 +239,26 @@ class HealthWatch:
     stack : Stack
         Of one network.
     X, y, weight : arrays
-        The training rows, checked; up to 256 of them, one in 64, are looked at, always the same ones.
+        Checked; the weights (m,) or (1, m).
+    rows : (n,) int or None
+        Those of them that the network trains on, None for all; up to 256 of these, one in 64, are looked at, always
+        the same ones.
     """
 
-    def __init__(self, stack: Stack, X: Any, y: NDArray[Any], weight: NDArray[np.float64] | None) -> None:
-        rows = sample_of_rows(len(X))
-        self.batch = X[rows], y[rows]
-        self.health = first_look(stack, *self.batch, loss_of_constant(stack.loss, y, weight, stack.layer_sizes[-1]))
+    def __init__(
+        self,
+        stack: Stack,
+        X: Any,
+        y: NDArray[Any],
+        weight: NDArray[np.float64] | None,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        trained_on = np.arange(len(X)) if rows is None else rows
+        looked_at = trained_on[sample_of_rows(len(trained_on))]
+        self.batch = X[looked_at], y[looked_at]
+        row_weight = None if weight is None else weight.reshape(-1)[trained_on]
+        constant = loss_of_constant(stack.loss, y[trained_on], row_weight, stack.layer_sizes[-1])
+        self.health = first_look(stack, *self.batch, constant)
         self.weights = _weights(stack)
 
     def __call__(self, net: Any, history: Any) -> None:

@@ -75,7 +75,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         the best score are kept.
     early_stopping_metric : str, callable or None
         The name of a scorer, ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, by which early stopping goes in place of
-        `score`; its estimator knows its predictions already, and its X has no columns.
+        `score`; its estimator knows its predictions already, and its X has no columns. Where rows have weights, it
+        is given them as ``sample_weight``, if it takes that.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
         For ``"adam"`` and ``"adamw"``.

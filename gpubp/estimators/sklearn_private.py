@@ -7,6 +7,7 @@ and `_select_best_index` of a search; `_init_callback_context` and `_skl_callbac
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any
 
 # decorates `fit`: parameters are checked by `_parameter_constraints` first
@@ -88,6 +89,7 @@ __all__ = [
     "num_samples",
     "safe_indexing",
     "score_estimator",
+    "scorer_takes_weights",
     "warn_or_raise_about_fit_failures",
 ]
 
@@ -96,3 +98,9 @@ def check_same_namespace(X: Any, estimator: Any, attribute: str, method: str) ->
     """Refuse X of another array library than the estimator's attribute; scikit-learn before 1.9 does not."""
     if hasattr(_array_api, "check_same_namespace"):
         _array_api.check_same_namespace(X, estimator, attribute=attribute, method=method)
+
+
+def scorer_takes_weights(scorer: Any) -> bool:
+    """Whether a scorer can be given sample weights: those of scikit-learn, if the metric behind them can."""
+    parameters = signature(getattr(scorer, "_score_func", scorer)).parameters
+    return "sample_weight" in parameters or any(each.kind == Parameter.VAR_KEYWORD for each in parameters.values())

@@ -14,6 +14,7 @@ from joblib.parallel import get_active_backend
 from numpy.typing import NDArray
 
 from gpubp.backends.notices import say_once
+from gpubp.checks import SparseRows
 from gpubp.estimators.arrays import take
 from gpubp.estimators.base import STOCHASTIC_SOLVERS, BaseMLP
 from gpubp.estimators.shared_data import SharedData
@@ -23,7 +24,7 @@ from gpubp.stack import Stack
 from gpubp.training.packing import bytes_of_one, groups, memory_for_stacks, portions
 
 # of a StochasticFit, from a worker
-_RESULTS = ("ended", "error", "first_theta", "best_theta", "last_theta", "order", "solver")
+_RESULTS = ("ended", "error", "first_theta", "best_theta", "last_theta", "monitored_curve", "order", "solver")
 Progress = Callable[[int], None]
 
 
@@ -226,7 +227,7 @@ def _stack_key(fit: StochasticFit) -> Hashable:
     batch_size = None if fit.steps_per_epoch == 1 else fit.batch_size
     network = (type(est), tuple(est._layer_sizes), repr(est.activation), repr(est._loss_name))
     machine = (est.device, est.precision, est.coefs_[0].dtype.name)
-    return *network, fit.rule.name, batch_size, *machine
+    return *network, fit.rule.name, batch_size, *machine, isinstance(fit.train.X, SparseRows)
 
 
 def _stackable(task: FitTask) -> bool:

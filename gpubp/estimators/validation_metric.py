@@ -10,6 +10,8 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import get_scorer
 from sklearn.utils.metaestimators import available_if
 
+from gpubp.estimators.sklearn_private import scorer_takes_weights
+
 
 class PredictedRows(BaseEstimator):  # type: ignore[misc]
     """A fitted estimator whose predictions for some rows are known; a scorer may ask it as any other.
@@ -44,7 +46,9 @@ class PredictedRows(BaseEstimator):  # type: ignore[misc]
 
 
 def score(metric: Any, est: Any, outputs: NDArray[Any], y: Any, sample_weight: Any) -> float:
-    """The score of outputs a^L (n, n_L) for true y, by a scorer or its name."""
-    weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+    """The score of outputs a^L (n, n_L) for true y, by a scorer or its name; weighted where the scorer can weight."""
+    scorer = get_scorer(metric)
+    weighted = sample_weight is not None and scorer_takes_weights(scorer)
+    weight = {"sample_weight": sample_weight} if weighted else {}
     without_columns = np.empty((len(outputs), 0))  # no scorer has to predict
-    return float(get_scorer(metric)(PredictedRows(est, outputs), without_columns, y, **weight))
+    return float(scorer(PredictedRows(est, outputs), without_columns, y, **weight))

@@ -115,7 +115,7 @@ class TrainingIdentity:
 
     def __init__(self, stack: Stack, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
         self.network, self.data = stack.describe(), data
-        self.settings = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in settings.items()}
+        self.settings = {name: _as_json(x.tolist() if isinstance(x, np.ndarray) else x) for name, x in settings.items()}
         self.machine = {
             "gpubp": gpubp.__version__,
             "python": platform.python_version(),
@@ -373,6 +373,13 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+
+def _as_json(setting: Any) -> Any:
+    """A setting as JSON holds it, which has no infinity: that of ``max_grad_norm`` is text."""
+    if isinstance(setting, list):
+        return [_as_json(one) for one in setting]
+    return str(setting) if isinstance(setting, float) and not math.isfinite(setting) else setting
 
 
 def fingerprint(data: Any) -> Any:

@@ -72,9 +72,10 @@ class DeviceData:
     def load(self, table: StepTable, start: int, networks: NDArray[np.intp]) -> None:
         """Copy the segment of these networks that begins at position `start` of the epoch."""
         order = table.rows(start, start + self.segment)
-        for place, rows in enumerate(order if len(order) == 1 else order[networks]):
-            first = place * self.segment
-            for source, out in zip(self._sources(int(networks[place])), self.device, strict=True):
+        # Networks with weights of their own have a segment each, also where they share an order.
+        for place, k in enumerate(networks.tolist() if self.places is not None else [0]):
+            rows, first = order[k if len(order) > 1 else 0], place * self.segment
+            for source, out in zip(self._sources(k), self.device, strict=True):
                 if source is not None and out is not None:
                     out[0, first : first + len(rows)] = self.backend.from_host(source[rows])
 

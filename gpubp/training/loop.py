@@ -325,7 +325,7 @@ class _TrainingRun:
                 while self.step.active().any():
                     self._train_epoch()
                     answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
-                    if self.ranks.any(any(answer is True for answer in answers)):
+                    if self.ranks.any(any(isinstance(answer, bool | np.bool_) and answer for answer in answers)):
                         self._stop(self.step.active(), "callback")
                     self.epoch, self.position = self.epoch + 1, 0
                     self._stop(self.step.active() & (self.planner.epochs == self.epoch), "epochs")
@@ -458,11 +458,11 @@ class _TrainingRun:
         """What an epoch adds to the curves of the networks, (K,) each, NaN for those that do not train."""
         mean = result.totals.sum(axis=1) / self.total_weight[:, None]  # (K, 2): loss, and what makes the metric
         mean[~trains] = np.nan
-        last_steps = self.planner.steps_per_epoch - 1
+        last_rates = table.learning_rate[np.arange(self.stack.models), self.planner.steps_per_epoch - 1]
         return {
             "loss": mean[:, 0],
             "metric": np.array([self.stack.loss.metric.finish(v) for v in mean[:, 1]]),
-            "learning_rate": table.learning_rate[np.arange(self.stack.models), last_steps],
+            "learning_rate": np.where(trains, last_rates, np.nan),
         }
 
     def _validate(self, samples: Samples, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -78,7 +78,9 @@ def validation_samples(
     if rows is not None:
         if data is not None:
             raise UsageError("validation_data and validation_rows are both given; give one of them")
-        return replace(training, rows=checks.rows(rows, stack.models, len(training.X), "validation_rows"))
+        validation = replace(training, rows=checks.rows(rows, stack.models, len(training.X), "validation_rows"))
+        total_weights(validation, stack.models, "sample_weight leaves every row of validation_rows")
+        return validation
     return evaluated_samples(stack, data, "validation_data", "validation")
 
 
@@ -106,10 +108,12 @@ def with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samp
     return replace(samples, weight=weight)
 
 
-def total_weights(samples: Samples, models: int) -> NDArray[np.float64]:
-    """What the rows that each network uses weigh, (K,); refused where it is nothing."""
+def total_weights(
+    samples: Samples, models: int, cause: str = "class_weight and sample_weight leave every sample"
+) -> NDArray[np.float64]:
+    """What the rows that each network uses weigh, (K,); refused, with the cause named, where it is nothing."""
     total = samples.weights(models)
     if not total.all():
         who = f" of network {int(np.argmin(total))}" if models > 1 else ""
-        raise DataError(f"class_weight and sample_weight leave every sample{who} with weight 0; one must count")
+        raise DataError(f"{cause}{who} with weight 0; one must count")
     return total

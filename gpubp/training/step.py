@@ -397,6 +397,8 @@ class TrainingStep:
         self.members, first = self.members[stay], slice(0, len(stay))
         self.state, self.workspace = compacted(self.state, stay), of_networks(self.workspace, first)
         self.live = self.live.part(first)
+        if self.workspace.total is not None:  # a network that was lost within a batch left the sum of some parts there
+            self.workspace.total[...] = 0
         self._slice_steps.clear()
 
     def _slice_step(self, networks: slice) -> SliceStep:

@@ -38,6 +38,7 @@ class StepTable:
     normalizer : (K, steps) float64
         1/Σ of the sample weights over the whole batch; 0 where that sum is 0.
     learning_rate : (K, steps) float64
+        0 for networks whose last epoch is over.
     keys : (K or 1, ROUNDS, 2) uint32 or None
         Of the bijections that shuffle rows, see `gpubp.backends.shuffle`.
     """
@@ -206,6 +207,8 @@ class Planner:
         """(K, steps)."""
         rates = np.zeros(self._unweighted.shape)
         for (_, per_epoch, epochs), (schedule, members) in self._clocks.items():
+            if epoch >= epochs:  # their training is over, and a schedule has no factor for steps beyond it
+                continue
             steps = np.arange(epoch * per_epoch, (epoch + 1) * per_epoch)
             for networks in [members] if schedule.stacked else [[k] for k in members]:
                 losses = monitored[:, networks, None] if schedule.stacked else monitored[:, networks[0]]

@@ -7,6 +7,7 @@ order of rows in memory is, so any window can be read again: a training goes on 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
@@ -61,6 +62,8 @@ class StreamedRows:
 
     def __init__(self, stack: Stack, source: RowSource, seed: int | None) -> None:
         self.stack, self.source, self.seed, self.shape = stack, source, seed, source.shape
+        # One thread reads ahead, and another one that writes a checkpoint may look at some rows for its identity.
+        self._reading = threading.Lock()
         if not 0 < len(self) <= MOST_ROWS:
             raise DataError(f"{source.name}: has {len(self):,} rows; from 1 to {MOST_ROWS:,} can be streamed")
         _, y = source.read(0, 1)
@@ -79,7 +82,8 @@ class StreamedRows:
         DataError
             Naming the row that does not fit, or where the source ends too early.
         """
-        X, y = self.source.read(first, end)
+        with self._reading:
+            X, y = self.source.read(first, end)
         if len(X) != end - first:
             raise DataError(
                 f"{self.source.name}: ends behind row {first + len(X):,}, and had {len(self):,} rows when the training "
@@ -97,7 +101,8 @@ class StreamedRows:
 
     def identity(self) -> dict[str, Any]:
         """What tells these rows from others, and in which windows they are shuffled, as JSON holds it."""
-        return {"shape": list(self.shape), "window": self.source.window, **self.source.identity()}
+        with self._reading:
+            return {"shape": list(self.shape), "window": self.source.window, **self.source.identity()}
 
     def _raise_for_first_wrong(self, X: Any, y: Any, first: int) -> None:
         """Raise what a single row does not fit for, with its number in the source."""

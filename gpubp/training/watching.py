@@ -46,7 +46,8 @@ def watchers(stack: Stack, samples: Samples, diagnostics: bool, watch_test: Sequ
     if diagnostics:
         if stack.models > 1:
             raise UsageError(f"diagnostics looks at a single network; this is a stack of {stack.models}")
-        chosen.append(HealthWatch(stack, samples.X, samples.y, samples.weight))
+        rows = None if samples.rows is None else samples.rows[0]
+        chosen.append(HealthWatch(stack, samples.X, samples.y, samples.weight, rows))
     test = evaluated_samples(stack, watch_test, "watch_test", "test")
     if test is not None:
         chosen.append(WatchedRows(test))

@@ -9,6 +9,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mpmath
@@ -305,6 +307,32 @@ def test_blas_has_its_threads_back_after_a_stack(rng):
     before = [library["num_threads"] for library in threadpool_info()]
     train(machine("compiled", [3, 2], models=4), rng.standard_normal((9, 3)), rng.integers(0, 2, 9), epochs=1)
     assert [library["num_threads"] for library in threadpool_info()] == before
+
+
+def test_copies_of_a_network_which_share_a_backend_do_not_meet_in_what_a_thread_records(rng, monkeypatch):
+    net = machine("compiled", [6, 5, 3], "tanh")
+    X, y = rng.standard_normal((40, 6)), rng.integers(0, 3, 40)
+    trained, copied, evaluated = copy.deepcopy(net), copy.deepcopy(net), net.evaluate(X, y)
+    train(trained, X, y, batch_size=8, epochs=3)
+    record, records, goes_on = CompiledBackend._record, threading.Event(), threading.Event()
+
+    def in_two_parts(self, step):
+        def when_told():
+            records.set()
+            assert goes_on.wait(60)
+            step()
+
+        return record(self, when_told)
+
+    monkeypatch.setattr(CompiledBackend, "_record", in_two_parts)
+    with ThreadPoolExecutor(1) as pool:
+        training = pool.submit(train, copied, X, y, batch_size=8, epochs=3)
+        assert records.wait(60)
+        meanwhile = net.evaluate(X, y)
+        goes_on.set()
+        training.result()
+    assert meanwhile == evaluated
+    np.testing.assert_array_equal(copied.theta, trained.theta)
 
 
 def test_a_network_is_copied_with_its_backend(rng):

@@ -286,6 +286,20 @@ def test_a_file_with_fewer_rows_than_it_says_is_named(tmp_path):
         prepare_streamed(data)
 
 
+def test_pieces_may_end_in_texts_of_several_lines(tmp_path):
+    path = tmp_path / "texts.csv"
+    texts = ["\n".join(f"line {line} of {row}" for line in range(row % 9)) for row in range(ROWS)]
+    path.write_text("# said before\ntext,number\n" + "".join(f'"{text}",{row}\n' for row, text in enumerate(texts)))
+    whole, large = read(path, kinds={"text": "category"}), open_large(path, limit=1, kinds={"text": "category"})
+    read_in_blocks = [large.blocks.read(block) for block in range(len(large.blocks.starts) - 1)]
+    assert len(read_in_blocks) > 10
+    for name in ("text", "number"):
+        column = np.concatenate([block.columns[name] for block in read_in_blocks])
+        np.testing.assert_array_equal(column, whole.columns[name])
+    places = [block.place(row) for block in read_in_blocks for row in range(block.rows)]
+    assert places == [whole.place(row) for row in range(whole.rows)]
+
+
 def test_a_quote_that_is_never_closed_ends_the_search_for_rows(tmp_path):
     path = tmp_path / "large.csv"
     path.write_text(replaced(PLAIN, 30, '1,"2,3') + PLAIN * 10)

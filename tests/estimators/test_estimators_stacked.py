@@ -192,7 +192,8 @@ def test_results_do_not_depend_on_how_work_is_spread():
 @pytest.mark.parametrize("n_jobs", [None, 2])
 def test_training_goes_on_where_it_paused(n_jobs):
     X, y = data()
-    base = MLPClassifier((7, 5), batch_size=16, max_iter=9, device="cpu-reference")
+    schedule = "reduce_on_plateau(0, 0.5, 0.9)"  # which goes by the losses of all epochs
+    base = MLPClassifier((7, 5), batch_size=16, max_iter=9, learning_rate=schedule, device="cpu-reference")
     tasks = make_tasks(X, y, None, base)
     stacked_fits = StackedFits(tasks, n_jobs)
     stacked_fits.train(until=2)

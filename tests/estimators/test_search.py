@@ -28,7 +28,7 @@ from sklearn.model_selection import (
     cross_val_score,
 )
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import gpubp
@@ -657,3 +657,11 @@ def test_the_plan_and_the_bar(iris, capsys):
 
 def test_the_package_names_it():
     assert gpubp.MLPSearchCV is MLPSearchCV and "MLPSearchCV" in dir(gpubp)
+
+
+def test_rows_that_one_step_makes_sparse_and_another_dense_are_trained_in_stacks_of_their_own(iris):
+    X, y = iris
+    pipeline = make_pipeline(OneHotEncoder(handle_unknown="ignore"), classifier())
+    grid = {"onehotencoder__sparse_output": [True, False]}
+    ours, theirs = (search(pipeline, grid, cv=2) for search in (MLPSearchCV, GridSearchCV))
+    same_search(ours, theirs, np.round(X), y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import get_scorer, make_scorer, mean_pinball_loss, roc_auc_score
+from sklearn.metrics import accuracy_score, get_scorer, make_scorer, mean_pinball_loss, roc_auc_score
 from test_estimators_parity import PAIRS, data
 
 from gpubp import MLPClassifier, MLPRegressor, MLPSearchCV
@@ -77,3 +77,23 @@ def test_a_function_of_the_users_own(rng):
     assert scores[0] == pytest.approx(scores[1])
     with pytest.raises(ValueError, match="The 'early_stopping_metric' parameter of MLPRegressor must be"):
         MLPRegressor(early_stopping_metric="auc").fit(X, y)
+
+
+def test_weights_go_to_the_scorers_that_take_them(rng):
+    X, y = data("binary", rng)
+    given, class_weight = [], {-1: 1.0, 7: 3.0}
+
+    def accuracy(est, X, y):
+        return accuracy_score(y, est.predict(X))
+
+    def weighted_accuracy(est, X, y, sample_weight=None):
+        given.append(sample_weight)
+        return accuracy_score(y, est.predict(X), sample_weight=sample_weight)
+
+    def all_scores(metric, **weights):
+        return MLPClassifier(**PARAMETERS, early_stopping_metric=metric, **weights).fit(X, y).validation_scores_
+
+    assert len(all_scores(accuracy, class_weight="balanced")) == 8
+    assert len(all_scores("rand_score", class_weight=class_weight)) == 8
+    assert all_scores(weighted_accuracy, class_weight=class_weight) == all_scores("accuracy", class_weight=class_weight)
+    assert {1.0, 3.0} == set(np.concatenate(given))

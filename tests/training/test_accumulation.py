@@ -184,3 +184,20 @@ def test_where_not_even_a_row_fits_nothing_is_trained(monkeypatch):
     with pytest.raises(DeviceError, match="no batch would fit"):
         gpubp.train(net, X, Y, batch_size=32)
     np.testing.assert_array_equal(net.theta, drawn)
+
+
+def test_a_network_lost_between_two_parts_leaves_nothing_to_the_one_that_takes_its_place():
+    rows = np.repeat([[1.0], [1e10]], 4, axis=0)  # with weights of 1e150 the loss of the second part alone overflows
+    weights = {}
+    for lost in (0, 3):  # of the others, all move up, or none does
+        net = gpubp.MLP(
+            [1, 1], loss="half_squared_error", init="zeros", precision="float64", models=4, device="cpu-reference"
+        )
+        net.weights[0][:, 0, 0] = np.array([1.0, 2.0, 3.0, 4.0]) * 1e-12
+        net.weights[0][lost] = 1e150
+        history = gpubp.train(
+            net, rows, np.ones(8), optimizer="sgd", learning_rate=1e-24, batch_size=8, accumulate=2, epochs=3
+        )
+        assert history.stopped[lost] == "diverged"
+        weights[lost] = net.weights[0][[1, 2], 0, 0]
+    np.testing.assert_array_equal(weights[0], weights[3])

@@ -121,6 +121,14 @@ def test_batches_in_parts_go_on_with_the_same_bits(tmp_path, all_kept):
     assert resumed_everywhere(network, tmp_path, accumulate=2) >= 12
 
 
+def test_settings_that_are_infinite_are_kept_and_compared(tmp_path):
+    make, options = lambda: network(models=2), {"seed": 0, "patience": None, "max_grad_norm": [np.inf, 1.0]}
+    train(make(), checkpoint=tmp_path, checkpoint_every="1epochs", **options)
+    assert train(make(), resume=tmp_path, **options).epochs == 4
+    with pytest.raises(DataError, match=r"max_grad_norm is \['inf', 1.0\] there and \[1.0, 1.0\] here"):
+        train(make(), resume=tmp_path, **options | {"max_grad_norm": 1.0})
+
+
 def test_a_full_batch_and_the_end_of_a_training_are_checkpoints_too(tmp_path, all_kept):
     assert resumed_everywhere(network, tmp_path, batch_size=34, patience=None) == 4
     last = checkpoint.CheckpointFolder(tmp_path / "all").files()[-1]

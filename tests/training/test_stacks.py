@@ -114,6 +114,33 @@ def test_a_network_that_diverges_leaves_the_others_alone(mlp):
         np.testing.assert_allclose(host(net.theta)[k], host(alone.theta)[0], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"batch_size": 16, "shuffle": False}, {"batch_size": M}], ids=["order", "batch"])
+@pytest.mark.parametrize("room", [None, 0, 2000], ids=["all rows there", "a batch at a time", "some batches"])
+def test_networks_with_weights_of_their_own_may_see_rows_in_one_order(mlp, monkeypatch, room, options):
+    X, y = data()
+    weight = np.random.default_rng(6).uniform(0.1, 2.0, (3, M))
+    net = mlp([5, 8, 3], models=3)
+    if room is not None:
+        needed = net.memory(options["batch_size"], "sgd")
+        beside = needed["total"] - needed["parameters"]
+        monkeypatch.setattr(net.stack.backend, "free_memory", lambda: beside + room)
+    history = gpubp.train(net, X, y, weight, optimizer="sgd", learning_rate=0.1, epochs=3, **options)
+    for k in range(3):
+        alone = mlp([5, 8, 3], seed=k)
+        own = gpubp.train(alone, X, y, weight[k], optimizer="sgd", learning_rate=0.1, epochs=3, seed=k, **options)
+        np.testing.assert_allclose(host(net.theta)[k], host(alone.theta)[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(np.array(history.loss)[:, k], own.loss, rtol=1e-5)
+
+
+def test_a_schedule_is_not_asked_for_steps_beyond_the_training_of_a_network():
+    stack = gpubp.MLP([5, 4, 3], models=2, device="cpu-reference")
+    to_zero = lambda progress: (1 - progress.step / progress.total_steps) ** 0.5  # noqa: E731, no number beyond the end
+    history = gpubp.train(stack, *data(), schedule=to_zero, epochs=[2, 4], batch_size=M)
+    rates = np.array(history.learning_rate)
+    np.testing.assert_allclose(rates[:, 1], 1e-3 * np.sqrt([1, 0.75, 0.5, 0.25]))
+    np.testing.assert_allclose(rates[:, 0], [1e-3, 1e-3 * np.sqrt(0.5), np.nan, np.nan])
+
+
 def test_row_groups():
     """Full batches together, smaller ones by neighbours of one size; a border ends a run."""
     every = slice(0, 3)
@@ -137,6 +164,11 @@ def test_row_groups():
         ({"rows": [[0], [0.5]]}, UsageError, r"rows\[1\] has shape \(1,\) and dtype float64"),
         ({"rows": [[0], []]}, UsageError, r"rows\[1\]"),
         ({"validation_rows": [[0], [60]]}, DataError, r"validation_rows\[1\] names row 60"),
+        (
+            {"validation_rows": [[0], [1]], "sample_weight": np.arange(M) != 1},
+            DataError,
+            "sample_weight leaves every row of validation_rows of network 1 with weight 0; one must count",
+        ),
         ({"epochs": [3, 0]}, UsageError, r"epochs\[1\]=0"),
         ({"epochs": [3]}, UsageError, "epochs names 1 numbers; give one, or 2, one per network"),
         ({"schedule": ["cosine"]}, UsageError, "schedule names 1 for 2 networks"),

@@ -6,6 +6,7 @@ import errno
 import io
 import tempfile
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,14 @@ def test_rows_are_asked_for_together_where_a_data_set_can_give_them():
     assert trained(network(), Fetching()) == trained(network(), Dataset())
 
 
+def test_whole_numbers_of_several_types_are_kept_as_they_are():
+    rows = ScratchRows("rows")
+    for dtype in (np.int16, np.uint8, np.int64):
+        rows.append(np.array([[1, 200]], dtype), np.array([1], dtype))
+    read, y = rows.whole().read(0, 3)
+    assert read.tolist() == [[1, 200]] * 3 and y.tolist() == [1, 1, 1]
+
+
 def test_one_hot_rows_and_shares_are_targets_too():
     one_hot = np.eye(3)[Y]
     assert trained(network(), source(one_hot), dropout=0) == trained(network(), source(one_hot), dropout=0)
@@ -232,6 +241,7 @@ def test_nothing_to_train_on_is_refused():
             r"from row 204 on: X is float32 of shape \(4,\) a row, and was float32 of \(5,\)",
         ),
         (iter([(X, Y), (X, Y + 0.5)]), "from row 204 on: y is float64"),
+        (iter([(X.astype(np.int8), Y), (X.astype(int) + 300, Y)]), r"from row 204 on: X is int64 .*, and was int8"),
         (iter([(X.astype(str), Y)]), "numbers are needed"),
         (iter([(X[:, :4], Y)]), "rows, row 1|has 4 columns"),
     ],
@@ -327,3 +337,18 @@ def test_a_data_set_is_told_from_another_by_some_of_its_rows(tmp_path):
     trained(network(), Dataset(), checkpoint=tmp_path, checkpoint_every="5steps")
     with pytest.raises(DataError, match=r"belongs to another training"):
         trained(network(), Dataset(Y[::-1].copy()), resume=tmp_path)
+
+
+def test_no_two_threads_ask_for_rows_at_once(tmp_path):
+    class Alone(Dataset):
+        asking = threading.Lock()
+
+        def __getitem__(self, i: int) -> tuple[Any, Any]:
+            assert self.asking.acquire(blocking=False), "another thread is asking"
+            try:
+                time.sleep(1e-5)  # others have their turn
+                return super().__getitem__(i)
+            finally:
+                self.asking.release()
+
+    trained(network(), Alone(), checkpoint=tmp_path, checkpoint_every="1epochs")

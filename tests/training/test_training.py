@@ -233,6 +233,31 @@ def test_class_weights_are_sample_weights_by_class(mlp):
     assert digest(by_class) == digest(by_sample)
 
 
+def test_classes_of_class_weights_may_be_floats_as_those_of_y_may():
+    X, y = blobs(12)
+    digests = set()
+    for kind in (int, float, np.float32):
+        net = MLP([4, 5, 3])
+        train(net, X, y.astype(kind), class_weight={kind(0): 2.0, kind(2): 0.5}, epochs=2)
+        digests.add(digest(net))
+    assert len(digests) == 1
+    binary = MLP([4, 5, 2]), MLP([4, 5, 2])
+    train(binary[0], X, y > 0, class_weight={False: 2.0, True: 0.5}, epochs=2)
+    train(binary[1], X, (y > 0).astype(int), class_weight={0: 2.0, 1: 0.5}, epochs=2)
+    assert digest(binary[0]) == digest(binary[1])
+
+
+def test_whole_numbers_may_be_arrays_without_dimensions():
+    X, y = blobs(12)
+    nets = MLP([4, 5, 3], seed=np.array(3)), MLP([4, 5, 3], seed=3)
+    for net, kind in zip(nets, (np.array, int), strict=True):
+        history = train(net, X, y, validation_data=(X, y), epochs=kind(2), patience=kind(2), seed=kind(4))
+        assert history.epochs == 2
+    assert digest(nets[0]) == digest(nets[1])
+    with pytest.raises(UsageError, match="epochs=.*use a whole number"):
+        train(nets[0], X, y, epochs=np.array(2.5))
+
+
 def test_balanced_class_weights_give_every_class_the_same_say():
     """m / (classes · count), scikit-learn's rule."""
     X, _ = blobs(12)
@@ -437,6 +462,12 @@ def test_callbacks_run_after_every_epoch_and_may_end_the_training(mlp):
     assert history.stopped == "callback" and history.epochs == 3
     assert [(epochs, steps) for _, epochs, steps in seen] == [(1, 2), (2, 4), (3, 6)]
     assert seen[-1][0] == digest(net) != seen[0][0]
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, False, np.False_, None, 1, "stop"])
+def test_a_callback_ends_the_training_by_a_truth_value_of_python_or_numpy(answer):
+    history = train(MLP([4, 5, 3]), *blobs(12), epochs=2, callbacks=[lambda net, history: answer])
+    assert history.epochs == (1 if isinstance(answer, bool | np.bool_) and answer else 2)
 
 
 def test_an_exception_in_a_callback_leaves_the_best_weights():

@@ -5,6 +5,7 @@ What has no scalar expressions runs as in the reference, for that operation alon
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
@@ -33,6 +34,15 @@ from gpubp.losses import Loss, get_loss
 __all__ = ["CompiledBackend", "numba_state"]
 
 _WITH_SOFTMAX = get_loss("cross_entropy")
+
+
+class _Recording(threading.local):
+    """What a thread records: copies of a network share a backend, and others may run operations of it meanwhile."""
+
+    program: Program | None = None
+
+
+_RECORDING = _Recording()
 
 
 def _or_reference(operation: Callable[..., None]) -> Callable[..., None]:
@@ -70,7 +80,6 @@ class CompiledBackend(ReferenceBackend):
     def __init__(self, dtype: Any, reason: str = "asked for", small: int = 1 << 14) -> None:
         super().__init__(dtype, reason)
         self.small = small
-        self._program: Program | None = None  # where operations are recorded, while they are
 
     def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
         programs: dict[int, Program] = {}
@@ -195,13 +204,18 @@ class CompiledBackend(ReferenceBackend):
 
     # -- pieces ---------------------------------------------------------------------------------------
 
+    @property
+    def _program(self) -> Program | None:
+        """Where operations are recorded, while they are."""
+        return _RECORDING.program
+
     def _record(self, step: Callable[[], None]) -> Program:
-        self._program = Program()
+        _RECORDING.program = program = Program()
         try:
             step()
-            return self._program
+            return program
         finally:
-            self._program = None
+            _RECORDING.program = None
 
     def _launch(self, module: ModuleSource, name: str, networks: int, arguments: Arguments) -> None:
         """Run a loop, or record it."""
