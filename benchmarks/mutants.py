@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 NOT_COPIED = shutil.ignore_patterns(".*_cache", "__pycache__", ".git", ".hypothesis", "runs", "site", "*.egg-info")
 ON_THE_REFERENCE = "-k 'not compiled and not cuda'"
+REGISTRY = f"tests/test_registry.py {ON_THE_REFERENCE}"  # what all registries have in common
 TRAINING = f"tests/training {ON_THE_REFERENCE}"
 READERS = "tests/data"
 # The tests that are to notice mutants of a module, as arguments of pytest.
@@ -35,11 +36,11 @@ TESTS = {
         "tests/test_backprop.py tests/training/test_recompute.py tests/test_gradients.py "
         "-k '(reference-float64 or recompute) and not compiled and not cuda'"
     ),
-    "gpubp/activations.py": f"tests/test_activations.py tests/test_gradients.py {ON_THE_REFERENCE}",
-    "gpubp/losses.py": f"tests/test_losses.py tests/test_gradients.py {ON_THE_REFERENCE}",
-    "gpubp/optimizers.py": f"tests/test_optimizers.py {ON_THE_REFERENCE}",
-    "gpubp/initializers.py": "tests/test_initializers.py",
-    "gpubp/schedules.py": "tests/test_schedules.py",
+    "gpubp/activations.py": f"tests/test_activations.py tests/test_gradients.py {REGISTRY}",
+    "gpubp/losses.py": f"tests/test_losses.py tests/test_gradients.py {REGISTRY}",
+    "gpubp/optimizers.py": f"tests/test_optimizers.py {REGISTRY}",
+    "gpubp/initializers.py": "tests/test_initializers.py tests/test_registry.py",
+    "gpubp/schedules.py": "tests/test_schedules.py tests/test_registry.py",
     "gpubp/registry.py": "tests/test_registry.py tests/test_activations.py",
     "gpubp/serialization.py": f"tests/test_serialization.py tests/test_network.py {ON_THE_REFERENCE}",
     **{

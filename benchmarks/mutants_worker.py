@@ -181,9 +181,8 @@ def main(module: str, command: str, session: str, sample: str) -> None:
     for name in (*LIBRARIES, *MORE_LIBRARIES):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    fresh = not Path(session).exists()
     database = WorkDB(session, WorkDB.Mode.create)
-    if fresh:
+    if not database.num_work_items:
         init([Path(module)], database, {})
     reach = Reach(Path(module), command, Path(session).parent)
     sys.dont_write_bytecode = True  # that of a mutant could be taken for the module's own
