@@ -29,7 +29,10 @@ NOT_COPIED = shutil.ignore_patterns(".*_cache", "__pycache__", ".git", ".hypothe
 ON_THE_REFERENCE = "-k 'not compiled and not cuda'"
 REGISTRY = f"tests/test_registry.py {ON_THE_REFERENCE}"  # what all registries have in common
 TRAINING = f"tests/training {ON_THE_REFERENCE}"
-READERS = "tests/data"
+READERS = " ".join(
+    f"tests/data/test_{name}.py"
+    for name in ("data_readers", "data_errors", "columns", "corpora", "rare_files", "streamed", "excel", "pictures")
+)
 # The tests that are to notice mutants of a module, as arguments of pytest.
 TESTS = {
     "gpubp/backprop.py": (

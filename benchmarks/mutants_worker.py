@@ -1,8 +1,9 @@
 """The process of ``benchmarks.mutants`` that tests the mutants of one module, in a copy of the checkout.
 
 It imports the libraries, never gpubp, and forks for each mutant: the child imports the mutant and runs the tests, so
-that a mutant costs its tests and no imports. A first run under coverage says which tests execute which line: these run
-first, the shortest first, and where none of them fails, the others of their files, which may share a fixture with them.
+that a mutant costs its tests and no imports. A first run under coverage says which tests execute which line: these run,
+the shortest first and at most `MOST_TESTS`, and where they are few and none of them fails, the others of their files,
+which may share with them what was computed once.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 LIBRARIES = ("scipy.special", "scipy.stats", "sklearn.pipeline", "sklearn.model_selection", "hypothesis", "duckdb")
 MORE_LIBRARIES = ("pandas", "numba", "mpmath", "h5py", "openpyxl", "PIL.Image", "safetensors.numpy")
 NEVER_EXECUTED = "core/ReplaceBinaryOperator_BitOr_"
+FEW_TESTS, MOST_TESTS = 20, 250
 SECONDS_AT_LEAST, ADDRESS_SPACE = 20.0, 16 << 30
 OUTPUT = Path("../output.txt")  # of the last run, beside the copy of the checkout
 NONE_COLLECTED = 5  # exit status of pytest
@@ -155,11 +157,11 @@ def outcome(reach: Reach, mutation: MutationSpec) -> WorkResult:
     """Run the tests on a mutant, and say whether one of them notices."""
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
     first = reach.tests(mutation.start_pos[0])
-    files = {test.partition("::")[0] for test in first}
+    files = {test.partition("::")[0] for test in first} if len(first) < FEW_TESTS else set()
     others = [test for test in reach.seconds if test.partition("::")[0] in files and test not in set(first)]
     noticed = False
     with use_mutation(mutation.module_path, operator, mutation.occurrence) as (original, mutated):
-        for tests in (first, others):
+        for tests in (first[:MOST_TESTS], others):
             if tests and not noticed:
                 limit = SECONDS_AT_LEAST + 3 * sum(reach.seconds[test] for test in tests)
                 status = in_a_fork(lambda tests=tests: int(pytest.main(pytest_arguments(tests))), limit)
