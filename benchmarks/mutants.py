@@ -1,8 +1,10 @@
-"""Mutation testing with cosmic-ray: ``python -m benchmarks.mutants --out DIR --only gpubp/backprop.py``.
+"""Mutation testing with cosmic-ray's mutants: ``python -m benchmarks.mutants --out DIR --only gpubp/backprop.py``.
 
 Works on a copy of the checkout in DIR, one mutant after the other, until all are tested or ``--seconds`` are over, and
-goes on there the next time. Mutants of ``|`` are left out: it stands in annotations, which nothing evaluates. What came
-of it goes to ``benchmarks/results/mutants.json`` with the mutants that no test noticed.
+goes on there the next time; ``--again`` tests those once more that no test noticed. ``--sample 40`` tests 40 mutants of
+a module, drawn by its name. Mutants of ``|`` are left out: it stands in annotations, which nothing evaluates. What came
+of it goes to ``benchmarks/results/mutants.json``: each mutant that no test noticed, with a reason where one was written
+there by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,74 +25,89 @@ from gpubp.serialization import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
+NOT_COPIED = shutil.ignore_patterns(".*_cache", "__pycache__", ".git", ".hypothesis", "runs", "site", "*.egg-info")
+ON_THE_REFERENCE = "-k 'not compiled and not cuda'"
+REGISTRY = f"tests/test_registry.py {ON_THE_REFERENCE}"  # what all registries have in common
+TRAINING = f"tests/training {ON_THE_REFERENCE}"
+READERS = " ".join(
+    f"tests/data/test_{name}.py"
+    for name in ("data_readers", "data_errors", "columns", "corpora", "rare_files", "streamed", "excel", "pictures")
+)
 # The tests that are to notice mutants of a module, as arguments of pytest.
 TESTS = {
     "gpubp/backprop.py": (
         "tests/test_backprop.py tests/training/test_recompute.py tests/test_gradients.py "
         "-k '(reference-float64 or recompute) and not compiled and not cuda'"
     ),
-    "gpubp/activations.py": "tests/test_activations.py tests/test_gradients.py -k 'not compiled and not cuda'",
-    "gpubp/losses.py": "tests/test_losses.py tests/test_gradients.py -k 'not compiled and not cuda'",
-    "gpubp/optimizers.py": "tests/test_optimizers.py -k 'not compiled and not cuda'",
-    "gpubp/initializers.py": "tests/test_initializers.py",
-    "gpubp/schedules.py": "tests/test_schedules.py",
-    "gpubp/serialization.py": "tests/test_serialization.py tests/test_network.py",
-    "gpubp/data/schema.py": "tests/data/test_columns.py tests/data/test_data_errors.py",
+    "gpubp/activations.py": f"tests/test_activations.py tests/test_gradients.py {REGISTRY}",
+    "gpubp/losses.py": f"tests/test_losses.py tests/test_gradients.py {REGISTRY}",
+    "gpubp/optimizers.py": f"tests/test_optimizers.py {REGISTRY}",
+    "gpubp/initializers.py": "tests/test_initializers.py tests/test_registry.py",
+    "gpubp/schedules.py": "tests/test_schedules.py tests/test_registry.py",
+    "gpubp/registry.py": "tests/test_registry.py tests/test_activations.py",
+    "gpubp/serialization.py": f"tests/test_serialization.py tests/test_network.py {ON_THE_REFERENCE}",
+    **{
+        f"gpubp/data/{name}.py": READERS
+        for name in (
+            *("schema", "readers", "csv_text", "csv_cells", "csv_blocks", "csv_copy"),
+            *("tables", "blocks", "arrays", "excel", "hdf5", "idx", "pictures", "source"),
+        )
+    },
+    **{
+        f"gpubp/training/{path.name}": TRAINING
+        for path in sorted((ROOT / "gpubp" / "training").glob("*.py"))
+        if path.name != "__init__.py"
+    },
 }
-CONFIG = """[cosmic-ray]
-module-path = {module}
-timeout = 120.0
-excluded-modules = []
-test-command = {command}
-[cosmic-ray.distributor]
-name = "local"
-[cosmic-ray.filters.operators-filter]
-exclude-operators = ["core/ReplaceBinaryOperator_BitOr_.*"]
-"""
 
 
-def mutants_tested(module: str, out: Path, seconds: int) -> dict[str, Any]:
+def mutants_tested(module: str, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Test mutants of a module for so many seconds, and say what came of all that were tested in `out` so far."""
-    checkout, session = out / "checkout", out / f"{Path(module).stem}.sqlite"
-    if not checkout.is_dir():
-        for name in ("gpubp", "tests", "benchmarks", "kernels"):
-            shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", checkout)
-    config = out / f"{Path(module).stem}.toml"
-    command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider {TESTS[module]}"
-    config.write_text(CONFIG.format(module=json.dumps(module), command=json.dumps(command)))
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OPENBLAS_NUM_THREADS": "1"}
-    if not session.exists():
-        for arguments in (["cosmic-ray", "init", config, session], ["cr-filter-operators", session, config]):
-            subprocess.run([*map(str, arguments)], cwd=checkout, env=environment, check=True)
-    exec_ = subprocess.Popen(["cosmic-ray", "exec", str(config), str(session)], cwd=checkout, env=environment)
+    checkout = out / "checkout"
+    shutil.copytree(ROOT, checkout, ignore=NOT_COPIED, dirs_exist_ok=True)
+    digest = sha256((ROOT / module).read_bytes()).hexdigest()[:8]
+    session = out / f"{module.replace('/', '-').removesuffix('.py')}-{digest}.sqlite"
+    if asked.again and session.exists():
+        with sqlite3.connect(session) as database:
+            database.execute("DELETE FROM work_results WHERE test_outcome = 'SURVIVED'")
+    libraries = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(ROOT))]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(checkout), *libraries]),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "benchmarks.mutants_worker", module, TESTS[module], str(session)]
+    worker = subprocess.Popen([*command, str(asked.sample)], cwd=checkout, env=environment)
     try:
-        exec_.wait(timeout=seconds)
+        if worker.wait(timeout=asked.seconds):
+            sys.exit(f"{module}: testing its mutants failed")
     except subprocess.TimeoutExpired:
-        exec_.terminate()
-        exec_.wait()
-        shutil.copy(ROOT / module, checkout / module)  # the mutant that was being tested
+        worker.terminate()  # which puts the module back
+        worker.wait()
     return summary(session)
 
 
 def summary(session: Path) -> dict[str, Any]:
-    """How many mutants a session has, how many of them were tested and noticed, and where those are that were not."""
+    """How many mutants a session has, how many of them were tested and noticed, and those that were not."""
     with sqlite3.connect(session) as database:
         rows = database.execute(
-            "SELECT operator_name, start_pos_row, start_pos_col, worker_outcome, test_outcome "
-            "FROM mutation_specs LEFT JOIN work_results USING (job_id)"
+            "SELECT test_outcome, diff FROM mutation_specs LEFT JOIN work_results USING (job_id) "
+            "WHERE operator_name NOT LIKE 'core/ReplaceBinaryOperator_BitOr_%' "
+            "ORDER BY start_pos_row, start_pos_col, operator_name"
         ).fetchall()
-    mutants = [row for row in rows if row[3] != "SKIPPED"]
-    tested = [row for row in mutants if row[4] is not None]
-    survivors = [
-        f"line {line}, column {column}: {name}" for name, line, column, _, said in tested if said == "SURVIVED"
-    ]
+    tested = [(outcome, diff) for outcome, diff in rows if outcome is not None]
+    survivors = [diff for outcome, diff in tested if outcome == "SURVIVED"]
     return {
-        "mutants": len(mutants),
+        "mutants": len(rows),
         "tested": len(tested),
         "killed": len(tested) - len(survivors),
-        "survivors": survivors,
+        "survivors": dict.fromkeys(survivors, ""),
     }
+
+
+def with_reasons(counts: dict[str, Any], earlier: Mapping[str, str]) -> dict[str, Any]:
+    """What came of a module's mutants, with the reasons that were written earlier for those that survived."""
+    return {**counts, "survivors": {mutant: earlier.get(mutant, "") for mutant in counts["survivors"]}}
 
 
 def main() -> None:
@@ -96,14 +115,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=int, default=86_400, help="for each module")
+    parser.add_argument("--sample", type=int, default=1_000_000, metavar="N", help="mutants of each module at most")
+    parser.add_argument("--again", action="store_true", help="test those once more that no test noticed")
     parser.add_argument("--only", nargs="+", metavar="MODULE", default=TESTS)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     for module in asked.only:
-        counts = mutants_tested(module, asked.out.resolve(), asked.seconds)
-        print(f"{module}: {counts}", flush=True)
-        earlier = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        atomic_write(RESULT, (json.dumps({**earlier, module: counts}, indent=1) + "\n").encode())
+        counts = mutants_tested(module, asked.out.resolve(), asked)
+        earlier = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+        counts = with_reasons(counts, earlier.get(module, {}).get("survivors", {}))
+        print(f"{module}: {counts['killed']} of {counts['tested']} of {counts['mutants']}", flush=True)
+        atomic_write(RESULT, (json.dumps({**earlier, module: counts}, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -95,6 +95,23 @@ def test_hand_worked_updates(backend, name, options, expected):
         before = float(theta[0, 0])
 
 
+@pytest.mark.parametrize(
+    "name, options, weight_decay",
+    [
+        ("sgd", {}, 0.0),
+        ("momentum", {"momentum": 0.9}, 0.0),
+        ("nesterov", {"momentum": 0.9}, 0.0),
+        ("adagrad", {"eps": 1e-10}, 0.0),
+        ("rmsprop", {"rho": 0.99, "eps": 1e-8}, 0.0),
+        ("adam", {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}, 0.0),
+        ("adamw", {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}, 0.01),
+    ],
+)
+def test_defaults_are_those_of_pytorch(name, options, weight_decay):
+    rule = get_optimizer(name)
+    assert rule.configured(None) == options and rule.weight_decay == weight_decay
+
+
 TORCH = {
     "sgd": ("SGD", {}),
     "momentum": ("SGD", {"momentum": 0.9}),
@@ -361,6 +378,8 @@ def test_a_record_of_ones_own_trains(mlp):
         ("momentum", {"momentum": 1.0}, "momentum=1.0 does not fit; use 0 <= momentum < 1"),
         ("momentum", {"momentum": [0.5, -1.0]}, "momentum=-1.0 does not fit"),
         ("momentum", {"momentum": np.nan}, "momentum=nan does not fit"),
+        ("momentum", {"momentum": "high"}, "momentum=high does not fit"),
+        ("momentum", {"momentum": [0.5, None]}, "momentum=None does not fit"),
         ("adam", {"eps": 0.0}, "eps=0.0 does not fit; use eps > 0"),
     ],
 )

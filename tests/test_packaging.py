@@ -20,8 +20,9 @@ from support.package import PACKAGE, REPOSITORY
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
 # Where conda-forge's name is not that of the wheel.
 CONDA_NAMES = {"duckdb": "python-duckdb", "cupy-cuda13x[ctk]": "cupy"}
-# What needs a device, benchmarks' peers, the site that CI builds, other packages on our estimators, fuzzing, mutants.
-UNTESTED = {"cuda13", "cuda12", "nccl13", "nccl12", "bench", "bench-tables", "docs", "clients", "fuzz", "mutants"}
+# What needs a device, benchmarks' peers, the site that CI builds, other packages on our estimators, what tests tests.
+UNTESTED = {"cuda13", "cuda12", "nccl13", "nccl12", "bench", "bench-tables", "docs", "clients"}
+UNTESTED |= {"fuzz", "mutants", "coverage"}
 
 
 @pytest.fixture

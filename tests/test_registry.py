@@ -114,6 +114,7 @@ def test_unknown_names_are_answered_with_a_suggestion(kind, spec, complaint):
         "leaky_relu(0.1))",
         "leaky_relu(slope=)",
         "leaky_relu(*a)",
+        "leaky_relu(slope=0.1, slope=0.2)",
         "leaky_relu(1 + a)",
         "leaky_relu(print(1))",
         "leaky_relu(__import__('os').getcwd())",

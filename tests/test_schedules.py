@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpubp.errors import UsageError
-from gpubp.schedules import SCHEDULES, Progress, Schedule, get_schedule
+from gpubp.schedules import SCHEDULES, Progress, Schedule, get_schedule, schedules_of
 
 
 def factors(spec, total=20, steps_per_epoch=4, losses=None):
@@ -70,6 +70,35 @@ def test_hand_worked_plateaus(losses, expected):
     schedule = get_schedule("reduce_on_plateau(patience=1, gamma=0.1, threshold=1e-3)")
     epochs = np.arange(len(losses) + 1)
     np.testing.assert_allclose(schedule.factor(Progress(epochs, 1, len(epochs), tuple(losses))), expected)
+
+
+@pytest.mark.parametrize(
+    "spec, values",
+    [
+        ("step", {0: 1, 9: 1, 10: 0.1, 20: 0.01}),
+        ("exponential", {0: 1, 1: 0.95, 20: 0.95**20}),
+        ("cosine", {0: 1, 50: 0.5}),
+        ("warmup", {0: 0.2, 4: 1, 99: 1}),
+        ("one_cycle", {0: 0.04, 29: 1, 99: 1e-4}),  # its peak is at step 0.3 * 100 - 1
+        ("reduce_on_plateau", {0: 1, 6: 1, 7: 0.5, 13: 0.25}),  # more than 5 epochs after the one that is the best
+    ],
+)
+def test_hand_worked_factors_of_defaults(spec, values):
+    actual = factors(spec, total=100, steps_per_epoch=1, losses=(1.0,) * 100)
+    np.testing.assert_allclose(actual[list(values)], list(values.values()), rtol=1e-12)
+
+
+@pytest.mark.parametrize("loss, factor", [(0.99989, 1.0), (0.99991, 0.5)])
+def test_an_improvement_on_a_plateau_is_by_a_ten_thousandth(loss, factor):
+    assert factors("reduce_on_plateau(0)", total=3, steps_per_epoch=1, losses=(1.0, loss))[2] == factor
+
+
+def test_there_is_one_schedule_for_all_networks_or_one_each():
+    assert [one.name for one in schedules_of("cosine", 3)] == ["cosine"] * 3
+    halves = Schedule("halves", lambda progress: np.full(progress.step.shape, 0.5))
+    assert [one.name for one in schedules_of(["cosine", halves, None], 3)] == ["cosine", "halves", "constant"]
+    with pytest.raises(UsageError, match=r"schedule names 2 for 3 networks; give one, or one per network"):
+        schedules_of(["cosine", "step"], 3)
 
 
 def torch_factors(make, steps, *, peak=1.0, losses=None):

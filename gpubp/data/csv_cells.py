@@ -162,9 +162,8 @@ def _check_lines(text: CsvText) -> None:
 
 
 def _raise_for_malformed_line(text: CsvText, width: int, names: list[str]) -> None:
-    for line, cells in _records(text):
-        if cells and len(cells) != width:
-            _raise_for_width(text, line, cells, names)
+    line, cells = next((line, cells) for line, cells in _records(text) if cells and len(cells) != width)
+    _raise_for_width(text, line, cells, names)
 
 
 def _raise_for_width(text: CsvText, line: int, cells: list[str], names: list[str]) -> None:

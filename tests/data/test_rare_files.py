@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import os
 import sys
 from datetime import date, datetime, time
 from pathlib import Path
@@ -13,6 +15,8 @@ import pandas as pd
 import pytest
 
 from gpubp.data import read
+from gpubp.data.arrays import as_inputs
+from gpubp.data.schema import ColumnSchema, Schema
 from gpubp.errors import DataError, UsageError
 from support.seed_files import SEED_FILES, read_whole, write_seed
 
@@ -39,11 +43,101 @@ def test_an_interrupt_while_a_parquet_file_is_read_is_one(said, raised, tmp_path
         read(write_seed("table.parquet", tmp_path, b"PAR1"))
 
 
-def test_a_download_that_broke_off_beside_its_contents_is_another_file(tmp_path: Path):
+@pytest.mark.parametrize("packed", ["others", "half", "none"])
+def test_a_download_that_broke_off_beside_its_contents_is_another_file(packed, tmp_path: Path):
     path = write_seed("idx/train-images-idx3-ubyte", tmp_path)
-    path.with_name(f"{path.name}.gz").write_bytes(SEED_FILES["table.csv.gz"]()[:-9])
+    whole = gzip.compress(path.read_bytes())
+    content = {"others": SEED_FILES["table.csv.gz"](), "half": whole[: len(whole) // 2], "none": path.read_bytes()}
+    path.with_name(f"{path.name}.gz").write_bytes(content[packed])
     with pytest.raises(DataError, match="hold the same part"):
         read(path.parent)
+    path.with_name(f"{path.name}.gz").write_bytes(whole)
+    assert read(path.parent).rows == 3
+
+
+def test_pictures_beside_folders_of_pictures_are_refused(tmp_path: Path):
+    path = write_seed("pictures/cat.png", tmp_path)
+    write_seed("pictures/cat.png", path.parent / "cats")
+    (path.parent / "cats" / "pictures" / "cat.png").rename(path.parent / "cats" / "cat.png")
+    with pytest.raises(DataError, match="pictures: holds pictures beside folders of pictures; move cat.png into"):
+        read(path.parent)
+
+
+def test_a_folder_with_two_files_of_arrays_is_ambiguous_and_the_test_part_may_lie_beside(tmp_path: Path):
+    path = write_seed("arrays.h5", tmp_path)
+    path.rename(tmp_path / "train_a.h5")
+    write_seed("arrays.h5", tmp_path).rename(tmp_path / "train_b.h5")
+    with pytest.raises(DataError, match=r"holds train_a\.h5, train_b\.h5; name one of them"):
+        read(tmp_path)
+
+
+def test_standard_input_is_read_as_a_csv_file(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a,b\n1,2\n3,4\n")))
+    data = read("-")
+    assert data.name == "standard input" and data.columns["b"].tolist() == [2, 4]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(DataError, match=r"table\.csv: is a pipe or a device, and no file"):
+        read(tmp_path / "table.csv")
+
+
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(tmp_path: Path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(DataError, match=r"table\.csv: cannot be read: Permission denied"):
+        read(tmp_path / "table.csv")
+
+
+def test_columns_of_built_in_tables_can_be_chosen_too():
+    data = read("wine", ignore=["alcohol"], kinds={"ash": "category"})
+    assert data.columns.schema.columns["alcohol"].kind == "ignored"
+    assert data.columns["cultivar"].tolist()[0] == "class_0" and data.columns["ash"].dtype == object
+
+
+def test_quoted_cells_are_put_together_from_pieces_and_blank_lines_are_none(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("gpubp.data.csv_cells.CELLS_PER_PIECE", 4)
+    lines = [f'"{chr(97 + i)}{i}",{i}\n' + "\n" * (i % 3) for i in range(11)]
+    data = read(write_seed("table.csv", tmp_path, "".join(["name,x\n", *lines]).encode()), kinds={"name": "category"})
+    assert data.columns["name"].tolist() == [f"{chr(97 + i)}{i}" for i in range(11)]
+    assert data.columns["x"].tolist() == list(range(11))
+
+
+def test_a_row_of_a_workbook_may_end_before_the_table_does(tmp_path: Path):
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    for row in (("a", "b", None), (1, None, None), (2, 3, ""), (4, 5, None)):
+        book.active.append(row)
+    book.active["C3"].number_format = "0.00"
+    book.save(file)
+    data = read(write_seed("table.xlsx", tmp_path, file.getvalue()))
+    np.testing.assert_array_equal(data.columns["b"], [np.nan, 3, 5])
+
+
+@pytest.mark.parametrize("width, kind", [(3, "arrays"), (2, "arrays"), (1, "table"), (5, "table")])
+def test_a_matrix_is_taken_as_the_inputs_of_a_network_that_they_fit(width, kind, tmp_path: Path):
+    np.save(tmp_path / "m.npy", np.arange(12.0).reshape(4, 3))
+    data = as_inputs(read(tmp_path / "m.npy"), "arrays", width)
+    assert data.kind == kind
+    if kind == "arrays":
+        assert data.X.shape == (4, width) and (data.y is None) == (width == 3)
+
+
+def test_texts_of_no_length_are_texts(tmp_path: Path):
+    header = b"{'descr': '<U0', 'fortran_order': False, 'shape': (4,)}".ljust(117) + b"\n"
+    np.save(tmp_path / "X.npy", np.zeros((4, 2, 1)))
+    (tmp_path / "y.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    assert read(tmp_path / "X.npy").y.tolist() == [""] * 4
+
+
+def test_the_sign_before_decimals_may_be_another_in_prediction():
+    schema = Schema({"a": ColumnSchema("number", "all cells are numbers")})
+    assert schema.with_decimal(",").options.decimal == "," and schema.options.decimal != ","
+    with pytest.raises(UsageError, match="decimal"):
+        schema.with_decimal("x")
 
 
 def test_times_in_a_workbook_are_read_as_they_are_shown(tmp_path: Path):

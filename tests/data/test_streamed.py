@@ -307,6 +307,60 @@ def test_a_quote_that_is_never_closed_ends_the_search_for_rows(tmp_path):
         open_large(path, limit=1500)
 
 
+def test_a_quote_that_no_piece_closes_is_named_by_the_line_on_which_it_may_be(tmp_path):
+    path = tmp_path / "large.csv"
+    path.write_text(replaced(PLAIN, 301, '1,"2,3') + PLAIN * 10)
+    message = r"large.csv, from line 301 on: no row ends in [\d,]+ bytes; close the quote that is open there"
+    with pytest.raises(DataError, match=message):
+        open_large(path, limit=1500)
+
+
+@pytest.mark.parametrize("header", [None, True])
+def test_a_row_may_be_longer_than_a_piece(header, tmp_path):
+    path = tmp_path / "large.csv"
+    text = "a\nlong, long\nrow\n" * 300
+    path.write_text(replaced(PLAIN, 301, f'1,"{text}",2').replace("a,b,c", "a,text,c"))
+    data = opened(path, limit=1500, header=header)
+    blocks_read = [data.blocks.read(block) for block in range(len(data.blocks.starts) - 1)]
+    assert sum(part.rows for part in blocks_read) == 400
+    assert (data.blocks.header is None) == (header is not None)
+
+
+def test_a_gzipped_file_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    def refuse(name: str, *_: int) -> None:
+        raise DataError(f"{name}: would unpack to too much")
+
+    monkeypatch.setattr(csv_blocks, "check_size", refuse)
+    with pytest.raises(DataError, match="large.csv.gz: would unpack to too much"):
+        open_large(write_gzipped(tmp_path), limit=1500)
+
+
+def test_a_file_that_cannot_be_read_any_more_is_named_with_the_row(tmp_path):
+    def fail(first: int, end: int) -> Any:
+        raise OSError("Input/output error")
+
+    data = opened(write_npy(tmp_path))
+    data.blocks.stretch = fail
+    with pytest.raises(DataError, match=r"large_X.npy, from row 1 on: cannot be read: Input/output error"):
+        data.blocks.read(0)
+
+
+def test_arrays_of_more_axes_and_files_without_them_are_read_as_a_whole_or_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    np.save(tmp_path / "pictures.npy", np.zeros((50, 10, 10)))
+    (tmp_path / "damaged.h5").write_bytes(b"no HDF5")
+    with h5py.File(tmp_path / "others.h5", "w") as file:
+        file["Z"] = NUMBERS
+    for name in ("pictures.npy", "damaged.h5", "others.h5"):
+        assert open_large(tmp_path / name, limit=100) is None
+
+
+def test_targets_beside_a_large_array_may_be_texts(tmp_path):
+    path = write_npy(tmp_path)
+    np.save(tmp_path / "large_y.npy", CLASSES.astype(str))
+    assert prepare_streamed(opened(path)).classes == ["no", "yes"]
+
+
 @pytest.mark.parametrize("fraction", [1.0, -0.1, 7.5])
 def test_fractions(fraction, tmp_path):
     with pytest.raises(UsageError, match="is no fraction"):

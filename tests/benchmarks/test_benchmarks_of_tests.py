@@ -1,0 +1,78 @@
+"""What says how good the tests are counts right: coverage of branches, and mutants."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from benchmarks import coverage, mutants, promises
+
+
+def module(lines: int, covered: int, branches: int, branches_covered: int) -> dict:
+    summary = {"num_statements": lines, "covered_lines": covered}
+    summary |= {"num_branches": branches, "covered_branches": branches_covered}
+    return {"summary": summary, "missing_lines": [7] * (lines - covered), "missing_branches": [[3, 7], [5, -1]]}
+
+
+REPORT = {
+    "files": {
+        "gpubp/backprop.py": module(10, 10, 4, 4),
+        "gpubp/losses.py": module(1000, 1000, 1000, 999),
+        "gpubp/network.py": module(10, 9, 0, 0),
+        "gpubp/backends/compiled/loops/order.py": module(50, 1, 0, 0),
+    }
+}
+
+
+def test_coverage_counts_lines_and_branches_and_says_what_it_cannot_see():
+    said = coverage.counts(REPORT, ["tests"])
+    assert said["tests"] == "pytest tests"
+    assert {name: one["percent"] for name, one in said["modules"].items()} == {
+        "gpubp/backprop.py": 100.0,
+        "gpubp/losses.py": 99.9,
+        "gpubp/network.py": 90.0,
+    }
+    assert said["percent"] == 99.9 and said["percent_of_branches"] == 99.9
+    assert (said["every_branch_asked_for"], said["every_branch_covered"]) == (2, 1)
+    assert list(said["unseen"]) == ["gpubp/backends/compiled/loops/order.py"]
+    assert "Numba" in said["unseen"]["gpubp/backends/compiled/loops/order.py"]["reason"]
+
+
+def test_what_no_test_runs_is_listed():
+    listed = list(coverage.missing(REPORT, ["gpubp/network.py", "gpubp/cli/app.py"]))
+    assert listed == ["gpubp/network.py: 7, 3->7, 5->exit", "gpubp/cli/app.py: everything is covered"]
+
+
+@pytest.mark.parametrize("patterns, what", [(coverage.UNSEEN, "unseen"), (mutants.TESTS, "tested")])
+def test_modules_that_are_named_are_there(patterns, what):
+    for pattern in patterns:
+        assert list(mutants.ROOT.glob(pattern)), f"{pattern} is {what}, and no module"
+
+
+def test_mutants_are_counted_and_survivors_keep_their_reasons(tmp_path):
+    with sqlite3.connect(tmp_path / "session.sqlite") as database:
+        database.execute("CREATE TABLE mutation_specs (job_id, operator_name, start_pos_row, start_pos_col)")
+        database.execute("CREATE TABLE work_results (job_id, test_outcome, diff)")
+        rows = [("a", "core/NumberReplacer"), ("b", "core/NumberReplacer"), ("c", "core/Not"), ("d", "core/Not")]
+        rows.append(("e", "core/ReplaceBinaryOperator_BitOr_Add"))
+        database.executemany("INSERT INTO mutation_specs VALUES (?, ?, 1, 1)", rows)
+        results = [("a", "KILLED", "x -> y"), ("b", "SURVIVED", "1 -> 2"), ("c", "SURVIVED", "a -> not a")]
+        database.executemany("INSERT INTO work_results VALUES (?, ?, ?)", results)
+    counts = mutants.summary(tmp_path / "session.sqlite")
+    assert counts == {"mutants": 4, "tested": 3, "killed": 1, "survivors": {"1 -> 2": "", "a -> not a": ""}}
+    explained = mutants.with_reasons(counts, {"1 -> 2": "any number does", "gone -> killed": "…"})
+    assert explained["survivors"] == {"1 -> 2": "any number does", "a -> not a": ""}
+
+
+def test_promises_say_what_was_measured_and_which_modules_are_below_the_bar(tmp_path, monkeypatch):
+    monkeypatch.setattr(promises, "RESULTS", tmp_path)
+    survivors = {"mutants": 50, "tested": 10, "killed": 8, "survivors": {}}
+    modules = {"gpubp/a.py": survivors, "gpubp/b.py": {**survivors, "killed": 9}}
+    (tmp_path / "mutants.json").write_text(json.dumps(modules), encoding="utf-8")
+    said = promises._mutants(1.0)
+    assert said.startswith("17 of 20 are noticed, a sample of those of 2 modules; below 90 % are gpubp/a.py 8 of 10;")
+    (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["tests"])), encoding="utf-8")
+    said = promises._coverage(1.0)
+    assert said.startswith("1 of 2 modules wholly, where all were asked for; 99.9 % of lines and branches of gpubp")
