@@ -5,6 +5,8 @@ What has no scalar expressions runs as in the reference, for that operation alon
 
 from __future__ import annotations
 
+import math
+import os
 import threading
 from collections.abc import Callable
 from functools import partial, wraps
@@ -17,6 +19,7 @@ from gpubp.activations import Activation, Softmax
 from gpubp.backends import Batch, Dropout, Epoch, Layer, LayerCache, OptimizerState
 from gpubp.backends.compiled.cache import LoopsFailedError, address, load, loops_failed, numba_state
 from gpubp.backends.compiled.program import Arguments, Launches, Program, address_of, run_loops
+from gpubp.backends.compiled.small_products import is_small, register_bytes
 from gpubp.backends.compiled.source import (
     NUMBERS,
     ModuleSource,
@@ -26,6 +29,7 @@ from gpubp.backends.compiled.source import (
     loss_source,
     optimizer_source,
     order_source,
+    product_source,
 )
 from gpubp.backends.compiled.ufunc import matmul_loop
 from gpubp.backends.reference import ReferenceBackend
@@ -33,6 +37,7 @@ from gpubp.losses import Loss, get_loss
 
 __all__ = ["CompiledBackend", "numba_state"]
 
+CACHE_LINE = 64  # bytes
 _WITH_SOFTMAX = get_loss("cross_entropy")
 
 
@@ -80,6 +85,8 @@ class CompiledBackend(ReferenceBackend):
     def __init__(self, dtype: Any, reason: str = "asked for", small: int = 1 << 14) -> None:
         super().__init__(dtype, reason)
         self.small = small
+        taken = os.environ.get("GPUBP_SMALL_PRODUCTS", "") != "0"
+        self.register_bytes = register_bytes() if taken else 0
 
     def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
         programs: dict[int, Program] = {}
@@ -91,6 +98,14 @@ class CompiledBackend(ReferenceBackend):
                 programs[rows].run(count)
 
         return run
+
+    # -- memory ---------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return _aligned(np.empty, shape, np.dtype(self.dtype if dtype is None else dtype))
+
+    def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        return _aligned(np.zeros, shape, np.dtype(self.dtype if dtype is None else dtype))
 
     # -- operations -----------------------------------------------------------------------------------
 
@@ -117,8 +132,13 @@ class CompiledBackend(ReferenceBackend):
             return self._call(super().matmul, a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         operands = (a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b, out)
         networks, rows, columns = out.shape
+        inner = operands[0].shape[2]
+        if _regular(a, b, out) and is_small(rows, inner, columns, self.dtype, self.register_bytes):
+            arguments = Arguments().numbers(rows, columns, inner).parts(self.dtype, a).numbers(*operands[0].strides[1:])
+            arguments.parts(self.dtype, b).numbers(b.strides[1], transpose_b).parts(self.dtype, out)
+            return self._launch(product_source(self.dtype.name, self.register_bytes), "product", networks, arguments)
         places = [[address_of(x[k if len(x) > 1 else 0]) for x in operands] for k in range(networks)]
-        sizes = [1, rows, operands[0].shape[2], columns]
+        sizes = [1, rows, inner, columns]
         strides = [0, 0, 0, *(stride for x in operands for stride in x.strides[1:])]
         arguments = Arguments().numbers(matmul_loop(self.dtype))
         arguments.tables(np.int64, *(np.array(table, np.int64) for table in (places, sizes, strides)))
@@ -239,6 +259,15 @@ class CompiledBackend(ReferenceBackend):
 
     def _typed(self, *arrays: Array) -> bool:
         return all(array.dtype == self.dtype and array.flags.aligned for array in arrays)
+
+
+def _aligned(make: Callable[[int, Any], Array], shape: tuple[int, ...], dtype: np.dtype) -> Array:
+    """An array that begins with a line of the processor's caches, so that no register is loaded from two of them."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = make(size + CACHE_LINE, np.uint8)
+    start = -address_of(memory) % CACHE_LINE
+    array: Array = memory[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def _regular(*arrays: Array) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from gpubp.activations import Activation
 from gpubp.backends.compiled.elementary import definitions
+from gpubp.backends.compiled.small_products import LONGEST
 from gpubp.backends.shuffle import ROUNDS
 from gpubp.errors import UsageError
 from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
@@ -46,6 +47,14 @@ def gather_source(source: str, out: str) -> ModuleSource:
 def order_source() -> ModuleSource:
     """Which rows of the data a step takes."""
     return _join("order", "import numpy as np", f"ROUNDS = {ROUNDS}", *_files("native", "order"))
+
+
+@cache
+def product_source(dtype: str, register_bytes: int) -> ModuleSource:
+    """Small products, in tiles of registers of so many bytes."""
+    constants = f"T, WIDTH, LONGEST = np.{dtype}, {register_bytes}, {LONGEST}"
+    head = f"import numpy as np\nfrom llvmlite import ir\n\n{constants}"
+    return _join(f"product_{dtype}", head, *_files("native", "product"))
 
 
 @lru_cache(maxsize=64)
