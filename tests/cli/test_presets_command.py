@@ -54,7 +54,7 @@ def test_a_table_is_trained_by_the_preset_fast(folder: Path) -> None:
     assert "validation: 13 of 64 rows" in text
     config = json.loads(Path("run/metrics.json").read_text())["config"]
     recipe = RECIPES["trees"]
-    expected = {"preset": "fast", "numbers": recipe.numbers, "validation": 0.2, "optimizer": "adamw", "patience": 2}
+    expected = {"preset": "fast", "numbers": recipe.numbers, "validation": 0.2, "optimizer": "adamw", "patience": 1}
     assert config.items() >= {**expected, "dropout": recipe.dropout, "activation": recipe.activation}.items()
     assert recipe.numbers in done("inspect", "run")
     done("predict", "run", "price.csv", "--out", "p.csv")
