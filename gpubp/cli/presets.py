@@ -17,7 +17,7 @@ from gpubp.cli.settings import Settings
 from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
 from gpubp.errors import DivergenceError, UsageError
-from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset, on_all_rows
+from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -143,7 +143,6 @@ def train_on_all_rows(
     net: MLP,
     prepared: PreparedData,
     settings: Settings,
-    epochs: int,
     arguments: Mapping[str, Any],
 ) -> Scores:
     """Train a network for some epochs more, on the rows that it was validated on as well.
@@ -169,7 +168,6 @@ def train_on_all_rows(
             checks.stacked_rows(X, X_validated),
             np.concatenate([y, y_validated]),
             **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
-            **on_all_rows(settings["learning_rate"], epochs),
         )
     except (KeyboardInterrupt, DivergenceError) as error:
         net.stack.theta[...] = before
@@ -177,7 +175,9 @@ def train_on_all_rows(
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}"
         display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
     else:
-        display.say(console, f"{history.epochs} more epochs on all {len(X) + len(X_validated):,} rows")
+        display.say(
+            console, f"{display.plural(history.epochs, 'epoch')} more on all {len(X) + len(X_validated):,} rows"
+        )
     return scores
 
 

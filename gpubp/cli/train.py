@@ -19,6 +19,7 @@ from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_option
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
+from gpubp.tabular.recipes import on_all_rows
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 from gpubp.training.ranks import ALONE, Ranks
@@ -182,10 +183,11 @@ def _fit_and_save(
         with suppress(UsageError):  # there is no room for the network either
             save(console, net, prepared, error.history, config, folder, quiet)
         raise
-    if config.get("epochs_on_all_rows") and interruption is None and history.stopped != "callback":
+    if (most := config.get("epochs_on_all_rows")) and interruption is None and history.stopped != "callback":
         also_then = ("recompute", "class_weight", "communicator")
         arguments = {"seed": seed, **{name: value for name, value in others.items() if name in also_then}}
-        validated = presets.train_on_all_rows(console, net, prepared, settings, config["epochs_on_all_rows"], arguments)
+        arguments |= on_all_rows(settings["learning_rate"], most, history.best_epoch)
+        validated = presets.train_on_all_rows(console, net, prepared, settings, arguments)
     if ranks.rank == 0:
         save(console, net, prepared, history, config, folder, quiet, validated)
         if interruption is not None:

@@ -278,20 +278,17 @@ class _PresetFit:
             outputs = net.stack.part(slice(k, k + 1)).outputs(X[fold.validation])[0]
             oof[fold.validation % len(table.rows)] = rescaled(outputs, scalings[k], table.target)
         if epochs.on_all_rows and self._seconds_left() > 0:
-            self._train_on_all_rows(net, recipe, folds, done, part)
+            others = on_all_rows(recipe.learning_rate, epochs.on_all_rows, history.best_epoch)
+            history = train(
+                net,
+                **self._rows_to_train_on(folds),
+                **_arguments(recipe, net) | others,
+                rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
+                callbacks=(self._after_epoch(recipe, done, part),),
+            )
+            self.history.steps += history.steps
         self.members.append(Member(recipe.name, net, [fold.preprocessing["features"] for fold in folds], scalings))
         self.oof.append(oof)
-
-    def _train_on_all_rows(self, net: MLP, recipe: Recipe, folds: list[Fold], done: float, part: float) -> None:
-        """Train networks for some epochs more, on the rows that they were validated on as well."""
-        history = train(
-            net,
-            **self._rows_to_train_on(folds),
-            **_arguments(recipe, net) | on_all_rows(recipe.learning_rate, self.preset.spend(recipe.epochs).on_all_rows),
-            rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
-            callbacks=(self._after_epoch(recipe, done, part),),
-        )
-        self.history.steps += history.steps
 
     def _rows_to_train_on(self, folds: list[Fold]) -> dict[str, Any]:
         """The arguments X, y and sample_weight of `gpubp.train`."""

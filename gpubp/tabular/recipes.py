@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpubp.errors import UsageError, suggest
 from gpubp.training.options import FEWEST_STEPS
 
@@ -77,7 +79,7 @@ class Epochs:
     patience : int
         They end where the validation loss has not fallen for so many.
     on_all_rows : int
-        Epochs that begin with the weights of the best, on training and validation rows alike.
+        The most epochs that begin with the weights of the best, on training and validation rows alike.
     """
 
     validated: int
@@ -100,7 +102,8 @@ class Preset:
     validation : float
         The part of the rows that the network of a single split is validated on.
     on_all_rows : float
-        The part of the epochs that networks are trained for at the end on the rows that they were validated on, too.
+        The part of the epochs, at most, that networks are trained for at the end on the rows that they were validated
+        on, too.
     """
 
     name: str
@@ -184,8 +187,13 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def on_all_rows(learning_rate: float, epochs: int) -> dict[str, Any]:
-    """The arguments of `gpubp.train` that are others where a network is trained on all rows at the end."""
+def on_all_rows(learning_rate: float, most_epochs: int, best_epoch: Any) -> dict[str, Any]:
+    """The arguments of `gpubp.train` that are others where a network is trained on all rows at the end.
+
+    `best_epoch` is that of its validation, counted from 0, or one each of a stack. Half as many epochs as led there
+    are the most: what was learned by heart soon is not to be learned by heart now.
+    """
+    epochs = np.clip((np.asarray(best_epoch) + 1) // 2, 1, most_epochs).tolist()
     return {"learning_rate": RATE_ON_ALL_ROWS * learning_rate, "schedule": "cosine", "epochs": epochs}
 
 
