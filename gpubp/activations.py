@@ -294,21 +294,35 @@ def silu() -> Activation:
 
 
 def mish() -> Activation:
-    """a = z t with t = tanh(ln(1 + eᶻ)); σ′ = t + z (1 − t²) / (1 + e⁻ᶻ). Source: Misra, 2019."""
-    soft = softplus()
+    """a = z t with t = tanh(ln(1 + eᶻ)); σ′ = t + z (1 − t²) / (1 + e⁻ᶻ). Source: Misra, 2019.
+
+    With w = eᶻ and n = w (w + 2), t = n / (n + 2) and (1 − t²) / (1 + e⁻ᶻ) = 4 w (1 + w) / (n + 2)²: one exponential
+    instead of three functions. From z = 20 on t is 1 to the last digit; there w is that of 20, so that n² is finite.
+    """
+
+    def terms(xp: Namespace, z: Array) -> tuple[Array, Array, Array]:
+        capped = xp.minimum(z, 20)
+        w = xp.exp(capped)
+        return capped, w, w * (w + 2)
+
+    def f(xp: Namespace, z: Array) -> Array:
+        _, _, n = terms(xp, z)
+        return z * (n / (n + 2))
 
     def derivative(xp: Namespace, z: Array) -> Array:
-        t = xp.tanh(soft.f(xp, z))
-        return t + z * (1 - t * t) / (1 + xp.exp(-z))
+        capped, w, n = terms(xp, z)
+        return n / (n + 2) + 4 * capped * (w / (n + 2)) * ((1 + w) / (n + 2))
 
-    t = f"tanh({soft.scalar_f})"
+    capped = "select(z < T(20), z, T(20))"
+    w = f"exp({capped})"
+    n = f"({w} * ({w} + T(2)))"
     return Activation(
         name="mish",
-        f=lambda xp, z: z * xp.tanh(soft.f(xp, z)),
+        f=f,
         derivative=derivative,
         derivative_from="z",
-        scalar_f=f"z * {t}",
-        scalar_derivative=f"{t} + z * (T(1) - {t} * {t}) / (T(1) + exp(-z))",
+        scalar_f=f"z * ({n} / ({n} + T(2)))",
+        scalar_derivative=f"({n} + T(4) * {capped} * ({w} * (T(1) + {w})) / ({n} + T(2))) / ({n} + T(2))",
         init="he_normal",
         bounds=(-0.3088435, inf),
     )

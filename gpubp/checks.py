@@ -53,6 +53,15 @@ class SparseRows:
         return int(np.prod(self.shape, dtype=np.int64)) * int(self.dtype.itemsize)
 
 
+def stacked_rows(X: Any, below: Any) -> Any:
+    """The rows of two matrices, one below the other: arrays, or SparseRows."""
+    if not isinstance(X, SparseRows):
+        return np.concatenate([X, below])
+    from scipy.sparse import vstack
+
+    return SparseRows(vstack([X.matrix, below.matrix], format="csr"))
+
+
 def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
     """`X` as a two-dimensional real array or SparseRows (m, n_inputs), copied only where it must be.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
 
 from gpubp import checks
@@ -14,13 +16,15 @@ from gpubp.cli.parsing import dashed, parse_class_weight, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
-from gpubp.errors import UsageError
+from gpubp.errors import DivergenceError, UsageError
 from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gpubp.cli.metrics import Scores
     from gpubp.data import LargeData, PreparedData, RawData
+    from gpubp.network import MLP
 
 PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
 NONE, DEFAULT = "none", "fast"
@@ -114,22 +118,67 @@ def recipe_of(preset: Preset) -> Recipe:
     return RECIPES[preset.recipes[0]]
 
 
-def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared: PreparedData) -> Settings:
-    """Settings in which what is not given is the recipe's; the best epoch is kept where rows are validated on.
+def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared: PreparedData) -> tuple[Settings, int]:
+    """Settings in which what is not given is the recipe's, and how many epochs on all rows come after these.
 
-    Values that are predicted stay within the range of the training rows.
+    Where rows are validated on, the best epoch is kept. Values that are predicted stay within the range of the
+    training rows.
     """
     targets.clamp(prepared.preprocessing["target"], prepared.train[1])
     recipe, given = recipe_of(preset), [*_typed(ctx), "loss"]
-    options = recipe.options(prepared.task != "regression")
+    epochs = preset.spend(settings["epochs"] or recipe.epochs_for(prepared.rows))
+    options = recipe.options(prepared.task != "regression") | {"schedule": epochs.schedule, "patience": epochs.patience}
+    if prepared.validation is None or prepared.stream is not None:
+        epochs = replace(preset, on_all_rows=0.0).spend(epochs.validated + epochs.on_all_rows)
+        patience = None if prepared.validation is None else epochs.patience
+        options |= {"schedule": epochs.schedule, "patience": patience}
     if "optimizer" in given:
         options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
     chosen = settings.changed({name: value for name, value in options.items() if name not in given})
-    epochs = settings["epochs"] or recipe.epochs_for(prepared.rows)
-    chosen = chosen.changed({"epochs": epochs})
-    if "patience" in given or prepared.validation is None:
-        return chosen
-    return chosen.changed({"patience": epochs})
+    return chosen.changed({"epochs": epochs.validated}), epochs.on_all_rows
+
+
+def train_on_all_rows(
+    console: Console,
+    net: MLP,
+    prepared: PreparedData,
+    settings: Settings,
+    arguments: Mapping[str, Any],
+) -> Scores:
+    """Train a network for some epochs more, on the rows that it was validated on as well.
+
+    Where that is interrupted, or leaves the finite numbers, the network stays as it was.
+
+    Returns
+    -------
+    dict
+        How well it predicted the validation rows before.
+    """
+    from gpubp.cli import display, metrics
+    from gpubp.training import train as run_training
+
+    assert prepared.validation is not None
+    net.preprocessing = prepared.preprocessing
+    scores = metrics.score(net, *prepared.validation)
+    (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
+    before = net.stack.theta.copy()
+    try:
+        history = run_training(
+            net,
+            checks.stacked_rows(X, X_validated),
+            np.concatenate([y, y_validated]),
+            **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
+        )
+    except (KeyboardInterrupt, DivergenceError) as error:
+        net.stack.theta[...] = before
+        net.stack.refresh()
+        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}"
+        display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
+    else:
+        display.say(
+            console, f"{display.plural(history.epochs, 'epoch')} more on all {len(X) + len(X_validated):,} rows"
+        )
+    return scores
 
 
 def train(

@@ -19,6 +19,7 @@ from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_option
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
+from gpubp.tabular.recipes import on_all_rows
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 from gpubp.training.ranks import ALONE, Ranks
@@ -117,8 +118,9 @@ def train(
     )
     if watch_test and prepared.test is None:
         raise UsageError("--watch-test watches test rows, and there are none; leave it out, or give some by --test")
+    epochs_on_all_rows = 0
     if chosen is not None:
-        settings = presets.settings_of(ctx, settings, chosen, prepared)
+        settings, epochs_on_all_rows = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     name = source.name
     del source, large, prepare  # the table's cells, which training needs no more
@@ -133,6 +135,7 @@ def train(
     config = config_of(ctx, settings, prepared)
     if chosen is not None:
         config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
+        config |= {"epochs_on_all_rows": epochs_on_all_rows}
     size = net.parameters * backend.dtype.itemsize
     with processes.claimed(ranks, folder, name, size) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
@@ -171,7 +174,7 @@ def _fit_and_save(
         config = {**config, "ranks": ranks.size}
         others = {**others, "communicator": ranks, "checkpoint_every": others["checkpoint_every"] or EVERY_ON_RANKS}
         display.say(console, f"{ranks.size} ranks; if one is lost, all end, to go on: {command_to_resume(ctx, folder)}")
-    interruption = None
+    interruption, validated = None, None
     try:
         history = fit(console, net, prepared, settings, seed, {"checkpoint": folder / FOLDER, **others})
     except TrainingInterrupted as error:
@@ -180,8 +183,13 @@ def _fit_and_save(
         with suppress(UsageError):  # there is no room for the network either
             save(console, net, prepared, error.history, config, folder, quiet)
         raise
+    if (most := config.get("epochs_on_all_rows")) and interruption is None and history.stopped != "callback":
+        also_then = ("recompute", "class_weight", "communicator")
+        arguments = {"seed": seed, **{name: value for name, value in others.items() if name in also_then}}
+        arguments |= on_all_rows(settings["learning_rate"], most, history.best_epoch)
+        validated = presets.train_on_all_rows(console, net, prepared, settings, arguments)
     if ranks.rank == 0:
-        save(console, net, prepared, history, config, folder, quiet)
+        save(console, net, prepared, history, config, folder, quiet, validated)
         if interruption is not None:
             steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
             typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
@@ -279,12 +287,18 @@ def save(
     config: dict[str, Any],
     folder: Path,
     quiet: bool,
+    validated: dict[str, Any] | None = None,
 ) -> None:
-    """Measure a trained network, write its folder, and say so; if `quiet`, in one line."""
+    """Measure a trained network, write its folder, and say so; if `quiet`, in one line.
+
+    `validated` are scores on the validation rows from before it was trained on them.
+    """
     from gpubp.cli import run_folder, training_rows
 
     net.preprocessing = prepared.preprocessing
     summary = run_folder.summarize(net, prepared, history, config)
+    if validated is not None:
+        summary["validation"] = validated
     seen = () if prepared.stream is not None else (prepared.train, prepared.validation)
     rows = [training_rows.numbers_of(*part, prepared.preprocessing) for part in seen if part is not None]
     run_folder.write(folder, net, history, summary, rows)

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.inspection import permutation_importance
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import type_of_target
@@ -91,10 +90,12 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         dict of str to (float, float)
             Mean and standard deviation by column, the most important first.
         """
-        found = permutation_importance(self, X, y, n_repeats=n_repeats, random_state=random_state)
+        from sklearn.inspection import permutation_importance  # a third of a second, which fits need not wait for
+
+        result = permutation_importance(self, X, y, n_repeats=n_repeats, random_state=random_state)
         names = [str(name) for name in getattr(X, "columns", range(self.n_features_in_))]
-        order = np.argsort(-found.importances_mean)
-        return {names[j]: (float(found.importances_mean[j]), float(found.importances_std[j])) for j in order}
+        order = np.argsort(-result.importances_mean)
+        return {names[j]: (float(result.importances_mean[j]), float(result.importances_std[j])) for j in order}
 
     # -- files -----------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from gpubp.network import MLP
 from gpubp.tabular import fold_rows
 from gpubp.tabular.fold_rows import TrainingRows
 from gpubp.tabular.model import Member, TabularModel, rescaled
-from gpubp.tabular.recipes import OPTIMIZER, RECIPES, SCHEDULE, Preset, Recipe
+from gpubp.tabular.recipes import OPTIMIZER, RECIPES, Preset, Recipe, on_all_rows
 from gpubp.tabular.selection import greedy_weights, row_losses
 from gpubp.training import train
 from gpubp.training.history import History
@@ -231,7 +231,7 @@ class _PresetFit:
         steps = -(-len(folds[0].train) // recipe.batch_size)
         rows = [fold.train[: TRIAL_STEPS * recipe.batch_size] for fold in folds]
         net = self._network(recipe, folds)
-        history = train(net, folds[0].X, folds[0].y, rows=rows, **_arguments(recipe, net) | {"epochs": 2})
+        history = train(net, folds[0].X, folds[0].y, rows=rows, **_arguments(recipe, net), epochs=2)
         return (history.seconds[1] - history.seconds[0]) * steps / min(steps, TRIAL_STEPS)
 
     def _seconds_left(self) -> float:
@@ -257,28 +257,19 @@ class _PresetFit:
         )
 
     def _train(self, recipe: Recipe, folds: list[Fold], done: float, part: float) -> None:
-        """Train the networks of a recipe, each to the best of its epochs on the rows of its fold."""
-        net, table = self._network(recipe, folds), self.table
-        X, y = folds[0].X, folds[0].y
-        copies = len(X) // len(table.rows)
-
-        def after_epoch(net: MLP, history: History) -> bool:
-            loss = _mean(history.curve("validation_loss")[-1])
-            text = f"{recipe.name}, epoch {history.epochs}/{recipe.epochs}, validation loss {loss:.4g}"
-            self.run.progress(done + part * history.epochs / recipe.epochs, text)
-            return self._seconds_left() <= 0
-
+        """Train the networks of a recipe, each to the best of its epochs on the rows of its fold, then on all rows."""
+        net, table, epochs = self._network(recipe, folds), self.table, self.preset.spend(recipe.epochs)
+        X = folds[0].X
         history = train(
             net,
-            X,
-            y,
-            None if table.weight is None else np.tile(table.weight, copies),
+            **self._rows_to_train_on(folds),
             **_arguments(recipe, net),
-            patience=recipe.epochs,  # so that the weights of the best epoch are kept
-            seed=list(net.stack.seeds),
+            epochs=epochs.validated,
+            schedule=epochs.schedule,
+            patience=epochs.patience,
             rows=[fold.train for fold in folds],
             validation_rows=[fold.validation for fold in folds],
-            callbacks=(after_epoch,),
+            callbacks=(self._after_epoch(recipe, done, part),),
         )
         self.history.add(recipe.name, history)
         scalings = [_scaling(fold.preprocessing["target"]) for fold in folds]
@@ -286,8 +277,39 @@ class _PresetFit:
         for k, fold in enumerate(folds):
             outputs = net.stack.part(slice(k, k + 1)).outputs(X[fold.validation])[0]
             oof[fold.validation % len(table.rows)] = rescaled(outputs, scalings[k], table.target)
+        if epochs.on_all_rows and self._seconds_left() > 0:
+            others = on_all_rows(recipe.learning_rate, epochs.on_all_rows, history.best_epoch)
+            history = train(
+                net,
+                **self._rows_to_train_on(folds),
+                **_arguments(recipe, net) | others,
+                rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
+                callbacks=(self._after_epoch(recipe, done, part),),
+            )
+            self.history.steps += history.steps
         self.members.append(Member(recipe.name, net, [fold.preprocessing["features"] for fold in folds], scalings))
         self.oof.append(oof)
+
+    def _rows_to_train_on(self, folds: list[Fold]) -> dict[str, Any]:
+        """The arguments X, y and sample_weight of `gpubp.train`."""
+        X, table = folds[0].X, self.table
+        weight = None if table.weight is None else np.tile(table.weight, len(X) // len(table.rows))
+        return {"X": X, "y": folds[0].y, "sample_weight": weight}
+
+    def _after_epoch(self, recipe: Recipe, done: float, part: float) -> Callable[[MLP, History], bool]:
+        """A callback that shows progress, and ends a training whose time is up."""
+
+        def after_epoch(net: MLP, history: History) -> bool:
+            epoch, state = history.epochs, "on all rows"
+            if history.validation_loss:
+                state = f"validation loss {_mean(history.curve('validation_loss')[-1]):.4g}"
+            else:
+                epoch += self.preset.spend(recipe.epochs).validated
+            text = f"{recipe.name}, epoch {epoch}/{recipe.epochs}, {state}"
+            self.run.progress(done + part * epoch / recipe.epochs, text)
+            return self._seconds_left() <= 0
+
+        return after_epoch
 
     # -- afterwards ------------------------------------------------------------------------------------
 
@@ -318,12 +340,11 @@ def _arguments(recipe: Recipe, net: MLP) -> dict[str, Any]:
     """The keyword arguments of `gpubp.train` that a recipe stands for."""
     return {
         "optimizer": OPTIMIZER,
-        "schedule": SCHEDULE,
         "learning_rate": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
         "dropout": recipe.dropout_of_classes if net.loss.classification else recipe.dropout,
         "batch_size": recipe.batch_size,
-        "epochs": recipe.epochs,
+        "seed": list(net.stack.seeds),
     }
 
 

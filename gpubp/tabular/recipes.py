@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from gpubp.errors import UsageError, suggest
 from gpubp.training.options import FEWEST_STEPS
 
 MOST_EPOCHS = 200  # on small data, where an epoch is mostly its validation
-OPTIMIZER, SCHEDULE = "adamw", "cosine"
+OPTIMIZER = "adamw"
+PATIENCE = 0.4  # of the epochs: without a lower validation loss for so many, a network goes back to its best weights
+RATE_ON_ALL_ROWS = 0.3  # of the learning rate, at the first of the epochs on all rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,33 @@ class Recipe:
             "hidden": ",".join(map(str, self.hidden)),
             "activation": self.activation,
             "optimizer": OPTIMIZER,
-            "schedule": SCHEDULE,
             "learning_rate": self.learning_rate,
             "dropout": self.dropout_of_classes if classification else self.dropout,
             "weight_decay": self.weight_decay,
             "batch_size": self.batch_size,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epochs:
+    """How a recipe's epochs are spent.
+
+    Attributes
+    ----------
+    validated : int
+        Epochs on the training rows, of which the best by its validation loss is kept.
+    schedule : str
+        Of the learning rate in these.
+    patience : int
+        They end where the validation loss has not fallen for so many.
+    on_all_rows : int
+        The most epochs that begin with the weights of the best, on training and validation rows alike.
+    """
+
+    validated: int
+    schedule: str
+    patience: int
+    on_all_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,12 +101,28 @@ class Preset:
         As many networks a recipe, each validated on the rows of its fold. 1 is a single split.
     validation : float
         The part of the rows that the network of a single split is validated on.
+    on_all_rows : float
+        The part of the epochs, at most, that networks are trained for at the end on the rows that they were validated
+        on, too.
     """
 
     name: str
     recipes: tuple[str, ...]
     folds: int
     validation: float = 0.2
+    on_all_rows: float = 0.0
+
+    def spend(self, epochs: int) -> Epochs:
+        """How so many epochs are spent."""
+        on_all_rows = round(self.on_all_rows * epochs)
+        if not on_all_rows:
+            return Epochs(validated=epochs, schedule="cosine", patience=epochs, on_all_rows=0)
+        return Epochs(
+            validated=epochs - on_all_rows,
+            schedule="cosine(0.1)",
+            patience=round(PATIENCE * epochs),
+            on_all_rows=on_all_rows,
+        )
 
 
 RECIPES: dict[str, Recipe] = {
@@ -139,11 +180,21 @@ RECIPES: dict[str, Recipe] = {
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(name="fast", recipes=("trees",), folds=1),
+        Preset(name="fast", recipes=("trees",), folds=1, on_all_rows=0.2),
         Preset(name="good", recipes=("trees",), folds=8),
         Preset(name="best", recipes=tuple(RECIPES), folds=8),
     )
 }
+
+
+def on_all_rows(learning_rate: float, most_epochs: int, best_epoch: Any) -> dict[str, Any]:
+    """The arguments of `gpubp.train` that are others where a network is trained on all rows at the end.
+
+    `best_epoch` is that of its validation, counted from 0, or one each of a stack. Half as many epochs as led there
+    are the most: what was learned by heart soon is not to be learned by heart now.
+    """
+    epochs = np.clip((np.asarray(best_epoch) + 1) // 2, 1, most_epochs).tolist()
+    return {"learning_rate": RATE_ON_ALL_ROWS * learning_rate, "schedule": "cosine", "epochs": epochs}
 
 
 def get_preset(name: str) -> Preset:

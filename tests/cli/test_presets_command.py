@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,32 @@ def test_a_table_is_trained_by_the_preset_fast(folder: Path) -> None:
     predicted = np.loadtxt("p.csv", skiprows=1)
     prices = np.loadtxt("price.csv", skiprows=1, delimiter=",", usecols=3)
     assert prices.min() <= predicted.min() and predicted.max() <= prices.max()
+
+
+def test_the_last_epochs_are_on_all_rows_and_validated_is_what_came_before(folder: Path) -> None:
+    long = ["--epochs", "10", "--device", "cpu"]
+    text = done("train", "price.csv", *long, "--out", "run")
+    assert "more on all 64 rows" in text
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    expected = {"epochs": 8, "epochs_on_all_rows": 2, "schedule": "cosine(0.1)", "patience": 4}
+    assert metrics["config"].items() >= expected.items()
+    with open("run/history.csv", newline="") as file:
+        least = min(float(epoch["validation_loss"]) for epoch in csv.DictReader(file))
+    assert metrics["validation"]["loss"] == pytest.approx(least, rel=1e-4)
+    text = done("train", "price.csv", *long, "--validation", "0", "--out", "unvalidated")
+    assert "more on all" not in text
+    config = json.loads(Path("unvalidated/metrics.json").read_text())["config"]
+    assert (config["epochs"], config["schedule"], config["epochs_on_all_rows"]) == (10, "cosine", 0)
+
+
+def test_epochs_on_all_rows_that_fail_leave_the_validated_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["train", "price.csv", "--epochs", "10", "--device", "cpu", "--out"]
+    monkeypatch.setattr("gpubp.cli.train.on_all_rows", lambda *_: {"learning_rate": 1e30, "epochs": 2})
+    assert "not trained on the validation rows as well" in done(*run, "run")
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    assert metrics["train"]["loss"] < 1  # of targets with a variance of 1
 
 
 def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -> None:

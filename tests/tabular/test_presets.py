@@ -16,7 +16,7 @@ from gpubp.errors import DataError, UsageError
 from gpubp.losses import get_loss
 from gpubp.tabular import fitting, fold_rows
 from gpubp.tabular.model import TabularModel
-from gpubp.tabular.recipes import PRESETS, RECIPES, get_preset
+from gpubp.tabular.recipes import PRESETS, RECIPES, get_preset, on_all_rows
 from gpubp.tabular.selection import greedy_weights, row_losses
 
 QUICK: dict[str, Any] = {"epochs": 2, "device": "cpu"}
@@ -117,6 +117,25 @@ def test_fast_is_one_network_with_a_part_to_validate_on(rng: np.random.Generator
     reg = gpubp.TabularRegressor("fast", **QUICK).fit(table, y)
     assert reg.model_.models == 1
     assert np.isnan(reg.oof_prediction_).sum() == 72
+
+
+def test_fast_ends_on_all_rows_and_its_validation_does_not_see_it(rng: np.random.Generator) -> None:
+    table, y = columns(rng)
+    given: dict[str, Any] = {"epochs": 10, "device": "cpu"}
+    reg = gpubp.TabularRegressor("fast", **given).fit(table, y)
+    validated = ~np.isnan(reg.oof_prediction_)
+    assert validated.sum() == 18
+    seen = reg.predict(rows_of(table, validated))
+    assert np.abs(seen - y[validated]).mean() < np.abs(reg.oof_prediction_[validated] - y[validated]).mean()
+
+
+def test_epochs_are_spent_on_training_rows_and_then_on_all() -> None:
+    fast, good = get_preset("fast").spend(60), get_preset("good").spend(60)
+    assert (fast.validated, fast.on_all_rows, fast.patience) == (48, 12, 24)
+    assert (good.validated, good.on_all_rows, good.patience) == (60, 0, 60)
+    assert get_preset("fast").spend(1).validated == 1
+    assert [on_all_rows(0.1, 12, best)["epochs"] for best in (0, 6, 47)] == [1, 3, 12]
+    assert on_all_rows(0.1, 12, [6, 47])["epochs"] == [3, 12]
 
 
 def test_sample_weights_count(rng: np.random.Generator) -> None:
