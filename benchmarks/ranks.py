@@ -2,8 +2,9 @@
 
 First whether ranks that ``mpiexec`` starts end, after 50 steps in float64, with the weights of one process, and with
 the same bits from run to run. Then samples a second of two ranks with one BLAS thread each beside those of one process
-with all cores, in turns, on the same batches of 1024 rows. What is behind the table goes into DIR/ranks.json.
-``--dry-run`` does so with a small network.
+with all cores, in turns, on the same batches of 1024 rows. Last, how much memory two and four ranks take together to
+train on a file, beside one process: a page that several use counts once. What is behind the table goes into
+DIR/ranks.json. ``--dry-run`` does so with a small network.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,15 @@ import gpubp
 from benchmarks.machine import described
 from benchmarks.parts import MixedError, Part, kind, line, load, saving
 from gpubp.cli.processes import joined
+from gpubp.data import prepare, read
+from gpubp.data.read_once import prepared_once
 from gpubp.serialization import digest_of_array
 
 FILE = "ranks.json"
 BAR, TOLERANCE = 0.75, 1e-12
 LARGE, BATCH, ROUNDS = (784, 1024, 1024, 1024, 10), 1024, 9
 SMALL = (20, 32, 16, 5)
+INPUTS, ROWS = 100, 400_000  # of the file whose rows are held
 HERE = Path(sys.executable).with_name("mpiexec")
 
 
@@ -48,9 +53,34 @@ def train(layers: Sequence[int], batch_size: int, precision: str, epochs: int, s
             print(json.dumps(outcome))
 
 
-def trained(ranks: int, *options: Any) -> dict[str, Any]:
+def hold(path: str) -> None:
+    """What each process runs: a training on a file; the first prints how much memory all took for it, in bytes."""
+    options: dict[str, Any] = {"batch_size": 1000, "epochs": 1}
+    gpubp.train(net := gpubp.MLP([INPUTS, 16, 2], device="cpu"), np.zeros((4, INPUTS)), np.arange(4) % 2, **options)
+    before, taken = held_bytes(), np.zeros(1)
+    with joined() as ranks:
+
+        def measure(net: gpubp.MLP, history: gpubp.History) -> None:
+            ranks.meet()  # whoever is later than the others maps what they hold
+            taken[0] = held_bytes() - before
+
+        prepared, _ = prepared_once(ranks, path, lambda: (prepare(read(path), test=0.0), {}))
+        rows = prepared.training_arguments
+        gpubp.train(net, **rows, **options, callbacks=[measure], communicator=ranks)
+        ranks.sum(taken)
+        if ranks.rank == 0:
+            print(json.dumps({"taken": taken[0], "rows": prepared.bytes}))
+
+
+def held_bytes() -> float:
+    """Memory of this process; a page that n processes use counts by an n-th for each."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def trained(ranks: int, *options: Any, how: str = "--train") -> dict[str, Any]:
     """What a training by so many processes prints; one alone has all cores, of several each has one BLAS thread."""
-    command = [sys.executable, "-m", "benchmarks.ranks", "--train", json.dumps(options)]
+    command = [sys.executable, "-m", "benchmarks.ranks", how, json.dumps(options)]
     environment = dict(os.environ)
     if ranks > 1:
         command = [str(HERE) if HERE.exists() else "mpiexec", "-n", str(ranks), *command]
@@ -93,7 +123,25 @@ def throughput(part: Part) -> None:
     part.figures.append({"what": what, "load": os.getloadavg(), "two ranks, one process": pairs})
 
 
-PARTS: dict[str, Callable[[Part], None]] = {"agreement": agreement, "throughput": throughput}
+def memory(part: Part) -> None:
+    """Bytes that processes take together for a training on a file, over those of its encoded rows."""
+    rows = 4000 if part.dry_run else ROWS
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "rows.npy")
+        X = np.random.default_rng(0).standard_normal((rows, INPUTS + 1), np.float32)
+        X[:, INPUTS] = X[:, 0] > 0
+        np.save(path, X)
+        del X
+        for ranks in (1, 2, 4):
+            taken = trained(ranks, str(path), how="--hold")
+            what = f"{taken['rows'] / 1e6:,.0f} MB of encoded rows, {ranks} process{'es' if ranks > 1 else ''}"
+            ratio = taken["taken"] / taken["rows"]
+            part.timed(
+                f"{what}: memory of all together", "", f"{taken['taken'] / 1e6:,.0f} MB, {ratio:.2f} times", None
+            )
+
+
+PARTS: dict[str, Callable[[Part], None]] = {"agreement": agreement, "throughput": throughput, "memory": memory}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -103,9 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of {FILE}")
     parser.add_argument("--dry-run", action="store_true", help="a small network, to see that everything runs")
     parser.add_argument("--train", help=argparse.SUPPRESS)
+    parser.add_argument("--hold", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.train:
         train(*json.loads(options.train))
+        return 0
+    if options.hold:
+        hold(*json.loads(options.hold))
         return 0
     if options.out is None:
         parser.error("--out is needed")

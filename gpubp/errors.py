@@ -144,11 +144,13 @@ class RankError(GpubpError, RuntimeError):
     ----------
     rank : int
         The first that failed; its error is in the message, and is raised there.
+    usage : bool
+        Whether that is a `UsageError`, such as a `DataError` of the rank that reads the data for all.
     """
 
-    def __init__(self, message: str, *, rank: int) -> None:
+    def __init__(self, message: str, *, rank: int, usage: bool = False) -> None:
         super().__init__(message)
-        self.rank = rank
+        self.rank, self.usage = rank, usage
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,31 @@ class ScratchRows:
     shape : (int, int)
     block, window : int
         As a `RowSource` has them, once the first rows are there.
+    files : sequence of files
+        Of X and of y.
     """
 
     def __init__(self, name: str, window_bytes: int = WINDOW_BYTES) -> None:
         self.name, self.window_bytes = name, window_bytes
         self.shape, self.block, self.window = (0, 0), 1, 1
-        self._files: list[Any] = []
-        self._rows: list[NDArray[Any]] = []  # the first row of X and of y, for their shapes and types
+        self.files: Sequence[Any] = ()
+        self._rows: Sequence[NDArray[Any]] = ()  # the first row of X and of y, for their shapes and types
         self._digest = hashlib.sha256()
+        self._of_all = ""  # the digest, once all rows are there
+
+    @classmethod
+    def of_files(cls, files: Sequence[Any], about: Mapping[str, Any]) -> ScratchRows:
+        """Rows that another process has written, from its files and what it says `about` them."""
+        rows = cls(about["name"], about["window_bytes"])
+        rows._open(files, [np.zeros(shape, dtype) for shape, dtype in about["rows"]])
+        rows.shape, rows._of_all = (about["count"], rows.shape[1]), about["digest"]
+        return rows
+
+    def about(self) -> dict[str, Any]:
+        """What another process needs to know besides the files, as JSON holds it; once all rows are there."""
+        rows = [[row.shape, row.dtype.str] for row in self._rows]
+        about = {"name": self.name, "window_bytes": self.window_bytes, "rows": rows}
+        return {**about, "count": self.shape[0], "digest": self._of_all}
 
     def append(self, X: Any, y: Any) -> None:
         """Write rows X (n, n_0) and y (n,) or (n, n_L), or a single row, behind those that are there.
@@ -62,7 +79,7 @@ class ScratchRows:
             raise DataError(f"{where}: {what}; numbers are needed, X of (rows, inputs)")
         if arrays[1].shape[:1] != arrays[0].shape[:1]:
             raise DataError(f"{where}: {len(arrays[0])} rows of X, and y of shape {arrays[1].shape}")
-        if not self._files:
+        if not self.files:
             self._begin(arrays)
         for what, array, first in zip("Xy", arrays, self._rows, strict=True):
             if array.shape[1:] != first.shape or not _can_be_kept_as(first.dtype, array):
@@ -70,7 +87,7 @@ class ScratchRows:
                     f"{where}: {what} is {array.dtype} of shape {array.shape[1:]} a row, and was {first.dtype} of "
                     f"{first.shape} before"
                 )
-        for file, array, first in zip(self._files, arrays, self._rows, strict=True):
+        for file, array, first in zip(self.files, arrays, self._rows, strict=True):
             piece = np.ascontiguousarray(array, first.dtype)
             self._digest.update(piece.data)
             self._write(file, piece)
@@ -80,14 +97,15 @@ class ScratchRows:
         """These rows, once all are there; there must be some."""
         if not self.shape[0]:
             raise DataError(f"{self.name}: yields no rows; at least one is needed")
-        for file in self._files:
+        for file in self.files:
             self._call(file.flush)
+        self._of_all = self._digest.hexdigest()[:32]
         return self
 
     def read(self, first: int, end: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """X and y of the rows first … end − 1."""
         arrays = []
-        for file, row in zip(self._files, self._rows, strict=True):
+        for file, row in zip(self.files, self._rows, strict=True):
             array = np.empty((end - first, *row.shape), row.dtype)
             file.seek(first * row.nbytes)
             got = file.readinto(array.data.cast("B"))
@@ -96,13 +114,17 @@ class ScratchRows:
 
     def identity(self) -> dict[str, Any]:
         """The digest of all rows."""
-        return {"rows": "all of them", "digest": self._digest.hexdigest()[:32]}
+        return {"rows": "all of them", "digest": self._of_all}
 
     def _begin(self, arrays: Sequence[NDArray[Any]]) -> None:
-        self._rows = [np.zeros(array.shape[1:], array.dtype) for array in arrays]
-        self._files = [self._call(lambda: tempfile.TemporaryFile(dir=scratch_folder())) for _ in arrays]
-        weakref.finalize(self, _close, self._files)
-        self.shape = 0, arrays[0].shape[1]
+        files = [self._call(lambda: tempfile.TemporaryFile(dir=scratch_folder())) for _ in arrays]
+        self._open(files, [np.zeros(array.shape[1:], array.dtype) for array in arrays])
+
+    def _open(self, files: Sequence[Any], rows: Sequence[NDArray[Any]]) -> None:
+        """Take files, and what the first rows in them are like."""
+        self.files, self._rows = files, rows
+        weakref.finalize(self, _close, files)
+        self.shape = 0, rows[0].shape[0]
         self.block, self.window = rows_of(BLOCK_BYTES, self._rows[0]), rows_of(self.window_bytes, self._rows[0])
 
     def _write(self, file: Any, piece: NDArray[Any]) -> None:

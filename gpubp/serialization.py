@@ -39,6 +39,7 @@ HEADER, DIGEST = "gpubp", "gpubp_sha256"  # what the header of a file calls our 
 DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  # as safetensors calls them
 LONGEST_START = 240  # bytes of a name that are kept in that of a temporary file; systems take 255
 _CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
+_LARGE = 1 << 24  # bytes of a file from which on hashing takes as long as the disk does
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # where a folder cannot be flushed
 
 MODEL_FILE = "model.safetensors"  # what a network is called in a folder of its own
@@ -189,12 +190,16 @@ def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str,
     text = json.dumps({"format": FORMAT, **metadata}, allow_nan=False)
     unknown = "0" * hashlib.sha256().digest_size * 2
     header = _header(ordered, {HEADER: text, DIGEST: unknown})
+    size = len(header) + sum(tensor.nbytes for tensor in ordered.values())
     with ThreadPoolExecutor(1) as pool:
         digest = pool.submit(_digest, text, ordered)  # while the system writes
-        with atomic_writer(path, len(header) + sum(tensor.nbytes for tensor in ordered.values())) as file:
+        with atomic_writer(path, size) as file:
             file.write(header)
             for tensor in ordered.values():
                 file.write(_bytes_of(tensor))
+            if size >= _LARGE:  # the disk need not wait for the digest, which is a few bytes more to flush
+                file.flush()
+                os.fsync(file.fileno())
             file.seek(header.index(unknown.encode()))
             file.write(digest.result().encode())
 

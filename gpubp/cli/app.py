@@ -44,7 +44,8 @@ class Commands(TyperGroup):
                 return super().invoke(ctx)
         except GpubpError as error:
             _say(f"Error: {error}")
-            raise typer.Exit(1 if isinstance(error, (DivergenceError, CheckpointError, RankError)) else 2) from None
+            failed = isinstance(error, (DivergenceError, CheckpointError, RankError))
+            raise typer.Exit(1 if failed and not getattr(error, "usage", False) else 2) from None
         except (MemoryError, ImportError, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None and error.errno != errno.ENOMEM:
                 _say(f"Error: {error.filename}: {error.strerror}")

@@ -80,12 +80,17 @@ def choose(ctx: typer.Context, data: RawData) -> Preset | None:
     return preset
 
 
-def check_processes(preset: Preset, size: int) -> None:
+def are_several_networks(preset: str | None) -> bool:
+    """Whether a preset that is asked for trains several networks; one that is not asked for does not."""
+    return preset not in (None, NONE) and get_preset(str(preset)).folds > 1
+
+
+def check_processes(preset: str, size: int) -> None:
     """Refuse a preset of several networks, where several processes train one."""
     if size > 1:
         raise UsageError(
-            f"--preset {preset.name} trains {preset.folds} networks or more, and {size} processes train one together; "
-            f"use --preset {DEFAULT}, or start it without mpiexec"
+            f"--preset {preset} trains {get_preset(preset).folds} networks or more, and {size} processes train one "
+            f"together; use --preset {DEFAULT}, or start it without mpiexec"
         )
 
 

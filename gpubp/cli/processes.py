@@ -76,7 +76,7 @@ def device_of(ranks: Ranks, device: str) -> str:
         return device
     if ":" in device:
         raise UsageError(f"--device {device} is one GPU for {ranks.size} ranks; --device cuda gives each its own")
-    local = ranks.local()
+    local = ranks.alike()
     from gpubp.backends.cuda.nccl import own_device
 
     index = own_device(local.index(ranks.rank), len(local))
@@ -87,9 +87,8 @@ def device_of(ranks: Ranks, device: str) -> str:
 
 def memory_limit(ranks: Ranks, asked: int | None) -> int | None:
     """Bytes of memory for each rank, where nothing is asked for: its share of half of the machine's."""
-    if asked is not None or not isinstance(ranks, MpiRanks):
-        return asked
-    return half_of_memory() // len(ranks.local())
+    together = len(ranks.alike())
+    return half_of_memory() // together if asked is None and ranks.size > 1 else asked
 
 
 @contextmanager

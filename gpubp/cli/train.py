@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,7 @@ from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_option
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
-from gpubp.tabular.recipes import on_all_rows
+from gpubp.tabular.recipes import Preset, get_preset, on_all_rows
 from gpubp.training.checkpoint import FOLDER, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 from gpubp.training.ranks import ALONE, Ranks
@@ -27,7 +29,7 @@ from gpubp.training.ranks import ALONE, Ranks
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubp.data import PreparedData
+    from gpubp.data import LargeData, PreparedData, RawData
     from gpubp.network import MLP
     from gpubp.training.history import History
 
@@ -83,47 +85,29 @@ def train(
     device = processes.device_of(ranks, device)
     backend = get_backend(device, precision)
     _check_before_reading(ctx.params)
-    table_options = parse_table_options(ctx.params)
 
-    from gpubp import data as reading
     from gpubp.cli import display, run_folder
+    from gpubp.data.read_once import prepared_once
 
     folder = run_folder.choose(out, resume, overwrite, (FOLDER,))
     from_checkpoint = None if resume is None else newest(resume)
     console = display.make_console(quiet=quiet or ranks.rank > 0)
     limit = processes.memory_limit(ranks, parse_size(memory_limit))
-    large = reading.open_large(data, target, limit, **table_options)
-    source = reading.read(data, target, **table_options) if large is None else large.head
-    chosen = presets.choose(ctx, source)
-    if large is not None:
-        presets.check_large(ctx, large, chosen)
-    if chosen is not None and chosen.folds > 1:
-        presets.check_processes(chosen, ranks.size)
+    if presets.are_several_networks(preset):
+        presets.check_processes(str(preset), ranks.size)
+        source, _, several = _opened(ctx, limit)
+        assert several is not None
         with run_folder.claimed(folder, source.name) as folder:
-            return presets.train(ctx, console, source, chosen, settings, folder)
-    if chosen is not None:
-        validation = chosen.validation if validation is None else validation
-        numbers = presets.recipe_of(chosen).numbers if numbers is None else numbers
-    if settings["patience"] is not None and not validation:
-        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
-    prepare = partial(reading.prepare, source) if large is None else partial(reading.prepare_streamed, large)
-    prepared = prepare(
-        loss=settings["loss"],
-        output_activation=settings["output_activation"],
-        test=parse_test(test),
-        validation=validation,
-        numbers=numbers or "standard",
-        seed=seed,
-        dtype=backend.dtype,
-    )
+            return presets.train(ctx, console, source, several, settings, folder)
+    asked = json.dumps([os.getcwd(), ctx.params], default=str)
+    prepared, about = prepared_once(ranks, asked, partial(_read, ctx, settings, limit, backend.dtype))
+    name, chosen = about.pop("name"), None if about["preset"] is None else get_preset(about["preset"])
     if watch_test and prepared.test is None:
         raise UsageError("--watch-test watches test rows, and there are none; leave it out, or give some by --test")
     epochs_on_all_rows = 0
     if chosen is not None:
         settings, epochs_on_all_rows = presets.settings_of(ctx, settings, chosen, prepared)
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
-    name = source.name
-    del source, large, prepare  # the table's cells, which training needs no more
     display.say(console, display.describe_data(name, prepared), "bold")
     display.show_notes(console, prepared.notes)
     if from_checkpoint is not None:
@@ -134,11 +118,48 @@ def train(
     others |= {"diagnostics": diagnostics, "watch_test": prepared.test if watch_test else None}
     config = config_of(ctx, settings, prepared)
     if chosen is not None:
-        config |= {"preset": chosen.name, "numbers": numbers, "validation": validation}
-        config |= {"epochs_on_all_rows": epochs_on_all_rows}
+        config |= {**about, "epochs_on_all_rows": epochs_on_all_rows}
     size = net.parameters * backend.dtype.itemsize
     with processes.claimed(ranks, folder, name, size) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
+
+
+def _opened(ctx: typer.Context, limit: int | None) -> tuple[RawData, LargeData | None, Preset | None]:
+    """The data, or of a file that is to be read in blocks the first block and the file; and the preset for them."""
+    from gpubp import data as reading
+
+    params, table_options = ctx.params, parse_table_options(ctx.params)
+    large = reading.open_large(params["data"], params["target"], limit, **table_options)
+    source = reading.read(params["data"], params["target"], **table_options) if large is None else large.head
+    chosen = presets.choose(ctx, source)
+    if large is not None:
+        presets.check_large(ctx, large, chosen)
+    return source, large, chosen
+
+
+def _read(ctx: typer.Context, settings: Settings, limit: int | None, dtype: Any) -> tuple[PreparedData, dict[str, Any]]:
+    """The data, encoded, and their name, with the preset for them and what it says of the encoding."""
+    from gpubp import data as reading
+
+    source, large, chosen = _opened(ctx, limit)
+    params, numbers, validation = ctx.params, ctx.params["numbers"], ctx.params["validation"]
+    if chosen is not None:
+        validation = chosen.validation if validation is None else validation
+        numbers = presets.recipe_of(chosen).numbers if numbers is None else numbers
+    if settings["patience"] is not None and not validation:
+        raise UsageError("--patience watches a validation part; give one, such as --validation 0.1")
+    prepare = partial(reading.prepare, source) if large is None else partial(reading.prepare_streamed, large)
+    prepared = prepare(
+        loss=settings["loss"],
+        output_activation=settings["output_activation"],
+        test=parse_test(params["test"]),
+        validation=validation,
+        numbers=numbers or "standard",
+        seed=params["seed"],
+        dtype=dtype,
+    )
+    preset = None if chosen is None else chosen.name
+    return prepared, {"name": source.name, "preset": preset, "numbers": numbers, "validation": validation}
 
 
 def _check_before_reading(params: Mapping[str, Any]) -> None:

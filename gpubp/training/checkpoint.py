@@ -176,7 +176,7 @@ class CheckpointFolder:
             )
 
     def write(self, state: TrainingState, identity: TrainingIdentity) -> None:
-        """Write a checkpoint, and then remove those that are no longer to be kept.
+        """Write a checkpoint; it is on the disk when this returns.
 
         Raises
         ------
@@ -200,9 +200,12 @@ class CheckpointFolder:
             before = f"{self.path / self._latest[-1]} is intact" if self._latest else "there is none before it"
             raise CheckpointError(f"{error}; of the checkpoints, {before}") from error
         self._best, self._latest = best, [*self._latest, path.name][-KEPT:]
+
+    def remove_older(self) -> None:
+        """Remove the checkpoints that are no longer to be kept, and what killed writers left."""
         with suppress(OSError):  # one too many does no harm
             for old in self.files():
-                if old.name not in (*self._latest, best[1]):
+                if old.name not in (*self._latest, self._best[1]):
                     old.unlink()
             serialization.sweep(self.path, NAME.pattern)
 
@@ -360,7 +363,13 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         self.wait()
         if self.ranks.rank == 0:
             self._writing = self._thread.submit(self.folder.write, state, self.identity)
+            self._thread.submit(self._remove_older, self._writing)
         self._written_at = time.monotonic()
+
+    def _remove_older(self, written: Future[None]) -> None:
+        """Remove what a checkpoint takes the place of, if it was written; nobody waits for that but the next one."""
+        if self.folder is not None and written.exception() is None:
+            self.folder.remove_older()
 
     def wait(self) -> None:
         """Wait until all is on the disk.

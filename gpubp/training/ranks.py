@@ -57,6 +57,11 @@ class Ranks(AbstractContextManager["Ranks"]):
     def meet(self) -> None:
         """Wait until all ranks have come here."""
 
+    def alike(self, text: str = "") -> list[int]:
+        """The ranks on this machine that give the text that this one does."""
+        machine = f"{platform.node()} {text}"
+        return [rank for rank, other in enumerate(self.texts(machine)) if other == machine]
+
     def any(self, flag: bool) -> bool:
         """Whether it is true of any rank."""
         return bool(self.gather(flag).any())
@@ -86,8 +91,7 @@ class MpiRanks(Ranks):
         self._entered += 1
         if self._entered == 1:
             cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-            beside = self.texts(f"{platform.node()} {cores}")  # who runs on the cores of this process
-            self._exit.enter_context(share_of_cores(beside.count(beside[self.rank])))
+            self._exit.enter_context(share_of_cores(len(self.alike(str(cores)))))
         return self
 
     def __exit__(
@@ -137,11 +141,6 @@ class MpiRanks(Ranks):
             total += part
         self._communicator.Allgatherv(total, [flat, (counts, starts)])
 
-    def local(self) -> list[int]:
-        """The ranks on this machine."""
-        machines = self.texts(platform.node())
-        return [rank for rank, machine in enumerate(machines) if machine == machines[self.rank]]
-
     # -- what is sent ----------------------------------------------------------------------------------
 
     def _go_on(self, error: BaseException | None = None) -> None:
@@ -152,14 +151,15 @@ class MpiRanks(Ranks):
         RankError
             If this rank goes on, and others do not.
         """
-        failing = self._gathered(error is not None)[:, 0]
+        failing = self._gathered(0 if error is None else 2 if isinstance(error, UsageError) else 1)[:, 0]
         if not failing.any():
             return
         self._failed = True
         texts = self._gathered_texts("" if error is None else described(error))
         if error is None:
-            rank = int(np.argmax(failing))
-            raise RankError(f"rank {rank} of {self.size} ended, and all others with it: {texts[rank]}", rank=rank)
+            rank = int(np.argmax(failing > 0))
+            message = f"rank {rank} of {self.size} ended, and all others with it: {texts[rank]}"
+            raise RankError(message, rank=rank, usage=failing[rank] > 1)
 
     def _gathered(self, *numbers: float) -> NDArray[np.float64]:
         received = np.empty((self.size, len(numbers)))

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 import gpubp
 from gpubp.backends.blas_threads import one_blas_thread
-from gpubp.cli import processes
+from gpubp.cli import presets, processes
 from gpubp.cli.app import app
+from gpubp.data.streamed import half_of_memory
 from gpubp.errors import DeviceError, UsageError
 from gpubp.training.ranks import ALONE, ranks_of
 from support.package import REPOSITORY
@@ -170,6 +171,27 @@ def test_ranks_that_read_different_data_are_refused_with_both_sides_named(tmp_pa
 
 
 @pytest.mark.thorough
+def test_two_ranks_train_on_a_file_that_one_reads_in_blocks(tmp_path, monkeypatch):
+    X = np.random.default_rng(2).standard_normal((3000, 8))
+    np.save(tmp_path / "rows.npy", np.column_stack([X, X[:, :4].argmax(axis=1)]))
+    options = ["train", "rows.npy", "--loss", "cross_entropy", "--device", "cpu-reference", "--hidden", "16"]
+    options += ["--batch-size", "100", "--epochs", "3", "--validation", "0.1", "--memory-limit", "200kB"]
+    code, out, errors = run(mpiexec("-n", 2, *gpubp_command(*options, "--out", "ranks")), tmp_path)
+    assert (code, errors) == (0, "") and out.count("read in blocks") == 1
+    monkeypatch.chdir(tmp_path)
+    with one_blas_thread():
+        assert CliRunner().invoke(app, [*options, "--accumulate", "2", "--out", "one"]).exit_code == 0
+    np.testing.assert_array_equal(theta(tmp_path / "ranks"), theta(tmp_path / "one"))
+
+
+@pytest.mark.thorough
+def test_what_is_wrong_with_the_data_is_said_once_with_the_exit_code_of_one_process(tmp_path):
+    (tmp_path / "bad.csv").write_text("x,label\n1,yes\n2\n", encoding="utf-8")
+    code, out, errors = run(mpiexec("-n", 2, *gpubp_command("train", "bad.csv")), tmp_path)
+    assert (code, out) == (2, "") and errors.startswith("Error: bad.csv, line 3:") and errors.count("\n") == 1
+
+
+@pytest.mark.thorough
 def test_ctrl_c_ends_all_between_two_steps_with_a_checkpoint(tmp_path):
     train = [*TRAIN, "--epochs", "100000", "--checkpoint-every", "20steps", "--out", "run"]
     process = started(mpiexec("-n", 2, *gpubp_command(*train)), tmp_path)
@@ -254,6 +276,21 @@ def test_only_train_is_for_several_processes():
     for error in on_ranks(2, work):
         assert isinstance(error, UsageError) and "2 processes run gpubp search, which is for one" in str(error)
     processes.check(ALONE, "search")
+
+
+def test_a_preset_of_several_networks_is_refused():
+    assert presets.are_several_networks("good") and not presets.are_several_networks("fast")
+    assert not presets.are_several_networks("none") and not presets.are_several_networks(None)
+    presets.check_processes("good", 1)
+    with pytest.raises(UsageError, match="--preset good trains . networks or more, and 2 processes train one together"):
+        presets.check_processes("good", 2)
+
+
+def test_a_share_of_the_memory_for_each_rank():
+    half = half_of_memory()
+    assert processes.memory_limit(ALONE, None) is None and processes.memory_limit(ALONE, 5) == 5
+    assert on_ranks(2, lambda communicator: processes.memory_limit(ranks_of(communicator), None)) == [half // 2] * 2
+    assert on_ranks(2, lambda communicator: processes.memory_limit(ranks_of(communicator), 5)) == [5, 5]
 
 
 def test_a_device_for_each_rank(monkeypatch):
