@@ -119,7 +119,7 @@ def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtyp
     """
     check_columns(encoding, data)
     index = np.arange(data.rows)[rows]
-    if _is_sparse(encoding, len(index), dtype):
+    if is_sparse(encoding, len(index), dtype):
         return SparseRows(_apply_sparsely(encoding, data, index, dtype))
     out = np.zeros((len(index), width(encoding)), dtype=dtype)
     left = _width_of_numbers(encoding["numbers"])
@@ -273,7 +273,7 @@ def say_unknown_categories(encoding: Encoding, data: RawData) -> None:
         _category_codes(column, data, np.arange(data.rows))
 
 
-def _is_sparse(encoding: Encoding, rows: int, dtype: Any) -> bool:
+def is_sparse(encoding: Encoding, rows: int, dtype: Any) -> bool:
     """Whether the input of so many rows would be large, and hold little but zeros."""
     columns = width(encoding)
     numbers = encoding["numbers"]

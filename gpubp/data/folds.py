@@ -152,8 +152,6 @@ def encode_folds(
     -------
     list of Fold
     """
-    from scipy.sparse import vstack
-
     folds: dict[int, Fold] = {}
     widths = [features.width(preprocessing["features"]) for preprocessing in preprocessings]
     if padded:
@@ -164,20 +162,8 @@ def encode_folds(
         for i in members:
             if preprocessings[i] not in different:
                 different.append(preprocessings[i])
-        X: Any = np.zeros((len(different) * len(rows), width), dtype)
-        blocks = X.reshape(len(different), len(rows), width)
-        y_blocks: list[Any] = []
-        sparse_blocks = []
-        for block, preprocessing in zip(blocks, different, strict=True):
-            encoded = features.apply(preprocessing["features"], data, rows, dtype)
-            if isinstance(encoded, SparseRows):
-                encoded.matrix.resize(len(rows), width)
-                sparse_blocks.append(encoded.matrix)
-            else:
-                block[:, : encoded.shape[1]] = encoded
-            y_blocks.append(targets.apply(preprocessing["target"], data, rows, dtype))
-        if sparse_blocks:
-            X = SparseRows(vstack(sparse_blocks, format="csr"))
+        X = _inputs([preprocessing["features"] for preprocessing in different], data, rows, width, dtype)
+        y_blocks: list[Any] = [targets.apply(preprocessing["target"], data, rows, dtype) for preprocessing in different]
         y: NDArray[Any] = np.concatenate(y_blocks)
         for i in members:
             start = different.index(preprocessings[i]) * len(rows)
@@ -191,3 +177,23 @@ def encode_folds(
                 preprocessing=preprocessings[i],
             )
     return [folds[i] for i in range(len(preprocessings))]
+
+
+def _inputs(
+    encodings: Sequence[features.Encoding], data: RawData, rows: RowIndices, width: int, dtype: Any
+) -> NDArray[Any] | SparseRows:
+    """The rows by each encoding, one block after the other, sparse if any is: blocks may lie on both sides of that."""
+    if any(features.is_sparse(encoding, len(rows), dtype) for encoding in encodings):
+        from scipy.sparse import csr_matrix, vstack
+
+        matrices = []
+        for encoding in encodings:
+            encoded = features.apply(encoding, data, rows, dtype)
+            matrix = encoded.matrix if isinstance(encoded, SparseRows) else csr_matrix(encoded)
+            matrix.resize(len(rows), width)
+            matrices.append(matrix)
+        return SparseRows(vstack(matrices, format="csr"))
+    X = np.zeros((len(encodings) * len(rows), width), dtype)
+    for block, encoding in zip(X.reshape(len(encodings), len(rows), width), encodings, strict=True):
+        block[:, : features.width(encoding)] = features.apply(encoding, data, rows, dtype)
+    return X

@@ -113,6 +113,12 @@ class History:
         for name, values in entries.items():
             getattr(self, name).append(float(values[0]) if self.models == 1 else values)
 
+    def count_overflows(self, so_far: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Take over how many steps were skipped, (K,), 0 of networks that train no more; how many are new."""
+        before = self.overflows_by_network
+        self.overflows_by_network = np.maximum(before, so_far)
+        return self.overflows_by_network - before
+
     def watch_test(self, loss: NDArray[np.float64], metric: NDArray[np.float64]) -> None:
         """Add (K,) loss and metric on watched test rows after the last epoch; NaN for epochs that were not watched."""
         for name, values in zip(WATCHED, (loss, metric), strict=True):

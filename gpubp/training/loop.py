@@ -359,7 +359,9 @@ class _TrainingRun:
         trains = step.began & ~result.diverged
         history.steps += table.steps
         if result.overflows is not None:
-            history.overflows_by_network = result.overflows
+            skipped = history.count_overflows(result.overflows)
+            if result.largest_update is not None:  # of which steps that were all skipped say nothing
+                result.largest_update[skipped == self.planner.steps_per_epoch] = np.inf
         curves = self._training_curves(table, result, trains)
         monitored = curves["loss"]
         if self.validation is not None:

@@ -231,6 +231,24 @@ def test_steps_that_overflow_are_skipped_and_counted(half):
         close(host(net.theta)[k] - start[k], alone.theta[0] - start[k], PARITY["float16"], f"network {k}")
 
 
+def test_networks_that_have_ended_keep_the_count_of_their_skipped_steps(half):
+    backend, _ = half(2.0**24, clean_steps=1000, networks=4)
+    net, counts = mlp(backend, [9, 31, 5], "tanh", models=4, seed=1), []
+    options = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": ROWS, "epochs": [2, 2, 5, 5]}
+    train(net, *data(net), callbacks=[lambda net, history: counts.append(history.overflows.copy())], **options)
+    assert (counts[1][:2] > 0).all()
+    for later in counts[2:]:
+        np.testing.assert_array_equal(later[:2], counts[1][:2])
+
+
+def test_an_epoch_of_which_every_step_was_skipped_is_not_one_in_which_nothing_moved(half):
+    backend, _ = half(2.0**24, clean_steps=1000, networks=1)
+    net = mlp(backend, [9, 31, 5], "tanh", seed=1)
+    options = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": ROWS, "epochs": 20}
+    history = train(net, *data(net), update_tolerance=1e-9, **options)
+    assert 0 < history.overflows < history.epochs == 20 and history.stopped == "epochs"
+
+
 def test_the_scale_doubles_after_clean_steps(half):
     backend, scaling = half(4.0, clean_steps=3)
     net = mlp(backend, [9, 31, 5], "tanh")

@@ -12,8 +12,8 @@ from sklearn.model_selection import train_test_split
 
 import gpubp
 from gpubp.checks import SparseRows
-from gpubp.data import PreparedData, RawData, decode, encode, prepare, read
-from gpubp.data.folds import cut
+from gpubp.data import PreparedData, RawData, decode, encode, features, prepare, read
+from gpubp.data.folds import cut, encode_folds
 from gpubp.errors import DataError
 
 
@@ -245,6 +245,25 @@ def test_housing(shared_data: Path) -> None:
     assert ready.test is not None and len(ready.test[0]) == 4128
     raw = decode(ready.preprocessing, ready.train[1])["prediction"]
     assert 14_000 < raw.min() and raw.max() < 500_100
+
+
+def test_folds_of_which_some_are_large_enough_to_be_sparse_are_sparse_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    data = table(a=[f"c{code}" for code in rng.integers(0, 30, 60)], x=rng.normal(size=60), y=rng.normal(size=60))
+    data.target = "y"
+    splits = [(np.arange(0, 50), np.arange(50, 60)), (np.arange(30, 60), np.arange(0, 30))]
+    encodings = [features.fit(data, train) for train, _ in splits]
+    target = prepare(data, test=0).preprocessing["target"]
+    preprocessings = [{"features": encoding, "target": target} for encoding in encodings]
+    arguments = data, np.arange(60), splits, preprocessings, np.float32
+    dense = encode_folds(*arguments, padded=True)
+    sizes = sorted(60 * features.width(encoding) * 4 for encoding in encodings)
+    monkeypatch.setattr(features, "LARGEST_DENSE", (sizes[0] + sizes[1]) / 2)
+    sparse = encode_folds(*arguments, padded=True)
+    assert sizes[0] < sizes[1] and isinstance(sparse[0].X, SparseRows) and sparse[0].X is sparse[1].X
+    np.testing.assert_array_equal(sparse[0].X[:], dense[0].X)
 
 
 def test_a_large_input_that_is_mostly_zeros_is_sparse_and_trains_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,17 @@ def test_a_stack_whose_networks_differ_in_rows_and_one_of_which_diverges():
         assert of_rank.stopped == history.stopped and "diverged" in of_rank.stopped
 
 
+def test_networks_that_end_one_after_the_other_leave_nothing_to_those_that_take_their_places():
+    options = {"epochs": [1, 2, 4, 4, 4, 4, 4, 4], "patience": None, "validation_data": None}  # 6 of 8 move up
+
+    def make() -> gpubp.MLP:
+        return network(models=8)
+
+    (ranks, of_rank), (alone, history) = trained_on(2, make, **options)[0], trained(make, **options)
+    np.testing.assert_allclose(ranks, alone, rtol=1e-12, atol=1e-12)
+    assert of_rank.stopped == history.stopped == ["epochs"] * 8
+
+
 def test_a_divergence_is_found_by_all_ranks_in_one_step():
     def diverging(**where: Any) -> None:
         with np.errstate(all="ignore"):
