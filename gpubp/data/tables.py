@@ -160,7 +160,8 @@ def with_options(data: RawData, options: TableOptions, schema: Schema | None) ->
     if options == TableOptions() and schema is None:
         return data
     if data.kind != "table":
-        options.check_columns(data.name, [])
+        if schema is None:
+            options.check_arrays(data.name)
         return data
     cells = TypedCells(list(data.columns), data.rows)
     for name, values in data.columns.items():
