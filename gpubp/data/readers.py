@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,8 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
         data = with_options(BUILTIN[str(source)](), options, schema)
     elif str(source) == csv_copy.STANDARD_INPUT:
         data = csv_copy.read_standard_input(options, schema)
+    elif not isinstance(source, str | os.PathLike) or source == "":
+        raise DataError(f"{source!r} is no data set; give a file, a folder, the name of a built-in one or a data frame")
     else:
         path = Path(source)
         try:
