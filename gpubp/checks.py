@@ -204,8 +204,10 @@ def class_weights(weights: Any, y: NDArray[Any], n_classes: int, loss: Loss) -> 
             raise UsageError(f'class_weight "{weights}" is unknown; use "balanced" or a dict {{class: weight}}')
         counts = np.bincount(y, minlength=n_classes)
         per_class = np.where(counts > 0, len(y) / (n_classes * np.maximum(counts, 1)), 0.0)
+    elif not isinstance(weights, Mapping):
+        raise UsageError(f'class_weight={weights!r} does not fit; use "balanced" or a dict {{class: weight}}')
     else:
-        for key, value in dict(weights).items():
+        for key, value in weights.items():
             if key not in range(n_classes):
                 raise UsageError(f"class_weight names class {key!r}; classes are 0 … {n_classes - 1}")
             if not (np.isfinite(value) and value >= 0):
@@ -314,6 +316,8 @@ def whole(name: str, value: Any, low: int) -> int:
 def _real_array(array: Any, name: str) -> NDArray[Any]:
     if hasattr(array, "mask") and np.ma.is_masked(array):  # NumPy loads np.ma where it is first asked for
         raise DataError(f"{name} is a masked array, with values that are missing; fill them in, or drop such rows")
+    if hasattr(array, "toarray"):  # SciPy's, which NumPy would take for a single object
+        raise DataError(f"{name} is a sparse matrix, and dense rows are needed; pass {name}.toarray()")
     try:
         numbers: NDArray[Any] = np.asarray(array)
     except ValueError as error:

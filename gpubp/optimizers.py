@@ -78,6 +78,8 @@ class Optimizer:
         UsageError
             If an option is unknown, or is not between 0 and 1 (``eps``: positive).
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise UsageError(f"optimizer_options={options!r} does not fit; give a dict, such as {{'beta1': 0.9}}")
         chosen = dict(options or {})
         for key, value in chosen.items():
             if key not in self.options:

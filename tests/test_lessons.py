@@ -94,6 +94,8 @@ def test_the_command_lists_them_and_names_what_is_wrong(tmp_path: Path):
     assert listed.exit_code == 0 and [line.split()[0] for line in listed.output.splitlines()] == list(LESSONS)
     with pytest.raises(UsageError, match='no lesson "fast"; there are slow_learning'):
         get_lesson("fast")
+    unnamed = CliRunner().invoke(app, ["demo", "--out", "a.png"])
+    assert unnamed.exit_code == 2 and "--out a.png: name the lesson to draw" in unnamed.stderr
     for out, told in (("a.txt", "is a .png, .svg or .pdf file"), ("none/a.png", "there is no folder")):
         result = CliRunner().invoke(app, ["demo", "vanishing", "--out", str(tmp_path / out)])
         assert result.exit_code == 2 and told in result.stderr

@@ -201,7 +201,7 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
     from gpubp.backends.cpu import on_the_cpu
 
     if not isinstance(device, str):
-        return device
+        return _backend(device)
     device, kind, index = _parse(device)
     _check(precision)
     if kind in _CPU:
@@ -219,7 +219,7 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
 def loadable_precision(device: str | Backend, precision: str) -> str:
     """`precision`, or where `device` means the CPU and that lacks it, the type that parameters are kept in."""
     if not isinstance(device, str):
-        return device.precision
+        return _backend(device).precision
     _, kind, index = _parse(device)
     _check(precision)
     if kind not in _CPU and precision not in CPU_PRECISIONS:
@@ -228,6 +228,13 @@ def loadable_precision(device: str | Backend, precision: str) -> str:
         if kind != "auto" or probe_device(index).usable:
             return precision
     return PRECISIONS[precision].parameters
+
+
+def _backend(device: Backend) -> Backend:
+    """`device`, which is no name; refused where it is no backend either, such as PyTorch's number of a GPU."""
+    if not hasattr(device, "loss_delta"):
+        raise UsageError(f"device={device!r} does not fit; give one of {', '.join(DEVICES)}, or cuda:1")
+    return device
 
 
 def _parse(device: str) -> tuple[str, str, int]:
@@ -240,5 +247,7 @@ def _parse(device: str) -> tuple[str, str, int]:
 
 
 def _check(precision: str) -> None:
+    if not isinstance(precision, str):
+        raise UsageError(f"precision={precision!r} does not fit; give one of {', '.join(PRECISIONS)}")
     if precision not in PRECISIONS:
         raise UsageError(f'unknown precision "{precision}"; {suggest(precision, PRECISIONS)}')

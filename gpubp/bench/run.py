@@ -72,7 +72,7 @@ def open_backend(name: str, precision: str) -> Backend:
     """
     backend = get_backend(DEVICES[name], precision)
     if backend.name != name:  # the CPU falls back on the reference
-        raise DeviceError(backend.reason)
+        raise DeviceError(backend.reason.removeprefix("asked for; "))
     return backend
 
 

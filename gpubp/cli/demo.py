@@ -22,6 +22,8 @@ Picture = Annotated[
 def demo(name: Name = None, out: Picture = None) -> None:
     """Show what the theory says of learning, by an experiment of a few seconds; without a name, list them."""
     if name is None:
+        if out is not None:
+            raise UsageError(f"--out {out}: name the lesson to draw; there are {', '.join(LESSONS)}")
         for each in LESSONS:
             typer.echo(f"{each:<20}{get_lesson(each).title}")
         return

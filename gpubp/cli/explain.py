@@ -33,6 +33,8 @@ DEMO_SAMPLE = ([[1.0, 2.0]], [[1.0]])
 def explain(model: Model = None, data: Data = None, row: Row = 1, demo: Demo = False) -> None:
     """Show one pass of backpropagation: every z, a, σ′(z), δ and gradient of a trained network on one row."""
     if demo:
+        if model is not None or row != 1:
+            raise UsageError("--demo shows a network and a row of its own; leave out MODEL_DIR, DATA and --row")
         typer.echo(demo_network().trace(*DEMO_SAMPLE))
         return
     if model is None or data is None:

@@ -262,6 +262,10 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Folder for the results (default: runs/NAME-DATE).", metavar="DIR", rich_help_panel="Run"),
 ]
+SearchOut = Annotated[
+    Path | None,
+    typer.Option(help="Folder for the results (default: runs/search-NAME-DATE).", metavar="DIR", rich_help_panel="Run"),
+]
 MemoryLimit = Annotated[
     str | None,
     typer.Option(

@@ -183,6 +183,7 @@ class ArrayBlocks(FileBlocks):
             return None
         read_X = _npy_reader(path, X)
         if targets_path is not None:
+            options.check_arrays(path.name)
             read_y = _npy_reader(targets_path, map_npy(targets_path, texts=True))
             blocks = cls(path, len(X), numbers, lambda first, end: (read_X(first, end), read_y(first, end)))
             return blocks.with_test_part(npy_test_part(path, targets_path), limit)
@@ -206,6 +207,7 @@ class ArrayBlocks(FileBlocks):
         in_blocks = X.ndim > 1 and len(X) == len(y) and not (X.dtype.hasobject or y.dtype.hasobject)
         if not in_blocks or not too_large(8 * X.size, limit):
             return None
+        options.check_arrays(path.name)
         blocks = cls(path, len(X), int(np.prod(X.shape[1:])), lambda first, end: (X[first:end], y[first:end]))
         return blocks.with_test_part(hdf5_test_part(path), limit)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ TABLES: dict[str, Callable[[Path, TableOptions, Schema | None], RawData]] = {
     ".xlsx": excel.read_excel,
     ".xlsm": excel.read_excel,
 }
+TEXTS = tuple(ending for ending, reader in TABLES.items() if reader is tables.read_csv)
 READERS: dict[str, Callable[[Path], RawData]] = {
     ".npz": arrays.read_npz,
     ".npy": arrays.read_npy,
@@ -97,7 +99,21 @@ def read(
         saved = schema.options
         options = replace(saved, delimiter=delimiter or saved.delimiter, encoding=encoding or saved.encoding)
         options.check()
-    return read_with(source, target, options, schema)
+    data = read_with(source, target, options, schema)
+    if unused := _without_effect(source, delimiter, encoding, header):
+        data.say(f"{unused}: of CSV files, without effect on {data.name}")
+    return data
+
+
+def _without_effect(source: Any, delimiter: str | None, encoding: str | None, header: bool | None) -> str:
+    """Which of these options say nothing of `source`, as it is no text; a workbook's first sheet has a header too."""
+    name = "" if tables.is_frame(source) else str(source).lower()
+    if name == csv_copy.STANDARD_INPUT or name.endswith(TEXTS):
+        return ""
+    said = {"--delimiter": delimiter is not None, "--encoding": encoding is not None}
+    if TABLES.get(Path(name).suffix) is not excel.read_excel:
+        said |= {"--header": header is True, "--no-header": header is False}
+    return ", ".join(option for option, given in said.items() if given)
 
 
 def options_on_tables(
@@ -123,6 +139,8 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
         data = with_options(BUILTIN[str(source)](), options, schema)
     elif str(source) == csv_copy.STANDARD_INPUT:
         data = csv_copy.read_standard_input(options, schema)
+    elif not isinstance(source, str | os.PathLike) or source == "":
+        raise DataError(f"{source!r} is no data set; give a file, a folder, the name of a built-in one or a data frame")
     else:
         path = Path(source)
         try:

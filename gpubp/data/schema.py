@@ -61,6 +61,21 @@ class TableOptions:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '\r\n"' + DIGITS):
             raise UsageError(f'--delimiter "{self.delimiter}": name one character, such as ";" or a tab')
 
+    def check_arrays(self, name: str) -> None:
+        """Raise if anything is said of columns, for data that have none.
+
+        Raises
+        ------
+        UsageError
+            Naming the option, which would silently do nothing: -999 would stay a number.
+        """
+        said = {"--ignore": self.ignore, "--kind": self.kinds, "--missing": self.missing, "--decimal": self.decimal}
+        for option, value in said.items():
+            if value:
+                raise UsageError(
+                    f"{name}: {option} is of tables, and this is arrays without named columns; leave it out"
+                )
+
     def check_columns(self, name: str, columns: list[str]) -> None:
         """Raise if a column is named that the table lacks.
 

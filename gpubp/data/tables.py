@@ -139,8 +139,10 @@ def read_frame(frame: Any, options: TableOptions, schema: Schema | None = None) 
     """Read a pandas data frame as a file with the same values would be."""
     data = RawData(name="data frame", kind="table")
     names = [str(name) for name in frame.columns]
-    if len(set(names)) < len(names) or not len(frame):
-        raise DataError("data frame: holds no row, or two columns of one name; give rows, and each column its own name")
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise DataError(f'data frame: two columns are called "{twice}"; rename one')
+    if not len(frame):
+        raise DataError("data frame: holds no row; give at least one")
     cells = TypedCells(names, len(frame))
     for i, name in enumerate(names):
         series = frame.iloc[:, i]
@@ -158,7 +160,8 @@ def with_options(data: RawData, options: TableOptions, schema: Schema | None) ->
     if options == TableOptions() and schema is None:
         return data
     if data.kind != "table":
-        options.check_columns(data.name, [])
+        if schema is None:
+            options.check_arrays(data.name)
         return data
     cells = TypedCells(list(data.columns), data.rows)
     for name, values in data.columns.items():

@@ -388,7 +388,7 @@ def raw_values(data: RawData) -> NDArray[Any]:
             )
         y = data.columns[data.target]
     elif data.y is None:
-        raise DataError(f'{data.name}: has no targets; add an array "y"')
+        raise DataError(f'{data.name}: has no targets; add an array "y", or for pictures a folder for each class')
     else:
         y = data.y
     if y.dtype == object:

@@ -277,7 +277,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable class (m,) of each row."""
-        classes: NDArray[Any] = self.classes_[self._outputs(X).argmax(axis=1)]
+        outputs = self._outputs(X)  # first, as it refuses an estimator that is not fitted
+        classes: NDArray[Any] = self.classes_[outputs.argmax(axis=1)]
         return classes
 
     def _json_parameters(self) -> dict[str, Any]:

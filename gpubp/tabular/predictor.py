@@ -10,13 +10,14 @@ import numpy as np
 
 from gpubp._typing import Array
 from gpubp.backends import Backend
+from gpubp.data.arrays import from_arrays
 from gpubp.data.prepare import decode
 from gpubp.data.prepare import encode as encode_rows
 from gpubp.data.preprocessing import check_preprocessing
 from gpubp.data.readers import read, saved_schema
 from gpubp.data.schema import TableOptions
 from gpubp.data.source import RawData
-from gpubp.data.tables import with_options
+from gpubp.data.tables import is_frame, with_options
 from gpubp.errors import DataError
 from gpubp.network import MLP
 from gpubp.serialization import model_file
@@ -46,8 +47,9 @@ class Predictor:
 
         Parameters
         ----------
-        rows : pandas.DataFrame, path, dict of columns, or sequence of dict
-            With the columns that the network was trained on, in any order. A dict of single values is one row.
+        rows : pandas.DataFrame, path, dict of columns, sequence of dict, or array (m, inputs)
+            With the columns that the network was trained on, in any order. A dict of single values is one row. An
+            array is for a network that was trained on arrays, or, of type uint8, on pictures.
 
         Returns
         -------
@@ -61,7 +63,7 @@ class Predictor:
 
         Parameters
         ----------
-        rows : pandas.DataFrame, path, dict of columns, or sequence of dict
+        rows : pandas.DataFrame, path, dict of columns, sequence of dict, or array (m, inputs)
 
         Returns
         -------
@@ -75,8 +77,10 @@ class Predictor:
         return decode(preprocessing, self.net.forward(X))
 
     def _read(self, rows: Any) -> RawData:
-        if not isinstance(rows, Mapping | Sequence) or isinstance(rows, str):
+        if isinstance(rows, str | Path) or is_frame(rows):
             return read(rows, trained=self.net.preprocessing)
+        if not isinstance(rows, Mapping) and not _are_dicts(rows):
+            return _array(rows)
         schema = saved_schema(self.net.preprocessing)
         table = RawData(name="rows", kind="table", columns=_columns(rows))
         return with_options(table, TableOptions() if schema is None else schema.options, schema)
@@ -119,7 +123,8 @@ def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
     Returns
     -------
     Predictor
-        Its ``predict`` takes a data frame, a path or a dict of columns; `Predictor.columns` has the probabilities too.
+        Its ``predict`` takes a data frame, a path, a dict of columns or an array; `Predictor.columns` has the
+        probabilities too.
 
     Raises
     ------
@@ -154,6 +159,21 @@ def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
             "gpubp.MLP.load and call predict"
         )
     return Predictor(net)
+
+
+def _are_dicts(rows: Any) -> bool:
+    return isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows)
+
+
+def _array(rows: Any) -> RawData:
+    """Rows of numbers without names (m, inputs), as files of arrays hold them."""
+    array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+    if array.ndim < 2 or array.dtype.kind not in "biuf":
+        raise DataError(
+            f"rows: {type(rows).__name__} of shape {array.shape} and dtype {array.dtype}; give a data frame, a path, a "
+            "dict of columns, a list of dicts, or, where the network was trained on arrays, a matrix of numbers"
+        )
+    return from_arrays("rows", {"X": array})
 
 
 def _columns(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from gpubp.training.interruption import Interruption
 from gpubp.training.ranks import Ranks
 
 FOLDER = "checkpoints"  # of a run, in its folder
+EVERY = "10minutes"  # unless another interval is named
 KEPT = 2  # checkpoints besides the best
 LOOK = 0.05  # seconds of steps after which the clock and signals are looked at
 SUFFIX = ".safetensors"
@@ -274,6 +275,8 @@ def open_checkpoints(
     interval = None if every is None else Interval.parse(every)
     if resume is None:
         if folder is None:
+            if every not in (None, EVERY):
+                raise UsageError(f"checkpoint_every={every!r} needs a folder to write to; give one as checkpoint")
             return None if ranks.size == 1 else Checkpoints(None, None, identity, ranks), None
         kept = CheckpointFolder(Path(folder))
         kept.check_new()

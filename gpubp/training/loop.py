@@ -23,7 +23,7 @@ from gpubp.training.accumulation import Batches
 from gpubp.training.augmentation import Augment, checked_augment
 from gpubp.training.batches import as_row_source
 from gpubp.training.built_step import built_step
-from gpubp.training.checkpoint import Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
+from gpubp.training.checkpoint import EVERY, Checkpoints, TrainingIdentity, TrainingState, open_checkpoints
 from gpubp.training.data_parallel import check_same, check_still_same, evaluate
 from gpubp.training.divergence import divergence_error, lost_error, say_if_slots_overflowed, with_finite_outputs
 from gpubp.training.history import History
@@ -74,7 +74,7 @@ def train(
     watch_test: Sequence[Any] | None = None,
     verbose: int = 0,
     checkpoint: str | Path | None = None,
-    checkpoint_every: str | None = "10minutes",
+    checkpoint_every: str | None = EVERY,
     resume: str | Path | None = None,
     communicator: Any = None,
 ) -> History:
@@ -162,6 +162,7 @@ def train(
         SIGTERM end the training between two steps, once a checkpoint is written.
     checkpoint_every : str or None
         ``"500steps"``, ``"1epochs"`` or ``"10minutes"``; None for a checkpoint at an interrupt alone.
+        Another than the default needs `checkpoint` or `resume`.
     resume : path, optional
         A folder with checkpoints, of which the last one is taken, or one of them: the training goes on where it was
         written, and ends with the bits of an unbroken run, if the machine and the versions are those it was begun

@@ -73,6 +73,12 @@ def test_a_row_of_a_trained_network(tmp_path: Path):
     assert inspected.exit_code == 2 and "bare.csv: has no target" in inspected.stderr
 
 
+@pytest.mark.parametrize("others", [["run"], ["run", "iris"], ["--row", "3"]], ids=" ".join)
+def test_the_demonstration_takes_nothing_of_the_users(others: list[str]):
+    code, text, error = run("--demo", *others)
+    assert (code, text) == (2, "") and "--demo shows a network and a row of its own" in error
+
+
 def test_what_is_missing_is_named():
     code, _, error = run()
     assert code == 2 and "give a MODEL_DIR and DATA" in error and "--demo" in error

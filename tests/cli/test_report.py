@@ -125,6 +125,25 @@ def test_a_training_writes_its_page_and_another_in_its_folder_takes_it_away(tmp_
     assert not (model / "report.html").exists()
 
 
+def test_of_a_training_on_standard_input(tmp_path: Path):
+    """Whatever lies on standard input now is not what the network was trained on."""
+    out = tmp_path / "run"
+    csv = table(tmp_path).read_text()
+    arguments = ["train", "-", "--epochs", "1", "--hidden", "2", "--out", str(out), "--quiet"]
+    assert CliRunner().invoke(app, arguments, input=csv).exit_code == 0
+    result = CliRunner().invoke(app, ["report", str(out)], input=csv)
+    assert result.exit_code == 0
+    assert "missing: predictions of the test rows: the training read standard input, which is gone; give DATA" in (
+        result.stdout
+    )
+    assert "missing" not in run("report", out, tmp_path / "points.csv")
+
+
+def test_a_page_is_html(tmp_path: Path):
+    result = CliRunner().invoke(app, ["report", str(tmp_path), "--out", str(tmp_path / "points.csv")])
+    assert result.exit_code == 2 and "the page is HTML; choose a file that ends in .html" in result.stderr
+
+
 @pytest.mark.thorough
 def test_of_a_training_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def die(*arguments: object, **options: object) -> None:

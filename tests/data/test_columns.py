@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 
 from gpubp.data import RawData, encode, prepare, read
@@ -296,6 +297,43 @@ def test_encodings_are_detected_and_said(encoding: str, said: str, write: Write)
     assert any(said in note and "--encoding" in note for note in data.notes)
     named = read(write("t.csv", "größe,stadt\n1,München\n2,Köln\n", encoding="cp850"), encoding="cp850")
     assert named.columns["stadt"].tolist() == ["München", "Köln"] and not named.notes
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"ignore": ["1"]}, "--ignore"),
+        ({"kinds": {"1": "category"}}, "--kind"),
+        ({"missing": ["-999"]}, "--missing"),
+        ({"decimal": ","}, "--decimal"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float64", "uint8"])
+def test_options_on_columns_are_refused_for_arrays(
+    options: dict[str, Any], named: str, dtype: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", X=np.ones((4, 2), dtype), y=[0, 1, 0, 1])
+    with pytest.raises(UsageError, match=rf"a\.npz: {named} is of tables, .* leave it out"):
+        read(tmp_path / "a.npz", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"delimiter": ";"}, "--delimiter"),
+        ({"encoding": "latin-1"}, "--encoding"),
+        ({"header": True}, "--header"),
+        ({"header": False, "delimiter": "\t"}, "--delimiter, --no-header"),
+    ],
+)
+def test_options_of_csv_files_are_said_to_do_nothing_elsewhere(
+    options: dict[str, Any], said: str, write: Write, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "a.npz", X=np.ones((4, 2)), y=[0, 1, 0, 1])
+    for source, name in ((tmp_path / "a.npz", "a.npz"), ("iris", "iris"), (pd.DataFrame({"a": [1, 2]}), "data frame")):
+        assert f"{said}: of CSV files, without effect on {name}" in read(source, **options).notes
+        assert not read(source).notes
+    assert not any("without effect" in note for note in read(write("t.csv", "a;b\n1;2\n3;x\n"), delimiter=";").notes)
 
 
 @pytest.mark.parametrize(

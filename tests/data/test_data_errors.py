@@ -281,11 +281,14 @@ def test_parquet_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     [
         ("digitz", None, 'no file, folder or built-in data set "digitz"; did you mean "digits"'),
         ("nowhere.csv", None, '"nowhere.csv"; check the path'),
+        ("", None, "'' is no data set; give a file"),
+        (None, None, "None is no data set; give a file"),
+        ([[1, 2]], None, "[[1, 2]] is no data set; give a file"),
         ("iris", "specie", 'iris: there is no column "specie"; did you mean "species"'),
         ("digits", "digit", 'digits has no named columns, so no target "digit"'),
     ],
 )
-def test_unknown_names_are_named_with_the_nearest(source: str, target: str | None, fragment: str) -> None:
+def test_unknown_names_are_named_with_the_nearest(source: Any, target: str | None, fragment: str) -> None:
     with pytest.raises(UsageError) as caught:
         read(source, target)
     assert fragment in str(caught.value)

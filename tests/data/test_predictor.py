@@ -54,6 +54,32 @@ def test_what_rows_lack_is_noted_or_refused(run: Path) -> None:
         model.predict([])
 
 
+def test_arrays_are_rows_of_networks_that_were_trained_on_arrays(tmp_path: Path, run: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (60, 2, 2), np.uint8)
+    for name, X in {"numbers": rng.standard_normal((60, 4)), "pictures": pixels}.items():
+        np.savez(tmp_path / f"{name}.npz", X=X, y=np.arange(60) % 2)
+        result = CliRunner().invoke(app, ["train", f"{name}.npz", "--epochs", "1", "--out", name])
+        assert result.exit_code == 0, result.output
+        model = gpubp.load(name)
+        assert model.predict(X).tolist() == model.predict(f"{name}.npz").tolist()
+        assert model.predict(X.reshape(60, -1).astype(X.dtype)[:1]).tolist() == model.predict(X)[:1].tolist()
+    numbers = gpubp.load("numbers")
+    assert numbers.predict([[1.0, 2, 3, 4]]).shape == (1,)
+    with pytest.raises(gpubp.DataError, match="3 numbers a row; the network was trained on 4"):
+        numbers.predict(np.ones((2, 3)))
+    with pytest.raises(gpubp.DataError, match=r"is arrays of numbers; the network was trained on uint8 pixels"):
+        gpubp.load("pictures").predict(pixels / 255)
+    with pytest.raises(gpubp.DataError, match="is arrays of numbers; the network was trained on a table"):
+        gpubp.load(run).predict(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("rows", [None, 3, [1, 2], np.ones(3), [["a", "b"]]], ids=str)
+def test_what_is_no_rows_is_named(run: Path, rows: object) -> None:
+    with pytest.raises(gpubp.DataError, match="give a data frame, a path"):
+        gpubp.load(run).predict(rows)
+
+
 def test_networks_without_an_encoding_are_refused(tmp_path: Path) -> None:
     gpubp.MLP([2, 2], models=2).save(tmp_path / "stack.safetensors")
     gpubp.MLP([2, 2]).save(tmp_path / "plain.safetensors")

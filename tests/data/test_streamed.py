@@ -374,6 +374,13 @@ def test_a_target_that_is_not_there(tmp_path):
         open_large(write_csv(tmp_path), limit=3000, ignore=["colours"])
 
 
+def test_options_on_columns_are_refused_for_arrays(tmp_path):
+    np.save(tmp_path / "X.npy", np.ones((5000, 4)))
+    np.save(tmp_path / "y.npy", np.arange(5000) % 2)
+    with pytest.raises(UsageError, match=r"X\.npy: --missing is of tables"):
+        open_large(tmp_path / "X.npy", limit=100_000, missing=["-999"])
+
+
 def test_a_scratch_file_that_will_not_fit_is_refused(tmp_path, monkeypatch):
     class Usage:
         free = 100

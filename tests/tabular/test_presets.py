@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 
 import gpubp
@@ -87,6 +88,16 @@ def test_a_regressor_learns_a_table_and_survives_a_file(tmp_path: Path, rng: np.
         gpubp.TabularClassifier.load(tmp_path / "m.safetensors")
     with pytest.raises(DataError, match="networks of a preset for tables"):
         gpubp.MLP.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("kind", [gpubp.TabularClassifier, gpubp.TabularRegressor])
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "score", "permutation_importances", "save"])
+def test_what_is_not_fitted_says_so(kind: Any, method: str) -> None:
+    if not hasattr(kind, method):
+        return
+    arguments = {"save": ("model.safetensors",), "predict": ([[1.0]],), "predict_proba": ([[1.0]],)}
+    with pytest.raises(NotFittedError, match=f"This {kind.__name__} instance is not fitted yet"):
+        getattr(kind(), method)(*arguments.get(method, ([[1.0]], [1.0])))
 
 
 def test_out_of_fold_predictions_come_from_networks_that_did_not_see_the_row(rng: np.random.Generator) -> None:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import gpubp
 from gpubp import MLP, DataError, DivergenceError, Schedule, UsageError, train
@@ -721,6 +722,10 @@ BAD = [
     ({"dropout": np.nan}, UsageError, "dropout=nan does not fit"),
     ({"label_smoothing": 1.5}, UsageError, "label_smoothing=1.5 does not fit"),
     ({"class_weight": {2: 1.0}}, UsageError, "class_weight names class 2; classes are 0 … 1"),
+    ({"X": scipy.sparse.csr_array(X3)}, DataError, "X is a sparse matrix, and dense rows are needed; pass X.toarray()"),
+    ({"checkpoint_every": "2steps"}, UsageError, "checkpoint_every='2steps' needs a folder to write to"),
+    ({"class_weight": 3}, UsageError, 'class_weight=3 does not fit; use "balanced" or a dict {class: weight}'),
+    ({"optimizer_options": 3}, UsageError, "optimizer_options=3 does not fit; give a dict, such as {'beta1': 0.9}"),
     ({"class_weight": {0: -1.0}}, UsageError, "class_weight[0] = -1.0 must be finite and not negative"),
     ({"class_weight": "balance"}, UsageError, 'class_weight "balance" is unknown; use "balanced"'),
     ({"class_weight": {0: 0, 1: 0}}, DataError, "leave every sample with weight 0"),

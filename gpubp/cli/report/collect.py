@@ -18,6 +18,7 @@ from gpubp.backends.reference import NumpyNamespace
 from gpubp.bench.parts import StepParts, step_parts
 from gpubp.cli import run_folder
 from gpubp.cli.parsing import parse_table_options, parse_test
+from gpubp.data.csv_copy import STANDARD_INPUT
 from gpubp.data.prepare import split_test, with_default_target
 from gpubp.data.source import RawData
 from gpubp.data.targets import class_indices
@@ -284,6 +285,8 @@ def _test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> tuple[Raw
     config = run.metrics.get("config")
     if config is None:
         raise DataError("which rows were for testing is not known; give DATA")
+    if config["data"] == STANDARD_INPUT:
+        raise DataError("the training read standard input, which is gone; give DATA")
     if run.metrics.get("streamed") and not isinstance(parse_test(config["test"]), str | Path):
         raise DataError("the training read its file in blocks; which rows it drew for testing is not known; give DATA")
     target = net.preprocessing["target"]

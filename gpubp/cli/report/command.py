@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from gpubp.errors import UsageError
+
 Folder = Annotated[Path, typer.Argument(metavar="MODEL_DIR", help='The folder that "gpubp train" wrote.')]
 Data = Annotated[
     str | None,
@@ -21,6 +23,8 @@ def report(model: Folder, data: Data = None, compare: Compare = None, out: Out =
     from gpubp.cli import run_folder
     from gpubp.plots import new_axes
 
+    if out is not None and out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out {out}: the page is HTML; choose a file that ends in .html")
     new_axes()  # says that Matplotlib is missing before anything is read
     path = model / run_folder.REPORT if out is None else out
     missing = write_page(path, model, data, compare)

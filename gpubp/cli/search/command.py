@@ -97,7 +97,7 @@ def search(
     device: options.Device = "auto",
     precision: options.Precision = "float32",
     resume: options.ResumeSearch = None,
-    out: options.Out = None,
+    out: options.SearchOut = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     **values: Any,
