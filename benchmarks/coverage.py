@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,7 @@ UNSEEN = {
     "gpubp/backends/cuda/cupy_driver.py": "runs on a GPU alone",
     "gpubp/backends/cuda/nccl.py": "runs on several GPUs alone",
 }
+RUNS = "runs.txt"  # the commands whose coverage DIR has
 CONFIG = """[run]
 branch = true
 source = gpubp
@@ -46,7 +48,7 @@ exclude_also =
 """
 
 
-def report_of(out: Path, arguments: Iterable[str], add: bool) -> dict[str, Any]:
+def report_of(out: Path, arguments: list[str], add: bool) -> dict[str, Any]:
     """Run pytest under coverage, and return the report of coverage on all runs in `out`.
 
     Raises
@@ -59,6 +61,7 @@ def report_of(out: Path, arguments: Iterable[str], add: bool) -> dict[str, Any]:
     command, options = [sys.executable, "-m", "coverage"], [f"--rcfile={config}"]
     if not add:
         subprocess.run([*command, "erase", *options], check=True, cwd=ROOT)
+        (out / RUNS).unlink(missing_ok=True)
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": _first_of_path(ROOT)}
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
     tests = subprocess.run([*command, "run", *options, *pytest], cwd=ROOT, env=environment)
@@ -66,6 +69,8 @@ def report_of(out: Path, arguments: Iterable[str], add: bool) -> dict[str, Any]:
     subprocess.run([*command, "json", "-q", *options, "-o", str(report)], check=True, cwd=ROOT)
     if tests.returncode:
         sys.exit(f"the tests failed; the report is in {report}, and {RESULT} is as it was")
+    with (out / RUNS).open("a", encoding="utf-8") as runs:
+        print("pytest", shlex.join(arguments), file=runs)
     return json.loads(report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
@@ -74,7 +79,7 @@ def _first_of_path(folder: Path) -> str:
     return os.pathsep.join([str(folder), *others])
 
 
-def counts(report: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, Any]:
+def counts(report: Mapping[str, Any], commands: list[str]) -> dict[str, Any]:
     """What the result holds: of every module, and of all that can be seen, lines and branches, and those covered."""
     modules, unseen = {}, {}
     for name, module in report["files"].items():
@@ -95,7 +100,7 @@ def counts(report: Mapping[str, Any], arguments: Iterable[str]) -> dict[str, Any
     covered = [part["lines_covered"] + part["branches_covered"] for part in parts]
     whole = [name for name in WHOLE if name in modules]
     return {
-        "tests": " ".join(["pytest", *arguments]),
+        "tests": commands,
         "percent": percent(covered, [part["lines"] + part["branches"] for part in parts]),
         "percent_of_branches": percent(
             [part["branches_covered"] for part in parts], [part["branches"] for part in parts]
@@ -136,7 +141,7 @@ def main() -> None:
     for line in missing(report, asked.only or WHOLE):
         print(line)
     if not asked.only:
-        result = counts(report, asked.arguments)
+        result = counts(report, (out / RUNS).read_text(encoding="utf-8").splitlines())
         print(f"{result['percent']} % of lines and branches, {result['percent_of_branches']} % of branches")
         atomic_write(RESULT, (json.dumps(result, indent=1) + "\n").encode())
 

@@ -45,7 +45,9 @@ TESTS = {
     "gpubp/initializers.py": "tests/test_initializers.py tests/test_registry.py",
     "gpubp/schedules.py": "tests/test_schedules.py tests/test_registry.py",
     "gpubp/registry.py": "tests/test_registry.py tests/test_activations.py",
-    "gpubp/serialization.py": f"tests/test_serialization.py tests/test_network.py {ON_THE_REFERENCE}",
+    "gpubp/serialization.py": (
+        f"tests/test_serialization.py tests/test_network.py tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
+    ),
     **{
         f"gpubp/data/{name}.py": READERS
         for name in (

@@ -356,7 +356,7 @@ def _coverage(_: float) -> str:
     return (
         f"{said['every_branch_covered']} of {said['every_branch_asked_for']} modules wholly, where all were asked for; "
         f"{said['percent']} % of lines and branches of gpubp, {said['percent_of_branches']} % of branches, by "
-        f"`{said['tests']}`; {unseen:,} lines are left out, which Numba compiles or a GPU alone runs"
+        f"`{'`, `'.join(said['tests'])}`; {unseen:,} lines are left out, which Numba compiles or a GPU alone runs"
     )
 
 

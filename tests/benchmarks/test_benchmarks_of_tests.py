@@ -27,8 +27,8 @@ REPORT = {
 
 
 def test_coverage_counts_lines_and_branches_and_says_what_it_cannot_see():
-    said = coverage.counts(REPORT, ["tests"])
-    assert said["tests"] == "pytest tests"
+    said = coverage.counts(REPORT, ["pytest tests"])
+    assert said["tests"] == ["pytest tests"]
     assert {name: one["percent"] for name, one in said["modules"].items()} == {
         "gpubp/backprop.py": 100.0,
         "gpubp/losses.py": 99.9,
@@ -73,6 +73,6 @@ def test_promises_say_what_was_measured_and_which_modules_are_below_the_bar(tmp_
     (tmp_path / "mutants.json").write_text(json.dumps(modules), encoding="utf-8")
     said = promises._mutants(1.0)
     assert said.startswith("17 of 20 are noticed, a sample of those of 2 modules; below 90 % are gpubp/a.py 8 of 10;")
-    (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["tests"])), encoding="utf-8")
+    (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["pytest tests"])), encoding="utf-8")
     said = promises._coverage(1.0)
     assert said.startswith("1 of 2 modules wholly, where all were asked for; 99.9 % of lines and branches of gpubp")
