@@ -79,7 +79,7 @@ def classes(arguments, k, step):
             others = row_sum(row)
             row[y[i]] = one
             total = others + one
-            value += weight * math.log1p(others + (one - T(1)))
+            value += weight * log1p(others + (one - T(1)))
             factor = T(weight * normalizer)
             for j in range(n):
                 row[j] = row[j] / total - s / T(n)
@@ -115,7 +115,7 @@ def distributions(arguments, k, step):
         others = row_sum(row)
         row[best] += T(1)
         total = others + T(1)
-        value += weight * (math.log1p(others) - aim)
+        value += weight * (log1p(others) - aim)
         for j in range(n):
             d = (row[j] / total - ((T(1) - s) * y[j] + s / T(n))) * factor
             row[j] = d
