@@ -22,7 +22,6 @@ from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gpubp.cli.metrics import Scores
     from gpubp.data import LargeData, PreparedData, RawData
     from gpubp.network import MLP
 
@@ -149,7 +148,7 @@ def train_on_all_rows(
     prepared: PreparedData,
     settings: Settings,
     arguments: Mapping[str, Any],
-) -> Scores:
+) -> dict[str, Any]:
     """Train a network for some epochs more, on the rows that it was validated on as well.
 
     Where that is interrupted, or leaves the finite numbers, the network stays as it was.
@@ -157,16 +156,16 @@ def train_on_all_rows(
     Returns
     -------
     dict
-        How well it predicted the validation rows before.
+        How well it predicted the validation rows before, as `run_folder.how_well` says it.
     """
-    from gpubp.cli import display, metrics
+    from gpubp.cli import display, run_folder
     from gpubp.training import train as run_training
 
     assert prepared.validation is not None
     net.preprocessing = prepared.preprocessing
-    scores = metrics.score(net, *prepared.validation)
+    before = run_folder.how_well(net, prepared.preprocessing, {"validation": prepared.validation})
     (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
-    before = net.stack.theta.copy()
+    theta = net.stack.theta.copy()
     try:
         history = run_training(
             net,
@@ -175,7 +174,7 @@ def train_on_all_rows(
             **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
         )
     except (KeyboardInterrupt, DivergenceError) as error:
-        net.stack.theta[...] = before
+        net.stack.theta[...] = theta
         net.stack.refresh()
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}"
         display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
@@ -183,7 +182,7 @@ def train_on_all_rows(
         display.say(
             console, f"{display.plural(history.epochs, 'epoch')} more on all {len(X) + len(X_validated):,} rows"
         )
-    return scores
+    return before
 
 
 def train(

@@ -62,7 +62,7 @@ def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[s
     parts = {name: part for name, part in every_part.items() if part is not None}
     return {
         "task": prepared.task,
-        **_how_well(net, prepared.preprocessing, parts),
+        **how_well(net, prepared.preprocessing, parts),
         **_how_trained(net, history),
         **_watched(history),
         "gemm_table": net.stack.backend.gemm_table,
@@ -85,7 +85,7 @@ def summarize_preset(
     """The contents of metrics.json for the networks of a preset; "validation" are out-of-fold predictions."""
     return {
         "task": task,
-        **_how_well(model, model.preprocessing, parts),
+        **how_well(model, model.preprocessing, parts),
         **_how_trained(model, history),
         "seed": config["seed"],
         "parameters": model.parameters,
@@ -96,7 +96,7 @@ def summarize_preset(
     }
 
 
-def _how_well(net: MLP | TabularModel, preprocessing: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
+def how_well(net: MLP | TabularModel, preprocessing: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
     """Scores of every part beside the baseline's, and the confusion of classes in the last of them."""
     X, y = list(parts.values())[-1]
     return {

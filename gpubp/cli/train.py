@@ -312,14 +312,15 @@ def save(
 ) -> None:
     """Measure a trained network, write its folder, and say so; if `quiet`, in one line.
 
-    `validated` are scores on the validation rows from before it was trained on them.
+    `validated` says how well it predicted the validation rows before it was trained on them.
     """
     from gpubp.cli import run_folder, training_rows
 
     net.preprocessing = prepared.preprocessing
     summary = run_folder.summarize(net, prepared, history, config)
     if validated is not None:
-        summary["validation"] = validated
+        summary["validation"] = validated["validation"]
+        summary["confusion"] = summary["confusion"] if prepared.test is not None else validated["confusion"]
     seen = () if prepared.stream is not None else (prepared.train, prepared.validation)
     rows = [training_rows.numbers_of(*part, prepared.preprocessing) for part in seen if part is not None]
     run_folder.write(folder, net, history, summary, rows)

@@ -192,8 +192,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     feature_names_in_ : (n_features_in_,) array of str
         Where X had names.
     oof_proba_ : (m, n_classes) array
-        Probabilities for the training rows by networks that were not trained on them; NaN for rows, of ``"fast"``, that
-        no network was validated on.
+        Probabilities for the training rows by networks that were not trained on them, or, of ``"fast"``, before it was;
+        NaN for rows that no network was validated on.
     oof_score_ : float
         The accuracy of these.
     recipe_weights_ : dict of str to float
@@ -327,8 +327,8 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     feature_names_in_ : (n_features_in_,) array of str
         Where X had names.
     oof_prediction_ : (m,) or (m, n_outputs) array
-        For the training rows, by networks that were not trained on them; NaN for rows, of ``"fast"``, that no network
-        was validated on.
+        For the training rows, by networks that were not trained on them, or, of ``"fast"``, before it was; NaN for rows
+        that no network was validated on.
     oof_score_ : float
         R2 of these.
     recipe_weights_ : dict of str to float

@@ -74,6 +74,10 @@ def test_the_last_epochs_are_on_all_rows_and_validated_is_what_came_before(folde
     with open("run/history.csv", newline="") as file:
         least = min(float(epoch["validation_loss"]) for epoch in csv.DictReader(file))
     assert metrics["validation"]["loss"] == pytest.approx(least, rel=1e-4)
+    done("train", "kind.csv", *long, "--test", "0", "--out", "untested")
+    metrics = json.loads(Path("untested/metrics.json").read_text())
+    right = np.trace(metrics["confusion"]) / np.sum(metrics["confusion"])
+    assert right == pytest.approx(metrics["validation"]["accuracy"])
     text = done("train", "price.csv", *long, "--validation", "0", "--out", "unvalidated")
     assert "more on all" not in text
     config = json.loads(Path("unvalidated/metrics.json").read_text())["config"]
