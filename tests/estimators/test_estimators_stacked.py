@@ -189,6 +189,20 @@ def test_results_do_not_depend_on_how_work_is_spread():
             np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_a_solver_has_its_moments_whenever_the_others_of_a_stack_have_ended(solver):
+    X, y = data()
+    base = MLPClassifier((7, 5), batch_size=16, solver=solver, random_state=3, device="cpu-reference")
+    tasks = make_tasks(X, y, None, base, [{"max_iter": 2}, {"max_iter": 6}, {"max_iter": 4}])
+    fit_together(tasks)
+    for task in tasks:
+        alone = clone(task.est).fit(*((X, y) if task.rows is None else (X[task.rows], y[task.rows])))
+        for est in (alone, task.est):
+            est.partial_fit(X, y)
+        for mine, theirs in zip(task.est.coefs_, alone.coefs_, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
 @pytest.mark.parametrize("n_jobs", [None, 2])
 def test_training_goes_on_where_it_paused(n_jobs):
     X, y = data()

@@ -97,6 +97,9 @@ class StackTrainer:
             )
         ended = np.array([fit.ended for fit in fits])
         if ended.any() and not ended.all():
+            for k in training:
+                if ended[k]:
+                    self._keep_moments(k)
             step.stop(ended)
 
     def _validate(self, training: Sequence[int], result: EpochResult) -> tuple[list[Any], list[Any]]:
@@ -146,6 +149,15 @@ class StackTrainer:
         history = History(self.stack.loss.metric_name(self.stack.layer_sizes[-1]))
         history.loss += self.fits[k].est.loss_curve_
         return divergence_error(self.step, np.arange(len(self.fits)) == k, history, numbered=False)
+
+    def _keep_moments(self, k: int) -> None:
+        """Give the solver of a network, whose place another one may take, its moments in memory of their own."""
+        moments, to_host = self.step.optimizer_slots(k), self.stack.backend.to_host
+        assert moments is not None, "it has trained until now"
+        updates, slots = moments
+        solver = self.fits[k].solver
+        solver.updates, solver.slots = np.array(to_host(updates)), tuple(np.array(to_host(slot)) for slot in slots)
+        solver.backend = None
 
     def _return_moments(self) -> None:
         """Give the solvers of networks that still have a place in the stack their moments."""
