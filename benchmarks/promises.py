@@ -452,7 +452,7 @@ PROMISES = (
         long=True,
     ),
     Promise(
-        "On a busy machine the threads of BLAS cost half again at most",
+        "On a busy machine the threads of BLAS cost small networks half again at most",
         "tests/backends/test_blas_threads.py",
         lambda share: f"{cost_of_threads(_count(5, share)):.2f} of the time of one thread, digits by `cpu-reference`",
     ),

@@ -7,11 +7,12 @@ import io
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+import gpubp
 from gpubp.activations import get_activation
 from gpubp.cli import options, processes
 from gpubp.cli.demo import demo
@@ -92,12 +93,26 @@ def _is_of_memory(error: BaseException) -> bool:
 
 app = typer.Typer(
     cls=Commands,
-    help="Multilayer perceptrons trained by backpropagation written out by hand.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gpubp {gpubp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def commands(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Multilayer perceptrons trained by backpropagation written out by hand."""
 
 
 app.command()(train)

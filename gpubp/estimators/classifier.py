@@ -29,6 +29,7 @@ from gpubp.estimators.arrays import (
 )
 from gpubp.estimators.base import BaseMLP, is_stochastic
 from gpubp.estimators.data import Subset
+from gpubp.estimators.messages import warn_of_column
 from gpubp.estimators.sklearn_private import Interval, StrOptions, check_partial_fit_first_call, fit_context
 from gpubp.losses import Loss, get_loss
 from gpubp.stack import Stack
@@ -364,7 +365,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     def _check_targets(self, y: Any, incremental: bool) -> Any:
         if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+            warn_of_column()
+            y = column_or_1d(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_

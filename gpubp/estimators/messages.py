@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sklearn.exceptions import DataConversionWarning
+
 from gpubp.errors import UsageError
 from gpubp.estimators.sklearn_private import InvalidParameterError
 
@@ -25,6 +27,16 @@ def invalid_names() -> Iterator[None]:
         yield
     except UsageError as error:
         raise InvalidNameError(*error.args) from error
+
+
+def warn_of_column() -> None:
+    """Say in scikit-learn's words that targets came as a column (m, 1), and are taken as (m,)."""
+    warn(
+        "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples, ), for "
+        "example using ravel().",
+        DataConversionWarning,
+        SKLEARN_MODULE,
+    )
 
 
 def warn(message: str, category: type[Warning] = UserWarning, module: str | None = None) -> None:

@@ -18,6 +18,7 @@ from gpubp.errors import DataError, UsageError
 from gpubp.estimators.arrays import as_numpy, destination_of, is_on_gpu, namespace_of, to_host
 from gpubp.estimators.base import BaseMLP, is_stochastic
 from gpubp.estimators.data import Subset
+from gpubp.estimators.messages import warn_of_column
 from gpubp.estimators.numerics import poisson_deviance, squared_error
 from gpubp.estimators.sklearn_private import Interval, fit_context
 from gpubp.losses import Loss, get_loss
@@ -272,7 +273,10 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _check_targets(self, y: Any, incremental: bool) -> Any:
         if y.ndim == 1 or y.shape[1] > 1:
             return y
-        return y[:, 0] if is_on_gpu(y) else column_or_1d(y, warn=True)
+        if is_on_gpu(y):
+            return y[:, 0]
+        warn_of_column()
+        return column_or_1d(y)
 
     @property
     def _loss_name(self) -> str | Loss:

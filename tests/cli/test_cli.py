@@ -312,6 +312,10 @@ def test_inspect_takes_a_network_from_python(folder: Path) -> None:
 # -- help ----------------------------------------------------------------------------------------------
 
 
+def test_the_version_is_said() -> None:
+    assert done("--version") == f"gpubp {gpubp.__version__}\n"
+
+
 def test_help_lists_the_commands_that_exist() -> None:
     text = done("--help")
     for command in ("train", "predict", "evaluate", "search", "doctor", "bench", "inspect"):

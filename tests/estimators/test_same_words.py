@@ -39,6 +39,9 @@ def classifier(**parameters):
 
 FITS = {
     "adam": lambda X, y: classifier().fit(X, y),
+    "a column of targets": lambda X, y: classifier().fit(X, y[:, None]),
+    "a column of values": lambda X, y: MLPRegressor(hidden_layer_sizes=(4,), max_iter=3).fit(X, y[:, None]),
+    "a column for an ensemble": lambda X, y: MLPEnsembleClassifier(classifier(), n_estimators=2).fit(X, y[:, None]),
     "lbfgs": lambda X, y: classifier(solver="lbfgs").fit(X, y),
     "clipped": lambda X, y: classifier(batch_size=1000).fit(X, y),
     "ensemble": lambda X, y: MLPEnsembleClassifier(classifier(), n_estimators=2).fit(X, y),
