@@ -253,6 +253,24 @@ def test_a_signal_ends_a_training_between_two_steps_and_it_goes_on_with_the_same
     assert everything(net, train(net, resume=tmp_path)) == unbroken
 
 
+def test_a_training_that_is_ended_in_its_first_epoch_goes_on_without_a_best(tmp_path, monkeypatch):
+    net = network()
+    unbroken = everything(net, train(net))
+
+    def send(self: Any, step: int) -> int:
+        if step == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return 1
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+        patch.setattr(checkpoint.Checkpoints, "most_steps", send)
+        train(network(), checkpoint=tmp_path, checkpoint_every=None)
+    _, about = serialization.load(checkpoint.newest(tmp_path))
+    assert about["checkpoint"]["best"] is None and about["checkpoint"]["epoch"] == 0
+    net = network()
+    assert everything(net, train(net, resume=tmp_path)) == unbroken
+
+
 def test_outside_the_main_thread_nothing_is_caught_and_checkpoints_are_written(tmp_path):
     thread = threading.Thread(
         target=train, args=[network()], kwargs={"checkpoint": tmp_path, "checkpoint_every": "1epoch"}

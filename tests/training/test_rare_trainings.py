@@ -15,6 +15,8 @@ from gpubp.errors import DataError, UsageError
 from gpubp.serialization import atomic_write
 from gpubp.training import packing
 from gpubp.training.checkpoint import fingerprint
+from gpubp.training.ranks import Ranks
+from gpubp.training.row_groups import map_arrays
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -108,3 +110,73 @@ def test_rows_that_cannot_be_streamed_are_named():
     bad = [(X, Y), (np.where(X == X[3, 2], np.nan, X), Y)]
     with pytest.raises(DataError, match="nan"):
         gpubp.train(network(), batches=bad, epochs=1)
+
+
+class Rows:
+    """A data set of 12 rows, which can be asked for them by number, and may say another length than it has."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int):
+        return X[i % 12], Y[i % 12]
+
+
+def test_a_data_set_without_rows_is_named():
+    with pytest.raises(DataError, match="batches: holds nothing; at least one row is needed"):
+        gpubp.train(network(), batches=Rows(0), epochs=1)
+
+
+def test_items_are_grouped_in_the_order_of_their_keys_and_cut_into_equal_stacks():
+    assert packing.groups(["bb", "a", "cc", "d"], len) == [["bb", "cc"], ["a", "d"]]
+    assert packing.portions(range(7), 10, 35) == [[0, 1], [2, 3], [4, 5, 6]]
+    assert packing.portions(range(3), 10, float("inf")) == [[0, 1, 2]]
+    assert packing.portions(range(3), 10, float("inf"), at_least=2) == [[0], [1, 2]]
+    assert packing.portions(range(2), 10, 1) == [[0], [1]], "what fits nowhere has a stack of its own"
+
+
+def test_one_more_network_takes_its_memory_its_order_and_its_best_weights():
+    stack = network().stack
+    plain = packing.bytes_of_one(stack, 8, "adam", 100, keeps_best=False)
+    memory = stack.memory(8, "adam")
+    assert plain == memory["total"] + 2400
+    assert packing.bytes_of_one(stack, 8, "adam", 100, keeps_best=True) == plain + memory["parameters"]
+    assert packing.bytes_of_one(stack, 8, "adam", 3, keeps_best=False) == stack.memory(3, "adam")["total"] + 72
+    assert 0 < packing.memory_for_stacks(stack.backend) <= packing.system_memory() / 2
+
+
+def test_a_history_of_many_networks_counts_why_they_ended():
+    net = network(models=40)
+    history = gpubp.train(net, X, Y, epochs=1, batch_size=12)
+    assert repr(history) == "History(1 epochs of 40 networks, stopped={'epochs': 40})"
+    assert history.overflows.shape == (40,) and not history.overflows.any()
+    validated = gpubp.train(network(), X, Y, epochs=2, validation_data=(X, Y))
+    assert "; validation loss " in repr(validated) and validated.overflows == 0
+
+
+def test_a_history_in_a_notebook_is_its_words_where_there_is_no_matplotlib(monkeypatch):
+    def missing(**_):
+        raise UsageError("no Matplotlib")
+
+    history = gpubp.train(network(), X, Y, epochs=2)
+    assert history._repr_html_().startswith("<img ")
+    monkeypatch.setattr("gpubp.plots.new_axes", missing)
+    assert history._repr_html_().startswith("<p>History(2 epochs")
+
+
+def test_other_values_in_nested_records_stay():
+    marker = object()
+    arrays = {"a": [X, marker, None, 3], "b": (X,)}
+    doubled = map_arrays(arrays, lambda array: 2 * array)
+    assert doubled["a"][1] is marker and doubled["a"][2:] == [None, 3]
+    assert doubled["a"][0] is doubled["b"][0]
+    np.testing.assert_array_equal(doubled["a"][0], 2 * X)
+
+
+def test_a_rank_alone_is_all_of_them():
+    alone = Ranks()
+    assert alone.texts("a") == ["a"] and alone.gather(1, 2).tolist() == [[1, 2]]
+    assert (alone.rank, alone.size) == (0, 1)
