@@ -21,6 +21,7 @@ from benchmarks.cpu_training import Machine, training
 from benchmarks.parts import MixedError, Part, kind, line, load, saving
 from benchmarks.peers import ON_A_CPU
 from benchmarks.remote import Remote
+from benchmarks.small_products import products
 from gpubp.bench.steps import Workload
 
 FILE, SECONDS = "cpu.json", 1200.0
@@ -106,7 +107,7 @@ def _compare(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__)
-    names = ("steps", "activations", "training")
+    names = ("steps", "activations", "training", "products")
     parser.add_argument("--part", nargs="+", choices=names, default=names)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
     parser.add_argument("--mnist", metavar="FOLDER", help="with MNIST's IDX files; without it, data of their shape")
@@ -116,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steps": steps,
         "activations": activations,
         "training": lambda part: training(part, options.mnist),
+        "products": products,
     }
     machine = Remote(Machine, environment=environment(options.dry_run))
     try:
