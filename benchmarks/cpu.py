@@ -21,6 +21,7 @@ from benchmarks.cpu_training import Machine, training
 from benchmarks.parts import Part
 from benchmarks.peers import ON_A_CPU
 from benchmarks.remote import Remote
+from benchmarks.small_products import products
 from gpubp.bench.steps import Workload
 
 FILE, SECONDS = "cpu.json", 1200.0
@@ -105,13 +106,14 @@ def _compare(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure some parts."""
-    parser = parser_of("cpu", __doc__, FILE, ("steps", "activations", "training"))
+    parser = parser_of("cpu", __doc__, FILE, ("steps", "activations", "training", "products"))
     parser.add_argument("--mnist", metavar="FOLDER", help="with MNIST's IDX files; without it, data of their shape")
     options = parser.parse_args(arguments)
     parts: dict[str, Callable[[Part], None]] = {
         "steps": steps,
         "activations": activations,
         "training": lambda part: training(part, options.mnist),
+        "products": products,
     }
     machine = partial(described_in_a_process, options.dry_run)
     return measure("cpu", options, FILE, parts, machine=machine, seconds=SECONDS)

@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.cases import Task
 from benchmarks.devices import open_backend
 from gpubp.backends import Backend
+from gpubp.backends.compiled import CompiledBackend
 from gpubp.bench.steps import BareGemms
 
 VERSIONS = ("cupy-cuda13x", "cupy-cuda12x", "nvidia-cublas", "numba", "numpy")
@@ -18,6 +19,8 @@ COPIED = 256 << 20  # bytes: several times what caches hold
 def prepare(task: Task, what: str, device: str = "cuda") -> Gemms | Copies:
     """The "gemms" of the task's step on a device of gpubp's, or a "copy" of 256 MiB there as its step."""
     backend = open_backend(device, task.precision, task.dry_run)
+    if isinstance(backend, CompiledBackend):
+        backend.register_bytes = 0  # BLAS's products alone
     return Gemms(task.workload, backend) if what == "gemms" else Copies(backend, copied(task.dry_run))
 
 
