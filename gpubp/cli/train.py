@@ -104,9 +104,10 @@ def train(
     name, chosen = about.pop("name"), None if about["preset"] is None else get_preset(about["preset"])
     if watch_test and prepared.test is None:
         raise UsageError("--watch-test watches test rows, and there are none; leave it out, or give some by --test")
-    epochs_on_all_rows = 0
+    of_preset: dict[str, Any] = {}
     if chosen is not None:
-        settings, epochs_on_all_rows = presets.settings_of(ctx, settings, chosen, prepared)
+        settings, epochs = presets.settings_of(ctx, settings, chosen, prepared)
+        of_preset = {**about, "epochs_on_all_rows": epochs}
     net = settings.network(prepared.n_inputs, prepared.n_outputs, prepared.loss, seed, device, precision)
     display.say(console, display.describe_data(name, prepared), "bold")
     display.show_notes(console, prepared.notes)
@@ -116,9 +117,7 @@ def train(
     others = {"recompute": recompute, "class_weight": parse_class_weight(class_weight, prepared.classes)}
     others |= {"checkpoint_every": checkpoint_every, "resume": resume, "time_limit": time_limit}
     others |= {"diagnostics": diagnostics, "watch_test": prepared.test if watch_test else None}
-    config = config_of(ctx, settings, prepared)
-    if chosen is not None:
-        config |= {**about, "epochs_on_all_rows": epochs_on_all_rows}
+    config = config_of(ctx, settings, prepared) | of_preset
     size = net.parameters * backend.dtype.itemsize
     with processes.claimed(ranks, folder, name, size) as folder:
         _fit_and_save(ctx, console, net, prepared, settings, config, folder, others)
