@@ -2,9 +2,10 @@
 
 First whether ranks that ``mpiexec`` starts end, after 50 steps in float64, with the weights of one process, and with
 the same bits from run to run. Then samples a second of two ranks with one BLAS thread each beside those of one process
-with all cores, in turns, on the same batches of 1024 rows. Last, how much memory two and four ranks take together to
-train on a file, beside one process: a page that several use counts once. What is behind the table goes into
-DIR/ranks.json. ``--dry-run`` does so with a small network.
+with all cores, in turns, on the same batches of 1024 rows; and of two ranks that add up gradients beside the backward
+pass, or after it. Last, how much memory two and four ranks take together to train on a file, beside one process: a page
+that several use counts once. What is behind the table goes into DIR/ranks.json. ``--dry-run`` does so with a small
+network.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from gpubp.cli.processes import joined
 from gpubp.data import prepare, read
 from gpubp.data.read_once import prepared_once
 from gpubp.serialization import digest_of_array
+from gpubp.training import data_parallel
 
 FILE = "ranks.json"
 BAR, TOLERANCE = 0.75, 1e-12
@@ -37,8 +39,16 @@ INPUTS, ROWS = 100, 400_000  # of the file whose rows are held
 HERE = Path(sys.executable).with_name("mpiexec")
 
 
-def train(layers: Sequence[int], batch_size: int, precision: str, epochs: int, steps: int) -> None:
+def train(
+    layers: Sequence[int],
+    batch_size: int,
+    precision: str,
+    epochs: int,
+    steps: int,
+    fewest: int = data_parallel.FEWEST_IN_SLICE,
+) -> None:
     """What each process runs: a training; the first prints what came of it."""
+    data_parallel.FEWEST_IN_SLICE = fewest
     rng = np.random.default_rng(0)
     rows = steps * batch_size
     X, y = rng.standard_normal((rows, layers[0])), rng.integers(0, layers[-1], rows)
@@ -123,6 +133,21 @@ def throughput(part: Part) -> None:
     part.figures.append({"what": what, "load": os.getloadavg(), "two ranks, one process": pairs})
 
 
+def slices(part: Part) -> None:
+    """Samples a second of two ranks that add up gradients beside the backward pass, and after it, in turns."""
+    layers, batch, rounds = (SMALL, 100, 1) if part.dry_run else (LARGE, BATCH, ROUNDS)
+    least, options, pairs = (1 if part.dry_run else data_parallel.FEWEST_IN_SLICE), (layers, batch, "float32", 3, 8), []
+    for _ in range(rounds):
+        pairs.append([8 * batch / min(trained(2, *options, fewest)["seconds"]) for fewest in (least, 1 << 40)])
+        if part.left() < 0:
+            break
+    low, ratio, high = np.quantile([a / b for a, b in pairs], (0.25, 0.5, 0.75))
+    shape, busy = "-".join(map(str, layers)), os.getloadavg()[0]
+    what = f"{shape}, {batch // 2} rows a rank: slices of the gradient beside the backward pass over one sum after it"
+    part.timed(what, "", f"{ratio:.2f} ({low:.2f}-{high:.2f}); load {busy:.1f}", None)
+    part.figures.append({"what": what, "load": os.getloadavg(), "slices, one sum": pairs})
+
+
 def memory(part: Part) -> None:
     """Bytes that processes take together for a training on a file, over those of its encoded rows."""
     rows = 4000 if part.dry_run else ROWS
@@ -141,7 +166,8 @@ def memory(part: Part) -> None:
             )
 
 
-PARTS: dict[str, Callable[[Part], None]] = {"agreement": agreement, "throughput": throughput, "memory": memory}
+PARTS: dict[str, Callable[[Part], None]] = {"agreement": agreement, "throughput": throughput}
+PARTS |= {"slices": slices, "memory": memory}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

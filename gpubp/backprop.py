@@ -7,7 +7,7 @@ columns as our rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gpubp._typing import Array
@@ -28,6 +28,10 @@ class Network:
     loss: Loss
 
 
+def _nothing(layer: int) -> None:
+    """Nobody waits for the gradients of a layer."""
+
+
 def gradients(
     backend: Backend,
     network: Network,
@@ -36,14 +40,18 @@ def gradients(
     grads: Sequence[Layer],
     epoch: Epoch,
     dropout: Dropout | None = None,
+    done: Callable[[int], None] = _nothing,
 ) -> None:
-    """∂C/∂W and ∂C/∂b of one batch into `grads`, and its loss and metric into the totals of `epoch`."""
+    """∂C/∂W and ∂C/∂b of one batch into `grads`, and its loss and metric into the totals of `epoch`.
+
+    ``done(l)`` is called as soon as those of layer l are there, the last layer first.
+    """
     last = len(network.layers) - 1
     hidden = Network(network.layers[:last], network.activations[:last], network.loss)
     a = forward(backend, hidden, batch.X, caches[:last], dropout)
     # zᴸ, and in the same pass BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ)
     backend.dense_loss(network.loss, a, network.layers[last], caches[last], batch, epoch, grads[last].b)
-    _below_the_loss(backend, network, batch, caches, grads, dropout)
+    _below_the_loss(backend, network, batch, caches, grads, dropout, done)
 
 
 def forward(
@@ -82,6 +90,7 @@ def _below_the_loss(
     caches: Sequence[LayerCache],
     grads: Sequence[Layer],
     dropout: Dropout | None,
+    done: Callable[[int], None] = _nothing,
 ) -> None:
     """BP2 to BP4, from δᴸ on."""
     for l in reversed(range(len(network.layers))):
@@ -93,3 +102,4 @@ def _below_the_loss(
             a_prev, below = caches[l - 1].a, Below(network.activations[l - 1], caches[l - 1], grads[l - 1].b)
         # BP4: ∂C/∂Wˡ = aˡ⁻¹ᵀ δˡ. BP2: δˡ⁻¹ = (δˡ Wˡᵀ) ⊙ σ′(zˡ⁻¹). BP3 in the same pass: ∂C/∂bˡ⁻¹ = Σ_rows δˡ⁻¹.
         backend.dense_backward(a_prev, network.layers[l], caches[l], grads[l], below, dropout)
+        done(l)

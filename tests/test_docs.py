@@ -55,7 +55,17 @@ REGISTRIES: dict[str, Mapping[str, Callable[..., object]]] = {
     "schedules": SCHEDULES,
 }
 # Files of benchmarks/results.
-MEASURED = ("foundation", "estimators", "cpu", "stacks", "reading", "streaming", "reproductions")
+MEASURED = (
+    "foundation",
+    "estimators",
+    "cpu",
+    "stacks",
+    "reading",
+    "streaming",
+    "checkpoints",
+    "ranks",
+    "reproductions",
+)
 # Column of the table of step times -> who is measured in benchmarks/results/cpu.json; the fastest of them counts.
 STEP_TIMES = {
     "gpubp": ("gpubp cpu",),

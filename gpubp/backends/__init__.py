@@ -169,6 +169,9 @@ class Backend(Protocol):
     def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
         """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU."""
 
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function of the host's between two operations, whenever a captured step gets there; on a CPU alone."""
+
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays
     ) -> tuple[str, Callable[[int, int], None]]:

@@ -287,6 +287,9 @@ class ReferenceBackend:
 
         return run
 
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        function(*arguments)
+
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays
     ) -> tuple[str, Callable[[int, int], None]]:

@@ -19,12 +19,15 @@ from gpubp._typing import Array
 from gpubp.backends import Backend
 from gpubp.backends.notices import say_once
 from gpubp.errors import DataError, DeviceError, RankError
+from gpubp.layout import Layout
 from gpubp.stack import Stack
-from gpubp.training.accumulation import AccumulatingStep, parts_per_batch
+from gpubp.training.accumulation import AccumulatingStep, Batches, parts_per_batch
 from gpubp.training.checkpoint import TrainingIdentity, TrainingState, first_difference
 from gpubp.training.ranks import Ranks
 from gpubp.training.samples import Samples
 from gpubp.training.slice_step import StepState, Workspace
+
+FEWEST_IN_SLICE = 1 << 18  # elements of a gradient that are added up beside the backward pass, or with the next ones
 
 
 class RankStep(AccumulatingStep):
@@ -75,6 +78,93 @@ class RankStep(AccumulatingStep):
         with backend.computing():
             self.total[:, :1] += backend.xp.where(self.state.optimizer.active, 0.0, np.nan)[:, None]
             self._add_up(self.total)
+
+
+class OverlappingRankStep(RankStep):
+    """A rank's step of one network and one part, which adds up gradients slice by slice beside the backward pass.
+
+    Once the gradients of some layers are there, the last ones first, the sum of all ranks' is begun, and MPI sends
+    while the layers below are gone through. Each element is added up in the order of the ranks, as it is in one sum.
+
+    Parameters
+    ----------
+    stack, state, workspace, ranks, add_up
+        As for `RankStep`, of parts that each rank has one of.
+    """
+
+    def __init__(
+        self, stack: Stack, state: StepState, workspace: Workspace, ranks: Ranks, add_up: Callable[[Array], None]
+    ) -> None:
+        self.ranks, self.after_layer = ranks, slices_by_layer(stack.layout)
+        lowest = min((part.start for part in self.after_layer.values()), default=stack.layout.n_weights)
+        rest = slice(0, lowest), slice(stack.layout.n_weights, stack.layout.size)
+        self.slices = [*self.after_layer.values(), *rest]
+        self._ends: list[Callable[[Array], None]] = []  # of the sums that are begun
+        super().__init__(stack, state, workspace, ranks, 1, add_up)
+
+    def _run(self, count: int, rows: int) -> None:
+        parts, cursor = self.added.parts, self.added.parts.cursor
+        own_rows = min(max(0, rows - self.first_part * parts.batch_size), parts.batch_size)
+        for _ in range(count):
+            cursor += self.first_part
+            self._add_over_ranks(own_rows)
+            cursor += parts_per_batch(self.added) - self.first_part - (own_rows > 0)
+            self._update(1, rows)
+            self._clear(1, rows)
+
+    def _add_over_ranks(self, rows: int) -> None:
+        """The sum of all ranks' gradients, of which this one has so many rows; what was begun is ended in any case."""
+        grad, total = self.workspace.grad[0], self.total[0]
+        self.ranks.meet()
+        try:
+            if rows:
+                self._add(1, rows)
+            else:
+                grad[...] = 0.0
+            if not self.state.optimizer.active[0]:
+                grad[0] = np.nan  # of the first layer, in a slice that is not begun yet: on no rank is the sum finite
+        finally:
+            for part in self.slices[len(self._ends) :]:
+                self._begin(part)
+            ends, self._ends = self._ends, []
+            for part, end in zip(self.slices, ends, strict=True):
+                end(total[part])
+
+    def _add_part(self, rows: int) -> None:
+        self.gradients(rows, self._begin_after)
+        self.stack.backend.optimizer_step(self.added.adding, self.total, self.workspace.grad, self.added.parts)
+
+    def _begin_after(self, layer: int) -> None:
+        if layer in self.after_layer:
+            self.stack.backend.call(self._begin, self.after_layer[layer])
+
+    def _begin(self, part: slice) -> None:
+        self._ends.append(self.ranks.begin_sum(self.workspace.grad[0, part]))
+
+
+def slices_by_layer(layout: Layout) -> dict[int, slice]:
+    """Slices of a gradient that are worth a sum of their own, by the layer after which they are complete."""
+    slices, end = {}, layout.n_weights
+    for layer in reversed(range(1, len(layout.shapes))):
+        start = layout.weight_starts[layer]
+        if end - start >= FEWEST_IN_SLICE:
+            slices[layer], end = slice(start, end), start
+    return slices
+
+
+def rank_step(
+    stack: Stack,
+    state: StepState,
+    workspace: Workspace,
+    batches: Batches,
+    add_up: Callable[[Array], None],
+) -> RankStep:
+    """The step of one of several ranks: overlapping with its sums on a CPU, where that is worth it."""
+    parts = batches.parts // batches.ranks.size
+    on_host = isinstance(stack.theta, np.ndarray) and stack.backend.device == "cpu"
+    if on_host and parts == stack.models == 1 and slices_by_layer(stack.layout):
+        return OverlappingRankStep(stack, state, workspace, batches.ranks, add_up)
+    return RankStep(stack, state, workspace, batches.ranks, parts, add_up)
 
 
 def of_own_parts(totals: NDArray[np.float64], ranks: Ranks, parts: int) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from gpubp.backends.blas_threads import share_of_cores
 from gpubp.errors import GpubpError, RankError, UsageError
 
-METHODS = ("Dup", "Get_rank", "Get_size", "Allgather", "Allgatherv", "Alltoallv")  # of a communicator, as mpi4py has it
+# Of a communicator, as mpi4py has it.
+METHODS = ("Dup", "Get_rank", "Get_size", "Allgather", "Allgatherv", "Ialltoallv")
 
 
 class Ranks(AbstractContextManager["Ranks"]):
@@ -53,6 +55,24 @@ class Ranks(AbstractContextManager["Ranks"]):
         ----------
         array : array of any shape, in one piece, on the host
         """
+
+    def begin_sum(self, array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
+        """Begin to add up an array of all ranks, as `sum` does, and go on meanwhile.
+
+        All ranks begin the same sums in the same order, after they have met, and end them in this order. Whoever fails
+        in between begins and ends them nevertheless.
+
+        Parameters
+        ----------
+        array : (n,) array
+            Left as it is until the sum is ended.
+
+        Returns
+        -------
+        callable
+            ``end(total)`` puts the sum into an array (n,), which may be the same.
+        """
+        return lambda total: np.copyto(total, array)
 
     def meet(self) -> None:
         """Wait until all ranks have come here."""
@@ -129,17 +149,25 @@ class MpiRanks(Ranks):
         self._go_on()
         flat = array.reshape(-1)
         assert np.shares_memory(flat, array), "an array in one piece"
-        ends = np.arange(1, self.size + 1) * flat.size // self.size
+        self.begin_sum(flat)(flat)
+
+    def begin_sum(self, array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
+        ends = np.arange(1, self.size + 1) * array.size // self.size
         counts, starts = np.diff(ends, prepend=0), np.concatenate([[0], ends[:-1]])
-        parts = np.empty((self.size, counts[self.rank]), flat.dtype)  # of every rank, of which this one makes the sum
+        parts = np.empty((self.size, counts[self.rank]), array.dtype)  # of every rank, of which this one makes the sum
         counts_received = [counts[self.rank]] * self.size
-        self._communicator.Alltoallv(
-            [flat, (counts, starts)], [parts, (counts_received, np.arange(self.size) * counts_received[0])]
+        received = self._communicator.Ialltoallv(
+            [array, (counts, starts)], [parts, (counts_received, np.arange(self.size) * counts_received[0])]
         )
-        total = parts[0]
-        for part in parts[1:]:
-            total += part
-        self._communicator.Allgatherv(total, [flat, (counts, starts)])
+
+        def end(total: NDArray[Any]) -> None:
+            received.Wait()
+            of_part = parts[0]
+            for part in parts[1:]:
+                of_part += part
+            self._communicator.Allgatherv(of_part, [total, (counts, starts)])
+
+        return end
 
     # -- what is sent ----------------------------------------------------------------------------------
 

@@ -154,13 +154,13 @@ class SliceStep:
         )
         return stack.backend.training_steps(self._step, training)
 
-    def gradients(self, rows: int) -> None:
-        """Loss into the step's totals and gradients into `grads`, from the next batch."""
+    def gradients(self, rows: int, done: Callable[[int], None] = lambda layer: None) -> None:
+        """Loss into the step's totals and gradients into `grads`, from the next batch; ``done(l)`` after layer l."""
         stack, state, caches = self.stack, self.state, self.workspace.caches
         if rows < caches[0].z.shape[1]:
             caches = [cache.first(rows) for cache in caches]
         batch = self.batch(rows)
-        backprop.gradients(stack.backend, stack.network, batch, caches, self.grads, self.epoch, state.dropout)
+        backprop.gradients(stack.backend, stack.network, batch, caches, self.grads, self.epoch, state.dropout, done)
 
     def _step(self, rows: int) -> None:
         self.gradients(rows)

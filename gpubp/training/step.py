@@ -24,7 +24,7 @@ from gpubp.training.accumulation import (
 )
 from gpubp.training.accumulation import begin as begin_parts
 from gpubp.training.augmentation import Augmentation
-from gpubp.training.data_parallel import RankStep, adding_up, of_own_parts
+from gpubp.training.data_parallel import adding_up, of_own_parts, rank_step
 from gpubp.training.device_data import DeviceData
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
 from gpubp.training.slice_step import SliceStep, StepState, Workspace
@@ -412,8 +412,7 @@ class TrainingStep:
         """A new one, which knows the order of rows that is there now."""
         stack, (state, workspace) = self.live.part(networks), of_networks((self.state, self.workspace), networks)
         if self._add_up is not None:
-            ranks = self.batches.ranks
-            return RankStep(stack, state, workspace, ranks, self.batches.parts // ranks.size, self._add_up)
+            return rank_step(stack, state, workspace, self.batches, self._add_up)
         return (SliceStep if state.accumulation is None else AccumulatingStep)(stack, state, workspace)
 
     def _row_groups(self) -> list[RowGroup]:

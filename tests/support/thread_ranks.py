@@ -53,12 +53,18 @@ class ThreadComm:
         for part, count, start in zip(self._exchange(("Allgatherv", sent)), counts, starts, strict=True):
             flat[start : start + count] = part
 
-    def Alltoallv(self, sent: Any, received: Any) -> None:  # noqa: N802
+    def Ialltoallv(self, sent: Any, received: Any) -> ThreadComm:  # noqa: N802
         parts, (counts, starts) = received
         into = parts.reshape(-1)
-        for (flat, (theirs, at)), count, start in zip(self._exchange(("Alltoallv", sent)), counts, starts, strict=True):
+        for (flat, (theirs, at)), count, start in zip(
+            self._exchange(("Ialltoallv", sent)), counts, starts, strict=True
+        ):
             assert theirs[self.rank] == count
             into[start : start + count] = flat[at[self.rank] : at[self.rank] + count]
+        return self
+
+    def Wait(self) -> None:  # noqa: N802
+        """What this communicator began has ended."""
 
     def _exchange(self, what: tuple[str, Any]) -> list[Any]:
         """What all ranks give in the same call, copied once all have come."""

@@ -15,8 +15,10 @@ import pytest
 import gpubp
 from gpubp import DataError, DivergenceError, RankError, UsageError
 from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.reference import ReferenceBackend
 from gpubp.optimizers import OPTIMIZERS
-from gpubp.training import checkpoint
+from gpubp.training import checkpoint, data_parallel
+from gpubp.training.data_parallel import OverlappingRankStep
 from gpubp.training.ranks import ALONE, MpiRanks, ranks_of
 from support.machines import but_unfused, by_tier, host, host_driver
 from support.thread_ranks import ThreadComm, on_ranks
@@ -92,6 +94,97 @@ def test_they_have_the_bits_of_one_that_accumulates_as_many_parts(backend, dropo
     one, history_of_one = trained(make, dropout=dropout, epochs=3, batch_size=20, accumulate=2)
     np.testing.assert_array_equal(ranks, one)
     np.testing.assert_array_equal(history.loss, history_of_one.loss)
+
+
+# -- gradients that are added up beside the backward pass -------------------------------------------------
+
+
+@pytest.fixture
+def overlapping(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Small networks have slices too; what rank 0 does: the sums that are begun, and the ends of backward passes."""
+    monkeypatch.setattr(data_parallel, "FEWEST_IN_SLICE", 1)
+    told: list[str] = []
+    begin, init = MpiRanks.begin_sum, OverlappingRankStep.__init__
+
+    def begin_sum(self: MpiRanks, array: Any) -> Any:
+        if self.rank == 0:
+            told.append(f"slice of {array.size}")
+        return begin(self, array)
+
+    def begin_training(self: OverlappingRankStep, *arguments: Any) -> None:
+        init(self, *arguments)
+        add = self._add
+
+        def told_add(count: int, rows: int) -> None:
+            add(count, rows)
+            told.append("backward pass over")
+
+        if self.ranks.rank == 0:
+            self._add = told_add
+
+    monkeypatch.setattr(MpiRanks, "begin_sum", begin_sum)
+    monkeypatch.setattr(OverlappingRankStep, "__init__", begin_training)
+    return told
+
+
+@pytest.mark.parametrize("device", ["cpu-reference", "cpu"])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.thorough)])
+def test_slices_have_the_bits_of_one_sum(overlapping, device, size, monkeypatch):
+    def make() -> gpubp.MLP:
+        return network(device)
+
+    options: dict[str, Any] = {**EVERYTHING, "dropout": 0.2, "batch_size": 20, "epochs": 3}
+    outcomes = trained_on(size, make, **options)
+    over = overlapping.index("backward pass over")
+    assert overlapping[over - 2 : over + 3] == [
+        *("slice of 128", "slice of 128"),  # weights of the last layers; then those of the first, and all biases
+        *("backward pass over", "slice of 128", "slice of 384"),
+    ]
+    monkeypatch.setattr(data_parallel, "FEWEST_IN_SLICE", 1 << 18)
+    for theta, history in outcomes:
+        assert_same((theta, history), trained_on(size, make, **options)[0])
+        assert_same((theta, history), trained(make, **options, accumulate=size), 1e-12)
+    np.testing.assert_array_equal(outcomes[0][0], trained(make, **options, accumulate=size)[0])
+
+
+@pytest.mark.parametrize("batch_size", [16, 1000])
+def test_slices_of_ranks_some_of_which_have_no_rows_in_a_last_batch(overlapping, batch_size):
+    outcomes = trained_on(4, batch_size=batch_size)  # of 61 rows; 13 in the last batch of 16, none of them rank 3's
+    for outcome in outcomes:
+        assert_same(outcome, outcomes[0])
+    assert_same(outcomes[0], trained(batch_size=batch_size), 1e-12)
+
+
+def test_slices_of_a_training_that_diverges_on_one_rank(overlapping):
+    data = X.copy()
+    data[40] = 1e200
+
+    def diverging(**where: Any) -> None:
+        with np.errstate(all="ignore"):
+            gpubp.train(network(), data, Y, optimizer="sgd", learning_rate=1e200, batch_size=16, shuffle=False, **where)
+
+    with pytest.raises(DivergenceError) as alone:
+        diverging(accumulate=2)
+    errors = on_ranks(2, lambda communicator: diverging(communicator=communicator))
+    assert [str(error) for error in errors] == [str(alone.value)] * 2
+
+
+def test_a_rank_that_fails_between_two_slices_ends_all(overlapping, monkeypatch):
+    backward = ReferenceBackend.dense_backward
+
+    def work(communicator: ThreadComm) -> None:
+        net = network()
+
+        def failing(layer: Any, *arguments: Any) -> None:
+            if layer.shape[-1] == 8 and communicator.rank == 1:
+                raise MemoryError("no room")
+            backward(net.stack.backend, layer, *arguments)
+
+        net.stack.backend.dense_backward = failing
+        gpubp.train(net, X, Y, **OPTIONS, communicator=communicator)
+
+    there, here = errors_of(2, work)
+    assert isinstance(here, MemoryError) and isinstance(there, RankError) and "MemoryError: no room" in str(there)
 
 
 @pytest.mark.parametrize("optimizer", by_tier(OPTIMIZERS, lambda name: name == "adamw"))
