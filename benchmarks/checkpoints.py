@@ -9,12 +9,12 @@ small network.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 import gpubp
-from benchmarks.machine import described
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.commands import measure_parts, parser_of
+from benchmarks.parts import Part
 from gpubp import serialization
 from gpubp.training.checkpoint import KEPT, CheckpointFolder, TrainingState, newest
 
@@ -87,24 +87,15 @@ def cost(part: Part, out: Path) -> None:
     part.figures.append({"what": what, "load": busy, "checkpoint, bare, removed, copied": times})
 
 
+PARTS: dict[str, Callable[..., None]] = {"cost": cost}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 1 if what was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__)
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
-    parser.add_argument("--dry-run", action="store_true", help="a small network, to see that everything runs")
-    options = parser.parse_args(arguments)
-    try:
-        load(options.out, options.dry_run, FILE)
-    except MixedError as error:
-        print(f"benchmarks.checkpoints: {error}", file=sys.stderr)
-        return 2
-    part = Part("cost", options.dry_run, FILE)
-    with saving(part, options.out, described()):
-        cost(part, options.out)
-    print(f"\n{kind(options.dry_run)}:")
-    for row in part.rows:
-        print(line(row))
-    return 1 if any(row.met is False for row in part.rows) else 0
+    """Measure."""
+    options = parser_of("checkpoints", __doc__, FILE, PARTS).parse_args(arguments)
+    return measure_parts(
+        "checkpoints", options, FILE, {name: partial(part, out=options.out) for name, part in PARTS.items()}
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def parser_of(command: str, description: str | None, file: str, parts: Iterable[
     return parser
 
 
-def measure(
+def measure_parts(
     command: str,
     options: argparse.Namespace,
     file: str,

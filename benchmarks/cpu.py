@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from benchmarks.cases import ACTIVATIONS, CPU_WORKLOADS, SMALL, Task
-from benchmarks.commands import measure, parser_of
+from benchmarks.commands import measure_parts, parser_of
 from benchmarks.contest import Contest, Times, environment
 from benchmarks.cpu_training import Machine, training
 from benchmarks.parts import Part
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "products": products,
     }
     machine = partial(described_in_a_process, options.dry_run)
-    return measure("cpu", options, FILE, parts, machine=machine, seconds=SECONDS)
+    return measure_parts("cpu", options, FILE, parts, machine=machine, seconds=SECONDS)
 
 
 def described_in_a_process(dry_run: bool) -> dict[str, str]:

@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import scale
 
 import gpubp
-from benchmarks.commands import measure, parser_of
+from benchmarks.commands import measure_parts, parser_of
 from benchmarks.parts import Part
 from benchmarks.timing import interleaved
 from gpubp.bench.timing import ratio
@@ -121,7 +121,7 @@ PARTS: dict[str, Callable[[Part], None]] = {"parity": parity, "fit": fit, "predi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure some parts."""
     options = parser_of("estimators", __doc__, FILE, PARTS).parse_args(arguments)
-    return measure("estimators", options, FILE, PARTS, fast_kernels=True, seconds=SECONDS)
+    return measure_parts("estimators", options, FILE, PARTS, fast_kernels=True, seconds=SECONDS)
 
 
 if __name__ == "__main__":

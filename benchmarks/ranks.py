@@ -10,7 +10,6 @@ network.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,8 +22,8 @@ from typing import Any
 import numpy as np
 
 import gpubp
-from benchmarks.machine import described
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.commands import measure_parts, parser_of
+from benchmarks.parts import Part
 from gpubp.cli.processes import joined
 from gpubp.data import prepare, read
 from gpubp.data.read_once import prepared_once
@@ -88,9 +87,10 @@ def held_bytes() -> float:
     return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-def trained(ranks: int, *options: Any, how: str = "--train") -> dict[str, Any]:
+def trained(ranks: int, *options: Any, by: Callable[..., None] = train) -> dict[str, Any]:
     """What a training by so many processes prints; one alone has all cores, of several each has one BLAS thread."""
-    command = [sys.executable, "-m", "benchmarks.ranks", how, json.dumps(options)]
+    program = f"import json, sys\nfrom benchmarks import ranks\nranks.{by.__name__}(*json.loads(sys.argv[1]))"
+    command = [sys.executable, "-c", program, json.dumps(options)]
     environment = dict(os.environ)
     if ranks > 1:
         command = [str(HERE) if HERE.exists() else "mpiexec", "-n", str(ranks), *command]
@@ -158,7 +158,7 @@ def memory(part: Part) -> None:
         np.save(path, X)
         del X
         for ranks in (1, 2, 4):
-            taken = trained(ranks, str(path), how="--hold")
+            taken = trained(ranks, str(path), by=hold)
             what = f"{taken['rows'] / 1e6:,.0f} MB of encoded rows, {ranks} process{'es' if ranks > 1 else ''}"
             ratio = taken["taken"] / taken["rows"]
             part.timed(
@@ -171,36 +171,9 @@ PARTS |= {"slices": slices, "memory": memory}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure; 1 if what was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder of {FILE}")
-    parser.add_argument("--dry-run", action="store_true", help="a small network, to see that everything runs")
-    parser.add_argument("--train", help=argparse.SUPPRESS)
-    parser.add_argument("--hold", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.train:
-        train(*json.loads(options.train))
-        return 0
-    if options.hold:
-        hold(*json.loads(options.hold))
-        return 0
-    if options.out is None:
-        parser.error("--out is needed")
-    try:
-        load(options.out, options.dry_run, FILE)
-    except MixedError as error:
-        print(f"benchmarks.ranks: {error}", file=sys.stderr)
-        return 2
-    about, done = described(), []
-    for name in options.part:
-        done.append(part := Part(name, options.dry_run, FILE))
-        with saving(part, options.out, about):
-            PARTS[name](part)
-    print(f"\n{kind(options.dry_run)}:")
-    for row in (row for part in done for row in part.rows):
-        print(line(row))
-    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+    """Measure some parts."""
+    options = parser_of("ranks", __doc__, FILE, PARTS).parse_args(arguments)
+    return measure_parts("ranks", options, FILE, PARTS)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.commands import measure, parser_of
+from benchmarks.commands import measure_parts, parser_of
 from benchmarks.parts import Part
 
 FILE = "reading.json"
@@ -92,7 +92,7 @@ PARTS: dict[str, Callable[[Part], None]] = {"time": time, "memory": memory}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure some parts."""
     options = parser_of("reading", __doc__, FILE, PARTS).parse_args(arguments)
-    return measure("reading", options, FILE, PARTS)
+    return measure_parts("reading", options, FILE, PARTS)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from sklearn.neural_network import MLPClassifier
 
 import gpubp
 from benchmarks.cases import Task
-from benchmarks.commands import measure, parser_of
+from benchmarks.commands import measure_parts, parser_of
 from benchmarks.contest import environment
 from benchmarks.devices import open_backend
 from benchmarks.parts import Part
@@ -221,7 +221,7 @@ PARTS: dict[str, Callable[[Part], None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure some parts."""
     options = parser_of("stacks", __doc__, FILE, PARTS).parse_args(arguments)
-    return measure("stacks", options, FILE, PARTS, fast_kernels=True, seconds=SECONDS)
+    return measure_parts("stacks", options, FILE, PARTS, fast_kernels=True, seconds=SECONDS)
 
 
 if __name__ == "__main__":

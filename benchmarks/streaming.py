@@ -8,7 +8,6 @@ FOLDER, as does what the training encodes, 4 GB more, and are removed. ``--dry-r
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,8 +21,8 @@ from typing import Any
 import numpy as np
 
 import gpubp
-from benchmarks.machine import described
-from benchmarks.parts import MixedError, Part, kind, line, load, saving
+from benchmarks.commands import measure_parts, parser_of
+from benchmarks.parts import Part
 from gpubp.data import open_large, prepare_streamed
 from gpubp.data.streamed import WINDOW_SHARE
 
@@ -126,29 +125,13 @@ PARTS: dict[str, Callable[..., None]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure some parts; 1 if something that was asked for was not met, 2 if nothing can be measured here."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.streaming", description=__doc__)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help=f"folder of {FILE}")
+    """Measure some parts."""
+    parser = parser_of("streaming", __doc__, FILE, PARTS)
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), metavar="FOLDER")
-    parser.add_argument("--dry-run", action="store_true", help="small files, to see that everything runs")
     options = parser.parse_args(arguments)
-    try:
-        load(options.out, options.dry_run, FILE)
-    except MixedError as error:
-        print(f"benchmarks.streaming: {error}", file=sys.stderr)
-        return 2
     os.environ["TMPDIR"] = str(options.scratch)
-    about, done = described(), []
-    for name in options.part:
-        done.append(part := Part(name, options.dry_run, FILE))
-        with saving(part, options.out, about):
-            PARTS[name](part, folder=options.scratch)
-    print(f"\n{kind(options.dry_run)}:")
-    for part in done:
-        for row in part.rows:
-            print(line(row))
-    return 1 if any(row.met is False for part in done for row in part.rows) else 0
+    parts = {name: partial(part, folder=options.scratch) for name, part in PARTS.items()}
+    return measure_parts("streaming", options, FILE, parts)
 
 
 if __name__ == "__main__":
