@@ -139,7 +139,8 @@ def read_frame(frame: Any, options: TableOptions, schema: Schema | None = None) 
     """Read a pandas data frame as a file with the same values would be."""
     data = RawData(name="data frame", kind="table")
     names = [str(name) for name in frame.columns]
-    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise DataError(f'data frame: two columns are called "{twice}"; rename one')
     if not len(frame):
         raise DataError("data frame: holds no row; give at least one")

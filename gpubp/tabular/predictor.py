@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ class Predictor:
         return decode(preprocessing, self.net.forward(X))
 
     def _read(self, rows: Any) -> RawData:
-        if isinstance(rows, str | Path) or is_frame(rows):
+        if isinstance(rows, str | os.PathLike) or is_frame(rows):
             return read(rows, trained=self.net.preprocessing)
         if not isinstance(rows, Mapping) and not _are_dicts(rows):
             return _array(rows)
@@ -167,7 +168,10 @@ def _are_dicts(rows: Any) -> bool:
 
 def _array(rows: Any) -> RawData:
     """Rows of numbers without names (m, inputs), as files of arrays hold them."""
-    array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+    try:
+        array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
+    except ValueError as error:
+        raise DataError(f"rows: {error}; all rows need the same length") from None
     if array.ndim < 2 or array.dtype.kind not in "biuf":
         raise DataError(
             f"rows: {type(rows).__name__} of shape {array.shape} and dtype {array.dtype}; give a data frame, a path, a "

@@ -68,6 +68,8 @@ def test_arrays_are_rows_of_networks_that_were_trained_on_arrays(tmp_path: Path,
     assert numbers.predict([[1.0, 2, 3, 4]]).shape == (1,)
     with pytest.raises(gpubp.DataError, match="3 numbers a row; the network was trained on 4"):
         numbers.predict(np.ones((2, 3)))
+    with pytest.raises(gpubp.DataError, match="all rows need the same length"):
+        numbers.predict([[1.0, 2, 3, 4], [1.0]])
     with pytest.raises(gpubp.DataError, match=r"is arrays of numbers; the network was trained on uint8 pixels"):
         gpubp.load("pictures").predict(pixels / 255)
     with pytest.raises(gpubp.DataError, match="is arrays of numbers; the network was trained on a table"):

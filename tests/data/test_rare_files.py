@@ -159,9 +159,10 @@ def test_times_in_a_workbook_are_read_as_they_are_shown(tmp_path: Path):
     [
         (pd.DataFrame({"a": []}), "data frame: holds no row; give at least one"),
         (pd.DataFrame(np.ones((2, 3)), columns=["b", "a", "a"]), 'data frame: two columns are called "a"; rename one'),
+        (pd.DataFrame(np.ones((2, 2)), columns=["", ""]), 'data frame: two columns are called ""; rename one'),
         (pd.DataFrame(np.ones((2, 2)), columns=[1, "1"]), 'data frame: two columns are called "1"; rename one'),
     ],
-    ids=["no row", "two names", "a name as number and text"],
+    ids=["no row", "two names", "no names", "a name as number and text"],
 )
 def test_data_frames_without_rows_or_with_one_name_twice_are_refused(frame, message):
     with pytest.raises(DataError, match=message):
