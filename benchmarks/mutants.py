@@ -69,9 +69,6 @@ def mutants_tested(module: str, out: Path, asked: argparse.Namespace) -> dict[st
     shutil.copytree(ROOT, checkout, ignore=NOT_COPIED, dirs_exist_ok=True)
     digest = sha256((ROOT / module).read_bytes()).hexdigest()[:8]
     session = out / f"{module.replace('/', '-').removesuffix('.py')}-{digest}.sqlite"
-    if asked.again and session.exists():
-        with sqlite3.connect(session) as database:
-            database.execute("DELETE FROM work_results WHERE test_outcome = 'SURVIVED'")
     libraries = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(ROOT))]
     environment = {
         **os.environ,
@@ -79,7 +76,8 @@ def mutants_tested(module: str, out: Path, asked: argparse.Namespace) -> dict[st
         "OPENBLAS_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "benchmarks.mutants_worker", module, TESTS[module], str(session)]
-    worker = subprocess.Popen([*command, str(asked.sample)], cwd=checkout, env=environment)
+    command += [str(asked.sample), "again" if asked.again else ""]
+    worker = subprocess.Popen(command, cwd=checkout, env=environment)
     try:
         if worker.wait(timeout=asked.seconds):
             sys.exit(f"{module}: testing its mutants failed")

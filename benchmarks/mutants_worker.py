@@ -177,8 +177,8 @@ def outcome(reach: Reach, mutation: MutationSpec) -> WorkResult:
     )
 
 
-def main(module: str, command: str, session: str, sample: str) -> None:
-    """Test a sample of the mutants of a module that have not been tested yet."""
+def main(module: str, command: str, session: str, sample: str, again: str) -> None:
+    """Test a sample of the mutants of a module that have not been tested yet, or `again` those that survived too."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for name in (*LIBRARIES, *MORE_LIBRARIES):
         with contextlib.suppress(ImportError):
@@ -188,7 +188,7 @@ def main(module: str, command: str, session: str, sample: str) -> None:
         init([Path(module)], database, {})
     reach = Reach(Path(module), command, Path(session).parent)
     sys.dont_write_bytecode = True  # that of a mutant could be taken for the module's own
-    done = {job for job, _ in database.results}
+    done = {job for job, result in database.results if not (again and result.test_outcome == TestOutcome.SURVIVED)}
     items: list[Any] = [
         item for item in database.work_items if not item.mutations[0].operator_name.startswith(NEVER_EXECUTED)
     ]
