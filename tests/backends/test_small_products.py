@@ -173,6 +173,16 @@ def test_loops_take_products_where_that_was_measured_to_be_faster(monkeypatch, f
     assert CompiledBackend("float32").register_bytes == 0
 
 
+def test_a_processor_that_llvm_does_not_know_leaves_products_to_numpy(monkeypatch):
+    from llvmlite import binding
+
+    def unknown():
+        raise RuntimeError("not implemented")
+
+    monkeypatch.setattr(binding, "get_host_cpu_features", unknown)
+    assert CompiledBackend("float64").register_bytes == 0
+
+
 def test_a_training_differs_from_that_by_numpys_products_in_rounding_alone(monkeypatch, rng):
     X, y, names = rng.standard_normal((70, 12)), rng.integers(0, 9, 70), watched(monkeypatch)
 
