@@ -148,8 +148,9 @@ def train_on_all_rows(
     prepared: PreparedData,
     settings: Settings,
     arguments: Mapping[str, Any],
+    seconds: float,
 ) -> dict[str, Any]:
-    """Train a network for some epochs more, on the rows that it was validated on as well.
+    """Train a network for some epochs more, for so many seconds at most, on the rows that it was validated on as well.
 
     Where that is interrupted, or leaves the finite numbers, the network stays as it was.
 
@@ -166,22 +167,22 @@ def train_on_all_rows(
     before = run_folder.how_well(net, prepared.preprocessing, {"validation": prepared.validation})
     (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
     theta = net.stack.theta.copy()
+    rows = len(X) + len(X_validated)
+    display.say(console, f"{display.plural(arguments['epochs'], 'epoch')} more on all {rows:,} rows")
     try:
-        history = run_training(
-            net,
-            checks.stacked_rows(X, X_validated),
-            np.concatenate([y, y_validated]),
-            **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
-        )
+        with display.TrainingProgress(console, arguments["epochs"], rows) as progress:
+            run_training(
+                net,
+                checks.stacked_rows(X, X_validated),
+                np.concatenate([y, y_validated]),
+                **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
+                callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
+            )
     except (KeyboardInterrupt, DivergenceError) as error:
         net.stack.theta[...] = theta
         net.stack.refresh()
         why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}"
         display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
-    else:
-        display.say(
-            console, f"{display.plural(history.epochs, 'epoch')} more on all {len(X) + len(X_validated):,} rows"
-        )
     return before
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -207,7 +208,8 @@ def _fit_and_save(
         also_then = ("recompute", "class_weight", "communicator")
         arguments = {"seed": seed, **{name: value for name, value in others.items() if name in also_then}}
         arguments |= on_all_rows(settings["learning_rate"], most, history.best_epoch)
-        validated = presets.train_on_all_rows(console, net, prepared, settings, arguments)
+        seconds = (others["time_limit"] or inf) - history.seconds[-1]
+        validated = presets.train_on_all_rows(console, net, prepared, settings, arguments, seconds)
     if ranks.rank == 0:
         save(console, net, prepared, history, config, folder, quiet, validated)
         if interruption is not None:

@@ -257,7 +257,10 @@ class _PresetFit:
         )
 
     def _train(self, recipe: Recipe, folds: list[Fold], done: float, part: float) -> None:
-        """Train the networks of a recipe, each to the best of its epochs on the rows of its fold, then on all rows."""
+        """Train the networks of a recipe, each to the best of its epochs on the rows of its fold.
+
+        Where the preset says so, they then go on with all rows.
+        """
         net, table, epochs = self._network(recipe, folds), self.table, self.preset.spend(recipe.epochs)
         X = folds[0].X
         history = train(
