@@ -60,7 +60,7 @@ def _or_reference(operation: Callable[..., None]) -> Callable[..., None]:
                 return operation(self, *arguments, **options)
             except LoopsFailedError:  # said where it was raised
                 pass
-        self.call(partial(getattr(ReferenceBackend, operation.__name__), self), *arguments, **options)
+        self._call(partial(getattr(ReferenceBackend, operation.__name__), self), *arguments, **options)
 
     return run
 
@@ -99,6 +99,9 @@ class CompiledBackend(ReferenceBackend):
 
         return run
 
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._call(function, *arguments)
+
     # -- memory ---------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
@@ -113,7 +116,7 @@ class CompiledBackend(ReferenceBackend):
     def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
         pairs = [pair for pair in zip(data.samples, out.samples, strict=True) if pair[1] is not None]
         if not all(x.dtype.isnative and x.dtype.name in NUMBERS and _regular(x, part) for x, part in pairs):
-            return self.call(super().gather, data, epoch, out)
+            return self._call(super().gather, data, epoch, out)
         networks, count = out.X.shape[:2]
         rows = np.empty((networks, count), np.int64)
         arguments = Arguments().numbers(count).parts(np.int64, rows, epoch.order).parts(np.uint32, epoch.keys)
@@ -129,7 +132,7 @@ class CompiledBackend(ReferenceBackend):
     @_or_reference
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
         if self._program is None or not self._typed(a, b, out):
-            return self.call(super().matmul, a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
+            return self._call(super().matmul, a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         operands = (a.swapaxes(-1, -2) if transpose_a else a, b.swapaxes(-1, -2) if transpose_b else b, out)
         networks, rows, columns = out.shape
         inner = operands[0].shape[2]
@@ -152,7 +155,7 @@ class CompiledBackend(ReferenceBackend):
         z, b, a = cache.z, layer.b, cache.a
         module = None if self._is_small(z) else activation_source(activation, self.dtype.name)
         if module is None or not (self._typed(z, b, a) and _regular(z, b, a)):
-            return self.call(super().bias_activation, activation, layer, cache, dropout)
+            return self._call(super().bias_activation, activation, layer, cache, dropout)
         arguments, name = Arguments().numbers(*z.shape[1:]).parts(self.dtype, z, b, a), "bias_activation"
         if dropout is not None and cache.mask is not None:
             arguments.parts(np.bool_, cache.mask).tables(np.float64, dropout.rate).tables(np.uint64, dropout.seeds)
@@ -167,7 +170,7 @@ class CompiledBackend(ReferenceBackend):
         delta, z_or_a = cache.delta, cache.derivative_input(activation)
         module = activation_source(activation, self.dtype.name)
         if module is None or not (self._typed(delta, z_or_a, grad_b) and _regular(delta, z_or_a, grad_b)):
-            return self.call(super().hadamard_derivative, activation, cache, grad_b, dropout)
+            return self._call(super().hadamard_derivative, activation, cache, grad_b, dropout)
         arguments = Arguments().numbers(*delta.shape[1:]).parts(self.dtype, delta, z_or_a, grad_b)
         name = "hadamard_derivative"
         if dropout is not None and cache.mask is not None:
@@ -182,7 +185,7 @@ class CompiledBackend(ReferenceBackend):
         y_type = np.int64 if classes else self.dtype
         typed = self._typed(logits, grad_b) and y.dtype == y_type
         if module is None or not (typed and _regular(logits, y, grad_b, *weight)):
-            return self.call(super().loss_delta, loss, cache, batch, epoch, grad_b)
+            return self._call(super().loss_delta, loss, cache, batch, epoch, grad_b)
         arguments = Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits).parts(y_type, y)
         arguments.parts(np.float64, batch.weight).tables(np.float64, batch.smoothing)
         arguments.tables(np.int64, epoch.cursor).numbers(epoch.normalizer.shape[1])
@@ -199,14 +202,14 @@ class CompiledBackend(ReferenceBackend):
         else:
             module, name = activation_source(activation, self.dtype.name), "output"
         if module is None or not (self._typed(logits) and _regular(logits)):
-            return self.call(super().output, activation, logits)
+            return self._call(super().output, activation, logits)
         self._launch(module, name, len(logits), Arguments().numbers(*logits.shape[1:]).parts(self.dtype, logits))
 
     @_or_reference
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
         module, buffers = optimizer_source(state.rule, self.dtype.name), (theta, grad, *state.slots)
         if module is None or not (self._typed(*buffers) and all(x.flags.c_contiguous for x in buffers)):
-            return self.call(super().optimizer_step, state, theta, grad, epoch)
+            return self._call(super().optimizer_step, state, theta, grad, epoch)
         networks, size = theta.shape
         arguments = Arguments().numbers(size, state.n_weights, theta.strides[0]).tables(self.dtype, theta, grad)
         arguments.tables(np.int64, epoch.cursor, epoch.first_step).tables(np.float64, epoch.learning_rate, epoch.totals)
@@ -246,12 +249,12 @@ class CompiledBackend(ReferenceBackend):
         else:
             launches.run(0, networks, 1)
 
-    def call(self, function: Callable[..., None], *arguments: Any, **options: Any) -> None:
-        """Call a function of the host's, such as an operation of the reference, or record it."""
+    def _call(self, operation: Callable[..., None], *arguments: Any, **options: Any) -> None:
+        """Run an operation of the reference, or record it."""
         if self._program is not None:
-            self._program.call(partial(function, *arguments, **options))
+            self._program.call(partial(operation, *arguments, **options))
         else:
-            function(*arguments, **options)
+            operation(*arguments, **options)
 
     def _is_small(self, array: Array) -> bool:
         """Whether the reference is done before a loop would be called. In a program a call costs nothing."""
