@@ -5,7 +5,9 @@ what each module has to ``benchmarks/results/coverage.json``; with ``--only gpub
 and branches of these modules that no test ran, and writes nothing. Runs with ``--add`` count together with the ones
 before in DIR, so that the tiers can be measured one by one.
 
-What coverage cannot see is left out by name, with the reason: `UNSEEN`.
+Processes that tests start, those of ``-n 2`` among them, are measured where coverage is installed in the environment
+itself: on PYTHONPATH alone it does not hear of them. What coverage cannot see is left out by name, with the reason:
+`UNSEEN`.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def report_of(out: Path, arguments: list[str], add: bool) -> dict[str, Any]:
         subprocess.run([*command, "erase", *options], check=True, cwd=ROOT)
         (out / RUNS).unlink(missing_ok=True)
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": _first_of_path(ROOT)}
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+    pytest = ["-m", "pytest", "-q", *arguments]
     tests = subprocess.run([*command, "run", *options, *pytest], cwd=ROOT, env=environment)
     subprocess.run([*command, "combine", "--append", "-q", *options], check=True, cwd=ROOT)
     subprocess.run([*command, "json", "-q", *options, "-o", str(report)], check=True, cwd=ROOT)

@@ -266,6 +266,8 @@ def test_what_save_did_not_write_has_no_header_of_ours(metadata, tmp_path):
 
 
 def test_what_is_no_file_has_neither(tmp_path):
+    with pytest.raises(DataError, match="absent: no such file"):
+        serialization.load(tmp_path / "absent")
     (tmp_path / "text").write_text("no tensors")
     for name in ("absent", "text", "."):
         assert serialization.header(tmp_path / name) == {} and serialization.digest(tmp_path / name) is None

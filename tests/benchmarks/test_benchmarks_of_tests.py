@@ -75,4 +75,8 @@ def test_promises_say_what_was_measured_and_which_modules_are_below_the_bar(tmp_
     assert said.startswith("17 of 20 are noticed, a sample of those of 2 modules; below 90 % are gpubp/a.py 8 of 10;")
     (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["pytest tests"])), encoding="utf-8")
     said = promises._coverage(1.0)
-    assert said.startswith("1 of 2 modules wholly, where all were asked for; 99.9 % of lines and branches of gpubp")
+    assert said.startswith("1 of the 2 modules where every one was asked for, not gpubp/losses.py; of gpubp 99.9 % of")
+    assert "the whole suite" not in said
+    own = coverage.counts(REPORT, ["pytest tests/test_losses.py"])
+    (tmp_path / "coverage.json").write_text(json.dumps(own), encoding="utf-8")
+    assert "by the tests of these modules alone: the whole suite" in promises._coverage(1.0)

@@ -9,6 +9,7 @@ import sys
 from datetime import date, datetime, time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import openpyxl
 import pandas as pd
@@ -16,6 +17,7 @@ import pytest
 
 from gpubp.data import read
 from gpubp.data.arrays import as_inputs
+from gpubp.data.hdf5 import hdf5_test_part
 from gpubp.data.schema import ColumnSchema, Schema
 from gpubp.errors import DataError, UsageError
 from support.seed_files import SEED_FILES, read_whole, write_seed
@@ -182,3 +184,24 @@ def test_an_encoding_that_does_not_fit_or_is_none_is_named(tmp_path: Path):
         read(path, encoding="utf-8")
     with pytest.raises(UsageError, match="there is none"):
         read(path, encoding="utf-99")
+
+
+def test_options_on_columns_are_refused_where_there_are_none():
+    with pytest.raises(UsageError, match="column"):
+        read("digits", ignore=["pixel"])
+    assert read("digits", missing=["?"]).kind == "arrays"
+
+
+def test_a_part_without_pictures_is_named(tmp_path: Path):
+    write_seed("pictures/cat.png", tmp_path / "train")
+    (tmp_path / "test").mkdir()
+    with pytest.raises(DataError, match=r"test: holds no pictures"):
+        read(tmp_path)
+
+
+def test_a_training_file_of_arrays_needs_no_test_file_beside_it(tmp_path: Path):
+    path = write_seed("arrays.h5", tmp_path).rename(tmp_path / "train.h5")
+    assert set(hdf5_test_part(path)) in (set(), {"X", "y"})
+    with h5py.File(tmp_path / "train_more.h5", "w") as file:
+        file["X"], file["y"] = np.zeros((3, 2)), np.arange(3)
+    assert hdf5_test_part(tmp_path / "train_more.h5") == {}

@@ -17,6 +17,7 @@ from gpubp.training import packing
 from gpubp.training.checkpoint import fingerprint
 from gpubp.training.ranks import Ranks
 from gpubp.training.row_groups import map_arrays
+from gpubp.training.step_table import draw_table
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -180,3 +181,18 @@ def test_a_rank_alone_is_all_of_them():
     alone = Ranks()
     assert alone.texts("a") == ["a"] and alone.gather(1, 2).tolist() == [[1, 2]]
     assert (alone.rank, alone.size) == (0, 1)
+
+
+def test_more_rows_than_can_be_streamed_are_refused():
+    with pytest.raises(DataError, match=r"has 8,589,934,592 rows; from 1 to [\d,]+ can be streamed"):
+        gpubp.train(network(), batches=Rows(2**33), epochs=1)
+
+
+def test_one_order_may_be_that_of_all_networks():
+    table = draw_table([np.arange(5)], 2, None, np.zeros(3, np.int64), [np.ones(3)] * 3)
+    assert table.normalizer.tolist() == [[0.5, 0.5, 1.0]] * 3
+    assert table.rows(1, 3).tolist() == [[1, 2]] and table.rows().tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_a_history_without_epochs_has_no_table():
+    assert gpubp.History("accuracy")._html_table() == ""
