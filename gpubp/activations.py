@@ -313,7 +313,7 @@ def mish() -> Activation:
         capped, w, n = terms(xp, z)
         return n / (n + 2) + 4 * capped * (w / (n + 2)) * ((1 + w) / (n + 2))
 
-    capped = "select(z < T(20), z, T(20))"
+    capped = "select(z > T(20), T(20), z)"  # NaN stays NaN
     w = f"exp({capped})"
     n = f"({w} * ({w} + T(2)))"
     return Activation(

@@ -203,7 +203,7 @@ class TrainingRun:
         return {
             "loss": mean[:, 0],
             "metric": np.array([self.stack.loss.metric.finish(v) for v in mean[:, 1]]),
-            "learning_rate": np.where(trains, last_rates, np.nan),
+            "learning_rate": np.where(self.step.began, last_rates, np.nan),  # also of those that left finite numbers
         }
 
     def _validate(self, samples: Samples, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
