@@ -452,7 +452,7 @@ PROMISES = (
     Promise("Tests notice mutants", "none", _mutants),
     Promise("Every branch is covered", "none", _coverage),
     Promise(
-        "Two threads or processes get the bits of one",
+        "On a CPU, two threads or processes get the bits of one",
         "tests/training/test_load.py, tests/backends/test_compiled.py",
         _bits,
         "it compiles all loops again and again",
