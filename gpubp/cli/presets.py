@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
 from gpubp.errors import DivergenceError, UsageError
 from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
+from gpubp.training.interruption import RaisingInterruption
+from gpubp.training.ranks import ALONE, Ranks, described
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -149,41 +152,54 @@ def train_on_all_rows(
     settings: Settings,
     arguments: Mapping[str, Any],
     seconds: float,
-) -> dict[str, Any]:
+) -> int | None:
     """Train a network for some epochs more, for so many seconds at most, on the rows that it was validated on as well.
 
-    Where that is interrupted, or leaves the finite numbers, the network stays as it was.
+    Where that is interrupted, leaves the finite numbers or takes more memory than there is, the network stays as it is.
 
     Returns
     -------
-    dict
-        How well it predicted the validation rows before, as `run_folder.how_well` says it.
+    int or None
+        The signal that interrupted it.
     """
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display
+    from gpubp.tabular.fitting import weights_put_back
     from gpubp.training import train as run_training
 
-    assert prepared.validation is not None
-    net.preprocessing = prepared.preprocessing
-    before = run_folder.how_well(net, prepared.preprocessing, {"validation": prepared.validation})
-    (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
-    theta = net.stack.theta.copy()
-    rows = len(X) + len(X_validated)
-    display.say(console, f"{display.plural(arguments['epochs'], 'epoch')} more on all {rows:,} rows")
-    try:
-        with display.TrainingProgress(console, arguments["epochs"], rows) as progress:
-            run_training(
-                net,
-                checks.stacked_rows(X, X_validated),
-                np.concatenate([y, y_validated]),
-                **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
-                callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
-            )
-    except (KeyboardInterrupt, DivergenceError) as error:
-        net.stack.theta[...] = theta
-        net.stack.refresh()
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}"
-        display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
-    return before
+    ranks = arguments.get("communicator", ALONE)
+    # What a rank meets alone ends all.
+    expected = (KeyboardInterrupt, DivergenceError, *((MemoryError,) if ranks.size == 1 else ()))
+    with RaisingInterruption() as interruption:
+        try:
+            everything = with_validation_rows(prepared, ranks)
+            epochs, rows = arguments["epochs"], everything.rows
+            display.say(console, f"{display.plural(epochs, 'epoch')} more on all {rows:,} rows")
+            with weights_put_back(net), display.TrainingProgress(console, epochs, rows) as progress:
+                run_training(
+                    net,
+                    **everything.training_arguments,
+                    **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
+                    callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
+                )
+        except expected as error:
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else described(error)
+            display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
+            if isinstance(error, KeyboardInterrupt):
+                return interruption.signal or SIGINT
+    return None
+
+
+def with_validation_rows(prepared: PreparedData, ranks: Ranks) -> PreparedData:
+    """The data whose training rows are those to validate on, too; once in the memory that ranks on a machine share."""
+    from gpubp.data.read_once import prepared_once
+
+    def put_together() -> tuple[PreparedData, dict[str, Any]]:
+        assert prepared.validation is not None
+        (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
+        train = checks.stacked_rows(X, X_validated), np.concatenate([y, y_validated])
+        return replace(prepared, train=train, validation=None, test=None), {}
+
+    return prepared_once(ranks, "with the validation rows", put_together)[0]
 
 
 def train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gpubp
+from gpubp import checks
 from gpubp.cli import run_folder, training_rows
 from gpubp.cli.app import app
 from gpubp.tabular.model import TabularModel
@@ -92,6 +94,32 @@ def test_epochs_on_all_rows_that_fail_leave_the_validated_network(
     assert "not trained on the validation rows as well" in done(*run, "run")
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["train"]["loss"] < 1  # of targets with a variance of 1
+
+    def without_memory(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("gpubp.checks.stacked_rows", without_memory)
+    assert "as well: MemoryError: Unable to allocate 9 GiB" in done(*run, "large")
+    assert json.loads(Path("large/metrics.json").read_text())["train"] == metrics["train"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_epochs_on_all_rows_leaves_the_validated_network(
+    number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacked_rows = checks.stacked_rows
+
+    def interrupted(X: Any, below: Any) -> Any:
+        signal.raise_signal(number)
+        return stacked_rows(X, below)
+
+    monkeypatch.setattr(checks, "stacked_rows", interrupted)
+    before = signal.getsignal(number)
+    result = invoke("train", "price.csv", "--epochs", "10", "--device", "cpu", "--out", "run")
+    assert result.exit_code == 128 + number, result.output
+    assert "not trained on the validation rows as well: interrupted" in result.stdout
+    assert json.loads(Path("run/metrics.json").read_text())["train"]["loss"] < 1
+    assert signal.getsignal(number) == before
 
 
 def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import gpubp
-from gpubp import DataError, RankError
+from gpubp import DataError, RankError, checks
 from gpubp.backends.notices import say_once
 from gpubp.checks import SparseRows
+from gpubp.cli.presets import with_validation_rows
 from gpubp.data import PreparedData, open_large, prepare, prepare_streamed, read, read_once
 from gpubp.data.read_once import prepared_once
 from gpubp.training.ranks import ALONE, MpiRanks
@@ -103,6 +104,21 @@ def test_sparse_rows_are_shared_too():
     assert readers == [0] and isinstance(second[0].train[0], SparseRows)
     np.testing.assert_array_equal(first[0].train[0][:], make().train[0][:])
     np.testing.assert_array_equal(second[0].train[0][:], make().train[0][:])
+
+
+def test_epochs_on_validation_rows_too_take_them_from_the_memory_of_all(path, monkeypatch):
+    stacked_rows, stacked = checks.stacked_rows, []
+    monkeypatch.setattr(checks, "stacked_rows", lambda X, below: stacked.append(len(X)) or stacked_rows(X, below))
+
+    def work(communicator: ThreadComm) -> PreparedData:
+        with MpiRanks(communicator) as ranks:
+            return with_validation_rows(in_memory(path), ranks)
+
+    alone = in_memory(path)
+    for rows in on_ranks(2, work):
+        for one, *two in zip(rows.train, alone.train, alone.validation, strict=True):
+            np.testing.assert_array_equal(one, np.concatenate(two))
+    assert stacked == [alone.rows]
 
 
 def test_ranks_that_ask_for_something_else_read_for_themselves(path):
