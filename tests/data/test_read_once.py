@@ -5,6 +5,7 @@ Ranks are threads here; tests/cli/test_ranks_command.py starts processes by ``mp
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -127,11 +128,14 @@ def test_ranks_that_ask_for_something_else_read_for_themselves(path):
 
 
 @WAYS
-@pytest.mark.parametrize("missing", ["memfd_create", "reach"])
+@pytest.mark.parametrize("missing", ["memfd_create", "permission", "reach"])
 def test_where_memory_cannot_be_shared_each_reads(make, missing, path, monkeypatch, caplog):
     say_once.cache_clear()
     if missing == "reach":
         monkeypatch.setattr(read_once, "_borrowed", lambda lent: None)
+    elif missing == "permission":
+        refused = PermissionError(errno.EPERM, "Operation not permitted")
+        monkeypatch.setattr(os, "memfd_create", lambda name: (_ for _ in ()).throw(refused))
     else:
         monkeypatch.delattr(os, missing)
     outcomes, readers = on_each(2, lambda: make(path))
