@@ -23,7 +23,7 @@ from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
 from gpubp.tabular.recipes import Preset, get_preset, on_all_rows
-from gpubp.training.checkpoint import FOLDER, Interval, newest
+from gpubp.training.checkpoint import FOLDER, CheckpointFolder, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 from gpubp.training.ranks import ALONE, Ranks
 
@@ -214,8 +214,8 @@ def _fit_and_save(
             signal = presets.train_on_all_rows(console, net, prepared, settings, arguments, seconds)
     if ranks.rank == 0:
         save(console, net, prepared, history, config, folder, quiet, validated)
-        if interruption is not None:
-            steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
+        if signal is not None and CheckpointFolder(folder / FOLDER).files():
+            steps = display.plural(history.steps, "step")
             typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
         if ctx.params["report"]:
             write_report(console, folder)

@@ -120,6 +120,23 @@ def test_a_signal_in_the_epochs_on_all_rows_leaves_the_validated_network(
     assert "not trained on the validation rows as well: interrupted" in result.stdout
     assert json.loads(Path("run/metrics.json").read_text())["train"]["loss"] < 1
     assert signal.getsignal(number) == before
+    assert "Interrupted" not in result.stderr  # there is no checkpoint to go on from
+
+
+def test_a_training_goes_on_with_its_epochs_on_all_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ["train", "price.csv", "--epochs", "10", "--device", "cpu"]
+    done(*run, "--out", "whole")
+
+    def interrupted(X: Any, below: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "stacked_rows", interrupted)
+        result = invoke(*run, "--checkpoint-every", "3epochs", "--out", "run")
+    assert "to go on: gpubp train price.csv" in result.stderr and result.stderr.endswith("--resume run\n")
+    done(*run, "--resume", "run")
+    one, other = (gpubp.MLP.load(Path(name, "model.safetensors"), device="cpu").theta for name in ("whole", "run"))
+    assert np.array_equal(one, other)
 
 
 def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -> None:
