@@ -132,16 +132,16 @@ def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared
     training rows.
     """
     targets.clamp(prepared.preprocessing["target"], prepared.train[1])
-    recipe, given = recipe_of(preset), [*_typed(ctx), "loss"]
+    recipe, typed = recipe_of(preset), [*_typed(ctx), "loss"]
     epochs = preset.spend(settings["epochs"] or recipe.epochs_for(prepared.rows))
     options = recipe.options(prepared.task != "regression") | {"schedule": epochs.schedule, "patience": epochs.patience}
     if prepared.validation is None or prepared.stream is not None:
         epochs = replace(preset, on_all_rows=0.0).spend(epochs.validated + epochs.on_all_rows)
         patience = None if prepared.validation is None else epochs.patience
         options |= {"schedule": epochs.schedule, "patience": patience}
-    if "optimizer" in given:
+    if "optimizer" in typed:
         options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
-    chosen = settings.changed({name: value for name, value in options.items() if name not in given})
+    chosen = settings.changed({name: value for name, value in options.items() if name not in typed})
     return chosen.changed({"epochs": epochs.validated}), epochs.on_all_rows
 
 
