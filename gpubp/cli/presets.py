@@ -156,6 +156,7 @@ def train_on_all_rows(
     """Train a network for some epochs more, for so many seconds at most, on the rows that it was validated on as well.
 
     Where that is interrupted, leaves the finite numbers or takes more memory than there is, the network stays as it is.
+    Else values that are predicted stay within the range of all these rows.
 
     Returns
     -------
@@ -181,6 +182,7 @@ def train_on_all_rows(
                     **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
                     callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
                 )
+            targets.clamp(prepared.preprocessing["target"], everything.train[1])
         except expected as error:
             why = "interrupted" if isinstance(error, KeyboardInterrupt) else described(error)
             display.say(console, f"not trained on the validation rows as well: {why}", "yellow")

@@ -86,6 +86,13 @@ def test_the_last_epochs_are_on_all_rows_and_validated_is_what_came_before(folde
     assert (config["epochs"], config["schedule"], config["epochs_on_all_rows"]) == (10, "cosine", 0)
 
 
+def test_values_are_predicted_within_the_range_of_all_rows_that_were_trained_on(folder: Path) -> None:
+    done("train", "price.csv", "--epochs", "10", "--device", "cpu", "--test", "0", "--seed", "1", "--out", "run")
+    target = gpubp.MLP.load(Path("run/model.safetensors"), device="cpu").preprocessing["target"]
+    prices = np.loadtxt("price.csv", skiprows=1, delimiter=",", usecols=3)
+    assert [*target["low"], *target["high"]] == pytest.approx([prices.min(), prices.max()])
+
+
 def test_epochs_on_all_rows_that_fail_leave_the_validated_network(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
