@@ -121,7 +121,7 @@ def percent(covered: Iterable[int], of: Iterable[int]) -> float:
 
 
 def missing(report: Mapping[str, Any], modules: Iterable[str]) -> Iterable[str]:
-    """Of each of these modules what no test ran: lines, and branches as line -> line."""
+    """What no test ran of each of these modules: lines, and branches as line -> line."""
     for name in modules:
         module = report["files"].get(name, {"missing_lines": [], "missing_branches": []})
         branches = [f"{start}->{'exit' if end < 0 else end}" for start, end in module["missing_branches"]]

@@ -43,7 +43,7 @@ NONE_COLLECTED = 5  # exit status of pytest
 
 
 class Contexts:
-    """Of a run under coverage: which test executes what, and how many seconds each test takes."""
+    """Which test executes what in a run under coverage, and how many seconds each test takes."""
 
     def __init__(self, measurement: coverage.Coverage) -> None:
         self.measurement, self.seconds = measurement, dict[str, float]()

@@ -44,7 +44,7 @@ class Comparison:
         self.rounds, self.turn = (2, 0.0) if dry_run else (ROUNDS, TURN)
 
     def microseconds(self, workload: Workload, dtype: str) -> dict[str, dict[str, Any]]:
-        """Of a step of one network, round by round: of the processor's time, and on the clock.
+        """Microseconds of a step of one network, round by round: of the processor's time, and on the clock.
 
         Raises
         ------

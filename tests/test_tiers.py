@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +123,15 @@ def test_plain_pytest_has_every_kernel_on_the_host(default):
     assert launched | IN_16_BITS | {"train_on_chip"} == {path.stem for path in folder().glob("*.cu")}
     in_float16 = "test_the_scale_doubles_after_clean_steps"
     assert in_float16 in {item.name for item in of_file(default, "test_kernels_steps.py")}
+
+
+@pytest.mark.parametrize("ending, status", [("true", 0), ("sleep 60 & false", 1)])
+def test_the_checks_end_with_their_own_status_and_leave_no_folder(ending: str, status: int, tmp_path: Path) -> None:
+    """The shell ends at the first command that fails, also in what it runs last: with that one's status."""
+    lines = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    beginning = [line for line in lines if line.startswith(("set ", "scratch=", "trap "))]
+    assert len(beginning) == 3
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = ["bash", "-c", "\n".join([*beginning, ending])]
+    assert subprocess.run(command, env=environment, timeout=30).returncode == status
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
 from gpubp.errors import DivergenceError, UsageError
 from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
+from gpubp.training.interruption import RaisingInterruption
+from gpubp.training.ranks import ALONE, Ranks, described
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -129,16 +132,16 @@ def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared
     training rows.
     """
     targets.clamp(prepared.preprocessing["target"], prepared.train[1])
-    recipe, given = recipe_of(preset), [*_typed(ctx), "loss"]
+    recipe, typed = recipe_of(preset), [*_typed(ctx), "loss"]
     epochs = preset.spend(settings["epochs"] or recipe.epochs_for(prepared.rows))
     options = recipe.options(prepared.task != "regression") | {"schedule": epochs.schedule, "patience": epochs.patience}
     if prepared.validation is None or prepared.stream is not None:
         epochs = replace(preset, on_all_rows=0.0).spend(epochs.validated + epochs.on_all_rows)
         patience = None if prepared.validation is None else epochs.patience
         options |= {"schedule": epochs.schedule, "patience": patience}
-    if "optimizer" in given:
+    if "optimizer" in typed:
         options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
-    chosen = settings.changed({name: value for name, value in options.items() if name not in given})
+    chosen = settings.changed({name: value for name, value in options.items() if name not in typed})
     return chosen.changed({"epochs": epochs.validated}), epochs.on_all_rows
 
 
@@ -149,41 +152,56 @@ def train_on_all_rows(
     settings: Settings,
     arguments: Mapping[str, Any],
     seconds: float,
-) -> dict[str, Any]:
+) -> int | None:
     """Train a network for some epochs more, for so many seconds at most, on the rows that it was validated on as well.
 
-    Where that is interrupted, or leaves the finite numbers, the network stays as it was.
+    Where that is interrupted, leaves the finite numbers or takes more memory than there is, the network stays as it is.
+    Else values that are predicted stay within the range of all these rows.
 
     Returns
     -------
-    dict
-        How well it predicted the validation rows before, as `run_folder.how_well` says it.
+    int or None
+        The signal that interrupted it.
     """
-    from gpubp.cli import display, run_folder
+    from gpubp.cli import display
+    from gpubp.tabular.fitting import weights_put_back
     from gpubp.training import train as run_training
 
-    assert prepared.validation is not None
-    net.preprocessing = prepared.preprocessing
-    before = run_folder.how_well(net, prepared.preprocessing, {"validation": prepared.validation})
-    (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
-    theta = net.stack.theta.copy()
-    rows = len(X) + len(X_validated)
-    display.say(console, f"{display.plural(arguments['epochs'], 'epoch')} more on all {rows:,} rows")
-    try:
-        with display.TrainingProgress(console, arguments["epochs"], rows) as progress:
-            run_training(
-                net,
-                checks.stacked_rows(X, X_validated),
-                np.concatenate([y, y_validated]),
-                **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
-                callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
-            )
-    except (KeyboardInterrupt, DivergenceError) as error:
-        net.stack.theta[...] = theta
-        net.stack.refresh()
-        why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{error}"
-        display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
-    return before
+    ranks = arguments.get("communicator", ALONE)
+    # What a rank meets alone ends all.
+    expected = (KeyboardInterrupt, DivergenceError, *((MemoryError,) if ranks.size == 1 else ()))
+    with RaisingInterruption() as interruption:
+        try:
+            everything = with_validation_rows(prepared, ranks)
+            epochs, rows = arguments["epochs"], everything.rows
+            display.say(console, f"{display.plural(epochs, 'epoch')} more on all {rows:,} rows")
+            with weights_put_back(net), display.TrainingProgress(console, epochs, rows) as progress:
+                run_training(
+                    net,
+                    **everything.training_arguments,
+                    **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
+                    callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
+                )
+            targets.clamp(prepared.preprocessing["target"], everything.train[1])
+        except expected as error:
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else described(error)
+            display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
+            if isinstance(error, KeyboardInterrupt):
+                return interruption.signal or SIGINT
+    return None
+
+
+def with_validation_rows(prepared: PreparedData, ranks: Ranks) -> PreparedData:
+    """The data whose training rows are those to validate on, too; once in the memory that ranks on a machine share."""
+    from gpubp.data.read_once import prepared_once
+
+    def put_together() -> tuple[PreparedData, dict[str, Any]]:
+        assert prepared.validation is not None
+        (X, y), (X_validated, y_validated) = prepared.train, prepared.validation
+        train = checks.stacked_rows(X, X_validated), np.concatenate([y, y_validated])
+        return replace(prepared, train=train, validation=None, test=None), {}
+
+    return prepared_once(ranks, "with the validation rows", put_together)[0]
 
 
 def train(

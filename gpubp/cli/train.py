@@ -23,7 +23,7 @@ from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
 from gpubp.tabular.recipes import Preset, get_preset, on_all_rows
-from gpubp.training.checkpoint import FOLDER, Interval, newest
+from gpubp.training.checkpoint import FOLDER, CheckpointFolder, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 from gpubp.training.ranks import ALONE, Ranks
 
@@ -195,11 +195,11 @@ def _fit_and_save(
         config = {**config, "ranks": ranks.size}
         others = {**others, "communicator": ranks, "checkpoint_every": others["checkpoint_every"] or EVERY_ON_RANKS}
         display.say(console, f"{ranks.size} ranks; if one is lost, all end, to go on: {command_to_resume(ctx, folder)}")
-    interruption, validated = None, None
+    interruption, signal, validated = None, None, None
     try:
         history = fit(console, net, prepared, settings, seed, {"checkpoint": folder / FOLDER, **others})
     except TrainingInterrupted as error:
-        interruption, history = error, error.history
+        interruption, signal, history = error, error.signal, error.history
     except CheckpointError as error:
         with suppress(UsageError):  # there is no room for the network either
             save(console, net, prepared, error.history, config, folder, quiet)
@@ -208,17 +208,27 @@ def _fit_and_save(
         also_then = ("recompute", "class_weight", "communicator")
         arguments = {"seed": seed, **{name: value for name, value in others.items() if name in also_then}}
         arguments |= on_all_rows(settings["learning_rate"], most, history.best_epoch)
-        seconds = (others["time_limit"] or inf) - history.seconds[-1]
-        validated = presets.train_on_all_rows(console, net, prepared, settings, arguments, seconds)
+        seconds = ranks.of_first((others["time_limit"] or inf) - history.seconds[-1])
+        if seconds > 0:
+            validated = _how_well_validated(net, prepared)
+            signal = presets.train_on_all_rows(console, net, prepared, settings, arguments, seconds)
     if ranks.rank == 0:
         save(console, net, prepared, history, config, folder, quiet, validated)
-        if interruption is not None:
-            steps = f"{history.steps:,} step{'' if history.steps == 1 else 's'}"
+        if signal is not None and CheckpointFolder(folder / FOLDER).files():
+            steps = display.plural(history.steps, "step")
             typer.echo(f"Interrupted after {steps}; to go on: {command_to_resume(ctx, folder)}", err=True)
         if ctx.params["report"]:
             write_report(console, folder)
-    if interruption is not None:
-        raise typer.Exit(128 + interruption.signal)
+    if signal is not None:
+        raise typer.Exit(128 + signal)
+
+
+def _how_well_validated(net: MLP, prepared: PreparedData) -> dict[str, Any]:
+    """How well a network predicts the validation rows, as `run_folder.how_well` says it."""
+    from gpubp.cli import run_folder
+
+    net.preprocessing = prepared.preprocessing
+    return run_folder.how_well(net, prepared.preprocessing, {"validation": prepared.validation})
 
 
 def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -> list[Settings]:

@@ -148,9 +148,10 @@ def _room(array: NDArray[Any]) -> int:
 
 def _memory(prepared: PreparedData) -> BinaryIO | None:
     """The arrays, one behind the other, in memory that other processes can map; None where the system has none."""
-    if not hasattr(os, "memfd_create"):
+    try:
+        file = os.fdopen(os.memfd_create("gpubp"), "r+b")
+    except (AttributeError, OSError):  # another system, or a container that forbids it
         return None
-    file = os.fdopen(os.memfd_create("gpubp"), "r+b")
     for array in itertools.chain.from_iterable(_arrays_of(prepared).values()):
         file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         file.write(bytes(_room(array) - array.nbytes))

@@ -113,7 +113,7 @@ def _without_effect(source: Any, delimiter: str | None, encoding: str | None, he
     said = {"--delimiter": delimiter is not None, "--encoding": encoding is not None}
     if TABLES.get(Path(name).suffix) is not excel.read_excel:
         said |= {"--header": header is True, "--no-header": header is False}
-    return ", ".join(option for option, given in said.items() if given)
+    return ", ".join(option for option, is_given in said.items() if is_given)
 
 
 def options_on_tables(

@@ -7,7 +7,8 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -282,14 +283,18 @@ class _PresetFit:
             oof[fold.validation % len(table.rows)] = rescaled(outputs, scalings[k], table.target)
         if epochs.on_all_rows and self._seconds_left() > 0:
             others = on_all_rows(recipe.learning_rate, epochs.on_all_rows, history.best_epoch)
-            history = train(
-                net,
-                **self._rows_to_train_on(folds),
-                **_arguments(recipe, net) | others,
-                rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
-                callbacks=(self._after_epoch(recipe, done, part),),
-            )
-            self.history.steps += history.steps
+            try:
+                with weights_put_back(net):
+                    history = train(
+                        net,
+                        **self._rows_to_train_on(folds),
+                        **_arguments(recipe, net) | others,
+                        rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
+                        callbacks=(self._after_epoch(recipe, done, part),),
+                    )
+                self.history.steps += history.steps
+            except DivergenceError as error:
+                self.run.say(f"not trained on the validation rows as well: {error}")
         self.members.append(Member(recipe.name, net, [fold.preprocessing["features"] for fold in folds], scalings))
         self.oof.append(oof)
 
@@ -337,6 +342,18 @@ class _PresetFit:
         model = TabularModel([member for member in self.members if member.weight], preprocessing, about)
         self.history.seconds = [time.perf_counter() - self.started]
         return FittedPreset(model, np.asarray(of_all), recipe_weights, recipe_losses, self.history)
+
+
+@contextmanager
+def weights_put_back(net: MLP) -> Iterator[None]:
+    """Where an exception is raised, a network has the weights again that it has now."""
+    theta = net.stack.theta.copy()
+    try:
+        yield
+    except BaseException:
+        net.stack.theta[...] = theta
+        net.stack.refresh()
+        raise
 
 
 def _arguments(recipe: Recipe, net: MLP) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that a training hears of between two steps, instead of an exception anywhere."""
+"""Ctrl-C and SIGTERM: as a wish that a training hears of between two steps, or both as one exception."""
 
 from __future__ import annotations
 
@@ -51,3 +51,11 @@ class Interruption(AbstractContextManager["Interruption"]):
     def _restore(self) -> None:
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+
+class RaisingInterruption(Interruption):
+    """Takes note of the first signal, and raises KeyboardInterrupt: SIGTERM, too, then runs what Ctrl-C does."""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gpubp
+from gpubp import checks
 from gpubp.cli import run_folder, training_rows
 from gpubp.cli.app import app
 from gpubp.tabular.model import TabularModel
@@ -84,6 +86,13 @@ def test_the_last_epochs_are_on_all_rows_and_validated_is_what_came_before(folde
     assert (config["epochs"], config["schedule"], config["epochs_on_all_rows"]) == (10, "cosine", 0)
 
 
+def test_values_are_predicted_within_the_range_of_all_rows_that_were_trained_on(folder: Path) -> None:
+    done("train", "price.csv", "--epochs", "10", "--device", "cpu", "--test", "0", "--seed", "1", "--out", "run")
+    target = gpubp.MLP.load(Path("run/model.safetensors"), device="cpu").preprocessing["target"]
+    prices = np.loadtxt("price.csv", skiprows=1, delimiter=",", usecols=3)
+    assert [*target["low"], *target["high"]] == pytest.approx([prices.min(), prices.max()])
+
+
 def test_epochs_on_all_rows_that_fail_leave_the_validated_network(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +101,49 @@ def test_epochs_on_all_rows_that_fail_leave_the_validated_network(
     assert "not trained on the validation rows as well" in done(*run, "run")
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["train"]["loss"] < 1  # of targets with a variance of 1
+
+    def without_memory(*_: Any) -> Any:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    monkeypatch.setattr("gpubp.checks.stacked_rows", without_memory)
+    assert "as well: MemoryError: Unable to allocate 9 GiB" in done(*run, "large")
+    assert json.loads(Path("large/metrics.json").read_text())["train"] == metrics["train"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_epochs_on_all_rows_leaves_the_validated_network(
+    number: signal.Signals, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacked_rows = checks.stacked_rows
+
+    def interrupted(X: Any, below: Any) -> Any:
+        signal.raise_signal(number)
+        return stacked_rows(X, below)
+
+    monkeypatch.setattr(checks, "stacked_rows", interrupted)
+    before = signal.getsignal(number)
+    result = invoke("train", "price.csv", "--epochs", "10", "--device", "cpu", "--out", "run")
+    assert result.exit_code == 128 + number, result.output
+    assert "not trained on the validation rows as well: interrupted" in result.stdout
+    assert json.loads(Path("run/metrics.json").read_text())["train"]["loss"] < 1
+    assert signal.getsignal(number) == before
+    assert "Interrupted" not in result.stderr  # there is no checkpoint to go on from
+
+
+def test_a_training_goes_on_with_its_epochs_on_all_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ["train", "price.csv", "--epochs", "10", "--device", "cpu"]
+    done(*run, "--out", "whole")
+
+    def interrupted(X: Any, below: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "stacked_rows", interrupted)
+        result = invoke(*run, "--checkpoint-every", "3epochs", "--out", "run")
+    assert "to go on: gpubp train price.csv" in result.stderr and result.stderr.endswith("--resume run\n")
+    done(*run, "--resume", "run")
+    one, other = (gpubp.MLP.load(Path(name, "model.safetensors"), device="cpu").theta for name in ("whole", "run"))
+    assert np.array_equal(one, other)
 
 
 def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -> None:

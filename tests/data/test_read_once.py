@@ -5,6 +5,7 @@ Ranks are threads here; tests/cli/test_ranks_command.py starts processes by ``mp
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 
 import gpubp
-from gpubp import DataError, RankError
+from gpubp import DataError, RankError, checks
 from gpubp.backends.notices import say_once
 from gpubp.checks import SparseRows
+from gpubp.cli.presets import with_validation_rows
 from gpubp.data import PreparedData, open_large, prepare, prepare_streamed, read, read_once
 from gpubp.data.read_once import prepared_once
 from gpubp.training.ranks import ALONE, MpiRanks
@@ -105,17 +107,35 @@ def test_sparse_rows_are_shared_too():
     np.testing.assert_array_equal(second[0].train[0][:], make().train[0][:])
 
 
+def test_epochs_on_validation_rows_too_take_them_from_the_memory_of_all(path, monkeypatch):
+    stacked_rows, stacked = checks.stacked_rows, []
+    monkeypatch.setattr(checks, "stacked_rows", lambda X, below: stacked.append(len(X)) or stacked_rows(X, below))
+
+    def work(communicator: ThreadComm) -> PreparedData:
+        with MpiRanks(communicator) as ranks:
+            return with_validation_rows(in_memory(path), ranks)
+
+    alone = in_memory(path)
+    for rows in on_ranks(2, work):
+        for one, *two in zip(rows.train, alone.train, alone.validation, strict=True):
+            np.testing.assert_array_equal(one, np.concatenate(two))
+    assert stacked == [alone.rows]
+
+
 def test_ranks_that_ask_for_something_else_read_for_themselves(path):
     _, readers = on_each(4, lambda: in_memory(path), lambda rank: "odd" if rank % 2 else "even")
     assert sorted(readers) == [0, 1]
 
 
 @WAYS
-@pytest.mark.parametrize("missing", ["memfd_create", "reach"])
+@pytest.mark.parametrize("missing", ["memfd_create", "permission", "reach"])
 def test_where_memory_cannot_be_shared_each_reads(make, missing, path, monkeypatch, caplog):
     say_once.cache_clear()
     if missing == "reach":
         monkeypatch.setattr(read_once, "_borrowed", lambda lent: None)
+    elif missing == "permission":
+        refused = PermissionError(errno.EPERM, "Operation not permitted")
+        monkeypatch.setattr(os, "memfd_create", lambda name: (_ for _ in ()).throw(refused))
     else:
         monkeypatch.delattr(os, missing)
     outcomes, readers = on_each(2, lambda: make(path))

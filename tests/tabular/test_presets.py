@@ -149,6 +149,16 @@ def test_epochs_are_spent_on_training_rows_and_then_on_all() -> None:
     assert on_all_rows(0.1, 12, [6, 47])["epochs"] == [3, 12]
 
 
+def test_epochs_on_all_rows_that_diverge_leave_the_validated_network(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, y = columns(rng)
+    monkeypatch.setattr("gpubp.tabular.fitting.on_all_rows", lambda *_: {"learning_rate": 1e30, "epochs": 2})
+    reg = gpubp.TabularRegressor("fast", epochs=10, device="cpu").fit(table, y)
+    validated = ~np.isnan(reg.oof_prediction_)
+    np.testing.assert_allclose(reg.predict(rows_of(table, validated)), reg.oof_prediction_[validated], rtol=1e-5)
+
+
 def test_sample_weights_count(rng: np.random.Generator) -> None:
     """Rows of weight 0 might as well have any target."""
     X, weight = rng.normal(size=(60, 2)), np.repeat([1.0, 0.0], 30)
