@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.decomposition import PCA
-from sklearn.exceptions import FitFailedWarning
+from sklearn.exceptions import DataConversionWarning, FitFailedWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer, log_loss, make_scorer
 from sklearn.model_selection import (
@@ -176,8 +176,8 @@ def test_kinds_of_input(kind, iris):
     else:
         y = y[:, None]
     grid = {"alpha": [0.0, 1.0], "solver": ["adam", "lbfgs"]}
-    with pytest.MonkeyPatch.context() as context:
-        context.setattr(sklearn.utils.validation.warnings, "warn", lambda *args, **kwargs: None)  # y is a column
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataConversionWarning)  # y is a column
         ours = same_search(MLPSearchCV(classifier(), grid, cv=2), GridSearchCV(classifier(), grid, cv=2), X, y)
     assert hasattr(ours, "feature_names_in_") == (kind == "frame")
 
