@@ -186,10 +186,10 @@ def test_an_encoding_that_does_not_fit_or_is_none_is_named(tmp_path: Path):
         read(path, encoding="utf-99")
 
 
-def test_options_on_columns_are_refused_where_there_are_none():
-    with pytest.raises(UsageError, match="column"):
-        read("digits", ignore=["pixel"])
-    assert read("digits", missing=["?"]).kind == "arrays"
+@pytest.mark.parametrize("option", [{"ignore": ["pixel"]}, {"missing": ["?"]}], ids=["ignore", "missing"])
+def test_options_on_columns_are_refused_where_there_are_none(option):
+    with pytest.raises(UsageError, match="arrays without named columns"):
+        read("digits", **option)
 
 
 def test_a_part_without_pictures_is_named(tmp_path: Path):
