@@ -28,7 +28,7 @@ class Network:
     loss: Loss
 
 
-def _nothing(layer: int) -> None:
+def no_action(layer: int) -> None:
     """Nobody waits for the gradients of a layer."""
 
 
@@ -40,7 +40,7 @@ def gradients(
     grads: Sequence[Layer],
     epoch: Epoch,
     dropout: Dropout | None = None,
-    done: Callable[[int], None] = _nothing,
+    done: Callable[[int], None] = no_action,
 ) -> None:
     """∂C/∂W and ∂C/∂b of one batch into `grads`, and its loss and metric into the totals of `epoch`.
 
@@ -90,7 +90,7 @@ def _below_the_loss(
     caches: Sequence[LayerCache],
     grads: Sequence[Layer],
     dropout: Dropout | None,
-    done: Callable[[int], None] = _nothing,
+    done: Callable[[int], None] = no_action,
 ) -> None:
     """BP2 to BP4, from δᴸ on."""
     for l in reversed(range(len(network.layers))):

@@ -90,7 +90,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         dict of str to (float, float)
             Mean and standard deviation by column, the most important first.
         """
-        from sklearn.inspection import permutation_importance  # a third of a second, which fits need not wait for
+        from sklearn.inspection import permutation_importance  # slow to import, which fits need not wait for
 
         result = permutation_importance(self, X, y, n_repeats=n_repeats, random_state=random_state)
         names = [str(name) for name in getattr(X, "columns", range(self.n_features_in_))]

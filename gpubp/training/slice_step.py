@@ -154,7 +154,7 @@ class SliceStep:
         )
         return stack.backend.training_steps(self._step, training)
 
-    def gradients(self, rows: int, done: Callable[[int], None] = lambda layer: None) -> None:
+    def gradients(self, rows: int, done: Callable[[int], None] = backprop.no_action) -> None:
         """Loss into the step's totals and gradients into `grads`, from the next batch; ``done(l)`` after layer l."""
         stack, state, caches = self.stack, self.state, self.workspace.caches
         if rows < caches[0].z.shape[1]:

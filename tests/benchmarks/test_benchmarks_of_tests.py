@@ -77,6 +77,6 @@ def test_promises_say_what_was_measured_and_which_modules_are_below_the_bar(tmp_
     said = promises._coverage(1.0)
     assert said.startswith("1 of the 2 modules where every one was asked for, not gpubp/losses.py; of gpubp 99.9 % of")
     assert "the whole suite" not in said
-    own = coverage.counts(REPORT, ["pytest tests/test_losses.py"])
-    (tmp_path / "coverage.json").write_text(json.dumps(own), encoding="utf-8")
+    of_modules = coverage.counts(REPORT, ["pytest tests/test_losses.py"])
+    (tmp_path / "coverage.json").write_text(json.dumps(of_modules), encoding="utf-8")
     assert "by the tests of these modules alone: the whole suite" in promises._coverage(1.0)

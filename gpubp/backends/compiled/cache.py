@@ -149,7 +149,7 @@ def _files_of(function: Callable[..., Any]) -> Callable[[], list[Path]]:
     start = f"{function.__module__}.{function.__name__}-"
 
     def files() -> list[Path]:
-        names = os.listdir(place) if os.path.isdir(place) else []  # a glob takes ten times as long with many files
+        names = os.listdir(place) if os.path.isdir(place) else []  # a glob would match every name
         return [Path(place, name) for name in names if name.startswith(start) and name.endswith((".nbi", ".nbc"))]
 
     return files
