@@ -90,7 +90,7 @@ def search(part: Part) -> None:
     }
     results = {name: search().cv_results_ for name, search in searches.items()}
     candidates = len(results["gpubp"]["params"])
-    off = _largest_difference(results["gpubp"], results["sklearn"])
+    off = largest_difference(results["gpubp"], results["sklearn"])
     what = f"{candidates} candidates x {FOLDS} folds of digits, hidden 64, batch 64, {iterations} epochs"
     part.computed(
         f"{what}: largest difference of a score from scikit-learn's", f"<= {ALIKE}", f"{off:.4f}", off <= ALIKE
@@ -105,7 +105,7 @@ def search(part: Part) -> None:
         part.figures.append({"what": name, "seconds": {k: v.tolist() for k, v in seconds.items()}})
     some = {name: values[:2] for name, values in grid.items()}
     of_stacks, one_by_one = (searched(make, ours, some).cv_results_ for make in (gpubp.MLPSearchCV, GridSearchCV))
-    off = _largest_difference(of_stacks, one_by_one)
+    off = largest_difference(of_stacks, one_by_one)
     same_ranks = np.array_equal(of_stacks["rank_test_score"], one_by_one["rank_test_score"])
     part.computed(
         "MLPSearchCV against GridSearchCV over gpubp's classifier: scores, ranking",
@@ -115,7 +115,7 @@ def search(part: Part) -> None:
     )
 
 
-def _largest_difference(results: Any, expected: Any) -> float:
+def largest_difference(results: Any, expected: Any) -> float:
     """The largest difference of a candidate's score on a fold."""
     names = [f"split{fold}_test_score" for fold in range(FOLDS)]
     return max(float(np.abs(results[name] - expected[name]).max()) for name in names)

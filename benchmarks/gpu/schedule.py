@@ -53,7 +53,8 @@ MAIN = (
         "small", 60, "three small networks against PyTorch's graph, JAX's scan, the bare products", "step_times:small"
     ),
     Stage("large", 60, "three large networks, likewise", "step_times:large"),
-    Stage("stacks", 60, "256 networks against one by one, against vmap, and their memory", "stacks:stacks"),
+    Stage("stacks", 30, "256 networks against one by one, and their memory", "stacks:stacks"),
+    Stage("vmap", 30, "steps of 256 networks against vmap", "stacks:vmap"),
     Stage("kernels", 25, "bytes per second of every kernel, on arrays made on the device", "kernels:kernels"),
     Stage("compiled", 60, "torch.compile and cuda-unfused, two networks", "step_times:compiled"),
     Stage("memcheck", 40, "compute-sanitizer over trainings that launch every kernel", "sanitizer:memcheck"),
@@ -62,7 +63,8 @@ REST = (
     Stage("precisions", 60, "the networks in the precisions that were left out", "step_times:precisions"),
     Stage("onchip", 60, "small networks on the chip against the graph: results, bits, times, vmap", "onchip:onchip"),
     Stage("stack-sizes", 60, "stacks of 16 to 4,096 networks", "stacks:sizes"),
-    Stage("small-layers", 40, "kernels for small layers against cuBLASLt's products", "small_layers:small_layers"),
+    Stage("search", 20, "a grid of 32 candidates on 5 folds, from the call to results", "search:search"),
+    Stage("small-layers", 20, "kernels for small layers against cuBLASLt's products", "small_layers:small_layers"),
     Stage("nodes", 60, "what each launch of a step takes, by Nsight Compute", "nodes:nodes"),
     Stage(
         "racecheck", 40, "compute-sanitizer: shared memory's races, reads of what nobody wrote", "sanitizer:racecheck"

@@ -1,4 +1,4 @@
-"""Stages ``stacks`` and ``stack-sizes``: many networks at once, against one after the other and against vmap."""
+"""Stages ``stacks``, ``vmap`` and ``stack-sizes``: many networks at once, against one after the other and vmap."""
 
 from __future__ import annotations
 
@@ -38,12 +38,13 @@ TRAININGS_AT_LEAST = 20.0  # times as fast
 # The first is bound by the device's memory, for everyone.
 PEERS_AT_LEAST: dict[Workload, float] = {STACK: 1.1, NARROW: 2.0}
 ROUNDS = 5
+READY = 25.0  # seconds that everyone has to get ready
 A_CONFIGURATION = 8.0  # seconds: with less left, none is begun
 NO_TIME = "no time left in this stage"
 
 
 def stacks(part: Part, settings: Settings) -> None:
-    """Equality, trainings one by one, memory, and vmap's steps."""
+    """Equality, trainings one by one, and memory."""
     workload = TINY if part.dry_run else STACK
     try:
         one_step(part, open_backend("cuda", "float64", part.dry_run), "stack-equality")
@@ -51,7 +52,11 @@ def stacks(part: Part, settings: Settings) -> None:
         part.skipped("networks of a stack and by themselves", str(error), "stack-equality")
     one_by_one(part, workload)
     memory(part, workload)
-    peers(part, settings, (TINY,) if part.dry_run else (STACK, NARROW), VMAPS)
+
+
+def vmap(part: Part, settings: Settings) -> None:
+    """Steps of 256 networks, against PyTorch's and JAX's."""
+    peers(part, settings, (TINY,) if part.dry_run else (NARROW, STACK), VMAPS, ready=max(READY, part.left() / 2))
 
 
 def sizes(part: Part, settings: Settings) -> None:
@@ -159,7 +164,7 @@ def memory(part: Part, workload: StackWorkload) -> None:
 
 
 def peers(
-    part: Part, settings: Settings, workloads: Sequence[StackWorkload], names: Sequence[str], ready: float = 25.0
+    part: Part, settings: Settings, workloads: Sequence[StackWorkload], names: Sequence[str], ready: float = READY
 ) -> None:
     """Steps of whole stacks, batch selection included for all."""
     told: set[tuple[str, str]] = set()
