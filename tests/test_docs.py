@@ -185,7 +185,8 @@ def step_times_on_a_gpu() -> str:
 def figures_on_a_gpu() -> str:
     """What the stages say that show what users get, without the bars."""
     parts = parts_on_a_gpu()
-    rows = [row for stage in ("mnist", "small", "large", "stacks", "onchip") for row in parts[stage]["rows"]]
+    stages = ("mnist", "small", "large", "stacks", "vmap", "onchip", "search", "crossover")
+    rows = [row for stage in stages for row in parts[stage]["rows"]]
     lines = [f"| {row['what']} | {row['measured']} |" for row in rows if not row["measured"].startswith("skipped")]
     return _under_machine(parts["small"]["machine"], ["| what | measured |", "|---|---|", *lines])
 

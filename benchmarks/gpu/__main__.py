@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return pack(options.pack, options.mnist)
     if options.report:
-        return _report(options.report, options.out, options.plot)
+        return _report(options.report, options.out, options.plots)
     stages = chosen(options.stages, options.rest, options.dry_run)
     if options.plan:
         print(plan(stages))
@@ -80,7 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="make the folder to take along")
     parser.add_argument("--report", nargs="+", type=Path, metavar="FILE", help="the account of files of results")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help="with --report: a picture of step times, as PNG or SVG"
+        "--plots",
+        type=Path,
+        metavar="FOLDER",
+        help="with --report: pictures of step times, and of a CPU's over the GPU's",
     )
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     return parser
@@ -134,7 +137,7 @@ def environment(packed: Path | None) -> dict[str, str]:
     }
 
 
-def _report(files: Sequence[Path], out: Path | None, picture: Path | None) -> int:
+def _report(files: Sequence[Path], out: Path | None, pictures: Path | None) -> int:
     """The account of all files together; with a folder, also put there."""
     parts: dict[str, Mapping[str, Any]] = {}
     try:
@@ -147,10 +150,10 @@ def _report(files: Sequence[Path], out: Path | None, picture: Path | None) -> in
     if out is not None:
         write(out / FILE, dict(parts))
         atomic_write(out / REPORT, report(parts).encode())
-    if picture is not None:
+    if pictures is not None:
         from benchmarks.gpu.plot import plot
 
-        plot(parts, picture)
+        plot(parts, pictures)
     return 0
 
 

@@ -30,7 +30,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 2e-3, "float16": 2e-3, "
 GRADIENT = {**TOLERANCE, "float16": 3e-3, "bfloat16": 3e-2}  # which sums what was rounded in several layers
 COMPARED = ("loss", "gradient", "update", "theta")
 STEPS, REPLAYED = 12, 21  # more than a graph holds, so that graphs of several steps and of one are replayed
-FRESH, MANY, AT_ONCE = 3, 20, 10  # processes: beside the other checks, by themselves, at the same time
+FRESH, MANY = 3, 20  # processes: beside the other checks, by themselves
 CACHES = ("CUPY_CACHE_DIR", "CUDA_CACHE_PATH")
 
 
@@ -99,12 +99,8 @@ def as_graphs(precision: str, dry_run: bool) -> CudaBackend:
 
 def processes(part: Part, settings: Settings) -> None:
     """Rows by precision: whether many processes that compile everything anew agree."""
-    wanted = 2 if part.dry_run else MANY
-    digests: list[dict[str, list[str]] | None] = []
-    while len(digests) < wanted:
-        with _begun(part, min(AT_ONCE, wanted - len(digests))) as fresh:
-            digests += [_bits_of(process, part) for process in fresh]
-    _rows_on_bits(part, digests)
+    with _begun(part, 2 if part.dry_run else MANY) as fresh:
+        _rows_on_bits(part, [_bits_of(process, part) for process in fresh])
 
 
 def _against_float64(part: Part, backend: Backend, precision: str) -> None:

@@ -1,4 +1,4 @@
-"""A picture of step times on a GPU: each network and precision, everyone's step over gpubp's."""
+"""Pictures of step times: everyone's over gpubp's on a GPU, by network; a CPU's over a GPU's, by width and batch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,61 @@ def step_times(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {label: of for label, of in times.items() if OURS in of and len(of) > 1}
 
 
-def plot(parts: Mapping[str, Any], path: Path) -> None:
-    """Write the picture; the shorter a bar, the faster."""
+def cpu_over_gpu(parts: Mapping[str, Any]) -> dict[int, dict[int, float]]:
+    """A step on the CPU over one on the GPU, by batch size, then by width."""
+    times: dict[tuple[int, int], dict[str, float]] = {}
+    for figure in parts.get("crossover", {}).get("figures", []):
+        if "width" in figure:
+            place = figure["batch size"], figure["width"]
+            times.setdefault(place, {})[figure["contender"]] = float(figure["microseconds"])
+    ratios: dict[int, dict[int, float]] = {}
+    for (batch_size, width), of in sorted(times.items()):
+        ratios.setdefault(batch_size, {})[width] = of["gpubp cpu"] / of[OURS]
+    return ratios
+
+
+def plot(parts: Mapping[str, Any], folder: Path) -> None:
+    """Write the pictures into a folder."""
+    _plot_step_times(step_times(parts), _device(parts), folder / "gpu_steps.png")
+    if ratios := cpu_over_gpu(parts):
+        _plot_crossover(ratios, _device(parts), folder / "gpu_crossover.png")
+
+
+def _device(parts: Mapping[str, Any]) -> str:
+    device: str = next((part["machine"].get("device", "") for part in parts.values()), "")
+    return device.split(",")[0]
+
+
+def _plot_crossover(ratios: Mapping[int, Mapping[int, float]], device: str, path: Path) -> None:
+    """A line for each batch size; above 1 the GPU is faster."""
     import matplotlib.pyplot as plt
 
-    times = step_times(parts)
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for batch_size, of in ratios.items():
+        axes.plot(list(of), list(of.values()), marker="o", label=f"batch of {batch_size}")
+    axes.axhline(1, color="black", linewidth=0.8)
+    widths = sorted({width for of in ratios.values() for width in of})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.set_yscale("log")
+    ticks = [
+        tick for tick in (0.5, 1, 2, 5, 10, 20, 50, 100) if tick <= max(max(of.values()) for of in ratios.values())
+    ]
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_yticks([], minor=True)
+    axes.set_xlabel("width of two hidden layers between 64 inputs and 10 outputs")
+    axes.set_ylabel(f"a training step on the CPU\nover one on the {device}")
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _plot_step_times(times: Mapping[str, Mapping[str, float]], device: str, path: Path) -> None:
+    """The shorter a bar, the faster."""
+    import matplotlib.pyplot as plt
+
     contenders = [name for name in SHOWN if any(name in of for of in times.values())]
     figure, axes = plt.subplots(figsize=(9, 0.62 * len(times) + 1.2))
     height = 0.8 / len(contenders)
@@ -51,7 +101,6 @@ def plot(parts: Mapping[str, Any], path: Path) -> None:
     axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlim(0.7, 1.1 * max(most, ticks[-1]))
-    device = next((part["machine"].get("device", "") for part in parts.values()), "").split(",")[0]
     axes.set_xlabel(f"a training step with Adam, its time over gpubp's (which is written out); {device}")
     axes.legend(loc="lower right", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -27,8 +27,8 @@ def memcheck(part: Part, settings: Settings) -> None:
 
 
 def racecheck(part: Part, settings: Settings) -> None:
-    """Accesses of shared memory without a barrier between, then of device memory that nobody wrote."""
-    sanitizer(part, ("racecheck", "initcheck"))
+    """Reads of device memory that nobody wrote, then, in what time is left, races in shared memory."""
+    sanitizer(part, ("initcheck", "racecheck"))
 
 
 def sanitizer(part: Part, tools: Sequence[str]) -> None:

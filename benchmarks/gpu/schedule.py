@@ -67,10 +67,10 @@ REST = (
     Stage("small-layers", 20, "kernels for small layers against cuBLASLt's products", "small_layers:small_layers"),
     Stage("nodes", 60, "what each launch of a step takes, by Nsight Compute", "nodes:nodes"),
     Stage(
-        "racecheck", 40, "compute-sanitizer: shared memory's races, reads of what nobody wrote", "sanitizer:racecheck"
+        "racecheck", 60, "compute-sanitizer: reads of what nobody wrote, shared memory's races", "sanitizer:racecheck"
     ),
     Stage("crossover", 40, "GPU against CPU over width and batch", "crossover:crossover"),
-    Stage("processes", 40, "bits of 20 fresh processes with empty caches", "parity:processes"),
+    Stage("processes", 60, "bits of 20 fresh processes with empty caches", "parity:processes"),
     Stage(
         "first-steps", 40, "the first step of a fresh process, with empty and with filled caches", "step_times:first"
     ),

@@ -64,6 +64,7 @@ def steps(**case: Any) -> Check:
 
 TALL = steps(batch=100, rows=200, sizes=(9, 64, 33, 5))  # a thread has several tiles
 IN_CHUNKS = steps(batch=300, rows=640, sizes=(9, 31, 5))
+IN_16_BITS = small_layer(storage="bfloat16")
 BARRIER = "        __syncthreads();"
 MANY_CLASSES = loss("cross_entropy", columns=1025)
 FAULTS = {
@@ -130,6 +131,23 @@ FAULTS = {
         ("gather", "fresh(cursor) * batch_size", "0", batch(order="none")),
         ("train_on_chip", "(step + later) * batch_size", "step * batch_size", steps()),
         ("train_on_chip", "classes + place", "classes", steps()),
+    ],
+    "a fragment of tensor cores": [
+        (
+            "dense",
+            "i + word % 2 * 8, k + 2 * j + word / 2 * 8",
+            "i + word / 2 * 8, k + 2 * j + word % 2 * 8",
+            IN_16_BITS,
+        ),
+        ("dense", "k += GROUPS * UNIT_K", "k += UNIT_K", IN_16_BITS),
+        ("dense", "from[0] | unsigned(from[PITCH]) << 16", "from[PITCH] | unsigned(from[0]) << 16", IN_16_BITS),
+        (
+            "dense_backward",
+            "left + piece * UNIT_N + i, k",
+            "left + i, k",
+            small_layer(storage="float16", tile=(64, 64)),
+        ),
+        ("dense_backward", "put(panel_b);\n            __syncthreads();", "put(panel_b);", IN_16_BITS),
     ],
     "a missing barrier": [
         ("hadamard_derivative", f"= sum[i];\n{BARRIER}", "= sum[i];\n", layer()),

@@ -196,6 +196,13 @@ def test_no_kernel_spills_registers(compiled, capsys):
     assert not [f"{one}: {label}" for one, label, _, _, stack, spilled in numbers if stack or spilled]
 
 
+def test_small_layers_in_16_bits_are_multiplied_by_tensor_cores(compiled):
+    """On all devices that have them."""
+    for one in compiled:
+        if one.unit.kernel.startswith("dense") and one.unit.storage in ("float16", "bfloat16"):
+            assert all(("mma.sync" in ptx) == (one.architecture >= 80) for _, ptx in list(one.functions())[1:]), one
+
+
 def test_arithmetic_is_in_double_only_where_it_must_be(compiled):
     """A constant without its T() would make it so, at half the speed, or at a 64th of it."""
     for one in compiled:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.cases import LARGE, SMALL
 from benchmarks.gpu import __main__ as command
-from benchmarks.gpu import bars, device_tests, pack, parity, sanitized, sanitizer, settings, step_times
+from benchmarks.gpu import bars, device_tests, pack, parity, plot, sanitized, sanitizer, settings, step_times
 from benchmarks.gpu.schedule import LOG, MAIN, REST, STAGES, Schedule, Stage, chosen, plan
 from benchmarks.gpu.settings import Settings
 from benchmarks.parts import FILE, UNFINISHED, MixedError, Part, load, saving, write
@@ -318,6 +318,18 @@ print(*[name for name in ("duckdb", "polars", "pandas", "sklearn", "gpubp.estima
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_pictures_show_what_was_measured(tmp_path: Path) -> None:
+    parts = load(REPOSITORY / "benchmarks" / "results", dry_run=False)
+    plot.plot(parts, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"gpu_steps.png", "gpu_crossover.png"}
+    times = [
+        {"contender": name, "width": width, "batch size": 8, "microseconds": microseconds}
+        for width, *both in ((64, 10.0, 30.0), (16, 10.0, 5.0))
+        for name, microseconds in zip(("gpubp", "gpubp cpu"), both, strict=True)
+    ]
+    assert plot.cpu_over_gpu({"crossover": {"figures": [{"cpu": "compiled"}, *times]}}) == {8: {16: 0.5, 64: 3.0}}
 
 
 def test_tests_on_the_device_are_run_by_files_that_are_there() -> None:

@@ -110,7 +110,8 @@ class CudaBackend(UnfusedBackend):
         """Whether a layer's products are left to kernels of our own, which do all that is to be done beside them."""
         networks, n_in, n_out = W.shape
         units = (self.compute, self.storage.name) != ("float32", "float32")
-        if units and not backward and n_in * W.itemsize % 16 == 0 and n_out * W.itemsize % 16 == 0:
+        whole = n_in * W.itemsize % 16 == 0 and n_out * W.itemsize % 16 == 0
+        if units and not backward and whole and W.itemsize > 2:  # 16-bit types our kernels multiply by tensor cores too
             return False  # the library writes z with its bias and ReLU at once; rows that lie otherwise it is slow with
         return is_small(networks, a_prev.shape[1] * n_in * n_out, units)
 

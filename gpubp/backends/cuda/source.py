@@ -68,7 +68,7 @@ def kernel_source(
         Become the structs Act, Out, Loss and Rule; they need scalar expressions. With Act comes ``layer.cuh``.
     defines : mapping
         Further macros; one whose value is a dtype's name becomes that C++ type. With TILE_M, TILE_N and
-        AHEAD comes ``product.cuh``.
+        AHEAD come the ``product*.cuh`` of the type.
     """
     macros = {key: C_TYPES.get(str(value), str(value)) for key, value in (defines or {}).items()}
     T = C_TYPES[storage]
@@ -92,7 +92,8 @@ def kernel_source(
     if activation is not None:
         parts.append(_file("layer.cuh"))
     if "TILE_M" in macros:
-        parts.append(_file("product.cuh"))
+        by = "threads" if storage in ("float64", "float32") else "tensor_cores"
+        parts += [_file("product_panels.cuh"), _file(f"product_{by}.cuh"), _file("product.cuh")]
     return KernelSource(name, "\n".join([*parts, _file(f"{name}.cu")]), _OPTIONS.get(name, ()))
 
 

@@ -1,0 +1,117 @@
+// A tile's sums of 16-bit numbers by tensor cores, which multiply a (16, 16) by b (16, 8) for a warp, in float32. Warps
+// share the tile; where there are more of them than such pieces, they form GROUPS that take every GROUPS-th k. Panels
+// hold operands as they lie in memory.
+//
+// Source of the places of a fragment's elements: NVIDIA, PTX ISA, "Matrix Fragments for mma.m16n8k16".
+
+constexpr int UNIT_M = 16, UNIT_N = 8, UNIT_K = 16;
+constexpr int PIECES = TILE_M / UNIT_M * (TILE_N / UNIT_N), WARPS = THREADS / 32;
+constexpr int GROUPS = PIECES < WARPS ? WARPS / PIECES : 1;
+constexpr int OF_A_WARP = PIECES * GROUPS / WARPS;  // pieces, side by side
+static_assert(OF_A_WARP * WARPS == PIECES * GROUPS, "every warp has equally many pieces");
+
+constexpr int BESIDE = 8;  // elements beside each line: so the words of a fragment are in 32 banks
+constexpr int OF_PANELS = (TILE_M + BESIDE + TILE_N + BESIDE) * (DEPTH + BESIDE) / 2;  // counted in A
+
+template <bool ALONG, int LINES>
+struct PanelPlaces {
+    using Element = T;
+    static constexpr bool ALONG_K = ALONG;
+    static constexpr int TILE = LINES, PITCH = (ALONG_K ? DEPTH : TILE) + BESIDE, SIZE = (TILE + BESIDE) * (DEPTH + BESIDE);
+
+    static __device__ __forceinline__ int k_of(int number) {
+        return ALONG_K ? number % (DEPTH / WIDTH) * WIDTH : number / (TILE / WIDTH);
+    }
+    static __device__ __forceinline__ int x_of(int number) {
+        return ALONG_K ? number / (DEPTH / WIDTH) : number % (TILE / WIDTH) * WIDTH;
+    }
+    static __device__ __forceinline__ void put(T* panel, int x, int k, const Pack<T, WIDTH>& unit) {
+        store(panel + (ALONG_K ? x * PITCH + k : k * PITCH + x), unit);
+    }
+    // Elements k and k + 1 of line x, as a word.
+    static __device__ __forceinline__ unsigned pair(const T* panel, int x, int k) {
+        if constexpr (ALONG_K) return *reinterpret_cast<const unsigned*>(panel + x * PITCH + k);
+        const auto* from = reinterpret_cast<const unsigned short*>(panel + k * PITCH + x);
+        return from[0] | unsigned(from[PITCH]) << 16;
+    }
+};
+
+// Fragments: the words of a lane. Lane 4 i + j has of a the rows i and i + 8 at the k 2 j, and the same at 2 j + 8; of b
+// the column i at these k; and of the sums the columns 2 j and 2 j + 1 of row i, and of row i + 8.
+struct FragmentA {
+    unsigned word[4];
+};
+struct FragmentB {
+    unsigned word[2];
+};
+
+__device__ __forceinline__ void multiply_add(A (&sum)[4], const FragmentA& a, const FragmentB& b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#ifdef FLOAT16
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+#else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+#endif
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), "r"(b.word[1]));
+#else  // without such instructions, lanes ask each other for the words
+    const int i = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
+    for (int pair = 0; pair < UNIT_K / 2; pair++) {
+        const int upper = pair / 4, lane = pair % 4;  // whose word it is
+        Pack<T, 2> x[2], y[2];
+        for (int row = 0; row < 2; row++) {
+            const unsigned word = __shfl_sync(0xffffffffu, a.word[2 * upper + row], 4 * i + lane);
+            x[row] = *reinterpret_cast<const Pack<T, 2>*>(&word);
+        }
+        for (int column = 0; column < 2; column++) {
+            const unsigned word = __shfl_sync(0xffffffffu, b.word[upper], 4 * (2 * j + column) + lane);
+            y[column] = *reinterpret_cast<const Pack<T, 2>*>(&word);
+        }
+        for (int k = 0; k < 2; k++)
+            for (int of = 0; of < 4; of++) sum[of] += convert<A>(x[of / 2].x[k]) * convert<A>(y[of % 2].x[k]);
+    }
+#endif
+}
+
+template <class PlacesA, class PlacesB>
+struct Sums {
+    const int warp = threadIdx.x / 32, i = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
+    const int group = warp / (WARPS / GROUPS), inside = warp % (WARPS / GROUPS);
+    const int top = inside % (TILE_M / UNIT_M) * UNIT_M, left = inside / (TILE_M / UNIT_M) * OF_A_WARP * UNIT_N;
+    A sum[OF_A_WARP][4] = {}, of_b[OF_A_WARP][4] = {};
+
+    // The first `depth` k of two panels, which hold zeros from there on.
+    __device__ __forceinline__ void add(const T* panel_a, const T* panel_b, int depth, bool sum_columns) {
+#pragma unroll 4
+        for (int k = group * UNIT_K; k < depth; k += GROUPS * UNIT_K) {
+            FragmentA x;
+            for (int word = 0; word < 4; word++)
+                x.word[word] = PlacesA::pair(panel_a, top + i + word % 2 * 8, k + 2 * j + word / 2 * 8);
+            for (int piece = 0; piece < OF_A_WARP; piece++) {
+                FragmentB y;
+                for (int word = 0; word < 2; word++)
+                    y.word[word] = PlacesB::pair(panel_b, left + piece * UNIT_N + i, k + 2 * j + word * 8);
+                multiply_add(sum[piece], x, y);
+                if (sum_columns) multiply_add(of_b[piece], ones(), y);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void put(A* parts, A* column_parts, bool sum_columns) const {
+        for (int piece = 0; piece < OF_A_WARP; piece++) {
+            const int column = left + piece * UNIT_N + 2 * j;
+            for (int row = 0; row < 2; row++) {
+                const Pack<A, 2> both = {sum[piece][2 * row], sum[piece][2 * row + 1]};
+                store(parts + (group * TILE_M + top + i + row * 8) * TILE_N + column, both);
+            }
+            const Pack<A, 2> sums = {of_b[piece][0], of_b[piece][1]};  // in all rows the same
+            if (sum_columns && top == 0 && i == 0) store(column_parts + group * TILE_N + column, sums);
+        }
+    }
+
+    static __device__ __forceinline__ FragmentA ones() {
+        const Pack<T, 2> pair = {convert<T>(A(1)), convert<T>(A(1))};
+        const unsigned word = *reinterpret_cast<const unsigned*>(&pair);
+        return {word, word, word, word};
+    }
+};
