@@ -313,6 +313,13 @@ def whole(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """True or False; other values, such as "no", would count as either without a word."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise UsageError(f"{name}={value!r} does not fit; use True or False")
+    return bool(value)
+
+
 def _real_array(array: Any, name: str) -> NDArray[Any]:
     if hasattr(array, "mask") and np.ma.is_masked(array):  # NumPy loads np.ma where it is first asked for
         raise DataError(f"{name} is a masked array, with values that are missing; fill them in, or drop such rows")

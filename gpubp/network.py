@@ -212,7 +212,9 @@ class MLP:
         dict of str to int
             "parameters", "optimizer", "activations" and "total".
         """
-        return self.stack.memory(batch_size, optimizer, recompute)
+        return self.stack.memory(
+            checks.whole("batch_size", batch_size, 1), optimizer, checks.flag("recompute", recompute)
+        )
 
     # -- what it computes ------------------------------------------------------------------------------
 

@@ -83,7 +83,7 @@ class Optimizer:
         chosen = dict(options or {})
         for key, value in chosen.items():
             if key not in self.options:
-                hint = suggest(key, self.options) if self.options else "it takes none"
+                hint = suggest(str(key), self.options) if self.options else "it takes none"
                 raise UsageError(f'optimizer "{self.name}" has no option "{key}"; {hint}')
             values = [value] if isinstance(value, str) or not hasattr(value, "__len__") else value
             for v in values:

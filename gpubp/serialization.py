@@ -55,6 +55,19 @@ NETWORK = {  # as `gpubp.stack.Stack.describe` gives it, but for sizes and seeds
 _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a finite number", None: "null"}
 
 
+def checked_path(path: Any, name: str = "path") -> Path:
+    """A place on the disk.
+
+    Raises
+    ------
+    UsageError
+        If it is neither text nor a path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"{name}={path!r} does not fit; use a path, as text or pathlib's")
+    return Path(path)
+
+
 def model_file(path: str | Path) -> Path:
     """The file of a network: `path` itself, or that in a folder that "gpubp train" wrote.
 
@@ -63,7 +76,7 @@ def model_file(path: str | Path) -> Path:
     DataError
         If there is none.
     """
-    path = Path(path)
+    path = checked_path(path)
     if os.path.isdir(path):  # of names that are too long, pathlib would raise
         if not (path / MODEL_FILE).is_file():
             raise DataError(f'{path}: there is no {MODEL_FILE} in this folder; give one that "gpubp train" wrote')
@@ -85,7 +98,7 @@ def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
     UsageError
         If the folder cannot be written to, or the disk is full; what stood at `path` before is untouched.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(checked_path(path)))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         sweep(target.parent, re.escape(_start_of(target.name)))
@@ -229,7 +242,7 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    path = Path(path)
+    path = checked_path(path)
     if not os.path.isfile(path):
         raise DataError(f"{path}: no such file; a model is a .safetensors file that MLP.save wrote")
     try:

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from gpubp import MLP, DataError, serialization
+import gpubp
+from gpubp import MLP, DataError, UsageError, serialization
 from gpubp.backends.notices import say_once
 from gpubp.serialization import atomic_write, check_metadata, class_values, sweep
 
@@ -367,3 +368,11 @@ def test_a_file_that_was_there_keeps_its_permissions_and_a_link_what_it_leads_to
     link.symlink_to(path)
     atomic_write(link, b"new")
     assert link.is_symlink() and path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.parametrize(
+    "use", [MLP([2, 1], loss="half_squared_error").save, MLP.load, gpubp.load], ids=["save", "MLP.load", "load"]
+)
+def test_what_is_no_path_is_refused_by_name(use):
+    with pytest.raises(UsageError, match="path=3 does not fit; use a path, as text or pathlib's"):
+        use(3)

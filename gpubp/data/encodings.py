@@ -192,6 +192,8 @@ def get_encodings(spec: str | Sequence[str | NumberEncoding]) -> list[NumberEnco
     UsageError
         If one is unknown, or its arguments do not fit.
     """
+    if not isinstance(spec, (str, Sequence)):
+        raise UsageError(f"{spec!r} is no encoding of numbers; give names, such as robust+piecewise, or a list")
     parts = spec.split("+") if isinstance(spec, str) else list(spec)
     if not parts:
         raise UsageError(f"no encoding of numbers is named; known: {', '.join(ENCODINGS)}")

@@ -10,9 +10,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
+from gpubp import checks
 from gpubp.checks import SparseRows
 from gpubp.data import encodings, features
 from gpubp.data.prepare import as_trained, with_schema
+from gpubp.errors import UsageError
 from gpubp.tabular.frames import as_table
 
 
@@ -73,9 +75,11 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         TableEncoder
             Itself.
         """
+        seed = checks.whole("random_state", self.random_state, 0)
+        _float_type(self.dtype)
         data = as_table(X)
         to_predict = None if y is None else _as_target(y)
-        encoding = features.fit(data, features.ALL_ROWS, self.numbers, to_predict, self.random_state)
+        encoding = features.fit(data, features.ALL_ROWS, self.numbers, to_predict, seed)
         self.preprocessing_ = with_schema(encoding, data) | {"target": {"name": None}}
         self.notes_ = list(data.notes)
         self.n_features_in_ = len(data.columns)
@@ -97,7 +101,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "preprocessing_")
         data = as_trained(self.preprocessing_, as_table(X, self.preprocessing_), with_target=False)
-        encoded = features.apply(self.preprocessing_["features"], data, features.ALL_ROWS, self.dtype)
+        encoded = features.apply(self.preprocessing_["features"], data, features.ALL_ROWS, _float_type(self.dtype))
         return encoded.matrix if isinstance(encoded, SparseRows) else encoded
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
@@ -119,6 +123,16 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             names += [f"{column['name']}_{value}" for value in column["values"]]
             names += [f"{column['name']}_missing"] * column["indicator"]
         return np.array(names, dtype=object)
+
+
+def _float_type(dtype: Any) -> np.dtype[Any]:
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.kind != "f":
+        raise UsageError(f"dtype={dtype!r} does not fit; use float32 or float64")
+    return found
 
 
 def _as_target(y: Any) -> encodings.Target:

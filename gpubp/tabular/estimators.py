@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,7 +37,8 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
     def _fit(self, X: Any, y: NDArray[Any], loss: Loss, weight: NDArray[np.float64] | None) -> fitting.FittedPreset:
         """Fit the preset on encoded targets: class indices, or values."""
         preset = get_preset(self.preset)
-        if self.time_limit is not None and not self.time_limit > 0:
+        limit = self.time_limit
+        if limit is not None and not (isinstance(limit, Real) and float(limit) > 0):
             raise UsageError(f"time_limit={self.time_limit!r} does not fit; give seconds, or None")
         say = (lambda text: print(text, flush=True)) if self.verbose else fitting.silent
         data = with_target(as_table(X), y, "target")
@@ -50,7 +52,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
             seed=checks.whole("random_state", self.random_state, 0),
             device=self.device,
             precision=self.precision,
-            time_limit=self.time_limit,
+            time_limit=None if limit is None else float(limit),
             epochs=None if self.epochs is None else checks.whole("epochs", self.epochs, 1),
             say=say,
         )
@@ -417,6 +419,8 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
 def _column_of_targets(y: Any) -> NDArray[Any]:
     """y as an array, (m,) where it is a single column; raise where one is missing."""
     array = np.asarray(y)
+    if not array.ndim:
+        raise DataError(f"y is {y!r}; give a target for each row")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype == object:

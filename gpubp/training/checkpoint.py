@@ -278,12 +278,12 @@ def open_checkpoints(
             if every not in (None, EVERY):
                 raise UsageError(f"checkpoint_every={every!r} needs a folder to write to; give one as checkpoint")
             return None if ranks.size == 1 else Checkpoints(None, None, identity, ranks), None
-        kept = CheckpointFolder(Path(folder))
+        kept = CheckpointFolder(serialization.checked_path(folder, "checkpoint"))
         kept.check_new()
         return Checkpoints(kept, interval, identity, ranks), None
-    path = newest(Path(resume))
+    path = newest(serialization.checked_path(resume, "resume"))
     state, about = read(path, identity)
-    kept = CheckpointFolder(path.parent if folder is None else Path(folder))
+    kept = CheckpointFolder(path.parent if folder is None else serialization.checked_path(folder, "checkpoint"))
     if kept.path.resolve() == path.parent.resolve():
         kept.goes_on_from(path, about)
     else:

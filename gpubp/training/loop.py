@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,8 +204,9 @@ def train(
     >>> history.loss[-1].shape
     (2,)
     """
+    shuffle, recompute, diagnostics = _flags(shuffle=shuffle, recompute=recompute, diagnostics=diagnostics)
     with ranks_of(communicator) as ranks:
-        stack, models = net.stack, net.models
+        stack, models = _stack_of(net), net.models
         schedules, seeds = schedules_of(schedule, models), checks.seeds(seed, models)
         if batches is None:
             samples = samples_in_memory(stack, X, y, sample_weight, rows)
@@ -248,9 +249,9 @@ def train(
             schedules=schedules,
             seeds=seeds if shuffle and shuffles else None,
         )
-        asked = Batches.asked(options, samples.most_rows, bool(recompute), ranks)
+        asked = Batches.asked(options, samples.most_rows, recompute, ranks)
         step = built_step(stack, samples, planner, asked, (rule, rule_options), options, augment)
-        settings = {"optimizer": rule.name, **rule_options, **options, "seed": list(seeds), "shuffle": bool(shuffle)}
+        settings = {"optimizer": rule.name, **rule_options, **options, "seed": list(seeds), "shuffle": shuffle}
         identity = TrainingIdentity(
             stack,
             {**settings, "schedule": [one.name for one in schedules], **augmented},
@@ -262,6 +263,16 @@ def train(
         with shown(verbose if ranks.rank == 0 else 0, int(options["epochs"].max()), samples.most_rows) as bar:
             run = TrainingRun(net, step, planner, total_weight, validation, stopping, [*callbacks, *bar], checkpoints)
             return with_finite_outputs(run.run(state), stack, samples)
+
+
+def _stack_of(net: MLP) -> Stack:
+    if not isinstance(net, MLP):
+        raise UsageError(f"gpubp.train trains an MLP, not a {type(net).__name__}; an estimator has a fit of its own")
+    return net.stack
+
+
+def _flags(**flags: Any) -> Iterator[bool]:
+    return (checks.flag(name, value) for name, value in flags.items())
 
 
 def _checked_options(models: int, **values: Any) -> dict[str, Any]:

@@ -212,3 +212,19 @@ def test_rows_of_weight_0_do_not_make_bins(rng: np.random.Generator) -> None:
     edges = [fit("piecewise(leaf=1)", values, Target(t, True, weight), rng)[0]["edges"][0] for t in (y, spoilt)]
     assert edges[0] == edges[1] and len(edges[0]) == 3
     assert len(fit("piecewise(leaf=1)", values, Target(spoilt, True), rng)[0]["edges"][0]) > 3
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"numbers": None}, "None is no encoding of numbers; give names, such as robust"),
+        ({"numbers": 3}, "3 is no encoding of numbers"),
+        ({"numbers": []}, "no encoding of numbers is named; known: "),
+        ({"dtype": "x"}, "dtype='x' does not fit; use float32 or float64"),
+        ({"dtype": int}, "does not fit; use float32 or float64"),
+        ({"random_state": "x"}, "random_state='x' does not fit; use a whole number"),
+    ],
+)
+def test_parameters_of_another_kind_are_refused_by_name(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        gpubp.TableEncoder(**parameters).fit(np.ones((3, 2)))

@@ -280,8 +280,9 @@ def test_a_time_limit_is_kept_or_refused(
     X = rng.normal(size=(100, 3))
     with pytest.raises(UsageError, match="too short for one epoch"):
         gpubp.TabularRegressor("best", time_limit=1e-9, device="cpu").fit(X, X[:, 0])
-    with pytest.raises(UsageError, match="time_limit=0"):
-        gpubp.TabularRegressor("best", time_limit=0, device="cpu").fit(X, X[:, 0])
+    for limit in (0, "5", np.nan):
+        with pytest.raises(UsageError, match=f"time_limit={limit!r} does not fit; give seconds"):
+            gpubp.TabularRegressor("best", time_limit=limit, device="cpu").fit(X, X[:, 0])
     monkeypatch.setattr(fitting._PresetFit, "_seconds_of_epoch", lambda *_: 10.0)
     reg = gpubp.TabularRegressor("best", time_limit=300.0, epochs=40, device="cpu", verbose=True).fit(X, X[:, 0])
     said = capsys.readouterr().out

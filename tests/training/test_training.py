@@ -714,6 +714,12 @@ BAD = [
     ({"learning_rate": 0}, UsageError, "learning_rate=0 does not fit; use learning_rate > 0 and finite"),
     ({"learning_rate": np.inf}, UsageError, "learning_rate=inf does not fit"),
     ({"learning_rate": "fast"}, UsageError, "learning_rate='fast' does not fit; give one number"),
+    ({"optimizer_options": {3: 0.5}}, UsageError, 'optimizer "adam" has no option "3"'),
+    ({"shuffle": "no"}, UsageError, "shuffle='no' does not fit; use True or False"),
+    ({"recompute": 2}, UsageError, "recompute=2 does not fit; use True or False"),
+    ({"diagnostics": None}, UsageError, "diagnostics=None does not fit; use True or False"),
+    ({"checkpoint": 3}, UsageError, "checkpoint=3 does not fit; use a path"),
+    ({"resume": 3}, UsageError, "resume=3 does not fit; use a path"),
     ({"learning_rate": [0.1, 0.2]}, UsageError, "learning_rate has shape (2,); give one number, or 1"),
     ({"schedule": "cosin"}, UsageError, 'unknown schedule "cosin"; did you mean "cosine"?'),
     ({"l2": -1e-3}, UsageError, "l2=-0.001 does not fit; use l2 >= 0 and finite"),
@@ -754,6 +760,12 @@ def test_bad_arguments_are_refused_before_anything_is_trained(change, kind, mess
         train(net, **arguments)
     assert message in str(caught.value)
     assert digest(net) == before
+
+
+@pytest.mark.parametrize("net", [gpubp.MLPClassifier((4,)), None], ids=["an estimator", "None"])
+def test_only_networks_are_trained(net):
+    with pytest.raises(UsageError, match="an MLP, not a (MLPClassifier|NoneType); an estimator has a fit of its own"):
+        train(net, X3, Y3)
 
 
 @pytest.mark.parametrize(
