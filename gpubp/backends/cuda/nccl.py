@@ -92,7 +92,7 @@ class NcclSum:
             self._processes.meet()
         except BaseException:
             # It ends them at once. Then it waits until no graph has sums of its own, which the caller still holds.
-            Thread(target=self._communicator.abort, daemon=True).start()
+            Thread(target=self._communicator.abort, name="NCCL abort", daemon=True).start()
             raise
 
 
