@@ -40,15 +40,20 @@ class GradientSum(Protocol):
 class OverlappingSum(GradientSum, Protocol):
     """A `GradientSum` that a captured step can begin between its operations, and that goes on beside them."""
 
-    def beside(self, arrays: Sequence[Array]) -> AbstractContextManager[None]:
-        """Where a step is run that begins sums: entered by all processes together, and left once the sums are there.
+    def beside(self, first: Sequence[Array], last: Sequence[Array]) -> AbstractContextManager[None]:
+        """Where a step is run that begins sums; entered and left by all processes together.
 
         Parameters
         ----------
-        arrays : sequence of Array
-            One for each sum that the step begins, of its size. A process that fails before it has begun all may have to
-            give them instead, so that the others do not wait.
+        first : sequence of Array
+            Each is zero, of one piece and as large as one of the arrays whose sums the step begins, in this order.
+            After `join` the step adds that array to it. In the end these are the sums of all processes.
+        last : sequence of Array
+            Added up at the end, where they lie.
         """
 
     def begin(self, array: Array) -> None:
-        """Begin to add up an array, in one piece, where it lies; nothing else touches it until `beside` is left."""
+        """Begin to add up an array, in one piece, which is left alone until `join`."""
+
+    def join(self) -> None:
+        """Let what comes next in the step run after those sums that change the arrays that they are of."""

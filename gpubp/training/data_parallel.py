@@ -38,11 +38,6 @@ class RankStep(AccumulatingStep):
     parts : int
         Of a batch, that this rank goes through.
     add_up : GradientSum
-
-    Attributes
-    ----------
-    summed_last : list of Array
-        The sums of this rank's gradients that become those of all ranks once it has gone through its parts.
     """
 
     def __init__(
@@ -56,7 +51,6 @@ class RankStep(AccumulatingStep):
     ) -> None:
         self.first_part, self.most_parts, self._add_up = ranks.rank * parts, parts, add_up
         super().__init__(stack, state, workspace)
-        self.summed_last = [self.total]
 
     def _run(self, count: int, rows: int) -> None:
         """Take steps of so many rows, of which this rank has none where the last batch of an epoch is small."""
@@ -69,7 +63,9 @@ class RankStep(AccumulatingStep):
             if rest:
                 self._add(1, rest)
             cursor += parts_per_batch(self.added) - self.first_part - full - (rest > 0)
-            self._over_ranks()
+            with self.stack.backend.computing():
+                self._mark_faulty()
+                self._add_up(self.total)
             self._update(1, rows)
             self._clear(1, rows)
 
@@ -78,12 +74,9 @@ class RankStep(AccumulatingStep):
         size = self.added.parts.batch_size
         return min(max(0, rows - self.first_part * size), self.most_parts * size)
 
-    def _over_ranks(self) -> None:
-        """Add up the sums of all ranks; where a part was not finite on one of them, on none is the sum."""
-        backend = self.stack.backend
-        with backend.computing():
-            self.total[:, :1] += backend.xp.where(self.state.optimizer.active, 0.0, np.nan)[:, None]
-            self._add_up(*self.summed_last)
+    def _mark_faulty(self) -> None:
+        """Where a part was not finite on this rank, on none is the sum of all ranks."""
+        self.total[:, :1] += self.stack.backend.xp.where(self.state.optimizer.active, 0.0, np.nan)[:, None]
 
 
 class OverlappingRankStep(RankStep):
@@ -115,12 +108,12 @@ class OverlappingRankStep(RankStep):
         for _ in range(count):
             cursor += self.first_part
             self._backward(0, rows)
-            with self.stack.backend.computing(), self._sums.beside(self.summed_beside):
+            with self.stack.backend.computing(), self._sums.beside(self.summed_beside, self.summed_last):
                 self._backward(1, rows)
-            if own_rows:
-                self._add(1, own_rows)
+                if own_rows:
+                    self._add(1, own_rows)
+                self._mark_faulty()
             cursor += parts_per_batch(self.added) - self.first_part - (own_rows > 0)
-            self._over_ranks()
             self._update(1, rows)
             self._clear(1, rows)
 
@@ -134,6 +127,7 @@ class OverlappingRankStep(RankStep):
         else:
             for array in self.summed_beside:
                 self.stack.backend.call(self._sums.begin, array)
+        self.stack.backend.call(self._sums.join)
 
     def _begin_after(self, layer: int) -> None:
         if layer in self.after_layer:

@@ -38,7 +38,8 @@ def adding_up(ranks: Ranks, stack: Stack) -> GradientSum:
 class HostSum:
     """Adds up arrays on the host, in the order of the ranks; an `OverlappingSum`.
 
-    Once a sum is begun MPI sends, while the step goes on; its elements are added up where `beside` is left.
+    Once a sum is begun MPI sends, while the step goes on. Elements are added up at the end, into arrays to which the
+    step has added what was sent: the sums take their place.
 
     Parameters
     ----------
@@ -49,29 +50,32 @@ class HostSum:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._begun: list[tuple[NDArray[Any], Callable[[NDArray[Any]], None]]] = []
+        self._ends: list[Callable[[NDArray[Any]], None]] = []  # of the sums that are begun
 
     def __call__(self, *arrays: NDArray[Any]) -> None:
-        with self.beside(arrays):
-            for array in arrays:
-                self.begin(array)
+        with self.beside([], arrays):
+            """Nothing is computed beside them."""
 
     @contextmanager
-    def beside(self, arrays: Sequence[NDArray[Any]]) -> Iterator[None]:
+    def beside(self, first: Sequence[NDArray[Any]], last: Sequence[NDArray[Any]]) -> Iterator[None]:
+        sums = [*first, *last]
         self._ranks.meet()
         try:
             yield
-        finally:
-            for array in arrays[len(self._begun) :]:  # this rank fails, and the others have begun their sums
+        finally:  # if this rank has failed, the others may have begun sums that it has not, and wait
+            for array in sums[len(self._ends) :]:
                 self.begin(array)
-            begun, self._begun = self._begun, []
-            for array, end in begun:
-                end(array)
+            ends, self._ends = self._ends, []
+            for array, end in zip(sums, ends, strict=True):
+                end(array.reshape(-1))
 
     def begin(self, array: NDArray[Any]) -> None:
         flat = array.reshape(-1)
         assert np.shares_memory(flat, array), "an array in one piece"
-        self._begun.append((flat, self._ranks.begin_sum(flat)))
+        self._ends.append(self._ranks.begin_sum(flat))
+
+    def join(self) -> None:
+        """Nothing: the arrays that are added up stay as they are."""
 
 
 class SumByWayOfHost:

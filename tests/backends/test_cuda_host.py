@@ -661,7 +661,7 @@ def test_sums_over_several_devices_are_joined_by_themselves(folder: Path, seed: 
         driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (y,))
 
     driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (x,))
-    driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (y,))
+    driver.kernel(COPY)((1, 1, 1), BLOCK, (z, y))
     (driver.capture(work) if captured else work)()
     np.testing.assert_array_equal([y.get(), z.get()], [np.full(BLOCK, 3), np.full(BLOCK, 1)])
 

@@ -18,9 +18,11 @@ import pytest
 import gpubp
 from gpubp import DivergenceError, RankError
 from gpubp.activations import Activation, get_activation
+from gpubp.backends.cuda import nccl
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.training import data_parallel
 from gpubp.training.data_parallel import OverlappingRankStep
+from gpubp.training.ranks import Ranks
 from support.cuda_host import HostDriver, host_compiler
 from support.cuda_host.memory import HostDriverError
 from support.machines import by_tier, host
@@ -263,6 +265,18 @@ def twice(step: OverlappingRankStep) -> None:
     step.summed_last.append(step.summed_beside[0])
 
 
+def never_joined(step: OverlappingRankStep) -> None:
+    """The captured step writes the next gradients without waiting for the sums of these."""
+    gradients = step.gradients
+
+    def twice_gradients(*arguments: Any) -> None:
+        gradients(*arguments)
+        if len(arguments) > 1:  # and sums are begun
+            gradients(arguments[0])
+
+    step.gradients = twice_gradients  # type: ignore[method-assign]
+
+
 @pytest.mark.backends
 @pytest.mark.parametrize(
     "fault, error, message",
@@ -271,6 +285,7 @@ def twice(step: OverlappingRankStep) -> None:
         (another_slice, HostDriverError, "which was added up over several devices and not joined"),
         (never_begun, RankError, "has come to other weights"),
         (twice, AssertionError, "not equal"),
+        (never_joined, HostDriverError, "which was added up over several devices and not joined"),
     ],
 )
 def test_planted_faults_are_noticed(devices, fault, error, message, monkeypatch):
@@ -284,3 +299,106 @@ def test_planted_faults_are_noticed(devices, fault, error, message, monkeypatch)
     monkeypatch.setattr(OverlappingRankStep, "__init__", faulty)
     with pytest.raises(error, match=message):
         np.testing.assert_equal(ended_well(devices.run(2, work))[0], right)
+
+
+# -- on a GPU -----------------------------------------------------------------------------------------------
+
+
+class Twins(Ranks):
+    """One of two ranks, the other of which has the same gradients."""
+
+    size = 2
+
+    def gather(self, *numbers: float) -> Any:
+        return np.array([numbers, numbers], np.float64)
+
+    def texts(self, text: str) -> list[str]:
+        return [text, text]
+
+    def sum(self, array: Any) -> None:
+        array *= 2
+
+
+TWICE = """
+extern "C" __global__ void twice(TYPE* x, long long n) {
+    const long long start = clock64();
+    while (clock64() - start < 100000) {}  // so that whoever does not wait for it shows
+    for (long long i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) x[i] *= 2;
+}
+"""
+
+
+class TwinsNccl(Nccl):
+    """NCCL of twins: it doubles on the device what it adds up."""
+
+    def NcclCommunicator(self, size: int, identity: bytes, rank: int) -> Any:  # noqa: N802
+        import cupy
+
+        types_of_kinds = {self.NCCL_FLOAT32: "float", self.NCCL_FLOAT64: "double"}
+        kernels = {kind: cupy.RawKernel(TWICE.replace("TYPE", name), "twice") for kind, name in types_of_kinds.items()}
+
+        def double(sent: int, received: int, count: int, kind: int, operation: int, stream: int) -> None:
+            self.calls.append((count,))
+            with cupy.cuda.ExternalStream(stream):
+                kernels[kind]((16,), (256,), (np.uint64(sent), np.int64(count)))
+
+        return types.SimpleNamespace(allReduce=double)
+
+
+def trained_on_gpu(backend: CudaBackend, monkeypatch: pytest.MonkeyPatch, fewest: int) -> Any:
+    """θ and losses of one of twins, of whose gradient slices of so many elements are added up beside."""
+    monkeypatch.setattr(data_parallel, "FEWEST_IN_SLICE", fewest)
+    backend.driver.use()
+    net = gpubp.MLP([64, 256, 256, 10], "relu", seed=2, device=backend)
+    rng = np.random.default_rng(3)
+    data = rng.standard_normal((1000, 64)), rng.integers(0, 10, 1000)  # 40 rows in the last batch of an epoch
+    history = gpubp.train(net, *data, batch_size=64, epochs=2, seed=5, communicator=Twins())
+    return [host(net.theta), history.loss]
+
+
+on_a_gpu = pytest.mark.parametrize("backend", ["cuda-float64", "cuda-float32"], indirect=True)
+
+
+@pytest.mark.backends
+@pytest.mark.gpu
+@on_a_gpu
+@pytest.mark.parametrize("by_library", [False, True], ids=["own kernels", "products of a library"])
+def test_gpu_slices_have_the_bits_of_one_sum(backend, by_library, monkeypatch):
+    import cupy
+
+    module = TwinsNccl()
+    monkeypatch.setitem(vars(cupy.cuda), "nccl", module)  # which may not be there to be replaced
+    monkeypatch.setattr(nccl, "_check_apart", lambda devices: None)
+    if by_library:
+        monkeypatch.setattr(CudaBackend, "has_kernels_for", lambda *arguments, **options: False)
+    slices = trained_on_gpu(backend, monkeypatch, 1)
+    begun = [count for (count,) in module.calls if count == 65536]
+    assert len(begun) == 2 * 2  # to prepare batches of two sizes, and in their graphs, which were replayed 32 times
+    np.testing.assert_equal(slices, trained_on_gpu(backend, monkeypatch, 1 << 40))
+
+
+@pytest.mark.backends
+@pytest.mark.gpu
+@on_a_gpu
+def test_gpu_sums_of_nccl_are_captured(backend, monkeypatch):
+    """Of one rank, whose sums are what it has."""
+    if not nccl.available():
+        pytest.skip("NCCL is missing; pip install 'gpubp[nccl13]'")
+    sums: list[nccl.NcclSum] = []
+
+    def alone(ranks: Ranks, stack: Any) -> nccl.NcclSum:
+        sums.append(nccl.NcclSum(Ranks(), stack.backend.driver, overlapping=True))
+        return sums[-1]
+
+    def nothing(ranks: Ranks, stack: Any) -> Any:
+        def add_nothing(*arrays: Any) -> None:
+            """What one rank adds up."""
+
+        add_nothing.overlapping = False  # type: ignore[attr-defined]
+        return add_nothing
+
+    monkeypatch.setattr("gpubp.training.step.adding_up", alone)
+    captured = trained_on_gpu(backend, monkeypatch, 1)
+    monkeypatch.setattr("gpubp.training.step.adding_up", nothing)
+    np.testing.assert_equal(captured, trained_on_gpu(backend, monkeypatch, 1 << 40))
+    assert len(sums) == 1

@@ -70,21 +70,25 @@ class NcclSum:
 
     def __call__(self, *arrays: Array) -> None:
         """Add up arrays of float32 or float64, each of them in one piece."""
-        with self.beside(arrays):
-            for array in arrays:
-                self.begin(array)
+        self._meet()  # a device would wait for ever for the one of a process that has failed
+        for array in arrays:
+            self.begin(array)
+        self.join()
 
     @contextmanager
-    def beside(self, arrays: Sequence[Array]) -> Iterator[None]:
-        self._meet()  # a device would wait for ever for the one of a process that has failed
+    def beside(self, first: Sequence[Array], last: Sequence[Array]) -> Iterator[None]:
+        self._meet()
         yield
-        self._driver.join_collectives()
+        self(*last)
 
     def begin(self, array: Array) -> None:
         kind = getattr(self._nccl, self._types[array.dtype.char])
         address = array.data.ptr
         with self._driver.collective(array) as stream:
             self._communicator.allReduce(address, address, array.size, kind, self._nccl.NCCL_SUM, stream)
+
+    def join(self) -> None:
+        self._driver.join_collectives()
 
     def _meet(self) -> None:
         """Wait until all processes have come here; where one has failed, end the sums that wait for it on a device."""
