@@ -70,16 +70,21 @@ class NcclSum:
 
     def __call__(self, *arrays: Array) -> None:
         """Add up arrays of float32 or float64, each of them in one piece."""
-        self._meet()  # a device would wait for ever for the one of a process that has failed
+        self._processes.meet()  # a device would wait for ever for the one of a process that has failed
         for array in arrays:
             self.begin(array)
         self.join()
 
     @contextmanager
     def beside(self, first: Sequence[Array], last: Sequence[Array]) -> Iterator[None]:
-        self._meet()
-        yield
-        self(*last)
+        self._processes.meet()
+        try:
+            yield
+            self(*last)
+        except BaseException:  # of this process, or of one from which it hears in the end
+            # Some devices may wait for sums that do not come. To abort ends those here; it returns once no graph has any.
+            Thread(target=self._communicator.abort, name="NCCL abort", daemon=True).start()
+            raise
 
     def begin(self, array: Array) -> None:
         kind = getattr(self._nccl, self._types[array.dtype.char])
@@ -89,15 +94,6 @@ class NcclSum:
 
     def join(self) -> None:
         self._driver.join_collectives()
-
-    def _meet(self) -> None:
-        """Wait until all processes have come here; where one has failed, end the sums that wait for it on a device."""
-        try:
-            self._processes.meet()
-        except BaseException:
-            # It ends them at once. Then it waits until no graph has sums of its own, which the caller still holds.
-            Thread(target=self._communicator.abort, name="NCCL abort", daemon=True).start()
-            raise
 
 
 def nccl_sum(processes: Processes, driver: Driver, captured: bool) -> NcclSum | None:
