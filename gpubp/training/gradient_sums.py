@@ -54,7 +54,7 @@ class HostSum:
 
     def __call__(self, *arrays: NDArray[Any]) -> None:
         with self.beside([], arrays):
-            """Nothing is computed beside them."""
+            pass  # nothing is computed beside them
 
     @contextmanager
     def beside(self, first: Sequence[NDArray[Any]], last: Sequence[NDArray[Any]]) -> Iterator[None]:

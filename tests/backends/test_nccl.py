@@ -57,10 +57,12 @@ class DriverStub:
         self.joined += 1
 
 
+ARRAY = types.SimpleNamespace(dtype=np.dtype(np.float32), data=types.SimpleNamespace(ptr=1000), size=12)
+
+
 def summed(communicator: ThreadComm) -> None:
-    array = types.SimpleNamespace(dtype=np.dtype(np.float32), data=types.SimpleNamespace(ptr=1000), size=12)
     driver = DriverStub()
-    nccl.NcclSum(ranks_of(communicator), driver)(array)
+    nccl.NcclSum(ranks_of(communicator), driver)(ARRAY)
     assert driver.joined == 1
 
 
@@ -72,8 +74,6 @@ def test_a_sum_is_one_all_reduce_in_place_on_the_stream_of_sums(stub):
 
 
 def test_a_process_that_fails_is_heard_before_a_device_waits_for_it(stub):
-    """What waits for it nevertheless is ended."""
-
     def work(communicator: ThreadComm) -> None:
         with ranks_of(communicator) as ranks:
             add_up = nccl.NcclSum(ranks, DriverStub())
@@ -83,11 +83,24 @@ def test_a_process_that_fails_is_heard_before_a_device_waits_for_it(stub):
 
     there, here = on_ranks(2, work)
     assert isinstance(there, RankError) and isinstance(here, MemoryError)
+
+
+def test_sums_that_wait_for_a_process_that_fails_beside_them_are_ended(stub):
+    def work(communicator: ThreadComm) -> None:
+        with ranks_of(communicator) as ranks:
+            add_up = nccl.NcclSum(ranks, DriverStub())
+            with add_up.beside([ARRAY], [ARRAY]):
+                if ranks.rank == 1:
+                    raise MemoryError
+                add_up.begin(ARRAY)
+
+    there, here = on_ranks(2, work)
+    assert isinstance(there, RankError) and isinstance(here, MemoryError)
     for thread in threading.enumerate():
         if thread.name == "NCCL abort":
             thread.join()
-    assert [call for call in stub[0].calls if call[0] == "abort"] == [("abort", 0)]
-    assert not any(len(call) == 6 for call in stub[0].calls)
+    called = [call[0] for call in stub[0].calls]
+    assert (called.count("abort"), called.count(ARRAY.data.ptr)) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class NcclSum:
             yield
             self(*last)
         except BaseException:  # of this process, or of one from which it hears in the end
-            # Some devices may wait for sums that do not come. To abort ends those here; it returns once no graph has any.
+            # A device may wait for a sum that is never there. Abort ends it at once, and returns once no graph has any.
             Thread(target=self._communicator.abort, name="NCCL abort", daemon=True).start()
             raise
 
