@@ -112,7 +112,7 @@ def nccl_sum(processes: Processes, driver: Driver, captured: bool) -> NcclSum | 
     every = [json.loads(text) for text in processes.texts(json.dumps([there, captured]))]
     if not all(there for there, _ in every):
         return None
-    return NcclSum(processes, driver, overlapping=all(captured for _, captured in every))
+    return NcclSum(processes, driver, overlapping=all(captures for _, captures in every))
 
 
 def _version() -> int:
