@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gpubp._typing import Array, Namespace
 from gpubp.activations import Activation, Softmax
+from gpubp.backends.collectives import GradientSum, Processes
 from gpubp.backends.feeds import Feed
 from gpubp.backends.records import (
     Batch,
@@ -166,11 +167,23 @@ class Backend(Protocol):
     def computing(self) -> AbstractContextManager[Any]:
         """Where operations are called outside a captured step."""
 
-    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
-        """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU."""
+    def capture(
+        self, step: Callable[[int], None], prepare: Callable[[int], None] | None = None
+    ) -> Callable[[int, int], None]:
+        """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU.
+
+        A GPU calls the first step of so many rows, which compiles and allocates what a graph cannot. Where
+        ``prepare(rows)`` does that, it is called instead, and all steps are replayed; ``run(0, rows)`` prepares alone.
+        """
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call a function of the host's between two operations, whenever a captured step gets there; on a CPU alone."""
+        """Call a function between two operations of a captured step.
+
+        On a CPU that is whenever the step gets there; on a GPU when it is captured, for what then launches its work.
+        """
+
+    def device_sum(self, processes: Processes) -> GradientSum | None:
+        """What adds up arrays on the devices of several processes; None where they go through the host's memory."""
 
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays

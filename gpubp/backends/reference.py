@@ -28,6 +28,7 @@ from gpubp.backends import (
     TrainingArrays,
 )
 from gpubp.backends.blas_threads import threads_for_products
+from gpubp.backends.collectives import GradientSum, Processes
 from gpubp.backends.feeds import HostFeed
 from gpubp.backends.philox import dropout_mask
 from gpubp.backends.shuffle import rows_at
@@ -279,7 +280,9 @@ class ReferenceBackend:
     def computing(self) -> AbstractContextManager[Any]:
         return np.errstate(all="ignore")  # what is not finite is found by the step itself
 
-    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
+    def capture(
+        self, step: Callable[[int], None], prepare: Callable[[int], None] | None = None
+    ) -> Callable[[int, int], None]:
         def run(count: int, rows: int) -> None:
             with self.computing():
                 for _ in range(count):
@@ -289,6 +292,9 @@ class ReferenceBackend:
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         function(*arguments)
+
+    def device_sum(self, processes: Processes) -> GradientSum | None:
+        return None
 
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays

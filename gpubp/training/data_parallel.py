@@ -8,17 +8,14 @@ that accumulates as many parts. What must not differ among them is compared, or 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from functools import partial
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubp import serialization
-from gpubp._typing import Array
-from gpubp.backends import Backend
-from gpubp.backends.notices import say_once
-from gpubp.errors import DataError, DeviceError, RankError
+from gpubp.backends.collectives import GradientSum, OverlappingSum
+from gpubp.errors import DataError, RankError
 from gpubp.layout import Layout
 from gpubp.stack import Stack
 from gpubp.training.accumulation import AccumulatingStep, Batches, parts_per_batch
@@ -40,8 +37,7 @@ class RankStep(AccumulatingStep):
     ranks : Ranks
     parts : int
         Of a batch, that this rank goes through.
-    add_up : callable
-        As `adding_up` returns it.
+    add_up : GradientSum
     """
 
     def __init__(
@@ -51,7 +47,7 @@ class RankStep(AccumulatingStep):
         workspace: Workspace,
         ranks: Ranks,
         parts: int,
-        add_up: Callable[[Array], None],
+        add_up: GradientSum,
     ) -> None:
         self.first_part, self.most_parts, self._add_up = ranks.rank * parts, parts, add_up
         super().__init__(stack, state, workspace)
@@ -59,8 +55,7 @@ class RankStep(AccumulatingStep):
     def _run(self, count: int, rows: int) -> None:
         """Take steps of so many rows, of which this rank has none where the last batch of an epoch is small."""
         parts, cursor = self.added.parts, self.added.parts.cursor
-        own_rows = min(max(0, rows - self.first_part * parts.batch_size), self.most_parts * parts.batch_size)
-        full, rest = divmod(own_rows, parts.batch_size)
+        full, rest = divmod(self._own_rows(rows), parts.batch_size)
         for _ in range(count):
             cursor += self.first_part
             if full:
@@ -68,78 +63,84 @@ class RankStep(AccumulatingStep):
             if rest:
                 self._add(1, rest)
             cursor += parts_per_batch(self.added) - self.first_part - full - (rest > 0)
-            self._over_ranks()
+            with self.stack.backend.computing():
+                self._mark_faulty()
+                self._add_up(self.total)
             self._update(1, rows)
             self._clear(1, rows)
 
-    def _over_ranks(self) -> None:
-        """Add up the sums of all ranks; where a part was not finite on one of them, on none is the sum."""
-        backend = self.stack.backend
-        with backend.computing():
-            self.total[:, :1] += backend.xp.where(self.state.optimizer.active, 0.0, np.nan)[:, None]
-            self._add_up(self.total)
+    def _own_rows(self, rows: int) -> int:
+        """How many of a batch's rows this rank goes through."""
+        size = self.added.parts.batch_size
+        return min(max(0, rows - self.first_part * size), self.most_parts * size)
+
+    def _mark_faulty(self) -> None:
+        """Where a part was not finite on this rank, on none is the sum of all ranks."""
+        self.total[:, :1] += self.stack.backend.xp.where(self.state.optimizer.active, 0.0, np.nan)[:, None]
 
 
 class OverlappingRankStep(RankStep):
     """A rank's step of one network and one part, which adds up gradients slice by slice beside the backward pass.
 
-    Once the gradients of some layers are there, the last ones first, the sum of all ranks' is begun, and MPI sends
-    while the layers below are gone through. Each element is added up in the order of the ranks, as it is in one sum.
+    Once the gradients of some layers are there, the last ones first, the sum of all ranks' is begun, and goes on while
+    the layers below are gone through. The rest is added up after them.
 
     Parameters
     ----------
-    stack, state, workspace, ranks, add_up
+    stack, state, workspace, ranks
         As for `RankStep`, of parts that each rank has one of.
+    add_up : OverlappingSum
     """
 
     def __init__(
-        self, stack: Stack, state: StepState, workspace: Workspace, ranks: Ranks, add_up: Callable[[Array], None]
+        self, stack: Stack, state: StepState, workspace: Workspace, ranks: Ranks, add_up: OverlappingSum
     ) -> None:
-        self.ranks, self.after_layer = ranks, slices_by_layer(stack.layout)
-        lowest = min((part.start for part in self.after_layer.values()), default=stack.layout.n_weights)
-        rest = slice(0, lowest), slice(stack.layout.n_weights, stack.layout.size)
-        self.slices = [*self.after_layer.values(), *rest]
-        self._ends: list[Callable[[Array], None]] = []  # of the sums that are begun
+        self.ranks, self.after_layer, self._sums = ranks, slices_by_layer(stack.layout), add_up
         super().__init__(stack, state, workspace, ranks, 1, add_up)
+        slices, n_weights = list(self.after_layer.values()), stack.layout.n_weights
+        lowest = min((part.start for part in slices), default=n_weights)
+        self.summed_beside = [self.total[0, part] for part in slices]
+        self.summed_last = [self.total[0, :lowest], self.total[0, n_weights:]]
+        self._backward = stack.backend.capture(self._gradients_over_ranks, self._prepare)
 
     def _run(self, count: int, rows: int) -> None:
-        parts, cursor = self.added.parts, self.added.parts.cursor
-        own_rows = min(max(0, rows - self.first_part * parts.batch_size), parts.batch_size)
+        cursor, own_rows = self.added.parts.cursor, self._own_rows(rows)
         for _ in range(count):
             cursor += self.first_part
-            self._add_over_ranks(own_rows)
+            self._backward(0, rows)
+            with self.stack.backend.computing(), self._sums.beside(self.summed_beside, self.summed_last):
+                self._backward(1, rows)
+                if own_rows:
+                    self._add(1, own_rows)
+                self._mark_faulty()
             cursor += parts_per_batch(self.added) - self.first_part - (own_rows > 0)
             self._update(1, rows)
             self._clear(1, rows)
 
-    def _add_over_ranks(self, rows: int) -> None:
-        """The sum of all ranks' gradients, of which this one has so many rows; what was begun is ended in any case."""
-        grad, total = self.workspace.grad[0], self.total[0]
-        self.ranks.meet()
-        try:
-            if rows:
-                self._add(1, rows)
-            else:
-                grad[...] = 0.0
-            if not self.state.optimizer.active[0]:
-                grad[0] = np.nan  # of the first layer, in a slice that is not begun yet: on no rank is the sum finite
-        finally:
-            for part in self.slices[len(self._ends) :]:
-                self._begin(part)
-            ends, self._ends = self._ends, []
-            for part, end in zip(self.slices, ends, strict=True):
-                end(total[part])
+    def _gradients_over_ranks(self, rows: int) -> None:
+        """This rank's gradients of a batch of so many rows; in slices that are added up beside, those of all ranks.
 
-    def _add_part(self, rows: int) -> None:
-        self.gradients(rows, self._begin_after)
-        self.stack.backend.optimizer_step(self.added.adding, self.total, self.workspace.grad, self.added.parts)
+        Where it has no rows, the sums are those of the others, and go to where its own would be added.
+        """
+        if own_rows := self._own_rows(rows):
+            self.gradients(own_rows, self._begin_after)
+        else:
+            for array in self.summed_beside:
+                self.stack.backend.call(self._sums.begin, array)
+        self.stack.backend.call(self._sums.join)
 
     def _begin_after(self, layer: int) -> None:
         if layer in self.after_layer:
-            self.stack.backend.call(self._begin, self.after_layer[layer])
+            self.stack.backend.call(self._sums.begin, self.workspace.grad[0, self.after_layer[layer]])
 
-    def _begin(self, part: slice) -> None:
-        self._ends.append(self.ranks.begin_sum(self.workspace.grad[0, part]))
+    def _prepare(self, rows: int) -> None:
+        """What a device has to do before it can capture gradients and sums, whose results nobody uses."""
+        if own_rows := self._own_rows(rows):
+            self.gradients(own_rows)
+        self._sums(*(self.workspace.grad[0, part] for part in self.after_layer.values()))
+
+    def _add_part(self, rows: int) -> None:
+        self.stack.backend.optimizer_step(self.added.adding, self.total, self.workspace.grad, self.added.parts)
 
 
 def slices_by_layer(layout: Layout) -> dict[int, slice]:
@@ -152,19 +153,13 @@ def slices_by_layer(layout: Layout) -> dict[int, slice]:
     return slices
 
 
-def rank_step(
-    stack: Stack,
-    state: StepState,
-    workspace: Workspace,
-    batches: Batches,
-    add_up: Callable[[Array], None],
-) -> RankStep:
-    """The step of one of several ranks: overlapping with its sums on a CPU, where that is worth it."""
-    parts = batches.parts // batches.ranks.size
-    on_host = isinstance(stack.theta, np.ndarray) and stack.backend.device == "cpu"
-    if on_host and parts == stack.models == 1 and slices_by_layer(stack.layout):
-        return OverlappingRankStep(stack, state, workspace, batches.ranks, add_up)
-    return RankStep(stack, state, workspace, batches.ranks, parts, add_up)
+def rank_step(stack: Stack, state: StepState, workspace: Workspace, batches: Batches, add_up: GradientSum) -> RankStep:
+    """The step of one of several ranks: overlapping with its sums where that is possible, and worth it."""
+    ranks, parts = batches.ranks, batches.parts // batches.ranks.size
+    all_have_rows = (ranks.size - 1) * batches.part_size < batches.size  # in a whole batch, so that all prepare for it
+    if add_up.overlapping and parts == stack.models == 1 and all_have_rows and slices_by_layer(stack.layout):
+        return OverlappingRankStep(stack, state, workspace, ranks, cast(OverlappingSum, add_up))
+    return RankStep(stack, state, workspace, ranks, parts, add_up)
 
 
 def of_own_parts(totals: NDArray[np.float64], ranks: Ranks, parts: int) -> NDArray[np.float64]:
@@ -173,28 +168,6 @@ def of_own_parts(totals: NDArray[np.float64], ranks: Ranks, parts: int) -> NDArr
     part = np.arange(totals.shape[1]) % parts
     is_ours = (first <= part) & (part < first + parts // ranks.size)
     return np.where(is_ours[:, None], totals, 0.0)
-
-
-def adding_up(ranks: Ranks, stack: Stack) -> Callable[[Array], None]:
-    """What puts the sum of all ranks' arrays, which lie where those of a stack do, into each of them."""
-    on_device = hasattr(stack.theta, "__cuda_array_interface__")
-    if (differing := ranks.gather(on_device)[:, 0] != on_device).any():
-        where = f"rank {ranks.rank} computes on {stack.backend.device}"
-        raise DeviceError(f"{where}, rank {int(np.argmax(differing))} does not; give all a GPU, or none")
-    if not on_device:
-        return ranks.sum if isinstance(stack.theta, np.ndarray) else partial(_sum_on_host, ranks, stack.backend)
-    from gpubp.backends.cuda.nccl import INSTALL, NcclSum, available
-
-    if ranks.gather(available()).all():
-        return NcclSum(ranks)
-    say_once(f"NCCL is missing: gradients are added up in the host's memory, which takes longer; {INSTALL}")
-    return partial(_sum_on_host, ranks, stack.backend)
-
-
-def _sum_on_host(ranks: Ranks, backend: Backend, array: Array) -> None:
-    host = np.array(backend.to_host(array))
-    ranks.sum(host)
-    array[...] = backend.from_host(host)
 
 
 def check_same(ranks: Ranks, stack: Stack, identity: TrainingIdentity, state: TrainingState | None) -> None:

@@ -24,8 +24,9 @@ from gpubp.training.accumulation import (
 )
 from gpubp.training.accumulation import begin as begin_parts
 from gpubp.training.augmentation import Augmentation
-from gpubp.training.data_parallel import adding_up, of_own_parts, rank_step
+from gpubp.training.data_parallel import of_own_parts, rank_step
 from gpubp.training.device_data import DeviceData
+from gpubp.training.gradient_sums import adding_up
 from gpubp.training.row_groups import RowGroup, compacted, of_networks, row_groups
 from gpubp.training.slice_step import SliceStep, StepState, Workspace
 from gpubp.training.step_table import StepTable

@@ -8,6 +8,7 @@ import itertools
 import os
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -397,6 +398,88 @@ def test_a_failure_aside_leaves_the_driver_fit(cupy: CupyStub) -> None:
             attempt()
         assert not cupy.stream.capturing
     driver.capture(lambda: work_aside(driver, products))()
+
+
+def add_up(cupy: CupyStub, driver: CupyDriver, array: Any) -> None:
+    """What NCCL does for two devices with the same array."""
+    with driver.collective(array) as stream:
+        cupy.streams[stream].send(lambda: np.multiply(array, 2, out=array))
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_sums_over_several_devices_have_a_stream_of_their_own(cupy: CupyStub, captured: bool) -> None:
+    """Work aside is joined before they begin, since it may write what they add up; they are joined by themselves."""
+    driver = CupyDriver()
+    products = three_products(driver)
+    arrays = [operands[2] for _, operands in products]
+
+    def step() -> None:
+        work_aside(driver, products)
+        before = cupy.log.count("wait_event")
+        add_up(cupy, driver, arrays[1])
+        assert cupy.log.count("wait_event") == before + 2  # for what is aside, then for what is there
+        driver.join()
+        assert cupy.log.count("wait_event") == before + 2
+        driver.join_collectives()
+        driver.join_collectives()
+        assert cupy.log.count("wait_event") == before + 3
+
+    step()
+    if captured:
+        replay = driver.capture(step)
+        for array in arrays:
+            array.fill(77)
+        replay()
+    assert len(cupy.streams) == 3  # a third one, once it is needed
+    for seed, array in enumerate(arrays):
+        expected = product(spec_of(), seed).expected * (2 if seed == 1 else 1)
+        np.testing.assert_array_equal(driver.to_host(array).reshape(1, 3, 4), expected)
+
+
+def test_what_waits_for_all_waits_for_sums_over_several_devices(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    array = driver.zeros((4,), np.float32)
+    waits = [lambda: driver.to_host(array), lambda: driver.zeros((4,), np.float32), driver.synchronize, driver.mark]
+    for wait in (*waits, lambda: driver.capture(lambda: None)):
+        add_up(cupy, driver, array)
+        before = cupy.log.count("wait_event")
+        wait()
+        assert cupy.log.count("wait_event") == before + 1
+    driver.capture(lambda: add_up(cupy, driver, array))()  # joined by the end of the capture
+
+
+def test_a_failed_capture_of_sums_leaves_the_driver_fit(cupy: CupyStub) -> None:
+    driver = CupyDriver()
+    array = driver.zeros((4,), np.float32)
+
+    def fail() -> None:
+        add_up(cupy, driver, array)
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        driver.capture(fail)
+    driver.capture(lambda: add_up(cupy, driver, array))()
+    driver.synchronize()
+
+
+def test_a_graph_is_given_up_before_what_it_was_captured_from(cupy: CupyStub) -> None:
+    """A communicator of NCCL that is closed waits for all graphs with sums of its own; here the two are in a cycle."""
+    driver, given_up = CupyDriver(), []
+
+    class Step:
+        def __init__(self) -> None:
+            self.communicator = np.empty(0)  # which the collector of cycles does not see, as it does not see a graph
+            self.replay: Any = driver.capture(self.run)
+            self.replay.graph = np.empty(0)
+            weakref.finalize(self.communicator, given_up.append, "communicator")
+            weakref.finalize(self.replay.graph, given_up.append, "graph")
+
+        def run(self) -> None:
+            """Nothing."""
+
+    Step()
+    gc.collect()
+    assert given_up == ["graph", "communicator"]
 
 
 # -- kernels, memory and capture -------------------------------------------------------------------------

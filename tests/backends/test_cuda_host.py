@@ -638,6 +638,34 @@ def test_what_collides_with_work_aside_is_refused(driver: HostDriver) -> None:
     launch(ADD_ONE, x)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("captured", [False, True])
+def test_sums_over_several_devices_are_joined_by_themselves(folder: Path, seed: int, captured: bool) -> None:
+    """They begin after what was launched before, aside too; what uses them before they are joined is refused."""
+    driver = HostDriver(folder, seed)
+    x, y, z = (device_zeros(driver) for _ in range(3))
+
+    def double() -> None:
+        y._host *= 2
+
+    def work() -> None:
+        copy_aside(driver, x, y)
+        with driver.collective(y) as stream:
+            stream(double)
+        copy_aside(driver, x, z)
+        driver.join()
+        for uses in (lambda: copy_aside(driver, y, z), lambda: driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (y,))):
+            with pytest.raises(HostDriverError, match="which was added up over several devices and not joined"):
+                uses()
+        driver.join_collectives()
+        driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (y,))
+
+    driver.kernel(ADD_ONE)((1, 1, 1), BLOCK, (x,))
+    driver.kernel(COPY)((1, 1, 1), BLOCK, (z, y))
+    (driver.capture(work) if captured else work)()
+    np.testing.assert_array_equal([y.get(), z.get()], [np.full(BLOCK, 3), np.full(BLOCK, 1)])
+
+
 def test_nothing_is_launched_aside_of_work_aside(driver: HostDriver) -> None:
     with pytest.raises(HostDriverError, match="aside of work"), driver.aside(), driver.aside():
         pass

@@ -44,21 +44,19 @@ class ThreadComm:
         return self.size
 
     def Allgather(self, sent: Any, received: Any) -> None:  # noqa: N802
-        every = self._exchange(("Allgather", sent))
+        every = self.exchange("Allgather", sent)
         assert all(len(one) == len(sent) for one in every)
         received[...] = every
 
     def Allgatherv(self, sent: Any, received: Any) -> None:  # noqa: N802
         flat, (counts, starts) = received
-        for part, count, start in zip(self._exchange(("Allgatherv", sent)), counts, starts, strict=True):
+        for part, count, start in zip(self.exchange("Allgatherv", sent), counts, starts, strict=True):
             flat[start : start + count] = part
 
     def Ialltoallv(self, sent: Any, received: Any) -> ThreadComm:  # noqa: N802
         parts, (counts, starts) = received
         into = parts.reshape(-1)
-        for (flat, (theirs, at)), count, start in zip(
-            self._exchange(("Ialltoallv", sent)), counts, starts, strict=True
-        ):
+        for (flat, (theirs, at)), count, start in zip(self.exchange("Ialltoallv", sent), counts, starts, strict=True):
             assert theirs[self.rank] == count
             into[start : start + count] = flat[at[self.rank] : at[self.rank] + count]
         return self
@@ -66,11 +64,11 @@ class ThreadComm:
     def Wait(self) -> None:  # noqa: N802
         """What this communicator began has ended."""
 
-    def _exchange(self, what: tuple[str, Any]) -> list[Any]:
+    def exchange(self, call: str, given: Any) -> list[Any]:
         """What all ranks give in the same call, copied once all have come."""
-        self.board[self.rank] = what
+        self.board[self.rank] = call, given
         self._wait()
-        assert {name for name, _ in self.board} == {what[0]}, f"ranks are in different calls: {self.board}"
+        assert {name for name, _ in self.board} == {call}, f"ranks are in different calls: {self.board}"
         every = [_copied(given) for _, given in self.board]
         self._wait()
         return every

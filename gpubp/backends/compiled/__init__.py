@@ -88,7 +88,9 @@ class CompiledBackend(ReferenceBackend):
         taken = os.environ.get("GPUBP_SMALL_PRODUCTS", "") != "0"
         self.register_bytes = register_bytes() if taken else 0
 
-    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
+    def capture(
+        self, step: Callable[[int], None], prepare: Callable[[int], None] | None = None
+    ) -> Callable[[int, int], None]:
         programs: dict[int, Program] = {}
 
         def run(count: int, rows: int) -> None:

@@ -320,8 +320,10 @@ class CudaBackend(UnfusedBackend):
 
     # -- how steps are run ----------------------------------------------------------------------------
 
-    def capture(self, step: Callable[[int], None]) -> Callable[[int, int], None]:
-        return StepGraphs(self.driver, step, lambda: self.fused).run
+    def capture(
+        self, step: Callable[[int], None], prepare: Callable[[int], None] | None = None
+    ) -> Callable[[int, int], None]:
+        return StepGraphs(self.driver, step, lambda: self.fused, prepare).run
 
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array, Namespace
-from gpubp.backends.cuda import dependent_launch
+from gpubp.backends.cuda import dependent_launch, nccl
 from gpubp.backends.cuda.cublaslt import load_cublaslt
 from gpubp.backends.cuda.dependent_launch import DependentLaunch
 from gpubp.backends.cuda.driver import Gemm, GemmSpec, Kernel, OutOfDeviceMemoryError, Source
@@ -38,6 +38,33 @@ class CupyNamespace:
             function = getattr(cupy, name)
         setattr(self, name, function)  # found at once from now on
         return function
+
+
+class SideStream:
+    """A stream that leaves the main one, and comes back to it.
+
+    Parameters
+    ----------
+    cupy : module
+    stream : cupy.cuda.Stream
+    """
+
+    def __init__(self, cupy: Any, stream: Any) -> None:
+        self.stream = stream
+        self.unjoined = False  # whether anything was launched in it since it came back
+        self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+
+    def fork(self, main: Any) -> None:
+        """Let what is launched in it from now on run after what is in the main one."""
+        self._forked.record(main)
+        self.stream.wait_event(self._forked)
+        self.unjoined = True
+
+    def join(self, main: Any) -> None:
+        """Let what is launched in the main one from now on run after what is in this."""
+        self._joined.record(self.stream)
+        main.wait_event(self._joined)
+        self.unjoined = False
 
 
 class CupyDriver:
@@ -82,8 +109,8 @@ class CupyDriver:
             self.shared_memory: int = properties.get("sharedMemPerBlockOptin", SHARED_UNASKED)
             self._main, self._aside = (self._new_stream() for _ in range(2))
             self._current = self._main
-            self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
-            self._unjoined = False  # whether anything was launched aside since the streams were joined
+            self._side = SideStream(cupy, self._aside.stream)
+            self._collectives: SideStream | None = None  # once there is a sum over several devices
             self._launch_dependent: DependentLaunch | None = None  # in captures, on devices that can
             if self.compute_capability >= dependent_launch.CAPABILITY:
                 self._launch_dependent = DependentLaunch(dependent_launch.cuda_driver())
@@ -106,7 +133,7 @@ class CupyDriver:
             return self._cupy.array(host, order="C")
 
     def to_host(self, array: Array) -> Any:
-        self.join()
+        self._join_all()
         with self._in_stream("copy to the host"):
             return self._cupy.asnumpy(array)
 
@@ -117,10 +144,10 @@ class CupyDriver:
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def mark(self) -> Any:
-        self.join()
+        self._join_all()
         with self._at_work("a mark"):
             event = self._cupy.cuda.Event(disable_timing=True)
-            event.record(self._cupy.cuda.Stream.null)  # behind what is in both streams, and array arithmetic
+            event.record(self._cupy.cuda.Stream.null)  # behind what is in all streams, and array arithmetic
             return event
 
     def copy_beside(self, host: Any, out: Array, after: Any) -> None:
@@ -157,33 +184,46 @@ class CupyDriver:
     @contextmanager
     def aside(self) -> Iterator[None]:
         with self._at_work("work on a second stream"):
-            self._forked.record(self._main.stream)
-            self._aside.stream.wait_event(self._forked)
+            self._side.fork(self._main.stream)
         self._current = self._aside
         try:
             yield
         finally:
-            self._current, self._unjoined = self._main, True
+            self._current = self._main
 
     def join(self) -> None:
-        if self._unjoined:
-            with self._at_work("work on a second stream"):
-                self._joined.record(self._aside.stream)
-                self._main.stream.wait_event(self._joined)
-            self._unjoined = self._after_kernel = False
+        self._join(self._side, "work on a second stream")
+
+    def has_nccl(self) -> bool:
+        return nccl.available()
+
+    @contextmanager
+    def collective(self, array: Array) -> Iterator[Any]:
+        self.join()
+        with self._at_work("a sum over several devices"):
+            if self._collectives is None:
+                self._collectives = SideStream(self._cupy, self._cupy.cuda.Stream(non_blocking=False))
+            self._collectives.fork(self._main.stream)
+            self._after_kernel = False
+            yield self._collectives.stream.ptr
+
+    def join_collectives(self) -> None:
+        if self._collectives is not None:
+            self._join(self._collectives, "a sum over several devices")
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        self.join()  # or a captured step would wait for what is not in it
+        self._join_all()  # or a captured step would wait for what is not in it
         stream = self._main.stream
         with self._at_work("capture of a step"), self._in_capture():
             # In the relaxed mode, since the garbage collector may return memory at any moment.
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
                 run()
-                self.join()
+                self._join_all()
             except BaseException:
                 # An invalid capture ends with an error of its own; what made it invalid is the one to raise.
-                self._unjoined = False
+                for side in self._sides():
+                    side.unjoined = False
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
                     stream.end_capture()
                 raise
@@ -200,11 +240,24 @@ class CupyDriver:
             self._device.use()
 
     def synchronize(self) -> None:
-        self.join()
+        self._join_all()
         with self._at_work("waiting for the device"):
             self._main.stream.synchronize()
 
     # -- pieces ---------------------------------------------------------------------------------------
+
+    def _sides(self) -> list[SideStream]:
+        return [self._side] if self._collectives is None else [self._side, self._collectives]
+
+    def _join(self, side: SideStream, doing: str) -> None:
+        if side.unjoined:
+            with self._at_work(doing):
+                side.join(self._main.stream)
+            self._after_kernel = False
+
+    def _join_all(self) -> None:
+        self.join()
+        self.join_collectives()
 
     def _start_cublas(self) -> CublasLt:
         library = load_cublaslt()
@@ -269,7 +322,7 @@ class CupyDriver:
             yield
 
     def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        self.join()  # the pool may give out what was freed while work aside still reads it
+        self._join_all()  # the pool may give out what was freed while work aside still reads it
         return self._in_stream("allocation", int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
 
     def _out_of_memory(self, asked: int) -> OutOfDeviceMemoryError:
@@ -282,7 +335,7 @@ class CupyDriver:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replay:
     """A captured step, to be called. It keeps what was captured alive: a graph holds nothing but addresses."""
 
@@ -292,6 +345,10 @@ class Replay:
 
     def __call__(self) -> None:
         self.driver.replay(self.graph)
+
+    def __del__(self) -> None:
+        """Give up the graph before what was captured: NCCL's communicator waits until no graph has sums of its own."""
+        self.graph = None
 
 
 def _mib(count: int) -> str:

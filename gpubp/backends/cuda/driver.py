@@ -206,11 +206,24 @@ class Driver(Protocol):
     def aside(self) -> AbstractContextManager[None]:
         """What is launched inside runs after all work so far, and beside what is launched later, until `join`.
 
-        Allocations, copies, waiting and the end of a capture are such ends too.
+        Allocations, copies, waiting and the end of a capture are such ends too, of collectives as well.
         """
 
     def join(self) -> None:
         """Let what is launched from now on run after all that was launched aside."""
+
+    def has_nccl(self) -> bool:
+        """Whether NCCL is there to add up arrays over several devices."""
+
+    def collective(self, array: Array) -> AbstractContextManager[Any]:
+        """The stream in which another library adds up an array over several devices, where it lies.
+
+        What it launches there runs after all work so far, and beside what is launched later, until `join_collectives`;
+        several of them run one after the other. They can be captured.
+        """
+
+    def join_collectives(self) -> None:
+        """Let what is launched from now on run after all sums over several devices."""
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         """What `run` launches, as something to call again and again.

@@ -19,10 +19,18 @@ class StepGraphs:
         ``step(rows)`` launches one step.
     capturable : callable
         Whether what the step launches can be captured; asked after it was called once.
+    prepare : callable, optional
+        ``prepare(rows)`` does beforehand what cannot be captured; without it the first step is called for that.
     """
 
-    def __init__(self, driver: Driver, step: Callable[[int], None], capturable: Callable[[], bool]) -> None:
-        self.driver, self.step, self.capturable = driver, step, capturable
+    def __init__(
+        self,
+        driver: Driver,
+        step: Callable[[int], None],
+        capturable: Callable[[], bool],
+        prepare: Callable[[int], None] | None = None,
+    ) -> None:
+        self.driver, self.step, self.capturable, self.prepare = driver, step, capturable, prepare
         self.known: set[int] = set()
         self.graphs: dict[tuple[int, int], Callable[[], None]] = {}
 
@@ -30,9 +38,15 @@ class StepGraphs:
         """Take `count` steps of `rows` rows.
 
         The first of a row pattern is called, which compiles its kernels, prepares its products and allocates
-        its scratch: nothing of that could happen inside a capture.
+        its scratch: nothing of that could happen inside a capture. Where `prepare` does so, the first is a graph too,
+        which is there before any is launched.
         """
-        if count and rows not in self.known:
+        if rows not in self.known and self.prepare is not None:
+            self.prepare(rows)
+            self.known.add(rows)
+            if self.capturable():
+                self._graph(rows, 1)
+        elif count and rows not in self.known:
             self.step(rows)
             self.known.add(rows)
             count -= 1

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from gpubp._typing import Array
+from gpubp.backends.collectives import GradientSum, Processes
 from gpubp.backends.cuda.driver import Driver, GemmSpec, dtype_of
 from gpubp.backends.cuda.feed import DeviceFeed
+from gpubp.backends.cuda.nccl import nccl_sum
 from gpubp.backends.cuda.source import C_TYPES
 from gpubp.backends.feeds import Feed
 from gpubp.backends.records import TrainingArrays
@@ -38,6 +40,7 @@ class UnfusedBackend(ReferenceBackend):
     """
 
     name = "cuda-unfused"
+    fused = False  # whether steps can be captured
     block = sys.maxsize  # a device has room for whole temporaries, and a launch for each block would cost more
 
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
@@ -96,6 +99,9 @@ class UnfusedBackend(ReferenceBackend):
 
     def computing(self) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    def device_sum(self, processes: Processes) -> GradientSum | None:
+        return nccl_sum(processes, self.driver, captured=self.fused)
 
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays

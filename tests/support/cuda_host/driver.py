@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,14 @@ class HostDriver:
         self._kernels: dict[str, HostKernel] = {}
         self._products: dict[GemmSpec, Callable[..., None]] = {}
         self._streams = Streams(seed)
-        self.device.settle = self._streams.join
+        self.device.settle = self._streams.join_all
         self.aside, self.join = self._streams.aside, self._streams.join
 
     # -- memory ---------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
         self.device.check("an allocation")
-        self.join()
+        self._streams.join_all()
         return empty(self.device, shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
@@ -65,7 +66,7 @@ class HostDriver:
 
     def to_device(self, host: Any) -> DeviceArray:
         self.device.check("an allocation")
-        self.join()
+        self._streams.join_all()
         return to_device(self.device, host)
 
     def to_host(self, array: DeviceArray) -> Any:
@@ -137,6 +138,23 @@ class HostDriver:
                     raise HostDriverError(f"{pointer.what}: {damage} was written")
 
         self._streams.launch(accesses, checked)
+
+    def has_nccl(self) -> bool:
+        return False
+
+    @contextmanager
+    def collective(self, array: DeviceArray) -> Iterator[Callable[[Callable[[], None]], None]]:
+        """As its stream, what sends a launch there."""
+        self.join()
+        access, pointer = Access("a sum", array, True), array.pointer("an array that is added up over several devices")
+
+        def launch(run: Callable[[], None]) -> None:
+            self._streams.launch([access], lambda: pointer.allocation() and run(), "collectives")
+
+        yield launch
+
+    def join_collectives(self) -> None:
+        self._streams.join("collectives")
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         self.device.work("a capture")

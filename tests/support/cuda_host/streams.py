@@ -1,4 +1,4 @@
-"""The two streams of the host driver: what was launched aside runs at any moment before they are joined."""
+"""The streams of the host driver: what was launched aside runs at any moment before they are joined."""
 
 from __future__ import annotations
 
@@ -35,11 +35,15 @@ def _share_memory(a: DeviceArray, b: DeviceArray) -> bool:
         return True
 
 
+SIDES = {"aside": "launched aside", "collectives": "added up over several devices"}
+
+
 class Streams:
     """In which order launches run.
 
     A launch that collides with one that was launched aside and is not joined is an error. So the order is of no
-    matter, and at random what was launched aside runs at once, or when the streams are joined.
+    matter, and at random what was launched aside runs at once, or when the streams are joined. Sums over several
+    devices are in a stream of their own, which is joined by itself.
 
     Parameters
     ----------
@@ -49,8 +53,8 @@ class Streams:
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
         self._inside = False  # `aside`
-        self._unjoined: list[Access] = []
-        self._waiting: list[Launch] = []
+        self._unjoined: dict[str, list[Access]] = {side: [] for side in SIDES}
+        self._waiting: dict[str, list[Launch]] = {side: [] for side in SIDES}
         self._recorded: list[tuple[str, Launch]] | None = None
 
     @contextmanager
@@ -64,34 +68,43 @@ class Streams:
         finally:
             self._inside = False
 
-    def join(self) -> None:
+    def join(self, side: str = "aside") -> None:
         """Let what is launched from now on run after all of it."""
-        self._send("join", lambda: None)
-        self._unjoined.clear()  # until now it kept their memory
+        self._send(f"join {side}", lambda: None)
+        self._unjoined[side].clear()  # until now it kept their memory
 
-    def launch(self, accesses: Sequence[Access], run: Launch) -> None:
+    def join_all(self) -> None:
+        """Let what is launched from now on run after all that was launched."""
+        for side in SIDES:
+            self.join(side)
+
+    def launch(self, accesses: Sequence[Access], run: Launch, stream: str = "") -> None:
         """Run it now or later, or while launches are recorded, note it down."""
-        if self._inside:
-            self._unjoined += accesses
-            return self._send("aside", run)
+        stream = stream or ("aside" if self._inside else "")
         for access in accesses:
-            for other in filter(access.collides, self._unjoined):
-                raise HostDriverError(f"{access.what} is that of {other.what}, which was launched aside and not joined")
-        self._send("", run)
+            for side in SIDES.keys() - {stream}:
+                for other in filter(access.collides, self._unjoined[side]):
+                    raise HostDriverError(
+                        f"{access.what} is that of {other.what}, which was {SIDES[side]} and not joined"
+                    )
+        if stream:
+            self._unjoined[stream] += accesses
+        self._send(stream, run)
 
     def record(self, run: Launch) -> Launch:
         """What `run` launches, as something to call again and again."""
-        self.join()
+        self.join_all()
         self._recorded = recorded = []
         try:
             run()
-            self.join()
+            self.join_all()
         finally:
             self._recorded = None
-            self._unjoined.clear()
+            for accesses in self._unjoined.values():
+                accesses.clear()
 
         def replay() -> None:
-            self.join()
+            self.join_all()
             for stream, launch in recorded:
                 self._run(stream, launch)
 
@@ -104,11 +117,11 @@ class Streams:
             self._recorded.append((stream, launch))
 
     def _run(self, stream: str, launch: Launch) -> None:
-        if stream == "aside" and (self._waiting or self._random.integers(2)):
-            self._waiting.append(launch)
+        if stream in SIDES and (self._waiting[stream] or self._random.integers(2)):
+            self._waiting[stream].append(launch)
             return
-        if stream == "join":
-            waiting, self._waiting = self._waiting, []
+        if (side := stream.removeprefix("join ")) != stream:
+            waiting, self._waiting[side] = self._waiting[side], []
             for each in waiting:
                 each()
         launch()
