@@ -212,9 +212,8 @@ class MLP:
         dict of str to int
             "parameters", "optimizer", "activations" and "total".
         """
-        return self.stack.memory(
-            checks.whole("batch_size", batch_size, 1), optimizer, checks.flag("recompute", recompute)
-        )
+        rows = checks.whole("batch_size", batch_size, 1)
+        return self.stack.memory(rows, optimizer, checks.flag("recompute", recompute))
 
     # -- what it computes ------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
@@ -126,13 +127,11 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
 
 def _float_type(dtype: Any) -> np.dtype[Any]:
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or found.kind != "f":
-        raise UsageError(f"dtype={dtype!r} does not fit; use float32 or float64")
-    return found
+    with suppress(TypeError):
+        float_type: np.dtype[Any] = np.dtype(dtype)
+        if float_type.kind == "f":
+            return float_type
+    raise UsageError(f"dtype={dtype!r} does not fit; use float32 or float64")
 
 
 def _as_target(y: Any) -> encodings.Target:
