@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral, Real
 from pathlib import Path
@@ -162,11 +163,27 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         validation_data: Sequence[Any] | None = None,
         incremental: bool = False,
     ) -> Any:
+        arguments, destination = fit_arguments(X, y, sample_weight), arrays.destination_of(X)
+        with _unchanged_by_failure(self):
+            stack, train, validation = self._prepare(X, y, sample_weight, validation_data, incremental)
+        try:
+            if self.solver == "lbfgs":
+                callbacks = FitCallbacks(self, arguments, self.max_iter + 1, self._reconstruction_attributes)
+                lbfgs.fit(self, stack, train, validation, callbacks)
+            else:
+                self._fit_stochastic(stack, train, validation, arguments, incremental)
+        finally:
+            self._take_weights_from(stack, destination)
+        return self
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, validation_data: Sequence[Any] | None, incremental: bool
+    ) -> tuple[Stack, Subset, Subset | None]:
+        """Check what is to be fitted; the networks that are trained, the rows, and those of validation."""
         hidden = hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
         anew = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        arguments, destination = fit_arguments(X, y, sample_weight), arrays.destination_of(X)
         X, y = self._check_data(X, y, reset=anew)
         y = self._check_targets(y, incremental)
         weight = self._sample_weights(X, y, sample_weight, incremental)
@@ -182,17 +199,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
             )
         stack = self._network()
         self.out_activation_ = numerics.sklearn_name(stack.output_activation.name)
-        train = self._all_rows(stack, X, y, weight)
-        validation = self._validation_subset(stack, validation_data)
-        try:
-            if self.solver == "lbfgs":
-                callbacks = FitCallbacks(self, arguments, self.max_iter + 1, self._reconstruction_attributes)
-                lbfgs.fit(self, stack, train, validation, callbacks)
-            else:
-                self._fit_stochastic(stack, train, validation, arguments, incremental)
-        finally:
-            self._take_weights_from(stack, destination)
-        return self
+        return stack, self._all_rows(stack, X, y, weight), self._validation_subset(stack, validation_data)
 
     def _initialize(self, y: Any, layer_units: Sequence[int], dtype: Any) -> None:
         """Draw new weights for layers of these sizes, and forget what earlier fits left; y are the targets."""
@@ -402,3 +409,15 @@ def hidden_sizes(sizes: Any) -> list[int]:
     if np.any(np.array(hidden) <= 0):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
     return hidden
+
+
+@contextmanager
+def _unchanged_by_failure(est: Any) -> Iterator[None]:
+    """A fit that is refused leaves the last one as it was: else its classes would stand beside the other's weights."""
+    before = dict(vars(est))
+    try:
+        yield
+    except BaseException:
+        vars(est).clear()
+        vars(est).update(before)
+        raise

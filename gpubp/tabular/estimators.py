@@ -261,12 +261,13 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         labels = _column_of_targets(y)
         if type_of_target(labels) not in ("binary", "multiclass"):
             raise DataError(f"y: {labels.dtype}, {type_of_target(labels)}; give a class a row, or TabularRegressor")
-        self.classes_, codes = np.unique(labels, return_inverse=True)
+        classes, codes = np.unique(labels, return_inverse=True)
         weight = checks.sample_weight(sample_weight, len(codes))
         if self.class_weight is not None:
-            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)[codes]
+            by_class = compute_class_weight(self.class_weight, classes=classes, y=labels)[codes]
             weight = by_class if weight is None else weight * by_class
         fitted = self._fit(X, codes, get_loss("cross_entropy"), weight)
+        self.classes_ = classes
         self.oof_proba_ = fitted.oof_outputs
         known = ~np.isnan(fitted.oof_outputs).any(axis=1)
         right = self.classes_[fitted.oof_outputs[known].argmax(axis=1)]

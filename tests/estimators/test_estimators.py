@@ -77,6 +77,31 @@ def test_a_fit_leaves_the_weights_of_the_last_one_alone(iris):
     np.testing.assert_array_equal(kept, values)
 
 
+def test_a_fit_that_is_refused_leaves_the_last_one_as_it_was(iris):
+    X, y = iris
+    clf = MLPClassifier((5,), max_iter=3, random_state=0, device="cpu").fit(X, y)
+    before, predicted = dict(vars(clf)), clf.predict(X)
+    names = np.array(["a", "b", "c"])[y]
+    refused = [
+        lambda: clf.fit(X[:, :2], names, sample_weight=np.ones(3)),
+        lambda: clf.fit(X, names, validation_data=(X[:, :3], names)),
+        lambda: clf.set_params(init=([], [])).fit(X[:, :3], names),
+        lambda: clf.set_params(init="auto", class_weight={"a": "much"}).fit(X[:, :2], names),
+    ]
+    for fit in refused:
+        with pytest.raises((ValueError, TypeError)):
+            fit()
+        assert set(vars(clf)) == set(before)
+        np.testing.assert_array_equal(clf.predict(X), predicted)
+    table = gpubp.TabularClassifier("fast", epochs=1, device="cpu").fit(X, y)
+    predicted = table.predict(X)
+    with pytest.raises(DataError):
+        table.fit(X[:0], names)
+    with pytest.raises(UsageError):
+        table.set_params(time_limit=-1).fit(X, names)
+    np.testing.assert_array_equal(table.predict(X), predicted)
+
+
 def test_weights_of_another_shape_are_refused_by_a_warm_start(iris):
     clf = classifier(warm_start=True).fit(*iris)
     with pytest.raises(UsageError, match=r"layers \[4, 8, 3\].*ask for \[4, 5, 3\].*warm_start=False"):
