@@ -247,6 +247,8 @@ def bench(
         display.say(console, f"wrote {json_file}")
     if report.interrupted:
         raise typer.Exit(130)
+    if not any(row.measured for row in report.rows):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from gpubp.data.source import option
 from gpubp.errors import UsageError, suggest
 from gpubp.precision import PRECISIONS
 
-_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)?", re.ASCII | re.IGNORECASE)
+_BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b?|b)", re.ASCII | re.IGNORECASE)
 _SIZE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
 
 
@@ -81,7 +81,7 @@ def parse_precisions(text: str) -> list[str]:
 
 
 def parse_size(text: str | None) -> int | None:
-    """A number of bytes: ``4GB``, ``500 MB``, ``1.5GiB``; None stays None.
+    """A number of bytes: ``4GB``, ``500 MB``, ``1.5GiB``; None stays None. Without its unit, 4 might mean anything.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def parse_size(text: str | None) -> int | None:
         return None
     match = _BYTES.fullmatch(text.strip())
     if match is None or not float(match[1]):
-        raise UsageError(f'--memory-limit "{text}": no size; write it as 4GB or 500MB')
+        raise UsageError(f'--memory-limit "{text}": no size; write it with its unit, as 4GB or 500MB')
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " KMGT".index((match[2] or " ").upper()))
 
 

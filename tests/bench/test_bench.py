@@ -180,6 +180,9 @@ def test_where_nothing_works_there_are_reasons(monkeypatch: pytest.MonkeyPatch) 
     report = bench.bench(WORKLOAD)
     assert [row.reason for row in report.rows] == ["gone"] * 4
     assert report.advice == ["nothing could be measured; gpubp doctor says more"]
+    result = invoke("--layers", "4,4,2")
+    assert result.exit_code == 1
+    assert "nothing could be measured; gpubp doctor says more" in result.output
 
 
 def test_a_network_that_diverges_has_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,7 @@ def test_it_is_resumed_with_the_same_bits_and_under_another_limit_refused(folder
     [
         (["--preset", "good"], "--preset good needs all rows of large.csv in memory"),
         (["--class-weight", "balanced"], "--class-weight needs all rows of large.csv in memory"),
-        (["--memory-limit", "much"], '--memory-limit "much": no size; write it as 4GB or 500MB'),
+        (["--memory-limit", "much"], '--memory-limit "much": no size; write it with its unit, as 4GB or 500MB'),
         (["--test", "1.5"], "test=1.5 is no fraction"),
     ],
 )
@@ -129,13 +129,13 @@ def test_a_run_that_is_there_stays_where_a_row_is_wrong(folder):
 
 @pytest.mark.parametrize(
     "text, size",
-    [("4GB", 4 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 3 * 2**29), ("2000", 2000), ("64K", 64000), (None, None)],
+    [("4GB", 4 * 10**9), ("500 mb", 5 * 10**8), ("1.5GiB", 3 * 2**29), ("2000b", 2000), ("64K", 64000), (None, None)],
 )
 def test_sizes(text, size):
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "0", "GB", "-1GB", "4 apples", "1e9", "4GBB"])
+@pytest.mark.parametrize("text", ["", "0", "4", "GB", "-1GB", "4 apples", "1e9", "4GBB"])
 def test_what_is_no_size(text):
     with pytest.raises(UsageError, match="no size"):
         parse_size(text)
