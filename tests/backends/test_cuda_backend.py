@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from gpubp.errors import UsageError
 from support.cuda_host import HostDriver
 from support.cuda_host.memory import Allocation
 from support.kernel_variants import Recorder
-from support.machines import host, host_driver
+from support.machines import host, host_driver, precisions_of_kernels
 
 # -- products without an algorithm -----------------------------------------------------------------------
 
@@ -66,6 +67,26 @@ def test_a_product_without_any_algorithm_is_an_error(monkeypatch: pytest.MonkeyP
     net = MLP([5, 3], loss="half_squared_error", device=CudaBackend(host_driver(), "float32"))
     with pytest.raises(NoAlgorithmError, match="epilogue none: none"):
         net.forward(np.zeros((2, 5)))
+
+
+# -- threads ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", precisions_of_kernels(("float32", "bfloat16")))
+def test_threads_that_predict_at_once_get_what_they_get_alone(precision: str) -> None:
+    """From one network and from another, in predictions and in scores."""
+    driver = HostDriver(host_driver().toolchain.folder, threads=True)
+    backend, rng = CudaBackend(driver, precision), np.random.default_rng(0)
+    nets = [MLP([5, width, 3], seed=width, device=backend) for width in (7, 9)]
+    X, y = rng.normal(size=(40, 5)), rng.integers(3, size=40)
+
+    def uses(number: int) -> list[Any]:
+        net, some = nets[number % 2], slice(number, number + 20)
+        return [(net.forward(X[some]).tobytes(), net.evaluate(X[some], y[some])) for _ in range(3)]
+
+    alone = [uses(number) for number in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(uses, range(4))) == alone
 
 
 # -- limits ----------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -363,6 +365,32 @@ def test_work_aside_has_a_stream_and_a_workspace_of_its_own(cupy: CupyStub, lt: 
     work_aside(driver, products)
     driver.synchronize()
     assert cupy.log.count("wait_event") == 6
+
+
+def test_threads_take_turns(cupy: CupyStub) -> None:
+    """At whatever launches, allocates or copies, and a thread that has its turn may launch."""
+    cupy.kernels["scale"] = lambda *launch: None
+    driver = CupyDriver()
+    products, launch = three_products(driver), driver.kernel(SourceText())
+    array = driver.to_device(np.zeros(3, np.float32))
+    uses: dict[str, Callable[[], Any]] = {
+        "a kernel": lambda: launch((1, 1, 1), 32, (array,)),
+        "a copy": lambda: driver.to_host(array),
+        "an allocation": lambda: driver.empty((3,), np.float32),
+        "work aside": lambda: work_aside(driver, products),
+        "a capture": lambda: driver.capture(lambda: None),
+        "a mark": driver.mark,
+    }
+    for what, use in uses.items():
+        thread, began = Thread(target=use), len(cupy.log)
+        with driver.turn():
+            use()
+            there = len(cupy.log)
+            thread.start()
+            thread.join(0.05)
+            assert thread.is_alive() and len(cupy.log) == there, what
+        thread.join()
+        assert len(cupy.log) >= there >= began, what
 
 
 @pytest.mark.parametrize("joined", [False, True])

@@ -61,7 +61,7 @@ class Recorder:
     def gemm(self, spec: GemmSpec) -> Callable[..., None]:
         return _nothing
 
-    aside = staticmethod(nullcontext)
+    aside = turn = staticmethod(nullcontext)
     join = staticmethod(lambda: None)
 
 

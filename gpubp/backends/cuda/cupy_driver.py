@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,7 @@ class CupyDriver:
         self.name = f"CUDA device {device}"
         self._kernels: dict[str, Kernel] = {}
         self._gemms: dict[GemmSpec, LtGemm] = {}
+        self._one_thread = RLock()  # launches, copies or allocates at a time
         self._copies: Any = None  # the stream of `copy_beside`, once there is one
         with self._at_work("start"):
             properties = cupy.cuda.runtime.getDeviceProperties(device)
@@ -144,8 +146,8 @@ class CupyDriver:
         return np.frombuffer(memory, dtype, count).reshape(shape)
 
     def mark(self) -> Any:
-        self._join_all()
-        with self._at_work("a mark"):
+        with self._in_turn("a mark"):
+            self._join_all()
             event = self._cupy.cuda.Event(disable_timing=True)
             event.record(self._cupy.cuda.Stream.null)  # behind what is in all streams, and array arithmetic
             return event
@@ -182,14 +184,22 @@ class CupyDriver:
         return [spec for spec, gemm in self._gemms.items() if gemm.usable]
 
     @contextmanager
+    def turn(self) -> Iterator[None]:
+        with self._one_thread, ExitStack() as entered:
+            with self._at_work("start"):
+                entered.enter_context(self._device)
+            yield  # whose own errors stay what they are
+
+    @contextmanager
     def aside(self) -> Iterator[None]:
-        with self._at_work("work on a second stream"):
-            self._side.fork(self._main.stream)
-        self._current = self._aside
-        try:
-            yield
-        finally:
-            self._current = self._main
+        with self.turn():
+            with self._at_work("work on a second stream"):
+                self._side.fork(self._main.stream)
+            self._current = self._aside
+            try:
+                yield
+            finally:
+                self._current = self._main
 
     def join(self) -> None:
         self._join(self._side, "work on a second stream")
@@ -200,7 +210,7 @@ class CupyDriver:
     @contextmanager
     def collective(self, array: Array) -> Iterator[Any]:
         self.join()
-        with self._at_work("a sum over several devices"):
+        with self._in_turn("a sum over several devices"):
             if self._collectives is None:
                 self._collectives = SideStream(self._cupy, self._cupy.cuda.Stream(non_blocking=False))
             self._collectives.fork(self._main.stream)
@@ -212,9 +222,9 @@ class CupyDriver:
             self._join(self._collectives, "a sum over several devices")
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        self._join_all()  # or a captured step would wait for what is not in it
         stream = self._main.stream
-        with self._at_work("capture of a step"), self._in_capture():
+        with self._in_turn("capture of a step"), self._in_capture():
+            self._join_all()  # or a captured step would wait for what is not in it
             # In the relaxed mode, since the garbage collector may return memory at any moment.
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
@@ -251,9 +261,9 @@ class CupyDriver:
 
     def _join(self, side: SideStream, doing: str) -> None:
         if side.unjoined:
-            with self._at_work(doing):
+            with self._in_turn(doing):
                 side.join(self._main.stream)
-            self._after_kernel = False
+                self._after_kernel = False
 
     def _join_all(self) -> None:
         self.join()
@@ -264,7 +274,7 @@ class CupyDriver:
         handle = handle_of(library, self._index)
         table = read_table(self.name, self.multiprocessors, library.version)
         size = workspace_size(self.compute_capability)
-        return CublasLt(library, handle, size, self._for_product, self.name, self._at_work, table)
+        return CublasLt(library, handle, size, self._for_product, self.name, self._in_turn, table)
 
     def _for_product(self) -> StreamWorkspace:
         self._after_kernel = False
@@ -316,9 +326,15 @@ class CupyDriver:
             raise DeviceError(f"{self.name}, {doing}: {cause}; {remedy}") from error
 
     @contextmanager
+    def _in_turn(self, doing: str, asked: int | None = None) -> Iterator[None]:
+        """As `_at_work`, while other threads wait."""
+        with self._one_thread, self._at_work(doing, asked):
+            yield
+
+    @contextmanager
     def _in_stream(self, doing: str, asked: int | None = None) -> Iterator[None]:
-        """As `_at_work`, and what CuPy does inside goes to the stream in which work is launched now."""
-        with self._at_work(doing, asked), self._current.stream:
+        """As `_in_turn`, and what CuPy does inside goes to the stream in which work is launched now."""
+        with self._in_turn(doing, asked), self._current.stream:
             yield
 
     def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:

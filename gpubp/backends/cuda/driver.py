@@ -203,6 +203,12 @@ class Driver(Protocol):
     def gemm(self, spec: GemmSpec) -> Gemm:
         """The prepared product; the same spec is prepared once."""
 
+    def turn(self) -> AbstractContextManager[Any]:
+        """Where several operations belong together, since they share streams and scratch: other threads wait.
+
+        The device is the thread's current one inside. A thread may enter it again.
+        """
+
     def aside(self) -> AbstractContextManager[None]:
         """What is launched inside runs after all work so far, and beside what is launched later, until `join`.
 

@@ -39,8 +39,12 @@ class StepGraphs:
 
         The first of a row pattern is called, which compiles its kernels, prepares its products and allocates
         its scratch: nothing of that could happen inside a capture. Where `prepare` does so, the first is a graph too,
-        which is there before any is launched.
+        which is there before any is launched. Steps of another thread come before them or after them.
         """
+        with self.driver.turn():
+            self._run(count, rows)
+
+    def _run(self, count: int, rows: int) -> None:
         if rows not in self.known and self.prepare is not None:
             self.prepare(rows)
             self.known.add(rows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,9 @@ class HostDriver:
         Of the order in which blocks and threads run.
     multiprocessors : int
         How many the device pretends to have.
+    threads : bool
+        Whether several use it, and take turns: kernels on the host have one set of shared memory. Else turns are not
+        kept: ranks that are threads of one process wait for each other inside of theirs.
     """
 
     name = "the host in place of a device"
@@ -36,7 +40,7 @@ class HostDriver:
     shared_memory = 227 << 10
     gemm_table: str | None = None
 
-    def __init__(self, folder: Path, seed: int = 0, multiprocessors: int = 4) -> None:
+    def __init__(self, folder: Path, seed: int = 0, multiprocessors: int = 4, threads: bool = False) -> None:
         self.toolchain = Toolchain(folder)
         self.device = Device()
         self.xp = DeviceNamespace(self.device)
@@ -48,9 +52,13 @@ class HostDriver:
         self._marks = 0
         self._kernels: dict[str, HostKernel] = {}
         self._products: dict[GemmSpec, Callable[..., None]] = {}
-        self._streams = Streams(seed)
+        self.one_thread = RLock() if threads else nullcontext()
+        self._streams = Streams(seed, self.one_thread)
         self.device.settle = self._streams.join_all
         self.aside, self.join = self._streams.aside, self._streams.join
+
+    def turn(self) -> Any:
+        return self.one_thread
 
     # -- memory ---------------------------------------------------------------------------------------
 
@@ -158,11 +166,12 @@ class HostDriver:
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         self.device.work("a capture")
-        self.device.capturing = True
-        try:
-            graph = self._streams.record(run)
-        finally:
-            self.device.capturing = False
+        with self.one_thread:
+            self.device.capturing = True
+            try:
+                graph = self._streams.record(run)
+            finally:
+                self.device.capturing = False
 
         def replay() -> None:
             self.device.work("a replay")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,9 +49,12 @@ class Streams:
     Parameters
     ----------
     seed : int
+    one_thread : context manager
+        Entered for whatever is launched.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, one_thread: AbstractContextManager[Any]) -> None:
+        self.one_thread = one_thread
         self._random = np.random.default_rng(seed)
         self._inside = False  # `aside`
         self._unjoined: dict[str, list[Access]] = {side: [] for side in SIDES}
@@ -60,18 +64,20 @@ class Streams:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """What is launched inside goes to the second stream."""
-        if self._inside:
-            raise HostDriverError("work is launched aside of work that is launched aside")
-        self._inside = True
-        try:
-            yield
-        finally:
-            self._inside = False
+        with self.one_thread:
+            if self._inside:
+                raise HostDriverError("work is launched aside of work that is launched aside")
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
 
     def join(self, side: str = "aside") -> None:
         """Let what is launched from now on run after all of it."""
-        self._send(f"join {side}", lambda: None)
-        self._unjoined[side].clear()  # until now it kept their memory
+        with self.one_thread:
+            self._send(f"join {side}", lambda: None)
+            self._unjoined[side].clear()  # until now it kept their memory
 
     def join_all(self) -> None:
         """Let what is launched from now on run after all that was launched."""
@@ -80,33 +86,39 @@ class Streams:
 
     def launch(self, accesses: Sequence[Access], run: Launch, stream: str = "") -> None:
         """Run it now or later, or while launches are recorded, note it down."""
-        stream = stream or ("aside" if self._inside else "")
+        with self.one_thread:
+            stream = stream or ("aside" if self._inside else "")
+            self._check(accesses, stream)
+            if stream:
+                self._unjoined[stream] += accesses
+            self._send(stream, run)
+
+    def _check(self, accesses: Sequence[Access], stream: str) -> None:
         for access in accesses:
             for side in SIDES.keys() - {stream}:
                 for other in filter(access.collides, self._unjoined[side]):
                     raise HostDriverError(
                         f"{access.what} is that of {other.what}, which was {SIDES[side]} and not joined"
                     )
-        if stream:
-            self._unjoined[stream] += accesses
-        self._send(stream, run)
 
     def record(self, run: Launch) -> Launch:
         """What `run` launches, as something to call again and again."""
-        self.join_all()
-        self._recorded = recorded = []
-        try:
-            run()
+        with self.one_thread:
             self.join_all()
-        finally:
-            self._recorded = None
-            for accesses in self._unjoined.values():
-                accesses.clear()
+            self._recorded = recorded = []
+            try:
+                run()
+                self.join_all()
+            finally:
+                self._recorded = None
+                for accesses in self._unjoined.values():
+                    accesses.clear()
 
         def replay() -> None:
-            self.join_all()
-            for stream, launch in recorded:
-                self._run(stream, launch)
+            with self.one_thread:
+                self.join_all()
+                for stream, launch in recorded:
+                    self._run(stream, launch)
 
         return replay
 
