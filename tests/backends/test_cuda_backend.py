@@ -89,6 +89,23 @@ def test_threads_that_predict_at_once_get_what_they_get_alone(precision: str) ->
         assert list(threads.map(uses, range(4))) == alone
 
 
+def test_what_belongs_together_is_launched_in_a_turn() -> None:
+    """An operation's kernels outside of captured steps, and steps, captured or not."""
+    driver = HostDriver(host_driver().toolchain.folder, threads=True)
+    backend = CudaBackend(driver, "float32")
+    held: list[bool] = []
+
+    def look(rows: int = 0) -> None:
+        with ThreadPoolExecutor(1) as another:
+            acquired = another.submit(driver.one_thread.acquire, blocking=False).result()
+        held.append(not acquired)
+
+    with backend.computing():
+        look()
+    backend.capture(look)(2, 5)  # the first is called, the second captured
+    assert held == [True] * 3
+
+
 # -- limits ----------------------------------------------------------------------------------------------
 
 
