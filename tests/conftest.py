@@ -38,7 +38,7 @@ def loops_compile() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-gpu", action="store_true", help="tests that need a GPU fail where there is none")
     parser.addoption(
-        "--all-architectures", action="store_true", help="compile every kernel for every GPU; takes some minutes"
+        "--all-architectures", action="store_true", help="compile each kernel for every GPU; takes a few minutes"
     )
 
 

@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import gpubp
 from gpubp.activations import ACTIVATIONS
+from gpubp.cli.app import app
 from gpubp.data.encodings import ENCODINGS
 from gpubp.initializers import INITIALIZERS
 from gpubp.lessons import LESSONS
@@ -307,25 +309,32 @@ def _write_idx(path: str, values: np.ndarray) -> None:
     Path(path).write_bytes(gzip.compress(bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()))
 
 
-def _run_shell(content: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+def _run_shell(content: str, in_processes: bool) -> None:
     for command in commands(f"```bash\n{content}```"):
         if not command.startswith("gpubp "):
             continue  # held by test_other_commands_are_run_by_ci
         arguments = shlex.split(command)[1:]
-        done = subprocess.run(
-            [sys.executable, "-c", RUN_CLI, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        if in_processes:
+            _run_process(command, arguments)
+        else:
+            done = CliRunner().invoke(app, arguments, prog_name="gpubp")
+            assert done.exit_code == 0, f"{command}\n{done.output}{done.exception!r}"
+
+
+def _run_process(command: str, arguments: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_CLI, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
 def _with_tiers(documents: list[Path]) -> list[Any]:
-    """Documents with commands, each of which is a process of some seconds, and lessons are for `-m thorough`."""
+    """Documents with commands, each of which takes some seconds, and lessons are for `-m thorough`."""
 
     def takes_long(document: Path) -> bool:
         return document.parent.name == "lessons" or bool(commands(document.read_text(encoding="utf-8")))
@@ -335,11 +344,14 @@ def _with_tiers(documents: list[Path]) -> list[Any]:
 
 @pytest.mark.parametrize("document", _with_tiers(RUNNING), ids=_name)
 def test_every_command_and_code_block_runs(document: Path, workplace: Path) -> None:
-    """In the order in which they stand, in a folder and a namespace of the document's own, as a reader would."""
+    """In the order in which they stand, in a folder and a namespace of the document's own, as a reader would.
+
+    README.md's commands are processes of their own; those of the pages are run in this one, which has imported all.
+    """
     names: dict[str, object] = {}
     for language, content, line in blocks(document.read_text(encoding="utf-8")):
         if language == "bash":
-            _run_shell(content)
+            _run_shell(content, in_processes=document == README)
         elif language == "python":
             exec(compile("\n" * (line - 1) + content, str(document), "exec"), names)
 
@@ -348,7 +360,7 @@ def test_every_command_and_code_block_runs(document: Path, workplace: Path) -> N
 def test_other_commands_are_run_by_ci(document: Path) -> None:
     script = (REPOSITORY / ".ci" / "run").read_text(encoding="utf-8")
     script = re.sub(r'"\$scratch/venv([^"]*)"', r".venv\1", script)
-    script = re.sub(r' --quiet\b| --site-dir "[^"]*"', "", script)
+    script = re.sub(r' --(quiet|no-compile)\b| --site-dir "[^"]*"', "", script)
     lines = {line.partition(" #")[0].strip() for line in script.splitlines()} | BY_THE_READER
     for command in commands(document.read_text(encoding="utf-8")):
         assert command.startswith("gpubp ") or command in lines, command

@@ -1,8 +1,8 @@
 """Every kernel that a GPU may be asked for, compiled to machine code; this needs no GPU.
 
-By default one variant of each kernel is compiled for one of three architectures, and under the mark "backends" many
-for all three; with ``--all-architectures``, as CI has it, every variant for one of seven by turns, and some of each
-kernel for all seven.
+By default one variant of each kernel is compiled for one of three architectures, and under the mark "backends" some
+for all three; with ``--all-architectures``, as CI has it, each formula of each kernel in some types for one of seven by
+turns, and each kernel for all seven. Under the mark "slow", every variant.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from gpubp.activations import ACTIVATIONS
 from gpubp.backends.cuda.cupy_driver import COMPILER_OPTIONS
 from gpubp.backends.cuda.driver import Source
-from gpubp.backends.cuda.source import folder
+from gpubp.backends.cuda.source import C_TYPES, folder
+from gpubp.losses import LOSSES
+from gpubp.optimizers import OPTIMIZERS
 from support.kernel_variants import STORAGES, every_variant
 from support.machines import KERNEL_PRECISION, by_tier
 
@@ -33,6 +36,8 @@ ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 SOME = (75, 90, 120)
 TOGETHER = {"train_on_chip": 1}  # variants of a long kernel in one compilation
 AT_MOST = 32  # of all others, since a compilation has a price of its own
+# Kernels whose variants take most of the time: of formulas that others have too, each is compiled in one type.
+LONG = {"dense", "dense_backward", "loss_delta", "train_on_chip"}
 SOURCE_OPTIONS = {"--prec-div=false": {"prec_div": False}, "--prec-sqrt=false": {"prec_sqrt": False}}
 OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
 # What ptxas says of itself; any other line of a log is a warning.
@@ -99,26 +104,46 @@ class Compiled:
             yield self.unit.variants[int(i)].label, ptx
 
 
-def units() -> list[Unit]:
-    """All variants."""
-    variants = [(s, *variant) for s in STORAGES for variant in every_variant(s).values()]
-    variants.sort(key=lambda v: (v[2].name, v[0]))
-    found = []
-    for (kernel, storage), group in groupby(variants, key=lambda v: (v[2].name, v[0])):
-        of_kernel = [Variant(label, source) for _, label, source in group]
-        together = TOGETHER.get(kernel, AT_MOST)
-        found += [Unit(kernel, storage, of_kernel[i : i + together]) for i in range(0, len(of_kernel), together)]
-    return found
+def variants_by_type() -> dict[str, dict[str, list[Variant]]]:
+    """All variants: of each kernel, those of each type that it has, in the same order of formulas."""
+    by_kernel: dict[str, dict[str, list[Variant]]] = {}
+    for storage in STORAGES:
+        for label, source in every_variant(storage).values():
+            by_kernel.setdefault(source.name, {}).setdefault(storage, []).append(Variant(label, source))
+    return by_kernel
+
+
+def types_in_turn(kernel: str, i: int, types: list[str]) -> set[str]:
+    """The types in which a kernel's i-th variant is compiled: double precision and another, or one of these two.
+
+    What a formula computes with is double or single precision; in 16 bits it is only stored. Dropout is in every second
+    variant, so the two precisions change places in the next pair.
+    """
+    double, *others = types
+    pair = double, others[i % len(others)]
+    return {pair[(i + i // 2) % 2]} if kernel in LONG else set(pair)
+
+
+def units(every: bool = True) -> list[Unit]:
+    """All variants, or each formula in some types by turns."""
+    chosen = []
+    for kernel, by_type in sorted(variants_by_type().items()):
+        together, types = TOGETHER.get(kernel, AT_MOST), list(by_type)
+        for storage, variants in sorted(by_type.items()):
+            alone = len(variants) == 1  # without a formula
+            kept = [v for i, v in enumerate(variants) if every or alone or storage in types_in_turn(kernel, i, types)]
+            chosen += [Unit(kernel, storage, kept[i : i + together]) for i in range(0, len(kept), together)]
+    return chosen
 
 
 def jobs(extent: str) -> Iterator[tuple[Unit, int]]:
     """What to compile for which architecture."""
-    architectures = cycle(SOME)
-    for _, group in groupby(units(), key=lambda unit: unit.kernel):
+    architectures, all_by_turns = cycle(SOME), cycle(ARCHITECTURES)
+    for _, group in groupby(units(every=extent in ("one variant", "every variant")), key=lambda unit: unit.kernel):
         of_kernel = list(group)
-        if extent == "every variant":
-            yield from zip(of_kernel, cycle(ARCHITECTURES), strict=False)
-            yield from product([replace(of_kernel[0], variants=of_kernel[0].variants[:2])], ARCHITECTURES)
+        if extent in ("every variant", "every formula"):
+            yield from zip(of_kernel, all_by_turns, strict=False)
+            yield from product([replace(of_kernel[0], variants=of_kernel[0].variants[-1:])], ARCHITECTURES)
         elif extent == "one variant":  # of layers, one with dropout, which computes in double
             unit = next((unit for unit in of_kernel if unit.storage == KERNEL_PRECISION), of_kernel[0])
             yield replace(unit, variants=unit.variants[-1:]), next(architectures)
@@ -143,7 +168,13 @@ def compiled_by_nvrtc(unit: Unit, architecture: int, headers: str) -> Compiled:
     return Compiled(unit, architecture, log.getvalue(), ptx.decode())
 
 
-@pytest.fixture(scope="module", params=by_tier(("one variant", "many"), lambda extent: extent == "one variant"))
+EXTENTS = [
+    *by_tier(("one variant", "some"), lambda extent: extent == "one variant"),
+    pytest.param("every variant", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=EXTENTS)
 def compiled(request: pytest.FixtureRequest) -> list[Compiled]:
     """Variants of every kernel."""
     headers = pathfinder.find_nvidia_header_directory("cudart")
@@ -154,9 +185,21 @@ def compiled(request: pytest.FixtureRequest) -> list[Compiled]:
     except pathfinder.DynamicLibNotFoundError:
         pytest.skip("NVRTC is not installed; pip install nvidia-cuda-nvrtc")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        everything = request.param == "many" and request.config.getoption("--all-architectures")
-        todo = jobs("every variant" if everything else request.param)
+        everywhere = request.param == "some" and request.config.getoption("--all-architectures")
+        todo = jobs("every formula" if everywhere else request.param)
         return list(pool.map(lambda job: compiled_by_nvrtc(*job, headers), todo))
+
+
+def test_some_variants_are_every_formula_in_both_precisions_and_every_kernel_in_every_type():
+    chosen = [(unit.kernel, unit.storage, label) for unit in units(every=False) for label, _ in unit.variants]
+    for kernel, by_type in variants_by_type().items():
+        assert {storage for name, storage, _ in chosen if name == kernel} == set(by_type), kernel
+    double = [label for _, storage, label in chosen if storage == "float64"]
+    single = [label for _, storage, label in chosen if storage != "float64"]
+    for name in {*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *C_TYPES} - {"adamw"}:  # which has adam's kernels
+        for labels in (double, single):  # what dropout may compute in double says nothing of a formula's constants
+            assert [label for label in labels if re.match(rf"{name}\b(?! with dropout)", label)], name
+        assert name not in ACTIVATIONS or f"{name} with dropout" in {*double, *single}
 
 
 def test_the_options_are_those_of_the_driver():

@@ -78,8 +78,17 @@ def test_a_run_that_intercepts_nothing_fails():
     assert "gpubp: 0 fits intercepted" in done.stdout
 
 
-@pytest.mark.parametrize("estimator", [MLPClassifier(), MLPRegressor()], ids=repr)
-@ON_MACHINES
+# In CI each estimator and each backend once: what is checked are estimators, which are alike on all backends.
+CHECKED = [
+    pytest.param(MLPClassifier(), "compiled", marks=pytest.mark.backends),
+    pytest.param(MLPRegressor(), "reference", marks=pytest.mark.thorough),
+    *(pytest.param(MLPClassifier(), machine, marks=pytest.mark.slow) for machine in ("reference", "cuda-host")),
+    *(pytest.param(MLPRegressor(), machine, marks=pytest.mark.slow) for machine in ("compiled", "cuda-host")),
+    *(pytest.param(estimator, "cuda", marks=pytest.mark.gpu) for estimator in (MLPClassifier(), MLPRegressor())),
+]
+
+
+@pytest.mark.parametrize("estimator, machine", CHECKED, ids=str)
 def test_check_estimator(estimator, machine, estimators_on):
     """Dense, sparse, float32, float64: whatever it tries. What it skips is not about us."""
     {**BACKENDS, **GPU_BACKENDS}[f"{machine}-float64"]()  # skips where it cannot be
