@@ -31,7 +31,17 @@ REGISTRY = f"tests/test_registry.py {ON_THE_REFERENCE}"  # what all registries h
 TRAINING = f"tests/training {ON_THE_REFERENCE}"
 READERS = " ".join(
     f"tests/data/test_{name}.py"
-    for name in ("data_readers", "data_errors", "columns", "corpora", "rare_files", "streamed", "excel", "pictures")
+    for name in (
+        "data_readers",
+        "data_errors",
+        "columns",
+        "corpora",
+        "rare_files",
+        "streamed",
+        "excel",
+        "pictures",
+        "hostile_tables",
+    )
 )
 # The tests that are to notice mutants of a module, as arguments of pytest.
 TESTS = {

@@ -457,7 +457,9 @@ def test_a_first_row_is_not_taken_for_names_without_asking(case: str, write: Wri
         assert [len(values) for values in read(path).columns.values()]
 
 
-@pytest.mark.parametrize("start", ["sep=;\n", "# made by hand\n", "Sales of 2024\n", "# one\r\n# two\r\n"])
+@pytest.mark.parametrize(
+    "start", ["sep=;\n", "# made by hand\n", "# by hand; 2024\n", "Sales of 2024\n", "# one\r\n# two\r\n"]
+)
 def test_lines_before_the_header_are_skipped_and_lines_counted(start: str, write: Write) -> None:
     data = read(write("t.csv", start + "a;b;c\n" + "1;2;x\n3;4;y\n" * 9))
     assert list(data.columns) == ["a", "b", "c"]

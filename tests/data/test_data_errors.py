@@ -46,6 +46,10 @@ CSV: dict[str, tuple[bytes | str, tuple[str, ...]]] = {
         ("line 61", 'column "y"', "6 of 65 cells", '"<1.0"', "--missing '<1.0'", "--kind y=category", "--ignore y"),
     ),
     "mixed_line_endings": (GOOD + "1,2,x\r\n3,4,y\n", ("line 12", r"'\r\n'", r"'\n'")),
+    "mixed_line_endings_below_a_comment": (
+        "# by hand\na,b,kind\r\n1,2,x\r\n3,4,y\n",
+        ("line 4", r"'\n' where line 2 ends with '\r\n'"),
+    ),
     "endless_line": ("a,b\n1," + "x" * 2_100_000 + "\n", ("line 2", "longer than 2,000,000", "…")),
     "nul_in_number": (GOOD + "1,\0,x\n", ("line 12", 'column "b"', r'"\x00" is not a number')),
     "infinite": (GOOD + "1,inf,x\n", ("line 12", 'column "b"', "inf is infinite")),
