@@ -70,6 +70,7 @@ TESTS = {
         for path in sorted((ROOT / "gpubp" / "training").glob("*.py"))
         if path.name != "__init__.py"
     },
+    "gpubp/training/options.py": f"tests/cli/test_cli.py::test_default_epochs {TRAINING}",
 }
 
 
