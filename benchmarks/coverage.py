@@ -7,8 +7,9 @@ before in DIR, so that the tiers can be measured one by one.
 
 Processes that tests start are measured where coverage is installed in the environment itself: on PYTHONPATH alone it
 does not hear of them. So are those of ``-n 2``, but one that takes more than ten seconds to end after its last test is
-killed by pytest-xdist, and all that it measured is lost: the whole suite is measured without ``-n``. What coverage cannot see is left out by name, with the reason:
-`UNSEEN`.
+killed by pytest-xdist, and all that it measured is lost: the whole suite is measured without ``-n``.
+
+What coverage cannot see is left out by name, with the reason: `UNSEEN`.
 """
 
 from __future__ import annotations

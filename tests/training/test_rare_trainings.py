@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
 import pytest
@@ -14,10 +15,13 @@ from gpubp.checks import SparseRows
 from gpubp.errors import DataError, UsageError
 from gpubp.serialization import atomic_write
 from gpubp.training import packing
-from gpubp.training.checkpoint import fingerprint
+from gpubp.training.checkpoint import Interval, TrainingState, fingerprint
+from gpubp.training.options import Option
 from gpubp.training.ranks import Ranks
 from gpubp.training.row_groups import map_arrays
-from gpubp.training.step_table import draw_table
+from gpubp.training.samples import Samples
+from gpubp.training.step_table import StepTable, draw_table
+from gpubp.training.stopping import EarlyStopping
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -196,3 +200,15 @@ def test_one_order_may_be_that_of_all_networks():
 
 def test_a_history_without_epochs_has_no_table():
     assert gpubp.History("accuracy")._html_table() == ""
+
+
+@pytest.mark.parametrize("record", [EarlyStopping, Interval, Option, Samples, StepTable, TrainingState])
+def test_records_of_a_training_cannot_be_changed(record):
+    with pytest.raises(FrozenInstanceError):
+        setattr(object.__new__(record), fields(record)[0].name, None)
+
+
+def test_what_ends_a_training_early_is_given_by_name():
+    """Both are arrays of one shape, which nothing would tell apart."""
+    with pytest.raises(TypeError, match="positional"):
+        EarlyStopping(np.ones(1), np.ones(1))
