@@ -50,13 +50,16 @@ def test_diagnostics_look_at_a_single_network():
         gpubp.train(network(models=2), X, Y, diagnostics=True)
 
 
-def test_a_gradient_that_overflows_alone_is_named_with_its_layer():
-    """The loss is finite, and the gradient of the first layer, a product with inputs of 1e200, is not."""
-    net = gpubp.MLP([1, 1, 1], "identity", "half_squared_error", seed=0, device="cpu-reference", precision="float64")
-    net.weights[0][:], net.weights[1][:] = 1e-190, 1e100
-    with pytest.raises(gpubp.DivergenceError, match="the gradient overflowed in layer 1") as caught:
-        gpubp.train(net, [[1e200]], [[0.0]], optimizer="sgd", epochs=1)
-    assert caught.value.layer == 1
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_gradient_that_overflows_alone_is_named_with_its_layer(layer):
+    """The loss is finite, and the gradient of a layer, a product with inputs of 1e200, is not."""
+    sizes = [1] * (layer + 2)
+    net = gpubp.MLP(sizes, "identity", "half_squared_error", seed=0, device="cpu-reference", precision="float64")
+    net.weights[0][:], net.weights[-2][:], net.weights[-1][:] = 1e200, 1e-190, 1e100
+    X = 1e200 if layer == 1 else 1.0
+    with pytest.raises(gpubp.DivergenceError, match=f": the gradient overflowed in layer {layer} of ") as caught:
+        gpubp.train(net, [[X]], [[0.0]], optimizer="sgd", epochs=1)
+    assert caught.value.layer == layer
 
 
 def test_a_history_says_what_it_holds():

@@ -217,6 +217,18 @@ def test_the_scale_of_sample_weights_does_not_matter(mlp):
     np.testing.assert_allclose(histories[0].loss, histories[1].loss, rtol=1e-12)
 
 
+@in_float64
+def test_l2_adds_to_the_gradient_of_weights_and_decay_takes_from_the_weights(mlp):
+    """Which is the same for gradient descent: W − η (∂C/∂W + λ W)."""
+    X, y = blobs(9)
+    for option in ("l2", "weight_decay"):
+        net = mlp([4, 5, 3])
+        before, (_, grads) = [host(W).copy() for W in net.weights], net.gradients(X, y)
+        train(net, X, y, optimizer="sgd", learning_rate=0.25, batch_size=9, epochs=1, **{option: 0.5})
+        for W, W_before, grad_W in zip(net.weights, before, grads.weights, strict=True):
+            np.testing.assert_allclose(host(W), W_before - 0.25 * (host(grad_W) + 0.5 * W_before), rtol=1e-12)
+
+
 def test_a_batch_without_weight_moves_nothing(mlp):
     X, y = blobs(8)
     net, other = mlp([4, 5, 3], "tanh"), mlp([4, 5, 3], "tanh")
