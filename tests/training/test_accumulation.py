@@ -14,7 +14,8 @@ from gpubp.backends import get_backend
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import OutOfDeviceMemoryError
 from gpubp.backends.notices import say_once
-from gpubp.optimizers import OPTIMIZERS
+from gpubp.optimizers import OPTIMIZERS, get_optimizer
+from gpubp.training.accumulation import Batches, with_batches_that_fit
 from support.machines import but_unfused, by_tier, host, host_driver
 
 RNG = np.random.default_rng(11)
@@ -163,6 +164,20 @@ def test_whichever_allocation_fails_the_result_is_that_of_whole_batches_or_nothi
                 np.testing.assert_allclose(net.theta, whole.theta, rtol=1e-12, atol=1e-12)
                 outcomes.append("cut" if len(calls) >= at else "whole")
     assert outcomes.count("cut") > 10 and outcomes[-1] == "whole"
+
+
+def test_a_batch_that_cannot_be_cut_is_not_tried_again():
+    net, tried = gpubp.MLP([6, 9, 3], device="cpu-reference"), []
+
+    def build(batches: Batches) -> None:
+        tried.append(batches.parts)
+        raise MemoryError
+
+    for batches, parts in ((Batches(1), [1]), (Batches(12, parts=4), [4, 12])):
+        tried.clear()
+        with pytest.raises(MemoryError):
+            with_batches_that_fit(build, batches, net.stack, get_optimizer("adam"), most_rows=60)
+        assert tried == parts
 
 
 def failing(allocate: Any, calls: list[str], at: int, error: type[Exception]) -> Any:
