@@ -292,7 +292,7 @@ def test_a_row_of_another_shape_is_named():
         def __getitem__(self, i: int) -> Any:
             return (X[i, :3] if i == 150 else X[i]), Y[i]
 
-    with pytest.raises(DataError, match=r"Ragged, row 151: x has shape \(3,\)"):
+    with pytest.raises(DataError, match=r"Ragged, row 151: x has shape \(3,\); that of the first row is \(5,\)"):
         trained(network(), Ragged())
 
 
@@ -337,6 +337,17 @@ def test_a_data_set_is_told_from_another_by_some_of_its_rows(tmp_path):
     trained(network(), Dataset(), checkpoint=tmp_path, checkpoint_every="5steps")
     with pytest.raises(DataError, match=r"belongs to another training"):
         trained(network(), Dataset(Y[::-1].copy()), resume=tmp_path)
+
+
+@pytest.mark.parametrize("count", [129, 130])
+def test_a_data_set_is_told_from_another_by_its_first_and_its_last_row_and_some_between(count):
+    rows = [(np.full(3, float(i)), i % 2) for i in range(count)]
+    identity = DatasetRows(rows).identity()
+    assert identity == DatasetRows(list(rows)).identity() and identity["rows"] == "list"
+    for changed in (0, 2, count - 1):
+        for row in ((rows[changed][0] + 0.5, rows[changed][1]), (rows[changed][0], 7)):
+            others = [*rows[:changed], row, *rows[changed + 1 :]]
+            assert DatasetRows(others).identity() != identity, changed
 
 
 def test_no_two_threads_ask_for_rows_at_once(tmp_path):
