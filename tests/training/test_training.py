@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -557,6 +558,13 @@ def test_history_holds_a_number_per_epoch():
         assert len(values) == 3 and all(type(value) is float for value in values), curve
     assert history.epochs == 3 and history.steps == 3 and history.metric_name == "accuracy"
     assert history.seconds == sorted(history.seconds) and history.samples_per_second > 0
+
+
+def test_samples_per_second_are_the_rows_of_all_epochs_over_the_time_they_took():
+    X, y = blobs(60)
+    net, start = MLP([4, 3], device="cpu-reference"), time.perf_counter()
+    history = train(net, X, y, epochs=3)
+    assert 180 / (time.perf_counter() - start) <= history.samples_per_second <= 180 / history.seconds[-1]
 
 
 def test_history_as_csv():
