@@ -70,7 +70,10 @@ TESTS = {
         for path in sorted((ROOT / "gpubp" / "training").glob("*.py"))
         if path.name != "__init__.py"
     },
-    "gpubp/training/options.py": f"tests/cli/test_cli.py::test_default_epochs {TRAINING}",
+    "gpubp/training/options.py": (
+        "tests/cli/test_cli.py::test_default_epochs tests/training/test_options.py tests/training/test_rare_trainings.py "
+        f"tests/training/test_training.py {ON_THE_REFERENCE}"
+    ),
 }
 
 
