@@ -71,8 +71,8 @@ TESTS = {
         if path.name != "__init__.py"
     },
     "gpubp/training/options.py": (
-        "tests/cli/test_cli.py::test_default_epochs tests/training/test_options.py tests/training/test_rare_trainings.py "
-        f"tests/training/test_training.py {ON_THE_REFERENCE}"
+        "tests/cli/test_cli.py::test_default_epochs tests/training/test_options.py tests/training/test_training.py "
+        f"tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
     ),
 }
 
