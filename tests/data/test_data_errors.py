@@ -14,7 +14,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from gpubp.data import encode, prepare, read
+from gpubp.data import encode, prepare, read, tables
+from gpubp.data.schema import TableOptions
 from gpubp.errors import DataError, UsageError
 
 GOOD = "a,b,kind\n" + "".join(f"{i},{i}.5,{'xy'[i % 2]}\n" for i in range(10))  # lines 2 to 11
@@ -271,6 +272,18 @@ def test_parquet_columns_that_are_no_numbers_or_texts_are_named(tmp_path: Path) 
     duckdb.execute(f"COPY (SELECT [1, 2] AS \"the list\", 1 AS y) TO '{path}'")
     with pytest.raises(DataError, match=r'lists.parquet, column "the list": type INTEGER\[\]'):
         read(path)
+
+
+def test_parquet_declares_eight_bytes_a_cell_or_what_its_pages_unpack_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared: list[int] = []
+    monkeypatch.setattr("gpubp.data.tables.check_size", lambda name, size, stored: declared.append(size))
+    for name, cells in (("equal", "0 AS a, 1 AS b, 2 AS c"), ("texts", "i || repeat('x', 100) AS a")):
+        path = tmp_path / f"{name}.parquet"
+        duckdb.execute(f"COPY (SELECT {cells} FROM range(1000) t(i)) TO '{path}'")
+        tables.ParquetFile(path, TableOptions())
+    assert declared[0] == 8 * 1000 * 3 and declared[1] > 100_000
 
 
 def test_parquet_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
