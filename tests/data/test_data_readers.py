@@ -175,6 +175,19 @@ def test_a_row_of_targets_is_a_column_of_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "t.npz").y, Y)
 
 
+def test_hdf5_texts_of_any_length_declare_what_an_array_of_the_longest_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    declared: list[int] = []
+    monkeypatch.setattr("gpubp.data.hdf5.check_size", lambda where, size, stored: declared.append(size))
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["X"] = np.ones((300, 2))
+        file.create_dataset("y", data=["no", "maybe", "yes"] * 100, dtype=h5py.string_dtype())
+    data = read(tmp_path / "t.h5")
+    assert data.rows == 300 and 4 * 300 * len("maybe") in declared and 100 * len("nomaybeyes") in declared
+
+
 def test_hdf5_texts_of_any_length_are_classes(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py", reason="HDF5 needs h5py")
     texts = ["é" * (1 + i % 2) for i in range(300)]
