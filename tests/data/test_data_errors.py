@@ -16,6 +16,7 @@ import pytest
 
 from gpubp.data import encode, prepare, read, tables
 from gpubp.data.schema import TableOptions
+from gpubp.data.source import check_size
 from gpubp.errors import DataError, UsageError
 
 GOOD = "a,b,kind\n" + "".join(f"{i},{i}.5,{'xy'[i % 2]}\n" for i in range(10))  # lines 2 to 11
@@ -272,6 +273,23 @@ def test_parquet_columns_that_are_no_numbers_or_texts_are_named(tmp_path: Path) 
     duckdb.execute(f"COPY (SELECT [1, 2] AS \"the list\", 1 AS y) TO '{path}'")
     with pytest.raises(DataError, match=r'lists.parquet, column "the list": type INTEGER\[\]'):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("declared", "stored", "refused"),
+    [
+        (2**28, 1, False),  # which any machine has
+        (2**28 + 1, 1, True),
+        (2**30, 2**30 // 200 + 1, False),
+        (2**30, 2**30 // 200, True),
+    ],
+)
+def test_data_of_more_than_256_mib_may_be_200_times_the_file(declared: int, stored: int, refused: bool) -> None:
+    if refused:
+        with pytest.raises(DataError, match=f"bomb: {stored:,} bytes on disk declare {declared:,} bytes of data"):
+            check_size("bomb", declared, stored)
+    else:
+        check_size("bomb", declared, stored)
 
 
 def test_parquet_declares_eight_bytes_a_cell_or_what_its_pages_unpack_to(
