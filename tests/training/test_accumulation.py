@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import OutOfDeviceMemoryError
 from gpubp.backends.notices import say_once
 from gpubp.optimizers import OPTIMIZERS, get_optimizer
-from gpubp.training.accumulation import Batches, with_batches_that_fit
+from gpubp.training.accumulation import Batches, accumulation, with_batches_that_fit
 from support.machines import but_unfused, by_tier, host, host_driver
 
 RNG = np.random.default_rng(11)
@@ -123,6 +124,13 @@ def test_rows_that_are_fewer_than_the_parts_are_a_part_each():
 def test_the_loss_scale_of_float16_is_refused():
     with pytest.raises(UsageError, match='accumulate does not go with precision "float16"'):
         gpubp.train(gpubp.MLP([6, 3], device=CudaBackend(host_driver(), "float16")), X, Y, accumulate=2)
+
+
+@pytest.mark.parametrize(("ranks", "what"), [(1, "accumulate does"), (3, "3 ranks do")])
+def test_a_loss_scale_is_refused_before_anything_is_made(ranks, what):
+    batches = Batches(6, 3, ranks=SimpleNamespace(size=ranks))
+    with pytest.raises(UsageError, match=f'{what} not go with precision "float16"'):
+        accumulation(None, batches, SimpleNamespace(loss_scale=object()), None, 6)
 
 
 def test_a_batch_that_does_not_fit_is_cut_into_parts_which_is_said_once(monkeypatch, caplog):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
+import sys
 from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
@@ -99,6 +101,15 @@ def test_files_are_written_where_the_system_has_no_locks(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_serialization_is_imported_where_the_system_has_no_locks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("serialization_without_locks", serialization.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.fcntl is None
+
+
 def test_a_folder_that_cannot_be_flushed_matters_only_where_it_should(tmp_path, monkeypatch):
     def refuse(number):
         def fsync(_):
@@ -188,6 +199,9 @@ def test_a_rank_alone_is_all_of_them():
     alone = Ranks()
     assert alone.texts("a") == ["a"] and alone.gather(1, 2).tolist() == [[1, 2]]
     assert (alone.rank, alone.size) == (0, 1)
+    total = np.zeros(3)
+    alone.begin_sum(np.arange(3.0))(total)
+    assert total.tolist() == [0, 1, 2]
 
 
 def test_more_rows_than_can_be_streamed_are_refused():
