@@ -17,7 +17,8 @@ from gpubp import DataError, UsageError
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.scratch import ScratchRows
 from gpubp.training.batches import DatasetRows, as_row_source
-from gpubp.training.streaming import StreamedOrder
+from gpubp.training.step_table import draw_table
+from gpubp.training.streaming import StreamedData, StreamedOrder, StreamedRows
 from support.machines import but_unfused, host, host_driver
 
 RNG = np.random.default_rng(5)
@@ -252,6 +253,35 @@ def test_what_yields_no_batches_is_named(wrong, message):
 
 
 # -- sources that fail ------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_and_is_no_single_row_is_raised_as_it_is(monkeypatch):
+    rows = StreamedRows(network().stack, source(), None)
+    monkeypatch.setattr(rows.source, "read", lambda first, end: (X[first:end], Y[first : end - 1]))
+    with pytest.raises(DataError, match=r"y has shape \(4,\), but there are 5 rows of X"):
+        rows.read(3, 8)
+    monkeypatch.undo()
+
+    def checked(X: Any, y: Any, *names: Any) -> Any:
+        if len(X) > 1:
+            raise DataError("not together")
+
+    monkeypatch.setattr(rows.stack, "checked", checked)
+    with pytest.raises(DataError, match="^not together$"):
+        rows.read(3, 8)
+
+
+def test_another_window_than_the_one_read_ahead_may_be_asked_for():
+    net = network()
+    data = StreamedData(net.stack.backend, StreamedRows(net.stack, source(window=40), None), batch_size=10)
+    table = draw_table([np.arange(len(X))], 10, None, np.zeros(1, np.int64), [np.ones(21)])
+    try:
+        for start in (0, 40, 0, 80, 80, 200, 0):
+            data.load(table, start, np.arange(1))
+            count = min(40, len(X) - start)
+            np.testing.assert_array_equal(host(data.device[0])[0, :count], X[start : start + count])
+    finally:
+        data.close()
 
 
 def with_wrong_row(row: int, value: float) -> ScratchRows:
