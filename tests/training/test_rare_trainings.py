@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import sys
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from gpubp.training.options import Option
 from gpubp.training.ranks import Ranks
 from gpubp.training.row_groups import map_arrays
 from gpubp.training.samples import Samples
+from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import StepTable, draw_table
 from gpubp.training.stopping import EarlyStopping
 
@@ -123,6 +124,20 @@ def test_a_folder_that_cannot_be_flushed_matters_only_where_it_should(tmp_path, 
     monkeypatch.setattr("os.fsync", refuse(5))
     with pytest.raises(OSError, match="no"):
         serialization.sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("tolerance", "epochs"), [(1e9, 2), (None, 3)])
+def test_an_epoch_all_of_whose_steps_were_skipped_says_nothing_of_how_weights_move(tolerance, epochs, monkeypatch):
+    """As float16 does, which counts over all epochs: all three steps of the first, one of each other."""
+    run_epoch, so_far = TrainingStep.run_epoch, iter([3, 4, 5])
+    monkeypatch.setattr(
+        TrainingStep,
+        "run_epoch",
+        lambda self, *arguments: replace(run_epoch(self, *arguments), overflows=np.array([next(so_far)])),
+    )
+    history = gpubp.train(network(), X, Y, batch_size=4, epochs=3, update_tolerance=tolerance)
+    assert history.epochs == epochs and history.overflows == 2 + epochs
+    assert history.stopped == ("epochs" if tolerance is None else "update_tolerance")
 
 
 def test_rows_that_cannot_be_streamed_are_named():
