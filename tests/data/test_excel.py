@@ -64,6 +64,17 @@ def test_eight_bytes_are_declared_by_each_cell(tmp_path: Path, monkeypatch: pyte
     assert declared[1:] == [24, 48, 72], "behind what the archive unpacks to"
 
 
+def test_a_workbook_that_unpacks_to_too_much_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, size: int, stored: int) -> None:
+        raise DataError(f"{name}: would unpack to too much")
+
+    monkeypatch.setattr("gpubp.data.excel.check_size", refuse)
+    with pytest.raises(DataError, match=r"^t\.xlsx: would unpack to too much$"):
+        read(save(tmp_path / "t.xlsx", ["a", "b"], [1, 2]))
+
+
 def test_formulas_without_values_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "t.xlsx", ["a", "b"], [1, "=A2+1"], [2, 5])
     with pytest.raises(
