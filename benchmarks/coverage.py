@@ -5,9 +5,11 @@ what each module has to ``benchmarks/results/coverage.json``; with ``--only gpub
 and branches of these modules that no test ran, and writes nothing. Runs with ``--add`` count together with the ones
 before in DIR, so that the tiers can be measured one by one.
 
-Processes that tests start, those of ``-n 2`` among them, are measured where coverage is installed in the environment
-itself: on PYTHONPATH alone it does not hear of them. What coverage cannot see is left out by name, with the reason:
-`UNSEEN`.
+Processes that tests start are measured where coverage is installed in the environment itself: on PYTHONPATH alone it
+does not hear of them. So are those of ``-n 2``, but one that takes more than ten seconds to end after its last test is
+killed by pytest-xdist, and all that it measured is lost: the whole suite is measured without ``-n``.
+
+What coverage cannot see is left out by name, with the reason: `UNSEEN`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,17 @@ REGISTRY = f"tests/test_registry.py {ON_THE_REFERENCE}"  # what all registries h
 TRAINING = f"tests/training {ON_THE_REFERENCE}"
 READERS = " ".join(
     f"tests/data/test_{name}.py"
-    for name in ("data_readers", "data_errors", "columns", "corpora", "rare_files", "streamed", "excel", "pictures")
+    for name in (
+        "data_readers",
+        "data_errors",
+        "columns",
+        "corpora",
+        "rare_files",
+        "streamed",
+        "excel",
+        "pictures",
+        "hostile_tables",
+    )
 )
 # The tests that are to notice mutants of a module, as arguments of pytest.
 TESTS = {
@@ -60,6 +70,10 @@ TESTS = {
         for path in sorted((ROOT / "gpubp" / "training").glob("*.py"))
         if path.name != "__init__.py"
     },
+    "gpubp/training/options.py": (
+        "tests/cli/test_cli.py::test_default_epochs tests/training/test_options.py tests/training/test_training.py "
+        f"tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
+    ),
 }
 
 

@@ -36,7 +36,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 LIBRARIES = ("scipy.special", "scipy.stats", "sklearn.pipeline", "sklearn.model_selection", "hypothesis", "duckdb")
 MORE_LIBRARIES = ("pandas", "numba", "mpmath", "h5py", "openpyxl", "PIL.Image", "safetensors.numpy")
 NEVER_EXECUTED = "core/ReplaceBinaryOperator_BitOr_"
-FEW_TESTS, MOST_TESTS = 20, 250
+FEW_TESTS, MOST_TESTS = 20, 400
 SECONDS_AT_LEAST, ADDRESS_SPACE = 20.0, 16 << 30
 OUTPUT = Path("../output.txt")  # of the last run, beside the copy of the checkout
 NONE_COLLECTED = 5  # exit status of pytest

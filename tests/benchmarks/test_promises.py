@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,20 @@ def test_errors_of_losses_are_of_a_few_ulp_and_would_be_seen(monkeypatch):
     monkeypatch.setattr(np, "log1p", lambda x: np.log(1 + x))
     monkeypatch.setattr(promises, "XP", promises.NumpyNamespace())
     assert promises.largest_error_of_losses()[0] > 1e6
+
+
+def test_mutants_that_no_test_could_notice_are_counted_apart(tmp_path, monkeypatch):
+    survivors = {"a -> b": "equivalent: it is one row", "c -> d": "", "e -> f": "nothing is computed by it"}
+    modules = {
+        "gpubp/losses.py": {"tested": 12, "killed": 9, "survivors": survivors},
+        "gpubp/registry.py": {"tested": 10, "killed": 9, "survivors": {"a -> b": "equivalent"}},
+    }
+    (tmp_path / "mutants.json").write_text(json.dumps(modules), encoding="utf-8")
+    monkeypatch.setattr(promises, "RESULTS", tmp_path)
+    figure = promises._mutants(1.0)
+    assert figure.startswith("18 of 22 are noticed, a sample of those of 2 modules; 2 cannot be, since ")
+    assert "below 90 % of those that can be are gpubp/losses.py 9 of 11; those" in figure
+    assert figure.endswith(f"the other {len(promises.TESTS) - 2} modules are not measured")
 
 
 @pytest.mark.thorough

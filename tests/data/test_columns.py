@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from gpubp.data import RawData, encode, prepare, read
 from gpubp.data.number_style import possible_styles
-from gpubp.data.schema import Schema
+from gpubp.data.schema import ColumnSchema, Schema, TableOptions
 from gpubp.errors import DataError, UsageError
 
 Write = Callable[..., Path]
@@ -317,6 +318,23 @@ def test_options_on_columns_are_refused_for_arrays(
         read(tmp_path / "a.npz", **options)
 
 
+@pytest.mark.parametrize("record", [TableOptions, ColumnSchema, Schema])
+def test_what_training_said_of_columns_cannot_be_changed(record: type) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(object.__new__(record), fields(record)[0].name, None)
+
+
+@pytest.mark.parametrize("delimiter", ["", ";;", "\r", "\n", '"', *"0123456789"])
+def test_a_delimiter_is_one_character_that_is_no_part_of_numbers_and_quotes(delimiter: str) -> None:
+    with pytest.raises(UsageError, match=f'--delimiter "{delimiter}": name one character'):
+        TableOptions(delimiter=delimiter).check()
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|", "x", None])
+def test_any_other_character_may_be_the_delimiter(delimiter: str | None) -> None:
+    TableOptions(delimiter=delimiter).check()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -457,13 +475,26 @@ def test_a_first_row_is_not_taken_for_names_without_asking(case: str, write: Wri
         assert [len(values) for values in read(path).columns.values()]
 
 
-@pytest.mark.parametrize("start", ["sep=;\n", "# made by hand\n", "Sales of 2024\n", "# one\r\n# two\r\n"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        "sep=;\n",
+        "# made by hand\n",
+        "# by hand; 2024\n",
+        "Sales of 2024\n",
+        "# one\r\n# two\r\n",
+        "# x; y; z\n# of 2024\n",  # as many delimiters as the header, which does not follow at once
+    ],
+)
 def test_lines_before_the_header_are_skipped_and_lines_counted(start: str, write: Write) -> None:
     data = read(write("t.csv", start + "a;b;c\n" + "1;2;x\n3;4;y\n" * 9))
     assert list(data.columns) == ["a", "b", "c"]
     skipped = start.count("\n")
     assert data.place(0) == f"line {skipped + 2}"
-    assert len(data.notes) == (0 if start.startswith("sep") else skipped)
+    lines = [] if start.startswith("sep") else start.splitlines()
+    assert data.notes == [
+        f't.csv, line {i}: "{x}" is skipped: it is no row of the table' for i, x in enumerate(lines, 1)
+    ]
     broken = write("t.csv", start + "a;b;c\n" + "1;2;x\n3;4;y\n" * 9 + "1;2\n")
     with pytest.raises(DataError, match=f"line {skipped + 20}: 2 cells where"):
         read(broken)

@@ -14,7 +14,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from gpubp.data import encode, prepare, read
+from gpubp.data import encode, prepare, read, tables
+from gpubp.data.schema import TableOptions
+from gpubp.data.source import check_size
 from gpubp.errors import DataError, UsageError
 
 GOOD = "a,b,kind\n" + "".join(f"{i},{i}.5,{'xy'[i % 2]}\n" for i in range(10))  # lines 2 to 11
@@ -46,6 +48,10 @@ CSV: dict[str, tuple[bytes | str, tuple[str, ...]]] = {
         ("line 61", 'column "y"', "6 of 65 cells", '"<1.0"', "--missing '<1.0'", "--kind y=category", "--ignore y"),
     ),
     "mixed_line_endings": (GOOD + "1,2,x\r\n3,4,y\n", ("line 12", r"'\r\n'", r"'\n'")),
+    "mixed_line_endings_below_a_comment": (
+        "# by hand\na,b,kind\r\n1,2,x\r\n3,4,y\n",
+        ("line 4", r"'\n' where line 2 ends with '\r\n'"),
+    ),
     "endless_line": ("a,b\n1," + "x" * 2_100_000 + "\n", ("line 2", "longer than 2,000,000", "…")),
     "nul_in_number": (GOOD + "1,\0,x\n", ("line 12", 'column "b"', r'"\x00" is not a number')),
     "infinite": (GOOD + "1,inf,x\n", ("line 12", 'column "b"', "inf is infinite")),
@@ -267,6 +273,35 @@ def test_parquet_columns_that_are_no_numbers_or_texts_are_named(tmp_path: Path) 
     duckdb.execute(f"COPY (SELECT [1, 2] AS \"the list\", 1 AS y) TO '{path}'")
     with pytest.raises(DataError, match=r'lists.parquet, column "the list": type INTEGER\[\]'):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("declared", "stored", "refused"),
+    [
+        (2**28, 1, False),  # which any machine has
+        (2**28 + 1, 1, True),
+        (2**30, 2**30 // 200 + 1, False),
+        (2**30, 2**30 // 200, True),
+    ],
+)
+def test_data_of_more_than_256_mib_may_be_200_times_the_file(declared: int, stored: int, refused: bool) -> None:
+    if refused:
+        with pytest.raises(DataError, match=f"bomb: {stored:,} bytes on disk declare {declared:,} bytes of data"):
+            check_size("bomb", declared, stored)
+    else:
+        check_size("bomb", declared, stored)
+
+
+def test_parquet_declares_eight_bytes_a_cell_or_what_its_pages_unpack_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared: list[int] = []
+    monkeypatch.setattr("gpubp.data.tables.check_size", lambda name, size, stored: declared.append(size))
+    for name, cells in (("equal", "0 AS a, 1 AS b, 2 AS c"), ("texts", "i || repeat('x', 100) AS a")):
+        path = tmp_path / f"{name}.parquet"
+        duckdb.execute(f"COPY (SELECT {cells} FROM range(1000) t(i)) TO '{path}'")
+        tables.ParquetFile(path, TableOptions())
+    assert declared[0] == 8 * 1000 * 3 and declared[1] > 100_000
 
 
 def test_parquet_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:

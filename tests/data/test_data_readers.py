@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +175,30 @@ def test_a_matrix_in_npy_fits_a_network_that_was_trained_on_arrays(targets: bool
 def test_a_row_of_targets_is_a_column_of_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", X=X, y=Y[None])
     np.testing.assert_array_equal(read(tmp_path / "t.npz").y, Y)
+
+
+def test_texts_of_no_length_are_read_as_empty_ones(tmp_path: Path) -> None:
+    header = str({"descr": "<U0", "fortran_order": False, "shape": (4,)}).ljust(117) + "\n"
+    numbers = io.BytesIO()
+    np.save(numbers, X[:4])
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("X.npy", numbers.getvalue())
+        archive.writestr("y.npy", b"\x93NUMPY\x01\x00v\x00" + header.encode())
+    data = read(tmp_path / "t.npz")
+    assert data.y is not None and data.y.tolist() == [""] * 4
+
+
+def test_hdf5_texts_of_any_length_declare_what_an_array_of_the_longest_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h5py = pytest.importorskip("h5py")
+    declared: list[int] = []
+    monkeypatch.setattr("gpubp.data.hdf5.check_size", lambda where, size, stored: declared.append(size))
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["X"] = np.ones((300, 2))
+        file.create_dataset("y", data=["no", "maybe", "yes"] * 100, dtype=h5py.string_dtype())
+    data = read(tmp_path / "t.h5")
+    assert data.rows == 300 and 4 * 300 * len("maybe") in declared and 100 * len("nomaybeyes") in declared
 
 
 def test_hdf5_texts_of_any_length_are_classes(tmp_path: Path) -> None:

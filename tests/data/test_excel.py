@@ -51,6 +51,30 @@ def test_rows_are_named_as_in_the_sheet(tmp_path: Path) -> None:
     assert data.where(3, "b") == 't.xlsx, line 5, column "b"'
 
 
+def test_rows_without_cells_between_others_have_no_values(tmp_path: Path) -> None:
+    data = read(save(tmp_path / "t.xlsx", ["a", "b"], [1, 2], [None, None], [None, None], [3, 4]))
+    np.testing.assert_array_equal(data.columns["a"], [1, np.nan, np.nan, 3])
+    assert data.place(3) == "line 5"
+
+
+def test_eight_bytes_are_declared_by_each_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared: list[int] = []
+    monkeypatch.setattr("gpubp.data.excel.check_size", lambda name, size, stored: declared.append(size))
+    read(save(tmp_path / "t.xlsx", ["a", "b", "c"], [1, 2, 3], [4, 5, 6]))
+    assert declared[1:] == [24, 48, 72], "behind what the archive unpacks to"
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_not_said_to_be_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, size: int, stored: int) -> None:
+        raise DataError(f"{name}: would unpack to too much")
+
+    monkeypatch.setattr("gpubp.data.excel.check_size", refuse)
+    with pytest.raises(DataError, match=r"^t\.xlsx: would unpack to too much$"):
+        read(save(tmp_path / "t.xlsx", ["a", "b"], [1, 2]))
+
+
 def test_formulas_without_values_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "t.xlsx", ["a", "b"], [1, "=A2+1"], [2, 5])
     with pytest.raises(

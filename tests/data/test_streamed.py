@@ -286,6 +286,14 @@ def test_a_file_with_fewer_rows_than_it_says_is_named(tmp_path):
         prepare_streamed(data)
 
 
+@pytest.mark.parametrize("write", [write_table_npy, write_npy, write_parquet, write_hdf5])
+def test_rows_of_every_block_are_counted_from_the_first_of_the_file(write, tmp_path):
+    rows = opened(write(tmp_path)).blocks
+    for block, start in enumerate(rows.starts[:-1]):
+        data = rows.read(block)
+        assert [data.place(row) for row in (0, 7)] == [f"row {start + 1}", f"row {start + 8}"]
+
+
 def test_pieces_may_end_in_texts_of_several_lines(tmp_path):
     path = tmp_path / "texts.csv"
     texts = ["\n".join(f"line {line} of {row}" for line in range(row % 9)) for row in range(ROWS)]

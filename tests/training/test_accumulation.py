@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from gpubp.backends import get_backend
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import OutOfDeviceMemoryError
 from gpubp.backends.notices import say_once
-from gpubp.optimizers import OPTIMIZERS
+from gpubp.optimizers import OPTIMIZERS, get_optimizer
+from gpubp.training.accumulation import Batches, accumulation, with_batches_that_fit
 from support.machines import but_unfused, by_tier, host, host_driver
 
 RNG = np.random.default_rng(11)
@@ -124,6 +126,13 @@ def test_the_loss_scale_of_float16_is_refused():
         gpubp.train(gpubp.MLP([6, 3], device=CudaBackend(host_driver(), "float16")), X, Y, accumulate=2)
 
 
+@pytest.mark.parametrize(("ranks", "what"), [(1, "accumulate does"), (3, "3 ranks do")])
+def test_a_loss_scale_is_refused_before_anything_is_made(ranks, what):
+    batches = Batches(6, 3, ranks=SimpleNamespace(size=ranks))
+    with pytest.raises(UsageError, match=f'{what} not go with precision "float16"'):
+        accumulation(None, batches, SimpleNamespace(loss_scale=object()), None, 6)
+
+
 def test_a_batch_that_does_not_fit_is_cut_into_parts_which_is_said_once(monkeypatch, caplog):
     def with_room_for(rows: int) -> gpubp.MLP:
         net = gpubp.MLP([6, 9, 3], device=get_backend("cpu-reference", "float64"))
@@ -163,6 +172,20 @@ def test_whichever_allocation_fails_the_result_is_that_of_whole_batches_or_nothi
                 np.testing.assert_allclose(net.theta, whole.theta, rtol=1e-12, atol=1e-12)
                 outcomes.append("cut" if len(calls) >= at else "whole")
     assert outcomes.count("cut") > 10 and outcomes[-1] == "whole"
+
+
+def test_a_batch_that_cannot_be_cut_is_not_tried_again():
+    net, tried = gpubp.MLP([6, 9, 3], device="cpu-reference"), []
+
+    def build(batches: Batches) -> None:
+        tried.append(batches.parts)
+        raise MemoryError
+
+    for batches, parts in ((Batches(1), [1]), (Batches(12, parts=4), [4, 12])):
+        tried.clear()
+        with pytest.raises(MemoryError):
+            with_batches_that_fit(build, batches, net.stack, get_optimizer("adam"), most_rows=60)
+        assert tried == parts
 
 
 def failing(allocate: Any, calls: list[str], at: int, error: type[Exception]) -> Any:

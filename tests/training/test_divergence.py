@@ -7,6 +7,8 @@ import pytest
 
 import gpubp
 from gpubp import DivergenceError
+from gpubp.training.divergence import with_finite_outputs
+from gpubp.training.samples import Samples
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 3))
@@ -46,3 +48,21 @@ def test_rows_that_are_looked_at_are_those_of_each_network():
     rows = [np.arange(30), np.arange(30, 60)]
     history = gpubp.train(net, X, Y, rows=rows, learning_rate=[1e-3, 1e20], epochs=1, batch_size=30)
     assert history.stopped == ["epochs", "diverged"]
+
+
+@pytest.mark.parametrize(("columns", "count"), [(1, 1024), (255, 128), (4095, 8)])
+def test_the_first_rows_are_looked_at_as_many_as_take_little_memory(columns, count):
+    """At most 1024 rows, 2¹⁵ values of all layers, and 8 rows whatever they take."""
+    net = gpubp.MLP([columns, 1], loss="half_squared_error", seed=0, device="cpu-reference")
+    net.weights[0][:] = 1e20
+    rows = np.zeros((count + 2, columns))
+    rows[count] = 1e20  # whose output is infinite
+    for first, stopped in ((0, "epochs"), (1, "diverged")):
+        samples = Samples(rows[first:], np.zeros((count + 2 - first, 1)), None)
+        history = gpubp.History("rmse")
+        if stopped == "diverged":
+            with pytest.raises(DivergenceError):
+                with_finite_outputs(history, net.stack, samples)
+        else:
+            assert with_finite_outputs(history, net.stack, samples) is history
+        assert history.stopped == stopped

@@ -63,6 +63,11 @@ def test_options_of_optimizers_are_options_of_optimizers() -> None:
     assert TRAINING_OPTIONS.keys() - OF_TRAIN.keys() <= known
 
 
+def test_what_the_command_line_may_leave_to_gpubp() -> None:
+    left = {name for name, option in TRAINING_OPTIONS.items() if option.optional_in_command}
+    assert left == {"momentum", "weight_decay", "max_grad_norm", "epochs", "patience", "update_tolerance"}
+
+
 def outside(option: Option) -> list[Any]:
     """Values just beyond the bounds of a number, and what is no number."""
     if option.type is int:
@@ -134,6 +139,11 @@ def test_networks_that_differ_in_an_option_share_a_stack_where_they_can(name: st
     if option.per_network:
         assert merged_arguments([one, other])[name] == [one[name], other[name]]
     assert merged_arguments([one, one])[name] == one[name]
+
+
+def test_options_of_an_optimizer_are_listed_also_for_a_stack_of_one() -> None:
+    one = ARGUMENTS | {"optimizer_options": {"beta1": 0.5, "beta2": 0.9}}
+    assert merged_arguments([one])["optimizer_options"] == {"beta1": [0.5], "beta2": [0.9]}
 
 
 def test_networks_with_and_without_an_option_share_a_stack_where_a_number_switches_it_off() -> None:

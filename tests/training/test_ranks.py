@@ -5,21 +5,24 @@ Ranks are threads here; tests/cli/test_ranks_command.py starts processes by ``mp
 
 from __future__ import annotations
 
+import logging
 import re
 import signal
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gpubp
-from gpubp import DataError, DivergenceError, RankError, UsageError
+from gpubp import DataError, DeviceError, DivergenceError, RankError, UsageError
 from gpubp.backends.cuda.backend import CudaBackend
+from gpubp.backends.notices import say_once
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.optimizers import OPTIMIZERS
 from gpubp.training import checkpoint, data_parallel
 from gpubp.training.data_parallel import OverlappingRankStep
-from gpubp.training.ranks import ALONE, MpiRanks, ranks_of
+from gpubp.training.ranks import ALONE, MpiRanks, Ranks, ranks_of
 from support.machines import but_unfused, by_tier, host, host_driver
 from support.thread_ranks import ThreadComm, on_ranks
 
@@ -167,6 +170,71 @@ def test_slices_of_a_training_that_diverges_on_one_rank(overlapping):
         diverging(accumulate=2)
     errors = on_ranks(2, lambda communicator: diverging(communicator=communicator))
     assert [str(error) for error in errors] == [str(alone.value)] * 2
+
+
+def test_slices_of_a_loss_that_overflows_on_one_rank_are_finite_on_none(overlapping):
+    data = X.copy()
+    data[40] = 1e200  # in the second part of the third batch, whose squared error alone is infinite
+    weights = []
+
+    def diverging(**where: Any) -> None:
+        net = gpubp.MLP([6, 9, 8, 1], "relu", "half_squared_error", seed=2, device="cpu-reference", precision="float64")
+        try:
+            with np.errstate(all="ignore"):
+                gpubp.train(net, data, Y, optimizer="sgd", batch_size=16, shuffle=False, **where)
+        finally:
+            weights.append(net.theta.copy())
+
+    with pytest.raises(DivergenceError, match="diverged at step 2 ") as alone:
+        diverging(accumulate=2)
+    errors = on_ranks(2, lambda communicator: diverging(communicator=communicator))
+    assert [str(error) for error in errors] == [str(alone.value)] * 2
+    for theta in weights:
+        np.testing.assert_array_equal(theta, weights[0])
+
+
+class TwoRanks(Ranks):
+    """Rank 0 of two, of which the other one answers with what is told beforehand and has the same arrays."""
+
+    size = 2
+
+    def __init__(self, *answers: float) -> None:
+        self.answers = list(answers)
+
+    def gather(self, *numbers: float) -> Any:
+        return np.array([numbers, [self.answers.pop(0)]], np.float64)
+
+    def sum(self, array: Any) -> None:
+        array *= 2
+
+
+def on_a_device() -> Any:
+    """What `adding_up` looks at of a stack whose arrays are a GPU's."""
+    copies = SimpleNamespace(device="cuda:0", to_host=lambda array: array, from_host=lambda array: array)
+    return SimpleNamespace(theta=SimpleNamespace(__cuda_array_interface__={}), backend=copies)
+
+
+def test_ranks_of_which_some_alone_have_a_gpu_are_refused():
+    with pytest.raises(DeviceError, match="rank 0 computes on cuda:0, rank 1 does not; give all a GPU, or none"):
+        data_parallel.adding_up(TwoRanks(False), on_a_device())
+
+
+@pytest.mark.parametrize("nccl", [(True, True), (True, False), (False, True)])
+def test_gpus_add_up_by_nccl_where_all_ranks_have_it_and_else_on_the_host_which_is_said(nccl, monkeypatch, caplog):
+    here, there = nccl
+    monkeypatch.setattr("gpubp.backends.cuda.nccl.available", lambda: here)
+    monkeypatch.setattr("gpubp.backends.cuda.nccl.NcclSum", lambda ranks: f"sum of {ranks.size}")
+    say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "gpubp"):
+        add_up = data_parallel.adding_up(TwoRanks(True, there), on_a_device())
+    said = [record.getMessage() for record in caplog.records]
+    if here and there:
+        assert add_up == "sum of 2" and not said
+    else:
+        array = np.arange(3.0)
+        add_up(array)
+        assert array.tolist() == [0, 2, 4]
+        assert len(said) == 1 and said[0].startswith("NCCL is missing: gradients are added up in the host's memory")
 
 
 def test_a_rank_that_fails_between_two_slices_ends_all(overlapping, monkeypatch):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
 
 import numpy as np
 import pytest
@@ -14,10 +17,14 @@ from gpubp.checks import SparseRows
 from gpubp.errors import DataError, UsageError
 from gpubp.serialization import atomic_write
 from gpubp.training import packing
-from gpubp.training.checkpoint import fingerprint
+from gpubp.training.checkpoint import Interval, TrainingState, fingerprint
+from gpubp.training.options import Option
 from gpubp.training.ranks import Ranks
 from gpubp.training.row_groups import map_arrays
-from gpubp.training.step_table import draw_table
+from gpubp.training.samples import Samples
+from gpubp.training.step import TrainingStep
+from gpubp.training.step_table import StepTable, draw_table
+from gpubp.training.stopping import EarlyStopping
 
 X = np.random.default_rng(0).normal(size=(12, 4))
 Y = np.arange(12) % 3
@@ -46,13 +53,16 @@ def test_diagnostics_look_at_a_single_network():
         gpubp.train(network(models=2), X, Y, diagnostics=True)
 
 
-def test_a_gradient_that_overflows_alone_is_named_with_its_layer():
-    """The loss is finite, and the gradient of the first layer, a product with inputs of 1e200, is not."""
-    net = gpubp.MLP([1, 1, 1], "identity", "half_squared_error", seed=0, device="cpu-reference", precision="float64")
-    net.weights[0][:], net.weights[1][:] = 1e-190, 1e100
-    with pytest.raises(gpubp.DivergenceError, match="the gradient overflowed in layer 1") as caught:
-        gpubp.train(net, [[1e200]], [[0.0]], optimizer="sgd", epochs=1)
-    assert caught.value.layer == 1
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_gradient_that_overflows_alone_is_named_with_its_layer(layer):
+    """The loss is finite, and the gradient of a layer, a product with inputs of 1e200, is not."""
+    sizes = [1] * (layer + 2)
+    net = gpubp.MLP(sizes, "identity", "half_squared_error", seed=0, device="cpu-reference", precision="float64")
+    net.weights[0][:], net.weights[-2][:], net.weights[-1][:] = 1e200, 1e-190, 1e100
+    X = 1e200 if layer == 1 else 1.0
+    with pytest.raises(gpubp.DivergenceError, match=f": the gradient overflowed in layer {layer} of ") as caught:
+        gpubp.train(net, [[X]], [[0.0]], optimizer="sgd", epochs=1)
+    assert caught.value.layer == layer
 
 
 def test_a_history_says_what_it_holds():
@@ -92,6 +102,15 @@ def test_files_are_written_where_the_system_has_no_locks(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
+def test_serialization_is_imported_where_the_system_has_no_locks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    spec = importlib.util.spec_from_file_location("serialization_without_locks", serialization.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.fcntl is None
+
+
 def test_a_folder_that_cannot_be_flushed_matters_only_where_it_should(tmp_path, monkeypatch):
     def refuse(number):
         def fsync(_):
@@ -105,6 +124,20 @@ def test_a_folder_that_cannot_be_flushed_matters_only_where_it_should(tmp_path, 
     monkeypatch.setattr("os.fsync", refuse(5))
     with pytest.raises(OSError, match="no"):
         serialization.sync_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("tolerance", "epochs"), [(1e9, 2), (None, 3)])
+def test_an_epoch_all_of_whose_steps_were_skipped_says_nothing_of_how_weights_move(tolerance, epochs, monkeypatch):
+    """As float16 does, which counts over all epochs: all three steps of the first, one of each other."""
+    run_epoch, so_far = TrainingStep.run_epoch, iter([3, 4, 5])
+    monkeypatch.setattr(
+        TrainingStep,
+        "run_epoch",
+        lambda self, *arguments: replace(run_epoch(self, *arguments), overflows=np.array([next(so_far)])),
+    )
+    history = gpubp.train(network(), X, Y, batch_size=4, epochs=3, update_tolerance=tolerance)
+    assert history.epochs == epochs and history.overflows == 2 + epochs
+    assert history.stopped == ("epochs" if tolerance is None else "update_tolerance")
 
 
 def test_rows_that_cannot_be_streamed_are_named():
@@ -181,6 +214,9 @@ def test_a_rank_alone_is_all_of_them():
     alone = Ranks()
     assert alone.texts("a") == ["a"] and alone.gather(1, 2).tolist() == [[1, 2]]
     assert (alone.rank, alone.size) == (0, 1)
+    total = np.zeros(3)
+    alone.begin_sum(np.arange(3.0))(total)
+    assert total.tolist() == [0, 1, 2]
 
 
 def test_more_rows_than_can_be_streamed_are_refused():
@@ -196,3 +232,15 @@ def test_one_order_may_be_that_of_all_networks():
 
 def test_a_history_without_epochs_has_no_table():
     assert gpubp.History("accuracy")._html_table() == ""
+
+
+@pytest.mark.parametrize("record", [EarlyStopping, Interval, Option, Samples, StepTable, TrainingState])
+def test_records_of_a_training_cannot_be_changed(record):
+    with pytest.raises(FrozenInstanceError):
+        setattr(object.__new__(record), fields(record)[0].name, None)
+
+
+def test_what_ends_a_training_early_is_given_by_name():
+    """Both are arrays of one shape, which nothing would tell apart."""
+    with pytest.raises(TypeError, match="positional"):
+        EarlyStopping(np.ones(1), np.ones(1))

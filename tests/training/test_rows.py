@@ -10,6 +10,8 @@ from gpubp.errors import DeviceError
 from gpubp.optimizers import get_optimizer
 from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
+from gpubp.training.step_table import draw_table
+from support.machines import host
 
 
 def trained(mlp, monkeypatch, room=None, **settings):
@@ -61,3 +63,29 @@ def test_where_no_batch_fits_that_is_said(mlp, monkeypatch):
     monkeypatch.setattr(net.stack.backend, "free_memory", lambda: 10.0)
     with pytest.raises(DeviceError, match="no batch would fit"):
         gpubp.train(net, np.zeros((64, 6)), np.zeros(64, int), batch_size=64)
+
+
+def test_steps_may_be_taken_one_by_one(mlp):
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(12, 6)), rng.integers(0, 3, 12)
+    net, trained_at_once = mlp([6, 9, 3]), mlp([6, 9, 3])
+    gpubp.train(trained_at_once, X, y, optimizer="sgd", learning_rate=0.125, batch_size=4, epochs=1, shuffle=False)
+    state, none = initial_state(net.stack, get_optimizer("sgd"), {}), np.zeros(1)
+    step = TrainingStep(net.stack, (X, y, None), 4, state, none, none)
+    step.begin(draw_table([np.arange(12)], 4, None, np.zeros(1, np.int64), [np.full(3, 0.125)]))
+    for count, position in ((2, 2), (1, 3)):
+        step.run_steps(count, 4)
+        assert step.position() == position
+    assert step.way in ("calls", "program", "graph", "on-chip")
+    np.testing.assert_array_equal(host(step.live.theta), host(trained_at_once.theta))
+
+
+def test_the_slots_of_a_network_are_where_it_has_its_place(mlp):
+    net = mlp([6, 9, 3], models=3)
+    options = {name: np.full(3, value) for name, value in get_optimizer("momentum").options.items()}
+    state = initial_state(net.stack, get_optimizer("momentum"), options)
+    step = TrainingStep(net.stack, (np.zeros((12, 6)), np.zeros(12, int), None), 4, state, np.zeros(3), np.zeros(3))
+    state.slots[0][2, 0] = 7.0
+    updates, (velocity,) = step.optimizer_slots(2)
+    assert host(updates).tolist() == [0] and host(velocity)[0, 0] == 7
+    assert step.optimizer_slots(3) is None

@@ -86,6 +86,12 @@ def test_orders_are_those_of_seed_and_epoch_and_of_the_networks_own_rows():
     assert table.rows()[2, :3].tolist() == [3, 3, 4], "one batch has no order"
 
 
+def test_seeds_count_with_64_bits():
+    seeds = (2**64 - 1, 2**63 - 1, 2**65 - 1)
+    orders = planner(schedules_of("constant", K), seeds=seeds).table(0, np.ones((0, K))).rows().tolist()
+    assert orders[0] != orders[1] and orders[0] == orders[2]
+
+
 def test_weights_are_summed_in_the_order_of_the_epoch():
     weight = np.arange(1.0, M + 1)
     table = planner(schedules_of("constant", K), weight=weight).table(0, np.ones((0, K)))

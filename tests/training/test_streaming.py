@@ -17,7 +17,8 @@ from gpubp import DataError, UsageError
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.scratch import ScratchRows
 from gpubp.training.batches import DatasetRows, as_row_source
-from gpubp.training.streaming import StreamedOrder
+from gpubp.training.step_table import draw_table
+from gpubp.training.streaming import StreamedData, StreamedOrder, StreamedRows
 from support.machines import but_unfused, host, host_driver
 
 RNG = np.random.default_rng(5)
@@ -254,6 +255,35 @@ def test_what_yields_no_batches_is_named(wrong, message):
 # -- sources that fail ------------------------------------------------------------------------------------
 
 
+def test_what_does_not_fit_and_is_no_single_row_is_raised_as_it_is(monkeypatch):
+    rows = StreamedRows(network().stack, source(), None)
+    monkeypatch.setattr(rows.source, "read", lambda first, end: (X[first:end], Y[first : end - 1]))
+    with pytest.raises(DataError, match=r"y has shape \(4,\), but there are 5 rows of X"):
+        rows.read(3, 8)
+    monkeypatch.undo()
+
+    def checked(X: Any, y: Any, *names: Any) -> Any:
+        if len(X) > 1:
+            raise DataError("not together")
+
+    monkeypatch.setattr(rows.stack, "checked", checked)
+    with pytest.raises(DataError, match="^not together$"):
+        rows.read(3, 8)
+
+
+def test_another_window_than_the_one_read_ahead_may_be_asked_for():
+    net = network()
+    data = StreamedData(net.stack.backend, StreamedRows(net.stack, source(window=40), None), batch_size=10)
+    table = draw_table([np.arange(len(X))], 10, None, np.zeros(1, np.int64), [np.ones(21)])
+    try:
+        for start in (0, 40, 0, 80, 80, 200, 0):
+            data.load(table, start, np.arange(1))
+            count = min(40, len(X) - start)
+            np.testing.assert_array_equal(host(data.device[0])[0, :count], X[start : start + count])
+    finally:
+        data.close()
+
+
 def with_wrong_row(row: int, value: float) -> ScratchRows:
     wrong = X.copy()
     wrong[row, 2] = value
@@ -292,7 +322,7 @@ def test_a_row_of_another_shape_is_named():
         def __getitem__(self, i: int) -> Any:
             return (X[i, :3] if i == 150 else X[i]), Y[i]
 
-    with pytest.raises(DataError, match=r"Ragged, row 151: x has shape \(3,\)"):
+    with pytest.raises(DataError, match=r"Ragged, row 151: x has shape \(3,\); that of the first row is \(5,\)"):
         trained(network(), Ragged())
 
 
@@ -337,6 +367,17 @@ def test_a_data_set_is_told_from_another_by_some_of_its_rows(tmp_path):
     trained(network(), Dataset(), checkpoint=tmp_path, checkpoint_every="5steps")
     with pytest.raises(DataError, match=r"belongs to another training"):
         trained(network(), Dataset(Y[::-1].copy()), resume=tmp_path)
+
+
+@pytest.mark.parametrize("count", [129, 130])
+def test_a_data_set_is_told_from_another_by_its_first_and_its_last_row_and_some_between(count):
+    rows = [(np.full(3, float(i)), i % 2) for i in range(count)]
+    identity = DatasetRows(rows).identity()
+    assert identity == DatasetRows(list(rows)).identity() and identity["rows"] == "list"
+    for changed in (0, 2, count - 1):
+        for row in ((rows[changed][0] + 0.5, rows[changed][1]), (rows[changed][0], 7)):
+            others = [*rows[:changed], row, *rows[changed + 1 :]]
+            assert DatasetRows(others).identity() != identity, changed
 
 
 def test_no_two_threads_ask_for_rows_at_once(tmp_path):

@@ -7,6 +7,7 @@ import hashlib
 import io
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -215,6 +216,18 @@ def test_the_scale_of_sample_weights_does_not_matter(mlp):
     ]
     assert_close(*nets)
     np.testing.assert_allclose(histories[0].loss, histories[1].loss, rtol=1e-12)
+
+
+@in_float64
+def test_l2_adds_to_the_gradient_of_weights_and_decay_takes_from_the_weights(mlp):
+    """Which is the same for gradient descent: W − η (∂C/∂W + λ W)."""
+    X, y = blobs(9)
+    for option in ("l2", "weight_decay"):
+        net = mlp([4, 5, 3])
+        before, (_, grads) = [host(W).copy() for W in net.weights], net.gradients(X, y)
+        train(net, X, y, optimizer="sgd", learning_rate=0.25, batch_size=9, epochs=1, **{option: 0.5})
+        for W, W_before, grad_W in zip(net.weights, before, grads.weights, strict=True):
+            np.testing.assert_allclose(host(W), W_before - 0.25 * (host(grad_W) + 0.5 * W_before), 1e-12, 1e-12)
 
 
 def test_a_batch_without_weight_moves_nothing(mlp):
@@ -545,6 +558,13 @@ def test_history_holds_a_number_per_epoch():
         assert len(values) == 3 and all(type(value) is float for value in values), curve
     assert history.epochs == 3 and history.steps == 3 and history.metric_name == "accuracy"
     assert history.seconds == sorted(history.seconds) and history.samples_per_second > 0
+
+
+def test_samples_per_second_are_the_rows_of_all_epochs_over_the_time_they_took():
+    X, y = blobs(60)
+    net, start = MLP([4, 3], device="cpu-reference"), time.perf_counter()
+    history = train(net, X, y, epochs=3)
+    assert 180 / (time.perf_counter() - start) <= history.samples_per_second <= 180 / history.seconds[-1]
 
 
 def test_history_as_csv():
