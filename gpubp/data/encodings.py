@@ -23,6 +23,7 @@ QUANTILES = 256  # that the distribution of a column is kept by
 LEAST_PROBABILITY = 1e-3  # quantile: values beyond the outermost thousandths are as far out as these
 NARROWEST_BIN = 1e-9  # of half the range of a column
 MOST_TREE_ROWS = 50_000  # on which the small tree of a column is grown
+CHANCE = 1e-3  # of a split by a column that says nothing of the target to be taken for one that does
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,8 @@ def quantile() -> NumberEncoding:
 def piecewise(bins: int = 16, by: str = "tree", leaf: int = 5) -> NumberEncoding:
     """Gorishniy et al. 2022: an input a bin, 0 below it, 1 above it, and linear within.
 
-    A column's bins are the leaves of a small tree on the target (``by=tree``), with `leaf` training rows at least, or
-    lie between its quantiles (``by=quantile``, and where there is no target).
+    A column's bins are the leaves of a small tree on the target (``by=tree``), with `leaf` training rows at least and
+    without splits that chance explains, or lie between its quantiles (``by=quantile``, and where there is no target).
     """
     _check_bins("piecewise", bins, by, leaf)
 
@@ -267,7 +268,10 @@ def _edges_of_columns(
 
 
 def _splits_of_tree(column: Numbers, target: Target, bins: int, leaf: int) -> Numbers:
-    """The thresholds of a tree with `bins` leaves at most that predicts the target by this column alone."""
+    """The thresholds of a tree with `bins` leaves at most that predicts the target by this column alone.
+
+    A column that says nothing of the target has none, so that a network cannot learn its rows by heart by their bins.
+    """
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     kind = DecisionTreeClassifier if target.classes else DecisionTreeRegressor
@@ -278,9 +282,30 @@ def _splits_of_tree(column: Numbers, target: Target, bins: int, leaf: int) -> Nu
     ranks = np.searchsorted(first, places, side="right") - 1
     tree = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0)
     grown = tree.fit(ranks[:, None], target.y, target.weight).tree_
-    above = first[np.floor(grown.threshold[grown.children_left >= 0]).astype(np.int64) + 1]
+    above = first[np.floor(grown.threshold[_splits_beyond_chance(grown)]).astype(np.int64) + 1]
     borders: Numbers = distinct[above - 1] / 2 + distinct[above] / 2
     return borders
+
+
+def _splits_beyond_chance(tree: Any) -> NDArray[np.int64]:
+    """The nodes of a grown tree whose split, or one below it, tells the target apart better than chance would.
+
+    A split that lowers the impurity to a part q would, on a column that says nothing of the target, have a statistic
+    -d (n - 2) log q of about a chi-square distribution, for n rows and d degrees of freedom.
+    """
+    from scipy.special import chdtri
+
+    splits = np.flatnonzero(tree.children_left >= 0)
+    left, right = tree.children_left[splits], tree.children_right[splits]
+    total = tree.weighted_n_node_samples * tree.impurity  # (nodes,)
+    remaining = (total[left] + total[right]) / total[splits]
+    degrees = int(np.maximum(np.asarray(tree.n_classes) - 1, 1).sum())  # n_classes is 1 for values
+    statistic = -degrees * (tree.n_node_samples[splits] - 2) * np.log(np.maximum(remaining, np.finfo(float).tiny))
+    kept = np.zeros(tree.node_count, bool)
+    kept[splits] = statistic > chdtri(degrees, CHANCE)
+    for node in splits[::-1]:  # a node stands before those below it
+        kept[node] |= kept[tree.children_left[node]] | kept[tree.children_right[node]]
+    return np.flatnonzero(kept)
 
 
 def _narrowest(column: Numbers) -> float:

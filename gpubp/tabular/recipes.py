@@ -148,7 +148,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="wide",
-            numbers="quantile+piecewise(bins=32, by=quantile)",
+            numbers="quantile+piecewise(bins=64)",
             hidden=(256,),
             activation="relu",
             learning_rate=2e-3,

@@ -67,6 +67,29 @@ def test_bins_of_a_tree_are_borders_of_the_target(classes: bool) -> None:
     assert encoded("steps(2, leaf=21)", x, target).shape[1] == 1  # no leaf of so many rows beside another
 
 
+@pytest.mark.parametrize("classes", [True, False])
+def test_most_columns_that_say_nothing_of_the_target_have_one_bin(rng: np.random.Generator, classes: bool) -> None:
+    x = rng.normal(size=(1000, 30))
+    y = rng.integers(0, 3, 1000) if classes else rng.normal(size=(1000, 2))
+    bins = [len(edges) - 1 for edges in fit("piecewise", x, Target(y, classes), rng)[0]["edges"]]
+    # The best of 1,000 splits is beyond chance more often than a given one is, so that some are left.
+    assert np.median(bins) == 1 and np.mean(bins) < 4
+
+
+def test_a_split_is_kept_for_one_below_it(rng: np.random.Generator) -> None:
+    x = np.arange(400.0)[:, None]
+    y = ((x[:, 0] >= 100) & (x[:, 0] < 300)).astype(int)  # no border alone tells the classes apart
+    assert fit("piecewise(4)", x, Target(y, classes=True), rng)[0]["edges"] == [[0.0, 99.5, 299.5, 399.0]]
+    many = np.repeat(3.0, 400)  # weights say what rows count, not that there are more of them
+    assert fit("piecewise(4)", x, Target(y, True, many), rng)[0]["edges"] == [[0.0, 99.5, 299.5, 399.0]]
+
+
+def test_a_tree_that_separates_the_target_wholly_is_kept(rng: np.random.Generator) -> None:
+    x = np.array([1.0, 2, 3, 4, 5, 6])[:, None]
+    for y, classes in (((x[:, 0] > 3).astype(int), True), (np.where(x > 3, 7.0, 1.0), False)):
+        assert fit("piecewise(2, leaf=1)", x, Target(y, classes), rng)[0]["edges"] == [[1.0, 3.5, 6.0]]
+
+
 def test_fourier_is_cosines_of_the_robust_value() -> None:
     x = np.linspace(0, 1, 11)
     fitted = fit("fourier(3, sigma=0.5)", x[:, None], None, np.random.default_rng(1))[0]
