@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from math import sqrt
 
 import numpy as np
@@ -252,3 +253,9 @@ def test_a_functions_unusable_factors_are_refused(function, complaint):
 def test_what_cannot_be_meant_is_refused(spec, complaint):
     with pytest.raises(UsageError, match=complaint):
         get_schedule(spec)
+
+
+def test_a_schedule_of_a_users_own_cannot_change_what_it_is_told():
+    progress = Progress(np.arange(3), 3, 9, ())
+    with pytest.raises(FrozenInstanceError):
+        progress.total_steps = 10

@@ -217,6 +217,8 @@ def on_a_device() -> Any:
 def test_ranks_of_which_some_alone_have_a_gpu_are_refused():
     with pytest.raises(DeviceError, match="rank 0 computes on cuda:0, rank 1 does not; give all a GPU, or none"):
         data_parallel.adding_up(TwoRanks(False), on_a_device())
+    with pytest.raises(DeviceError, match="rank 0 computes on cpu, rank 1 does not; give all a GPU, or none"):
+        data_parallel.adding_up(TwoRanks(True), network().stack)
 
 
 @pytest.mark.parametrize("nccl", [(True, True), (True, False), (False, True)])
