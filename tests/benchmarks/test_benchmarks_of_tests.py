@@ -69,10 +69,14 @@ def test_mutants_are_counted_and_survivors_keep_their_reasons(tmp_path):
 def test_promises_say_what_was_measured_and_which_modules_are_below_the_bar(tmp_path, monkeypatch):
     monkeypatch.setattr(promises, "RESULTS", tmp_path)
     survivors = {"mutants": 50, "tested": 10, "killed": 8, "survivors": {}}
-    modules = {"gpubp/a.py": survivors, "gpubp/b.py": {**survivors, "killed": 9}}
+    of_all_that_can_be = {**survivors, "survivors": {"x -> y": "equivalent: any order will do", "a -> b": "equivalent"}}
+    modules = {"gpubp/a.py": survivors, "gpubp/b.py": {**survivors, "killed": 9}, "gpubp/c.py": of_all_that_can_be}
     (tmp_path / "mutants.json").write_text(json.dumps(modules), encoding="utf-8")
     said = promises._mutants(1.0)
-    assert said.startswith("17 of 20 are noticed, a sample of those of 2 modules; below 90 % are gpubp/a.py 8 of 10;")
+    assert said.startswith(
+        "25 of 30 are noticed, a sample of those of 3 modules; 2 cannot be, since they compute what the module does; "
+        "below 90 % of those that can be are gpubp/a.py 8 of 10; those that survived are listed"
+    )
     (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["pytest tests"])), encoding="utf-8")
     said = promises._coverage(1.0)
     assert said.startswith("1 of the 2 modules where every one was asked for, not gpubp/losses.py; of gpubp 99.9 % of")

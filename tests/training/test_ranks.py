@@ -20,7 +20,7 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.notices import say_once
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.optimizers import OPTIMIZERS
-from gpubp.training import checkpoint, data_parallel
+from gpubp.training import checkpoint, data_parallel, gradient_sums
 from gpubp.training.data_parallel import OverlappingRankStep
 from gpubp.training.ranks import ALONE, MpiRanks, Ranks, ranks_of
 from support.machines import but_unfused, by_tier, host, host_driver
@@ -208,30 +208,29 @@ class TwoRanks(Ranks):
         array *= 2
 
 
-def on_a_device() -> Any:
-    """What `adding_up` looks at of a stack whose arrays are a GPU's."""
-    copies = SimpleNamespace(device="cuda:0", to_host=lambda array: array, from_host=lambda array: array)
-    return SimpleNamespace(theta=SimpleNamespace(__cuda_array_interface__={}), backend=copies)
+def on_a_device(device_sum: Any = None) -> Any:
+    """What `adding_up` looks at of a stack whose arrays are a GPU's, and what its backend adds arrays up by."""
+    copies = {"to_host": lambda array: array, "from_host": lambda array: array}
+    backend = SimpleNamespace(device="cuda:0", device_sum=lambda ranks: device_sum, **copies)
+    return SimpleNamespace(theta=SimpleNamespace(__cuda_array_interface__={}), backend=backend)
 
 
 def test_ranks_of_which_some_alone_have_a_gpu_are_refused():
     with pytest.raises(DeviceError, match="rank 0 computes on cuda:0, rank 1 does not; give all a GPU, or none"):
-        data_parallel.adding_up(TwoRanks(False), on_a_device())
+        gradient_sums.adding_up(TwoRanks(False), on_a_device())
     with pytest.raises(DeviceError, match="rank 0 computes on cpu, rank 1 does not; give all a GPU, or none"):
-        data_parallel.adding_up(TwoRanks(True), network().stack)
+        gradient_sums.adding_up(TwoRanks(True), network().stack)
 
 
-@pytest.mark.parametrize("nccl", [(True, True), (True, False), (False, True)])
-def test_gpus_add_up_by_nccl_where_all_ranks_have_it_and_else_on_the_host_which_is_said(nccl, monkeypatch, caplog):
-    here, there = nccl
-    monkeypatch.setattr("gpubp.backends.cuda.nccl.available", lambda: here)
-    monkeypatch.setattr("gpubp.backends.cuda.nccl.NcclSum", lambda ranks: f"sum of {ranks.size}")
+@pytest.mark.parametrize("device_sum", ["a sum of devices", None])
+def test_gpus_add_up_where_they_can_and_else_on_the_host_which_is_said(device_sum, monkeypatch, caplog):
+    monkeypatch.setattr(gradient_sums, "HostSum", lambda ranks: ranks.sum)
     say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "gpubp"):
-        add_up = data_parallel.adding_up(TwoRanks(True, there), on_a_device())
+        add_up = gradient_sums.adding_up(TwoRanks(True), on_a_device(device_sum))
     said = [record.getMessage() for record in caplog.records]
-    if here and there:
-        assert add_up == "sum of 2" and not said
+    if device_sum:
+        assert add_up == device_sum and not said
     else:
         array = np.arange(3.0)
         add_up(array)
