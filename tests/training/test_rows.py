@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -89,3 +91,23 @@ def test_the_slots_of_a_network_are_where_it_has_its_place(mlp):
     updates, (velocity,) = step.optimizer_slots(2)
     assert host(updates).tolist() == [0] and host(velocity)[0, 0] == 7
     assert step.optimizer_slots(3) is None
+
+
+def test_a_step_is_replayed_with_the_rows_that_the_network_had_in_it():
+    """Networks whose last batches differ in size take that step one after the other."""
+    rng = np.random.default_rng(3)
+    X, y = rng.normal(size=(12, 6)), rng.integers(0, 3, 12)
+    rows, seeds = [np.arange(9), np.arange(1, 11), np.arange(1, 12)], [1, 2, 3]
+    net = gpubp.MLP([6, 9, 3], models=3, seed=seeds, device="cpu-reference", precision="float64")
+    state, none = initial_state(net.stack, get_optimizer("sgd"), {}), np.zeros(3)
+    counts = np.array([len(own) for own in rows])
+    step = TrainingStep(net.stack, (X, y, None), 4, state, none, none, orders=3, counts=counts)
+    step.begin(draw_table(rows, 4, None, np.zeros(3, np.int64), [np.full(3, 0.1)] * 3))
+    for k, index in product(range(3), (0, 2)):
+        replayed, place = step.replay(index, k)
+        alone = gpubp.MLP([6, 9, 3], seed=seeds[k], device="cpu-reference", precision="float64")
+        batch = rows[k][4 * index : 4 * (index + 1)]
+        _, expected = alone.gradients(X[batch], y[batch])
+        for layer, W in enumerate(expected.weights):
+            grad = net.stack.layout.layers(replayed.workspace.grad)[layer].W[place]
+            np.testing.assert_allclose(grad, W, rtol=1e-12, err_msg=f"network {k}, step {index}")
