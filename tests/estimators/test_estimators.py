@@ -87,6 +87,7 @@ def test_a_fit_that_is_refused_leaves_the_last_one_as_it_was(iris):
         lambda: clf.fit(X, names, validation_data=(X[:, :3], names)),
         lambda: clf.set_params(init=([], [])).fit(X[:, :3], names),
         lambda: clf.set_params(init="auto", class_weight={"a": "much"}).fit(X[:, :2], names),
+        lambda: clf.set_params(class_weight=None, early_stopping=True, validation_fraction=0.001).fit(X[:, :2], names),
     ]
     for fit in refused:
         with pytest.raises((ValueError, TypeError)):
