@@ -237,6 +237,16 @@ def test_rows_of_weight_0_do_not_make_bins(rng: np.random.Generator) -> None:
     assert len(fit("piecewise(leaf=1)", values, Target(spoilt, True), rng)[0]["edges"][0]) > 3
 
 
+@pytest.mark.parametrize("unit, origin", [(2.0**-40, 0.0), (2.0**40, 0.0), (1.0, 1e8)])
+def test_bins_of_a_transformer_do_not_depend_on_the_units_of_the_target(unit, origin, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(500, 1))
+    y = np.sin(3 * x[:, 0]) + 0.1 * rng.normal(size=500)
+    encoder = gpubp.TableEncoder("piecewise")
+    bins = encoder.fit_transform(x, y).shape[1]
+    assert encoder.fit_transform(x, origin + unit * y).shape[1] == bins > 5
+    assert encoder.fit_transform(x, np.full(500, 3.3)).shape[1] == 1
+
+
 @pytest.mark.parametrize(
     "parameters, message",
     [
