@@ -281,17 +281,22 @@ def _splits_of_tree(column: Numbers, target: Target, bins: int, leaf: int) -> Nu
     first = np.flatnonzero(np.diff(distinct, prepend=-np.inf) > _narrowest(column))
     ranks = np.searchsorted(first, places, side="right") - 1
     tree = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0)
-    grown = tree.fit(ranks[:, None], target.y, target.weight).tree_
-    above = first[np.floor(grown.threshold[_splits_beyond_chance(grown)]).astype(np.int64) + 1]
+    tree.fit(ranks[:, None], target.y, target.weight)
+    rows = tree.tree_.n_node_samples
+    if target.weight is not None:
+        in_node = tree.decision_path(ranks[:, None]).T  # (nodes, rows)
+        rows = (in_node @ target.weight) ** 2 / (in_node @ target.weight**2)
+    above = first[np.floor(tree.tree_.threshold[_splits_beyond_chance(tree.tree_, rows)]).astype(np.int64) + 1]
     borders: Numbers = distinct[above - 1] / 2 + distinct[above] / 2
     return borders
 
 
-def _splits_beyond_chance(tree: Any) -> NDArray[np.int64]:
+def _splits_beyond_chance(tree: Any, rows: NDArray[Any]) -> NDArray[np.int64]:
     """The nodes of a grown tree whose split, or one below it, tells the target apart better than chance would.
 
     A split that lowers the impurity to a part q would, on a column that says nothing of the target, have a statistic
-    -d (n - 2) log q of about a chi-square distribution, for n rows and d degrees of freedom.
+    -d (n - 2) log q of about a chi-square distribution, for n rows and d degrees of freedom. Where rows have weights, n
+    is how many of equal weight vary as much, (sum of w)^2 / sum of w^2.
     """
     from scipy.special import chdtri
 
@@ -300,7 +305,7 @@ def _splits_beyond_chance(tree: Any) -> NDArray[np.int64]:
     total = tree.weighted_n_node_samples * tree.impurity  # (nodes,)
     remaining = (total[left] + total[right]) / total[splits]
     degrees = int(np.maximum(np.asarray(tree.n_classes) - 1, 1).sum())  # n_classes is 1 for values
-    statistic = -degrees * (tree.n_node_samples[splits] - 2) * np.log(np.maximum(remaining, np.finfo(float).tiny))
+    statistic = -degrees * (rows[splits] - 2) * np.log(np.maximum(remaining, np.finfo(float).tiny))
     kept = np.zeros(tree.node_count, bool)
     kept[splits] = statistic > chdtri(degrees, CHANCE)
     for node in splits[::-1]:  # a node stands before those below it

@@ -21,7 +21,7 @@ from gpubp import checks
 from gpubp.activations import Activation
 from gpubp.errors import UsageError
 from gpubp.estimators import arrays, file, numerics, validation_metric
-from gpubp.estimators.callbacks import CallbackSupportMixin, FitArguments, FitCallbacks, fit_arguments
+from gpubp.estimators.callbacks import CallbackSupportMixin, FitCallbacks, fit_arguments
 from gpubp.estimators.data import Subset, network_inputs
 from gpubp.estimators.layers import LayersMixin
 from gpubp.estimators.messages import SKLEARN_MODULE, invalid_names, warn
@@ -166,12 +166,16 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         arguments, destination = fit_arguments(X, y, sample_weight), arrays.destination_of(X)
         with _unchanged_by_failure(self):
             stack, train, validation = self._prepare(X, y, sample_weight, validation_data, incremental)
+            iterations = self.max_iter + 1 if self.solver == "lbfgs" else self.max_iter
+            callbacks = FitCallbacks(self, arguments, iterations, self._reconstruction_attributes)
+            fit = None
+            if self.solver != "lbfgs":
+                fit = self._stochastic_fit(train, validation, callbacks, incremental)
         try:
-            if self.solver == "lbfgs":
-                callbacks = FitCallbacks(self, arguments, self.max_iter + 1, self._reconstruction_attributes)
+            if fit is None:
                 lbfgs.fit(self, stack, train, validation, callbacks)
             else:
-                self._fit_stochastic(stack, train, validation, arguments, incremental)
+                self._fit_stochastic(stack, fit)
         finally:
             self._take_weights_from(stack, destination)
         return self
@@ -228,18 +232,14 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         """The parameter `precision`, or where it is None what fits X."""
         return self.precision or ("float32" if dtype == np.float32 else "float64")
 
-    def _fit_stochastic(
-        self, stack: Stack, train: Subset, validation: Subset | None, arguments: FitArguments, incremental: bool
-    ) -> None:
-        callbacks = FitCallbacks(self, arguments, self.max_iter, self._reconstruction_attributes)
-        fit = self._stochastic_fit(train, validation, callbacks, incremental)
+    def _fit_stochastic(self, stack: Stack, fit: StochasticFit) -> None:
         try:
             StackTrainer(stack, [fit]).run()
         except KeyboardInterrupt:
             warn("Training interrupted by user.", module=SKLEARN_MODULE)
         if fit.error is not None:
             raise fit.error
-        callbacks.end_fit()
+        fit.callbacks.end_fit()
 
     def _stochastic_fit(
         self, train: Subset, validation: Subset | None, callbacks: FitCallbacks, incremental: bool

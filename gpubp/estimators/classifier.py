@@ -256,10 +256,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         self
         """
         y, classes = to_host(y), to_host(classes)
-        if check_partial_fit_first_call(self, classes):
+        if not check_partial_fit_first_call(self, classes):
+            return self._fit(X, y, sample_weight, incremental=True)
+        try:
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+            return self._fit(X, y, sample_weight, incremental=True)
+        except BaseException:
+            if not hasattr(self, "coefs_"):  # the first call was refused, and the next one may name other classes
+                del self.classes_, self._label_binarizer
+            raise
 
     # -- predicting ------------------------------------------------------------------------------------
 

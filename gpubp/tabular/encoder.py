@@ -137,7 +137,14 @@ def _float_type(dtype: Any) -> np.dtype[Any]:
 def _as_target(y: Any) -> encodings.Target:
     """What bins are to tell apart: classes, but for numbers that have decimals."""
     values = np.asarray(y)
-    classes = not type_of_target(values).startswith("continuous")
-    return encodings.Target(
-        np.unique(values, return_inverse=True)[1] if classes and values.ndim == 1 else values, classes
-    )
+    if type_of_target(values).startswith("continuous"):
+        return encodings.Target(_standardized(values), classes=False)
+    return encodings.Target(np.unique(values, return_inverse=True)[1] if values.ndim == 1 else values, classes=True)
+
+
+def _standardized(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Columns of mean 0 and deviation 1: to a tree, tiny values are all equal, and those far from 0 are rounding."""
+    centered = values - values.mean(axis=0, dtype=np.float64)
+    deviation, rounding = centered.std(axis=0), np.finfo(np.float64).eps * np.abs(values).max(axis=0)
+    scaled: NDArray[np.float64] = centered / np.where(deviation > rounding, deviation, np.inf)
+    return scaled

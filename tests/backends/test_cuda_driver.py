@@ -381,8 +381,9 @@ def test_threads_take_turns(cupy: CupyStub) -> None:
         "a capture": lambda: driver.capture(lambda: None),
         "a mark": driver.mark,
     }
+    used: list[str] = []
     for what, use in uses.items():
-        thread, began = Thread(target=use), len(cupy.log)
+        thread = Thread(target=lambda what=what, use=use: (use(), used.append(what)))
         with driver.turn():
             use()
             there = len(cupy.log)
@@ -390,7 +391,7 @@ def test_threads_take_turns(cupy: CupyStub) -> None:
             thread.join(0.05)
             assert thread.is_alive() and len(cupy.log) == there, what
         thread.join()
-        assert len(cupy.log) >= there >= began, what
+        assert used[-1:] == [what]
 
 
 @pytest.mark.parametrize("joined", [False, True])

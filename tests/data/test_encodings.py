@@ -76,6 +76,15 @@ def test_most_columns_that_say_nothing_of_the_target_have_one_bin(rng: np.random
     assert np.median(bins) == 1 and np.mean(bins) < 4
 
 
+def test_weights_of_rows_do_not_make_chance_look_like_more(rng: np.random.Generator) -> None:
+    """As balanced classes have them: one row in twenty counts as much as the others together."""
+    x, rare = rng.normal(size=(1000, 30)), rng.random(1000) < 0.05
+    weight = np.where(rare, 0.5 / rare.sum(), 0.5 / (~rare).sum())
+    x[:, 0] += rare
+    bins = [len(edges) - 1 for edges in fit("piecewise", x, Target(rare.astype(int), True, weight), rng)[0]["edges"]]
+    assert bins[0] > 1 and np.median(bins[1:]) == 1 and np.mean(bins[1:]) < 4
+
+
 def test_a_split_is_kept_for_one_below_it(rng: np.random.Generator) -> None:
     x = np.arange(400.0)[:, None]
     y = ((x[:, 0] >= 100) & (x[:, 0] < 300)).astype(int)  # no border alone tells the classes apart
@@ -235,6 +244,16 @@ def test_rows_of_weight_0_do_not_make_bins(rng: np.random.Generator) -> None:
     edges = [fit("piecewise(leaf=1)", values, Target(t, True, weight), rng)[0]["edges"][0] for t in (y, spoilt)]
     assert edges[0] == edges[1] and len(edges[0]) == 3
     assert len(fit("piecewise(leaf=1)", values, Target(spoilt, True), rng)[0]["edges"][0]) > 3
+
+
+@pytest.mark.parametrize("unit, origin", [(2.0**-40, 0.0), (2.0**40, 0.0), (1.0, 1e8)])
+def test_bins_of_a_transformer_do_not_depend_on_the_units_of_the_target(unit, origin, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(500, 1))
+    y = np.sin(3 * x[:, 0]) + 0.1 * rng.normal(size=500)
+    encoder = gpubp.TableEncoder("piecewise")
+    bins = encoder.fit_transform(x, y).shape[1]
+    assert encoder.fit_transform(x, origin + unit * y).shape[1] == bins > 5
+    assert encoder.fit_transform(x, np.full(500, 3.3)).shape[1] == 1
 
 
 @pytest.mark.parametrize(

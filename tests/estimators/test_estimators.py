@@ -87,12 +87,20 @@ def test_a_fit_that_is_refused_leaves_the_last_one_as_it_was(iris):
         lambda: clf.fit(X, names, validation_data=(X[:, :3], names)),
         lambda: clf.set_params(init=([], [])).fit(X[:, :3], names),
         lambda: clf.set_params(init="auto", class_weight={"a": "much"}).fit(X[:, :2], names),
+        lambda: clf.set_params(class_weight=None, early_stopping=True, validation_fraction=0.001).fit(X[:, :2], names),
     ]
     for fit in refused:
         with pytest.raises((ValueError, TypeError)):
             fit()
         assert set(vars(clf)) == set(before)
         np.testing.assert_array_equal(clf.predict(X), predicted)
+    incremental = MLPClassifier((5,), random_state=0, device="cpu")
+    before = dict(vars(incremental))
+    for rows, labels, classes in ((X * np.nan, y, [0, 1]), (X, y, [0, 1]), (X[:3], y, [0, 1])):
+        with pytest.raises(ValueError):
+            incremental.partial_fit(rows, labels, classes=classes)
+        assert vars(incremental) == before
+    assert incremental.partial_fit(X, y, classes=[0, 1, 2]).classes_.tolist() == [0, 1, 2]
     table = gpubp.TabularClassifier("fast", epochs=1, device="cpu").fit(X, y)
     predicted = table.predict(X)
     with pytest.raises(DataError):
