@@ -64,7 +64,7 @@ REST = (
     Stage("onchip", 60, "small networks on the chip against the graph: results, bits, times, vmap", "onchip:onchip"),
     Stage("stack-sizes", 60, "stacks of 16 to 4,096 networks", "stacks:sizes"),
     Stage("search", 20, "a grid of 32 candidates on 5 folds, from the call to results", "search:search"),
-    Stage("small-layers", 20, "kernels for small layers against cuBLASLt's products", "small_layers:small_layers"),
+    Stage("small-layers", 40, "kernels for small layers against cuBLASLt's products", "small_layers:small_layers"),
     Stage("nodes", 60, "what each launch of a step takes, by Nsight Compute", "nodes:nodes"),
     Stage(
         "racecheck", 60, "compute-sanitizer: reads of what nobody wrote, shared memory's races", "sanitizer:racecheck"

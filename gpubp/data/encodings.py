@@ -6,7 +6,7 @@ combined by ``+``: ``"robust+piecewise"`` has the columns of both, side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -193,7 +193,7 @@ def get_encodings(spec: str | Sequence[str | NumberEncoding]) -> list[NumberEnco
     UsageError
         If one is unknown, or its arguments do not fit.
     """
-    if not isinstance(spec, (str, Sequence)):
+    if not isinstance(spec, Iterable):
         raise UsageError(f"{spec!r} is no encoding of numbers; give names, such as robust+piecewise, or a list")
     parts = spec.split("+") if isinstance(spec, str) else list(spec)
     if not parts:

@@ -129,9 +129,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def _float_type(dtype: Any) -> np.dtype[Any]:
     with suppress(TypeError):
         float_type: np.dtype[Any] = np.dtype(dtype)
-        if float_type.kind == "f":
+        if dtype is not None and float_type.kind == "f":
             return float_type
-    raise UsageError(f"dtype={dtype!r} does not fit; use float32 or float64")
+    raise UsageError(f"dtype={dtype!r} does not fit; use a floating-point type, such as float32")
 
 
 def _as_target(y: Any) -> encodings.Target:

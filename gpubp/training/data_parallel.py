@@ -95,7 +95,7 @@ class OverlappingRankStep(RankStep):
     def __init__(
         self, stack: Stack, state: StepState, workspace: Workspace, ranks: Ranks, add_up: OverlappingSum
     ) -> None:
-        self.ranks, self.after_layer, self._sums = ranks, slices_by_layer(stack.layout), add_up
+        self.after_layer, self._sums = slices_by_layer(stack.layout), add_up
         super().__init__(stack, state, workspace, ranks, 1, add_up)
         slices, n_weights = list(self.after_layer.values()), stack.layout.n_weights
         lowest = min((part.start for part in slices), default=n_weights)

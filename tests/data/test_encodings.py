@@ -262,8 +262,9 @@ def test_bins_of_a_transformer_do_not_depend_on_the_units_of_the_target(unit, or
         ({"numbers": None}, "None is no encoding of numbers; give names, such as robust"),
         ({"numbers": 3}, "3 is no encoding of numbers"),
         ({"numbers": []}, "no encoding of numbers is named; known: "),
-        ({"dtype": "x"}, "dtype='x' does not fit; use float32 or float64"),
-        ({"dtype": int}, "does not fit; use float32 or float64"),
+        ({"dtype": "x"}, "dtype='x' does not fit; use a floating-point type, such as float32"),
+        ({"dtype": int}, "does not fit; use a floating-point type"),
+        ({"dtype": None}, "dtype=None does not fit"),
         ({"random_state": "x"}, "random_state='x' does not fit; use a whole number"),
     ],
 )

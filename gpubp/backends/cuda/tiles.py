@@ -16,8 +16,8 @@ MULTIPROCESSORS = 132  # of the device that tiles are chosen for, which is not a
 
 # Multiply-adds of a layer's product up to which our kernels, forward and back together, take about as long as
 # cuBLASLt's products and the kernels beside them, or less: measured on an H200 (benchmarks/results/gpu.json, stage
-# small-layers).
-# Of a network by itself and of a stack in all where there are no matrix units, and where there are.
+# small-layers). Of a network by itself and of a stack in all where there are no matrix units, and where there are. The
+# last, and the clocks of tiles in 16 bits, are of the time when our kernels had no tensor cores: to be measured anew.
 MOST_ALONE, MOST_IN_STACKS, MOST_WITH_UNITS = 1 << 26, 1 << 24, 1 << 23
 
 
