@@ -56,20 +56,25 @@ __device__ __forceinline__ void multiply_add(A (&sum)[4], const FragmentA& a, co
         : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), "r"(b.word[1]));
 #else  // without such instructions, lanes ask each other for the words
     const int i = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
-    for (int pair = 0; pair < UNIT_K / 2; pair++) {
-        const int upper = pair / 4, lane = pair % 4;  // whose word it is
-        Pack<T, 2> x[2], y[2];
-        for (int row = 0; row < 2; row++) {
-            const unsigned word = __shfl_sync(0xffffffffu, a.word[2 * upper + row], 4 * i + lane);
-            x[row] = *reinterpret_cast<const Pack<T, 2>*>(&word);
+#pragma unroll
+    for (int upper = 0; upper < 2; upper++)
+        for (int lane = 0; lane < 4; lane++) {  // whose words they are
+            Pack<T, 2> x[2], y[2];
+#pragma unroll
+            for (int row = 0; row < 2; row++) {
+                const unsigned word = __shfl_sync(0xffffffffu, a.word[2 * upper + row], 4 * i + lane);
+                x[row] = *reinterpret_cast<const Pack<T, 2>*>(&word);
+            }
+#pragma unroll
+            for (int column = 0; column < 2; column++) {
+                const unsigned word = __shfl_sync(0xffffffffu, b.word[upper], 4 * (2 * j + column) + lane);
+                y[column] = *reinterpret_cast<const Pack<T, 2>*>(&word);
+            }
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+#pragma unroll
+                for (int of = 0; of < 4; of++) sum[of] += convert<A>(x[of / 2].x[k]) * convert<A>(y[of % 2].x[k]);
         }
-        for (int column = 0; column < 2; column++) {
-            const unsigned word = __shfl_sync(0xffffffffu, b.word[upper], 4 * (2 * j + column) + lane);
-            y[column] = *reinterpret_cast<const Pack<T, 2>*>(&word);
-        }
-        for (int k = 0; k < 2; k++)
-            for (int of = 0; of < 4; of++) sum[of] += convert<A>(x[of / 2].x[k]) * convert<A>(y[of % 2].x[k]);
-    }
 #endif
 }
 
@@ -85,10 +90,13 @@ struct Sums {
 #pragma unroll 4
         for (int k = group * UNIT_K; k < depth; k += GROUPS * UNIT_K) {
             FragmentA x;
+#pragma unroll
             for (int word = 0; word < 4; word++)
                 x.word[word] = PlacesA::pair(panel_a, top + i + word % 2 * 8, k + 2 * j + word / 2 * 8);
+#pragma unroll
             for (int piece = 0; piece < OF_A_WARP; piece++) {
                 FragmentB y;
+#pragma unroll
                 for (int word = 0; word < 2; word++)
                     y.word[word] = PlacesB::pair(panel_b, left + piece * UNIT_N + i, k + 2 * j + word * 8);
                 multiply_add(sum[piece], x, y);
@@ -98,8 +106,10 @@ struct Sums {
     }
 
     __device__ __forceinline__ void put(A* parts, A* column_parts, bool sum_columns) const {
+#pragma unroll
         for (int piece = 0; piece < OF_A_WARP; piece++) {
             const int column = left + piece * UNIT_N + 2 * j;
+#pragma unroll
             for (int row = 0; row < 2; row++) {
                 const Pack<A, 2> both = {sum[piece][2 * row], sum[piece][2 * row + 1]};
                 store(parts + (group * TILE_M + top + i + row * 8) * TILE_N + column, both);
