@@ -144,7 +144,8 @@ def _as_target(y: Any) -> encodings.Target:
 
 def _standardized(values: NDArray[Any]) -> NDArray[np.float64]:
     """Columns of mean 0 and deviation 1: to a tree, tiny values are all equal, and those far from 0 are rounding."""
-    centered = values - values.mean(axis=0, dtype=np.float64)
-    deviation, rounding = centered.std(axis=0), np.finfo(np.float64).eps * np.abs(values).max(axis=0)
-    scaled: NDArray[np.float64] = centered / np.where(deviation > rounding, deviation, np.inf)
+    from sklearn.preprocessing import StandardScaler
+
+    columns = values.reshape(len(values), -1).astype(np.float64)
+    scaled: NDArray[np.float64] = StandardScaler().fit_transform(columns).reshape(values.shape)
     return scaled
