@@ -32,6 +32,11 @@ class Precision:
     capability: tuple[int, int]
     gradient_tolerance: float
 
+    @property
+    def coarse(self) -> bool:
+        """Whether products may round what they multiply to 10 bits of fraction, as TF32 does, or to fewer."""
+        return self.compute == "tf32" or self.storage != self.parameters
+
 
 _DOUBLE, _SINGLE, _BRAIN = 1.7976931348623157e308, 3.4028234663852886e38, 3.3895313892515355e38
 

@@ -1,10 +1,6 @@
-// A tile's sums of 16-bit numbers by tensor cores, which multiply a (16, 16) by b (16, 8) for a warp, in float32. Warps
-// share the tile; where there are more of them than such pieces, they form GROUPS that take every GROUPS-th k. Panels
-// hold operands as they lie in memory.
-//
-// Source of the places of a fragment's elements: NVIDIA, PTX ISA, "Matrix Fragments for mma.m16n8k16".
+// A tile's sums of 16-bit numbers by tensor cores. Warps share the tile; where there are more of them than units of sums,
+// they form GROUPS that take every GROUPS-th k. Panels hold operands as they lie in memory.
 
-constexpr int UNIT_M = 16, UNIT_N = 8, UNIT_K = 16;
 constexpr int PIECES = TILE_M / UNIT_M * (TILE_N / UNIT_N), WARPS = THREADS / 32;
 constexpr int GROUPS = PIECES < WARPS ? WARPS / PIECES : 1;
 constexpr int OF_A_WARP = PIECES * GROUPS / WARPS;  // pieces, side by side
@@ -35,48 +31,6 @@ struct PanelPlaces {
         return from[0] | unsigned(from[PITCH]) << 16;
     }
 };
-
-// Fragments: the words of a lane. Lane 4 i + j has of a the rows i and i + 8 at the k 2 j, and the same at 2 j + 8; of b
-// the column i at these k; and of the sums the columns 2 j and 2 j + 1 of row i, and of row i + 8.
-struct FragmentA {
-    unsigned word[4];
-};
-struct FragmentB {
-    unsigned word[2];
-};
-
-__device__ __forceinline__ void multiply_add(A (&sum)[4], const FragmentA& a, const FragmentB& b) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-#ifdef FLOAT16
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-#else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-#endif
-        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-        : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b.word[0]), "r"(b.word[1]));
-#else  // without such instructions, lanes ask each other for the words
-    const int i = threadIdx.x % 32 / 4, j = threadIdx.x % 4;
-#pragma unroll
-    for (int upper = 0; upper < 2; upper++)
-        for (int lane = 0; lane < 4; lane++) {  // whose words they are
-            Pack<T, 2> x[2], y[2];
-#pragma unroll
-            for (int row = 0; row < 2; row++) {
-                const unsigned word = __shfl_sync(0xffffffffu, a.word[2 * upper + row], 4 * i + lane);
-                x[row] = *reinterpret_cast<const Pack<T, 2>*>(&word);
-            }
-#pragma unroll
-            for (int column = 0; column < 2; column++) {
-                const unsigned word = __shfl_sync(0xffffffffu, b.word[upper], 4 * (2 * j + column) + lane);
-                y[column] = *reinterpret_cast<const Pack<T, 2>*>(&word);
-            }
-#pragma unroll
-            for (int k = 0; k < 2; k++)
-#pragma unroll
-                for (int of = 0; of < 4; of++) sum[of] += convert<A>(x[of / 2].x[k]) * convert<A>(y[of % 2].x[k]);
-        }
-#endif
-}
 
 template <class PlacesA, class PlacesB>
 struct Sums {

@@ -84,7 +84,7 @@ BARS = (
     Bar(
         "onchip-parity",
         "a step on the chip against the graph's: loss, optimizer's slots, θ",
-        "float64 1e-12, float32 1e-5",
+        "float64 1e-12, float32 1e-5, tf32 3e-3",
         ("onchip",),
     ),
     Bar("onchip-bits", "trainings on the chip, 3 fresh processes", "identical bits", ("onchip",)),

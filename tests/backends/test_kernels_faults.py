@@ -63,7 +63,9 @@ def steps(**case: Any) -> Check:
 
 
 TALL = steps(batch=100, rows=200, sizes=(9, 64, 33, 5))  # a thread has several tiles
+TALL_IN_TF32 = steps(batch=100, rows=200, sizes=(9, 64, 33, 5), precision="tf32")
 IN_CHUNKS = steps(batch=300, rows=640, sizes=(9, 31, 5))
+IN_TF32, IN_TF32_IN_CHUNKS = steps(precision="tf32"), steps(precision="tf32", batch=300, rows=640, sizes=(9, 31, 5))
 IN_16_BITS = small_layer(storage="bfloat16")
 BARRIER = "        __syncthreads();"
 MANY_CLASSES = loss("cross_entropy", columns=1025)
@@ -104,6 +106,8 @@ FAULTS = {
         ("train_on_chip", "min(first + by.depth, k)", "min(first + by.depth, k - 1)", steps()),
         ("train_on_chip", "if (part_bits > 1) add_parts<1>(sum, 8);", "", steps()),
         ("train_on_chip", "min(chunk, rows - base)", "chunk", IN_CHUNKS),
+        ("train_on_chip", "if (k + (ALONG_K ? 0 : i) >= depth) continue;", "", IN_TF32_IN_CHUNKS),
+        ("train_on_chip", "row < by.rows && column", "column", IN_TF32),
     ],
     "alignment and strides": [
         ("bias_activation", "&& aligned(z) && aligned(b) && aligned(a)", "", layer(columns=64, place="shifted")),
@@ -133,6 +137,16 @@ FAULTS = {
         ("train_on_chip", "classes + place", "classes", steps()),
     ],
     "a fragment of tensor cores": [
+        (
+            "train_on_chip",
+            "{x.at[0][0], x.at[1][0], x.at[0][1], x.at[1][1]}",
+            "{x.at[0][0], x.at[0][1], x.at[1][0], x.at[1][1]}",
+            IN_TF32,
+        ),
+        ("train_on_chip", "{y.at[unit][0], y.at[unit][1]}", "{y.at[unit][0], y.at[0][1]}", IN_TF32),
+        ("train_on_chip", "words.at[ALONG_K ? i : j]", "words.at[i]", IN_TF32),
+        ("train_on_chip", "sums[of / 2].x[of % 2 * 2 + unit]", "sums[of / 2].x[unit * 2 + of % 2]", IN_TF32),
+        ("train_on_chip", "square += WARPS", "square += 2 * WARPS", TALL_IN_TF32),
         (
             "dense",
             "i + word % 2 * 8, k + 2 * j + word / 2 * 8",

@@ -44,6 +44,7 @@ OPTIONS = {"std": "c++17", "ftz": True}  # COMPILER_OPTIONS, and what CuPy adds
 INFORMATION = re.compile(r"ptxas info\s+: |ptxas\s+\. +\d+ bytes stack frame|[\0\s]*$")
 ARITHMETIC = re.compile(r"\b((?:add|sub|mul|fma|mad|div|rcp|sqrt|rsqrt|min|max)\.(?:\w+\.)*f64)\b")
 ACCESS = re.compile(r"\b(?:ld|st|atom|red)\.(?:\w+\.)*global")
+HALVES = ("float16", "bfloat16")
 # Sums over a batch or over all parameters are in float64, and so are the scalars of a step.
 SUMS_IN_DOUBLE = {"dense_loss", "loss_delta", "step_begin", "train_on_chip"}
 
@@ -240,10 +241,13 @@ def test_no_kernel_spills_registers(compiled, capsys):
 
 
 def test_small_layers_in_16_bits_are_multiplied_by_tensor_cores(compiled):
-    """On all devices that have them."""
+    """On all devices that have them; on the chip, in TF32."""
     for one in compiled:
-        if one.unit.kernel.startswith("dense") and one.unit.storage in ("float16", "bfloat16"):
-            assert all(("mma.sync" in ptx) == (one.architecture >= 80) for _, ptx in list(one.functions())[1:]), one
+        by_tensor_cores = one.unit.kernel.startswith(("dense", "train_on_chip")) and one.unit.storage in HALVES
+        instruction = r"mma\.sync\S+\.tf32" if one.unit.kernel == "train_on_chip" else r"mma\.sync\S+16"
+        for label, ptx in list(one.functions())[1:]:
+            there = re.search(instruction, ptx) is not None
+            assert there == (by_tensor_cores and one.architecture >= 80), f"{one}: {label}"
 
 
 def test_arithmetic_is_in_double_only_where_it_must_be(compiled):

@@ -19,19 +19,22 @@ from gpubp.backends.reference import ReferenceBackend
 from gpubp.layout import Layout
 from gpubp.losses import LOSSES
 from gpubp.optimizers import OPTIMIZERS
+from gpubp.precision import PRECISIONS
 from support.cuda_host import HostDriver
 from support.kernel_variants import OTHER_OUTPUTS, loss_through
 from support.machines import by_tier, host, host_driver, precisions_of_kernels
 from support.on_chip_checks import Training, check_on_chip
 
 LIMITS = {"sm_75": 64 << 10, "sm_86": 99 << 10, "sm_80": 163 << 10, "sm_90": 227 << 10}
-types = pytest.mark.parametrize("precision", precisions_of_kernels(("float64", "float32")))
+ON_CHIP = ("float64", "float32", "tf32")  # bfloat16 is trained as tf32
+types = pytest.mark.parametrize("precision", precisions_of_kernels(ON_CHIP))
 BOTH = (False, True)
+HIDDEN = [name for name in ACTIVATIONS if name != "exponential"]  # whose outputs overflow in exponential losses
 RECORDS = [
-    {**case, "activation": tuple(ACTIVATIONS)[i % len(ACTIVATIONS)], "sizes": ((33, 31, 64, 5), (9, 20, 3))[i % 2]}
+    {**case, "activation": HIDDEN[i % len(HIDDEN)], "sizes": ((33, 31, 64, 5), (9, 20, 3))[i % 2]}
     for i, case in enumerate(
         covering(
-            precision=("float64", "float32"),
+            precision=ON_CHIP,
             loss=tuple(LOSSES),
             optimizer=tuple(OPTIMIZERS),
             networks=(1, 5),
@@ -41,7 +44,7 @@ RECORDS = [
     )
 ]
 SHAPES = covering(
-    precision=("float64", "float32"),
+    precision=ON_CHIP,
     sizes=((1, 1), (3, 33, 1), (31, 100, 3), (64, 16), (100, 31, 33, 2), (5, 4, 4, 4, 6), (20, 257, 2)),
     batch=(1, 3, 31, 32, 33, 200),
     networks=(1, 5),
@@ -61,6 +64,8 @@ ON_A_GPU = [
     {"precision": "float64", "activation": "gelu", "loss": "huber", "optimizer": "rmsprop", "networks": 5, "batch": 33},
     {"activation": "mish", "optimizer": "nesterov", "targets": "soft", "inactive": True, "networks": 3},
 ]
+# Of whole numbers: with several squares of sums a warp, with rows and columns beyond them, with one of each.
+WHOLE = [{"sizes": sizes, "batch": batch} for sizes in ((33, 31, 20, 5), (64, 64, 10), (3, 1)) for batch in (37, 13, 1)]
 FEW = 1  # cases of a list that plain `pytest` runs
 
 
@@ -89,8 +94,26 @@ def test_a_step_is_that_of_the_reference(precision, optimizer):
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("networks", by_tier((1, 5), lambda networks: networks == 5))
-def test_coarser_precisions_are_trained_in_float32(precision, networks):
+def test_coarser_precisions_are_multiplied_by_tensor_cores(precision, networks):
     check_on_chip(host_driver(), precision=precision, networks=networks)
+
+
+@pytest.mark.parametrize("case", by_tier(WHOLE, lambda case: case == WHOLE[0], str))
+def test_tensor_cores_multiply_exactly_what_they_need_not_round(case):
+    """Every operand is a small whole number, times a power of 2: a step has the bits of one in float64."""
+    case = {"activation": "relu", "loss": "half_squared_error", "optimizer": "sgd", "options": False, **case}
+    left = []
+    for backend in (CudaBackend(host_driver(), "tf32"), ReferenceBackend(np.float64)):
+        training, rng = Training(backend, rows=case["batch"], **case), np.random.default_rng(5)
+        table, theta, (X, y, _) = training.table, training.step.stack.theta, training.step.data.device
+        whole = rng.choice([-1, 0, 1], theta.shape, p=[0.1, 0.8, 0.1])
+        for array, values in ((theta, whole), (X, rng.integers(-2, 3, X.shape)), (y, rng.integers(-2, 3, y.shape))):
+            array[...] = backend.from_host(values, array.dtype)
+        table.normalizer[...], table.learning_rate[...] = 2.0**-4, 2.0**-3
+        training.step.train_epoch(table)
+        left.append(host(training.step.carried()["theta"]) - whole)
+    assert np.count_nonzero(left[1])
+    np.testing.assert_array_equal(*left)
 
 
 def test_what_reads_a_copy_of_the_parameters_in_16_bits_reads_the_trained_ones():
@@ -198,7 +221,7 @@ def test_a_network_that_diverges_in_a_launch_stands_still_and_the_others_go_on(p
     backend = CudaBackend(host_driver(), precision)
     found = Training(backend, learning_rate=[0.01, 50.0, 0.02], **case)
     calm = Training(backend, learning_rate=[0.01, 0.01, 0.02], **case)
-    reference = Training(ReferenceBackend(precision), learning_rate=[0.01, 50.0, 0.02], **case)
+    reference = Training(ReferenceBackend(PRECISIONS[precision].parameters), learning_rate=[0.01, 50.0, 0.02], **case)
     left, quiet, expected = (training.run() for training in (found, calm, reference))
     for name in ("active", "fault_step", "updates"):
         np.testing.assert_array_equal(left[name], expected[name])

@@ -13,15 +13,20 @@ from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.backends.cuda.driver import Driver
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.optimizers import get_optimizer
+from gpubp.precision import PRECISIONS
 from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import draw_table
+from support.cuda_host.gemm import to_tf32
 from support.kernel_parity import one_each
 from support.kernel_variants import dtype
 from support.machines import host
 
-# How far what a step leaves may be from the same in float64, relative to the size of the array; several, ten times.
-TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 1e-5, "bfloat16": 1e-5}  # the last three in float32
+# How far what a step leaves may be from the same in float64, relative to the size of the array; several, ten times. Of
+# tensor cores it is now and then an operand that is rounded the other way, and of θ, Adam's whole update by a gradient
+# near 0 that turns round: a hundred times.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "tf32": 5e-4, "bfloat16": 5e-4}
+TURNED = 100
 HITS = 0.01
 CASE: dict[str, Any] = {
     "precision": "float32",
@@ -39,6 +44,14 @@ CASE: dict[str, Any] = {
     "learning_rate": 0.01,
     "inactive": False,
 }
+
+
+class TensorCores(ReferenceBackend):
+    """In float64, but for what products multiply, which is rounded as tensor cores round it."""
+
+    def matmul(self, a: Any, b: Any, out: Any, **transposed: bool) -> None:
+        """Multiply a and b."""
+        super().matmul(*(to_tf32(x.astype(np.float32)).astype(self.dtype) for x in (a, b)), out, **transposed)
 
 
 class Training:
@@ -118,12 +131,17 @@ class Training:
 
 
 def check_on_chip(driver: Driver, **case: Any) -> None:
-    """Whatever a training carries and records is what the reference makes of it in float64."""
+    """Whatever a training carries and records is what the reference makes of it in float64.
+
+    Where products are by tensor cores, in float64 but for their operands.
+    """
     precision = {**CASE, **case}["precision"]
+    coarse = PRECISIONS[precision].coarse
+    reference_backend = TensorCores if coarse else ReferenceBackend
     with patch("gpubp.backends.cuda.on_chip.MOST_MULTIPLICATIONS", 5 << 20):  # also of batches in several chunks
         on_chip, reference = (
             Training(CudaBackend(driver, precision), **case),
-            Training(ReferenceBackend(np.float64), **case),
+            Training(reference_backend(np.float64), **case),
         )
         assert on_chip.way == "on-chip"
         found, exact = on_chip.run(), reference.run()
@@ -135,7 +153,7 @@ def check_on_chip(driver: Driver, **case: Any) -> None:
     for name, array in exact.items():
         if array.dtype.kind == "f":
             hits = name == "metric" and precision != "float64"  # whether a class is hit may hang on a rounding
-            allowed = HITS if hits else tolerance
+            allowed = HITS if hits else tolerance * (TURNED if coarse and name == "theta" else 1)
             error, size = np.linalg.norm(found[name] - array), np.linalg.norm(array)
             assert error <= allowed * max(size, 1e-300), f"{name}: relative error {error / size:.3g}"
         else:

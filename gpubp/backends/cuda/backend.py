@@ -339,7 +339,7 @@ class CudaBackend(UnfusedBackend):
         rule, data, n = training.optimizer.rule, training.data, training.shapes[-1][1]
         hidden = one_activation(training.activations)
         formulas = _loss_formulas(training.loss, n, classes=data.y.ndim == 2)
-        # In the parameters' type, which is no less exact than tf32 or bfloat16; float16 has a loss scale of its own.
+        # In the parameters' type, with products in TF32 where no more is promised; float16 has a loss scale of its own.
         ours = self.storage != np.float16 and data.X.dtype.name in C_TYPES
         if not (self.on_chip and ours) or hidden is None or formulas is None:
             return None

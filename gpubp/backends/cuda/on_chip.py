@@ -16,6 +16,7 @@ from gpubp.backends.cuda.unfused import UnfusedBackend, stride_of
 from gpubp.backends.records import TrainingArrays
 from gpubp.backends.shuffle import ROUNDS
 from gpubp.optimizers import Optimizer
+from gpubp.precision import PRECISIONS
 
 THREADS, TILE, MOST_LAYERS = 256, 4, 16  # as kernels/train_on_chip.cu has them
 STATIC = 7168  # bytes of shared memory beside what is sized here, but for the rule's scalars
@@ -198,6 +199,8 @@ class OnChipSteps:
             self.defines["SLOTS_ON_CHIP"] = 1
         if training.dropout is not None:
             self.defines["DROPOUT"] = 1
+        if PRECISIONS[backend.precision].coarse:
+            self.defines["TF32"] = 1
 
     def run(self, count: int, rows: int) -> None:
         """Take `count` steps of `rows` rows."""

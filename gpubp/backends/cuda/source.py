@@ -34,6 +34,7 @@ C_TYPES = {
 # Kernels whose float32 divisions and roots may be off by two units in the last place, and take a third of the
 # instructions: Adam's update by the thousand, on one multiprocessor.
 _OPTIONS = {"train_on_chip": ("--prec-div=false", "--prec-sqrt=false")}
+_HALVES = ("float16", "bfloat16")
 _HEADERS = {"__half": ("FLOAT16", "cuda_fp16.h"), "__nv_bfloat16": ("BFLOAT16", "cuda_bf16.h")}
 
 
@@ -68,7 +69,7 @@ def kernel_source(
         Become the structs Act, Out, Loss and Rule; they need scalar expressions. With Act comes ``layer.cuh``.
     defines : mapping
         Further macros; one whose value is a dtype's name becomes that C++ type. With TILE_M, TILE_N and
-        AHEAD come the ``product*.cuh`` of the type.
+        AHEAD come the ``product*.cuh`` of the type. With TF32 products on the chip are by tensor cores.
     """
     macros = {key: C_TYPES.get(str(value), str(value)) for key, value in (defines or {}).items()}
     T = C_TYPES[storage]
@@ -92,8 +93,9 @@ def kernel_source(
     if activation is not None:
         parts.append(_file("layer.cuh"))
     if "TILE_M" in macros:
-        by = "threads" if storage in ("float64", "float32") else "tensor_cores"
-        parts += [_file("product_panels.cuh"), _file(f"product_{by}.cuh"), _file("product.cuh")]
+        parts += [_file("product_panels.cuh"), *_products("product", storage in _HALVES), _file("product.cuh")]
+    if name == "train_on_chip":
+        parts += [_file("on_chip.cuh"), *_products("on_chip", "TF32" in macros)]
     return KernelSource(name, "\n".join([*parts, _file(f"{name}.cu")]), _OPTIONS.get(name, ()))
 
 
@@ -107,6 +109,13 @@ def folder() -> Path:
 @cache
 def _file(name: str) -> str:
     return f'#line 1 "{name}"\n{(folder() / name).read_text(encoding="utf-8")}'
+
+
+def _products(kind: str, by_tensor_cores: bool) -> list[str]:
+    """How matrices are multiplied: by a multiprocessor's threads, or by its tensor cores."""
+    if by_tensor_cores:
+        return [_file("tensor_cores.cuh"), _file(f"{kind}_tensor_cores.cuh")]
+    return [_file(f"{kind}_threads.cuh")]
 
 
 def _activation(struct: str, record: Activation) -> str:

@@ -53,6 +53,8 @@ char message[512];
 unsigned long long random_state;
 void (*thread_body)(void**);
 void** thread_args;
+unsigned dynamic_shared_bytes;
+std::vector<HostAccess> accesses;
 
 unsigned random_below(unsigned n) {  // xorshift64*; the bias of the product is of no matter here
     random_state ^= random_state >> 12;
@@ -292,6 +294,17 @@ unsigned long long host_meet(const char* what, unsigned mask, unsigned long long
     return me.value;
 }
 
+void host_access(const void* address, unsigned bytes, const char* file, int line) {
+    const auto offset = static_cast<const unsigned char*>(address) - host_dynamic_shared;
+    if (offset >= 0 && offset < dynamic_shared_bytes)
+        accesses.push_back({file, line, threadIdx.x, static_cast<unsigned>(offset), bytes});
+}
+
+unsigned long gpubp_host_accesses(const HostAccess** first) {
+    *first = accesses.data();
+    return accesses.size();
+}
+
 const char* gpubp_host_run(void (*body)(void**), void** args, const unsigned* grid, unsigned block, unsigned shared,
                            unsigned long long seed, bool use_fibers, char* statics, unsigned long statics_size) {
     SignalGuard guard;
@@ -303,6 +316,8 @@ const char* gpubp_host_run(void (*body)(void**), void** args, const unsigned* gr
     gridDim = {grid[0], grid[1], grid[2]};
     blockDim = {block, 1, 1};
     random_state = seed * 0x9e3779b97f4a7c15ull | 1;
+    accesses.clear();
+    dynamic_shared_bytes = shared;
     if (sigsetjmp(launch, 1)) return message;
     const unsigned most = shared ? SHARED_BYTES : STATIC_SHARED_BYTES;
     if (statics_size > STATIC_SHARED_BYTES || statics_size + shared > most)

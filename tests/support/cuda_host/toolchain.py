@@ -57,7 +57,7 @@ class Toolchain:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         runtime = self._compile("runtime", (HERE / "runtime.cpp").read_text(), ("-O2", "-I", str(HERE)))
-        ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)  # kernels find its functions by name
+        self.runtime = ctypes.CDLL(str(runtime), ctypes.RTLD_GLOBAL)  # kernels find its functions by name
 
     def library(self, source: Source) -> Path:
         """The shared library of one kernel."""
