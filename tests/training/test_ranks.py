@@ -223,8 +223,7 @@ def test_ranks_of_which_some_alone_have_a_gpu_are_refused():
 
 
 @pytest.mark.parametrize("device_sum", ["a sum of devices", None])
-def test_gpus_add_up_where_they_can_and_else_on_the_host_which_is_said(device_sum, monkeypatch, caplog):
-    monkeypatch.setattr(gradient_sums, "HostSum", lambda ranks: ranks.sum)
+def test_gpus_add_up_where_they_can_and_else_on_the_host_which_is_said(device_sum, caplog):
     say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "gpubp"):
         add_up = gradient_sums.adding_up(TwoRanks(True), on_a_device(device_sum))
