@@ -56,7 +56,8 @@ TESTS = {
     "gpubp/schedules.py": "tests/test_schedules.py tests/test_registry.py",
     "gpubp/registry.py": "tests/test_registry.py tests/test_activations.py",
     "gpubp/serialization.py": (
-        f"tests/test_serialization.py tests/test_network.py tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
+        "tests/test_serialization.py tests/test_network.py tests/test_model_files.py tests/test_atomic_write.py "
+        f"tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
     ),
     **{
         f"gpubp/data/{name}.py": READERS
@@ -71,8 +72,9 @@ TESTS = {
         if path.name != "__init__.py"
     },
     "gpubp/training/options.py": (
-        "tests/cli/test_cli.py::test_default_epochs tests/training/test_options.py tests/training/test_training.py "
-        f"tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
+        "tests/cli/test_train_command.py::test_default_epochs tests/training/test_options.py "
+        "tests/training/test_training.py tests/training/test_sample_weights.py tests/training/test_stopping.py "
+        f"tests/training/test_training_arguments.py tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
     ),
 }
 

@@ -418,7 +418,7 @@ PROMISES = (
     ),
     Promise(
         "Loading runs no code",
-        "tests/test_network.py, tests/test_architecture.py",
+        "tests/test_model_files.py, tests/test_architecture.py",
         lambda share: f"{audited_events(_count(2000, share))} audit events in {_count(2000, share):,} damaged files",
     ),
     Promise("A run folder holds files of one run, and no litter stays", "tests/cli/test_run_folder.py", _kills),

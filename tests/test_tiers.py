@@ -100,7 +100,7 @@ def test_only_some_backends_are_in_the_default_tier(collected):
         ("test_backprop.py", ACTIVATIONS),
         ("test_gradients.py", ACTIVATIONS),
         ("test_gradients.py", CASES),
-        ("test_network.py", LOSSES),
+        ("test_model_files.py", LOSSES),
         ("test_optimizers.py", OPTIMIZERS),
     ],
     ids=["slopes", "gradients by activation", "gradients by loss", "losses", "optimizers"],

@@ -28,6 +28,10 @@ FILES = (
     "tests/training/test_rows.py",
     "tests/training/test_stacks.py",
     "tests/training/test_training.py",
+    "tests/training/test_sample_weights.py",
+    "tests/training/test_stopping.py",
+    "tests/training/test_divergence.py",
+    "tests/training/test_training_arguments.py",
     "tests/backends/test_cuda_backend.py",
 )
 PROCESSES = 8

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from gpubp.training.progress import PLAIN_LINES as PLAIN_LINES
+from gpubp.training.progress import ProgressBar
 from gpubp.training.progress import TrainingProgress as TrainingProgress
 from gpubp.training.progress import make_console as make_console
 from gpubp.training.progress import say as say
@@ -259,7 +258,7 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} {UNITS[unit]}" if unit else f"{n_bytes:.0f} B"
 
 
-class PresetProgress(AbstractContextManager["PresetProgress"]):
+class PresetProgress(ProgressBar):
     """One bar for all that a preset trains: live on a terminal, else some lines.
 
     Parameters
@@ -268,27 +267,14 @@ class PresetProgress(AbstractContextManager["PresetProgress"]):
     """
 
     def __init__(self, console: Console) -> None:
-        self.console, self.live = console, console.is_terminal and not console.quiet
         remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-        self.bar = Progress(BarColumn(20), TextColumn("{task.fields[text]}"), remaining, console=console)
-        self.task = self.bar.add_task("training", total=1.0, text="")
+        super().__init__(console, 1.0, BarColumn(20), TextColumn("{task.fields[text]}"), remaining)
         self.lines = 0
-
-    def __enter__(self) -> PresetProgress:
-        if self.live:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.bar.stop()
 
     def __call__(self, done: float, text: str) -> None:
         """After an epoch, with the part of all work that is done."""
         if self.live:
-            self.bar.update(self.task, completed=done, text=text)
+            self.show(done, text)
         elif int(done * PLAIN_LINES) > self.lines:
             self.lines = int(done * PLAIN_LINES)
             say(self.console, f"{done:4.0%}  {text}")

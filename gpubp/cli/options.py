@@ -73,6 +73,8 @@ NETWORK_OPTIONS: dict[str, Option] = {
 }
 PANELS = {"Network": NETWORK_OPTIONS, "Training": TRAINING_OPTIONS}
 OPTIONS = NETWORK_OPTIONS | TRAINING_OPTIONS
+# Parameters of a command on where its results go and what is shown, which are no settings of a run.
+NOT_KEPT = ("out", "overwrite", "diagnostics", "watch_test", "report", "quiet", "help")
 
 
 def takes_options(before: str) -> Callable[[Command], Command]:
@@ -100,6 +102,12 @@ def takes_options(before: str) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def asked_for(ctx: typer.Context) -> dict[str, Any]:
+    """What a command was asked for, by parameter, as metrics.json keeps it."""
+    names = [str(parameter.name) for parameter in ctx.command.params]
+    return {name: ctx.params.get(name) for name in names if name not in NOT_KEPT}
 
 
 def _parameter(option: Option, panel: str) -> inspect.Parameter:

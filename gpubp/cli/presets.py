@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from signal import SIGINT
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,16 @@ import numpy as np
 import typer
 
 from gpubp import checks
-from gpubp.cli.options import OPTIONS
+from gpubp.cli.options import OPTIONS, asked_for
 from gpubp.cli.parsing import dashed, parse_class_weight, parse_test
 from gpubp.cli.settings import Settings
 from gpubp.data import targets
 from gpubp.data.encodings import get_encodings
 from gpubp.errors import DivergenceError, UsageError
+from gpubp.tabular.epochs import ValidatedWeights
 from gpubp.tabular.recipes import PRESETS, RECIPES, Preset, Recipe, get_preset
 from gpubp.training.interruption import RaisingInterruption
-from gpubp.training.ranks import ALONE, Ranks, described
+from gpubp.training.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 PARAMETERS = ("numbers", "preset", "time_limit")  # of the command, None where they are not given
 NONE, DEFAULT = "none", "fast"
-NOT_KEPT = ("out", "overwrite", "diagnostics", "watch_test", "report", "quiet", "help")  # among the settings of a run
 NOT_OF_A_NETWORK = ("loss", "epochs")  # options that, typed, leave the network to the preset
 
 
@@ -133,16 +134,16 @@ def settings_of(ctx: typer.Context, settings: Settings, preset: Preset, prepared
     """
     targets.clamp(prepared.preprocessing["target"], prepared.train[1])
     recipe, typed = recipe_of(preset), [*_typed(ctx), "loss"]
-    epochs = preset.spend(settings["epochs"] or recipe.epochs_for(prepared.rows))
-    options = recipe.options(prepared.task != "regression") | {"schedule": epochs.schedule, "patience": epochs.patience}
     if prepared.validation is None or prepared.stream is not None:
-        epochs = replace(preset, on_all_rows=0.0).spend(epochs.validated + epochs.on_all_rows)
-        patience = None if prepared.validation is None else epochs.patience
-        options |= {"schedule": epochs.schedule, "patience": patience}
+        preset = replace(preset, on_all_rows=0.0)
+    epochs = preset.spend(settings["epochs"] or recipe.epochs_for(prepared.rows))
+    options = recipe.options(prepared.task != "regression") | epochs.arguments()
+    if prepared.validation is None:
+        options["patience"] = None
     if "optimizer" in typed:
         options = {name: value for name, value in options.items() if name not in ("learning_rate", "weight_decay")}
-    chosen = settings.changed({name: value for name, value in options.items() if name not in typed})
-    return chosen.changed({"epochs": epochs.validated}), epochs.on_all_rows
+    options = {name: value for name, value in options.items() if name not in typed}
+    return settings.changed(options), epochs.on_all_rows
 
 
 def train_on_all_rows(
@@ -164,31 +165,25 @@ def train_on_all_rows(
         The signal that interrupted it.
     """
     from gpubp.cli import display
-    from gpubp.tabular.fitting import weights_put_back
     from gpubp.training import train as run_training
 
     ranks = arguments.get("communicator", ALONE)
     # What a rank meets alone ends all.
     expected = (KeyboardInterrupt, DivergenceError, *((MemoryError,) if ranks.size == 1 else ()))
-    with RaisingInterruption() as interruption:
-        try:
-            everything = with_validation_rows(prepared, ranks)
-            epochs, rows = arguments["epochs"], everything.rows
-            display.say(console, f"{display.plural(epochs, 'epoch')} more on all {rows:,} rows")
-            with weights_put_back(net), display.TrainingProgress(console, epochs, rows) as progress:
-                run_training(
-                    net,
-                    **everything.training_arguments,
-                    **{**settings.train_arguments(), "patience": None, "update_tolerance": None, **arguments},
-                    callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
-                )
-            targets.clamp(prepared.preprocessing["target"], everything.train[1])
-        except expected as error:
-            why = "interrupted" if isinstance(error, KeyboardInterrupt) else described(error)
-            display.say(console, f"not trained on the validation rows as well: {why}", "yellow")
-            if isinstance(error, KeyboardInterrupt):
-                return interruption.signal or SIGINT
-    return None
+    say = partial(display.say, console, style="yellow")
+    with RaisingInterruption() as interruption, ValidatedWeights(net, say, expected) as validated:
+        everything = with_validation_rows(prepared, ranks)
+        epochs, rows = arguments["epochs"], everything.rows
+        display.say(console, f"{display.plural(epochs, 'epoch')} more on all {rows:,} rows")
+        with display.TrainingProgress(console, epochs, rows) as progress:
+            run_training(
+                net,
+                **everything.training_arguments,
+                **{**settings.train_arguments(), **arguments},
+                callbacks=(progress, lambda net, history: history.seconds[-1] >= seconds),
+            )
+        targets.clamp(prepared.preprocessing["target"], everything.train[1])
+    return interruption.signal or SIGINT if isinstance(validated.failure, KeyboardInterrupt) else None
 
 
 def with_validation_rows(prepared: PreparedData, ranks: Ranks) -> PreparedData:
@@ -252,9 +247,7 @@ def train(
     with_targets: dict[str, Any] = {
         name: (part, model.encoded_targets(part)) for name, part in parts.items() if len(part)
     }
-    asked = {parameter.name: params.get(parameter.name) for parameter in ctx.command.params}
-    config = {str(key): value for key, value in asked.items() if key not in NOT_KEPT}
-    config |= {"preset": preset.name, "target": target["name"], "loss": chosen.loss.name}
+    config = asked_for(ctx) | {"preset": preset.name, "target": target["name"], "loss": chosen.loss.name}
     summary = run_folder.summarize_preset(model, TASKS[target["type"]], with_targets, history, config)
     seen, y = with_targets["train"]
     numbers = training_rows.numbers_of(seen, y, model.preprocessing)

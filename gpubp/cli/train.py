@@ -22,7 +22,8 @@ from gpubp.cli.parsing import parse_class_weight, parse_size, parse_table_option
 from gpubp.cli.settings import Settings
 from gpubp.errors import CheckpointError, TrainingInterrupted, UsageError
 from gpubp.plots import new_axes
-from gpubp.tabular.recipes import Preset, get_preset, on_all_rows
+from gpubp.tabular.epochs import arguments_on_all_rows
+from gpubp.tabular.recipes import Preset, get_preset
 from gpubp.training.checkpoint import FOLDER, CheckpointFolder, Interval, newest
 from gpubp.training.options import EPOCHS, FEWEST_STEPS
 from gpubp.training.ranks import ALONE, Ranks
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from gpubp.training.history import History
 
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
-# On what comes of it.
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "report", "quiet", "help")
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "resume")  # options on how one network is trained, on its weights
 EVERY_ON_RANKS = "10minutes"  # a checkpoint, unless said otherwise: one of several machines is lost sooner than one
 
 
@@ -207,7 +207,7 @@ def _fit_and_save(
     if (most := config.get("epochs_on_all_rows")) and interruption is None and history.stopped != "callback":
         also_then = ("recompute", "class_weight", "communicator")
         arguments = {"seed": seed, **{name: value for name, value in others.items() if name in also_then}}
-        arguments |= on_all_rows(settings["learning_rate"], most, history.best_epoch)
+        arguments |= arguments_on_all_rows(settings["learning_rate"], most, history.best_epoch)
         seconds = ranks.of_first((others["time_limit"] or inf) - history.seconds[-1])
         if seconds > 0:
             validated = _how_well_validated(net, prepared)
@@ -304,10 +304,9 @@ def command_to_resume(ctx: typer.Context, folder: Path) -> str:
 
 def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) -> dict[str, Any]:
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
-    asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
-    config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
     unless_given = (*presets.PARAMETERS, "memory_limit")
-    config = {key: value for key, value in config.items() if value is not None or key not in unless_given}
+    asked = {key: value for key, value in options.asked_for(ctx).items() if key not in WITHOUT_EFFECT}
+    config = {key: value for key, value in asked.items() if value is not None or key not in unless_given}
     return config | settings.as_dict() | {"target": prepared.preprocessing["target"]["name"], "loss": prepared.loss}
 
 

@@ -20,6 +20,7 @@ from gpubp.data.readers import read, read_with, saved_schema
 from gpubp.data.schema import Schema
 from gpubp.data.selection import is_counter
 from gpubp.data.source import RawData
+from gpubp.data.target_columns import join_columns, raw_values
 from gpubp.data.unforeseen import say_unforeseen
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
@@ -206,7 +207,7 @@ def choose(
     target = targets.fit(data, chosen_loss, outputs)
     strata = targets.class_indices(target, data)
     rows, test_rows, test_data = split_test(data, test, strata, seed)
-    targets.raw_values(test_data)  # raises where the test rows have no target
+    raw_values(test_data)  # raises where the test rows have no target
     return Chosen(data, chosen_loss, outputs, target, strata, rows, test_rows, test_data)
 
 
@@ -261,7 +262,7 @@ def as_trained(preprocessing: dict[str, Any], data: RawData, with_target: bool =
         features.check_columns(encoding, data)
         say_unforeseen(encoding, data)
     if with_target and "columns" in target:
-        data = targets.join_columns(data, target["columns"])
+        data = join_columns(data, target["columns"])
     return data
 
 
@@ -409,7 +410,7 @@ def _read_test_file(data: RawData, path: str | Path) -> RawData:
     schema = schema_of(data)
     target = None if data.target_columns else data.target
     test_data = read_as(read_with(path, target, schema.options, schema), schema)
-    return targets.join_columns(replace(test_data, target=data.target), data.target_columns or ())
+    return join_columns(replace(test_data, target=data.target), data.target_columns or ())
 
 
 def split_rows(

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpubp.data import arrays, csv_copy, excel, hdf5, idx, pictures, tables, targets
+from gpubp.data import arrays, csv_copy, excel, hdf5, idx, pictures, tables
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.schema import Kind, Schema, TableOptions
 from gpubp.data.source import RawData
 from gpubp.data.tables import with_options
+from gpubp.data.target_columns import join_columns
 from gpubp.errors import DataError, UsageError, suggest
 
 TABLES: dict[str, Callable[[Path, TableOptions, Schema | None], RawData]] = {
@@ -194,4 +195,4 @@ def with_target(data: RawData, target: str) -> RawData:
     for name in names:
         if name not in data.columns:
             raise DataError(f'{data.name}: there is no column "{name}"; {suggest(name, data.columns)}')
-    return targets.join_columns(data, list(dict.fromkeys(names)))
+    return join_columns(data, list(dict.fromkeys(names)))

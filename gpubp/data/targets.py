@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpubp.activations import SOFTMAX, Activation, Softmax, get_output_activation
-from gpubp.data.columns import JoinedColumns
-from gpubp.data.features import ALL_ROWS, LARGEST_MAGNITUDE, Encoding, RowIndices, RowSelection, as_text
+from gpubp.data.features import ALL_ROWS, Encoding, RowIndices, RowSelection, as_text
 from gpubp.data.source import RawData, option, printable
-from gpubp.errors import DataError, UsageError, suggest
+from gpubp.data.target_columns import raw_values, where_target
+from gpubp.errors import DataError, UsageError
 from gpubp.losses import Loss, get_loss
 
 OutputActivations: TypeAlias = str | Activation | Softmax | tuple[str | Activation | Softmax, ...]
@@ -26,7 +26,6 @@ FEW_ROWS = 10  # of a class, in all parts of the data; such classes are named
 MOST_NAMED = 5  # classes in a message
 MARGIN = 0.1  # of a bounded output's range, kept free at either end
 LEAST_SPREAD = 0.1  # of a bounded output's range; values within it that spread less are scaled
-TRUTH_VALUES = {"true": "1", "false": "0"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def fit(data: RawData, loss: Loss, outputs: Outputs) -> Encoding:
     if not loss.classification:
         if y.dtype.kind == "U":
             raise DataError(
-                f'{_where_target(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
+                f'{where_target(data, 0)}: "{y[0]}" is not a number, and {loss.name} predicts numbers; '
                 "choose cross_entropy for classes"
             )
         columns = 1 if y.ndim == 1 else y.shape[1]
@@ -159,7 +158,7 @@ def _fit_classes(data: RawData, y: NDArray[Any], loss: Loss) -> Encoding:
     if not _are_whole_numbers(distinct):
         row = int(np.flatnonzero(y != np.floor(y))[0])
         raise DataError(
-            f"{_where_target(data, row)}: {y[row]} is no class, and {loss.name} predicts classes; "
+            f"{where_target(data, row)}: {y[row]} is no class, and {loss.name} predicts classes; "
             "choose half_squared_error for values"
         )
     if y.dtype.kind == "U":
@@ -170,7 +169,7 @@ def _fit_classes(data: RawData, y: NDArray[Any], loss: Loss) -> Encoding:
         row = int(np.flatnonzero(np.abs(y) > MOST_EXACT)[0])
         remedy = f"; read them as texts by {option('--kind', f'{data.target}=category')}" if data.target else ""
         raise DataError(
-            f"{_where_target(data, row)}: {y[row]:.17g} has more digits than numbers keep, so that classes would run "
+            f"{where_target(data, row)}: {y[row]:.17g} has more digits than numbers keep, so that classes would run "
             f"into each other{remedy}"
         )
     codes = [int(value) for value in distinct]
@@ -269,7 +268,7 @@ def _require_within(data: RawData, y: NDArray[Any], low: float, high: float, rem
     outside = np.argwhere((y < low) | (y > high))
     if len(outside):
         row, column = (int(i) for i in outside[0])
-        raise DataError(f"{_where_target(data, row)}: {y[row, column]} is not in [{low:g}, {high:g}], as {remedy}")
+        raise DataError(f"{where_target(data, row)}: {y[row, column]} is not in [{low:g}, {high:g}], as {remedy}")
 
 
 def _require_shares(data: RawData, y: NDArray[Any]) -> None:
@@ -278,7 +277,7 @@ def _require_shares(data: RawData, y: NDArray[Any]) -> None:
     if wrong.any():
         row = int(wrong.argmax())
         raise DataError(
-            f"{_where_target(data, row)}: sums to {y[row].sum():g}, and outputs of softmax are shares that sum to 1; "
+            f"{where_target(data, row)}: sums to {y[row].sum():g}, and outputs of softmax are shares that sum to 1; "
             "choose another --output-activation"
         )
 
@@ -292,7 +291,7 @@ def apply(
     y = raw_values(data)[rows]
     if encoding["type"] == "values":
         if y.dtype.kind == "U":
-            raise DataError(f'{_where_target(data, 0)}: "{y[0]}" is not a number, as all targets were in training')
+            raise DataError(f'{where_target(data, 0)}: "{y[0]}" is not a number, as all targets were in training')
         scaled = (_by_output(encoding, y) - encoding["mean"]) / encoding["scale"]
         return np.ascontiguousarray(scaled, dtype=dtype)
     if encoding["type"] == "labels":
@@ -343,66 +342,6 @@ def decode(encoding: Encoding, outputs: NDArray[Any]) -> dict[str, NDArray[Any]]
     kind = "output" if encoding["type"] == "one_hot" else "probability"  # squared errors make no probabilities
     probabilities = {f"{kind}_{name}": outputs[:, i] for i, name in enumerate(encoding["classes"])}
     return {"prediction": classes[outputs.argmax(axis=1)], **probabilities}
-
-
-def join_columns(data: RawData, names: Sequence[str]) -> RawData:
-    """Make several columns of a table its target: one column of the table that is a matrix, called by all their names.
-
-    A table that lacks one of them is returned as it is, and so is any for no names.
-
-    Raises
-    ------
-    DataError
-        If one of them holds texts other than truth values.
-    """
-    if not names or any(name not in data.columns for name in names):
-        return data
-    matrix = np.column_stack([_target_numbers(data, name) for name in names])
-    target = ",".join(names)
-    columns = JoinedColumns(data.columns, names, target, matrix)
-    return replace(data, columns=columns, target=target, target_columns=list(names))
-
-
-def _target_numbers(data: RawData, name: str) -> NDArray[np.float64]:
-    """Take one of several target columns as numbers; truth values are 0 and 1."""
-    values = data.columns[name]
-    if values.dtype != object:
-        return values
-    numbers = np.full(len(values), np.nan)
-    for row, value in enumerate(values):
-        try:
-            numbers[row] = np.nan if value is None else float(TRUTH_VALUES.get(value.lower(), value))
-        except ValueError:
-            raise DataError(
-                f'{data.where(row, name)}: "{printable(value)}" is not a number; several target columns must be numbers'
-            ) from None
-    return numbers
-
-
-def raw_values(data: RawData) -> NDArray[Any]:
-    """Take the target as it stands in the data, numbers or an array of str; raise if one is missing or too large."""
-    if data.kind == "table":
-        if data.target not in data.columns:
-            raise DataError(
-                f'{data.name}: there is no column "{data.target}"; {suggest(str(data.target), data.columns)}'
-            )
-        y = data.columns[data.target]
-    elif data.y is None:
-        raise DataError(f'{data.name}: has no targets; add an array "y", or for pictures a folder for each class')
-    else:
-        y = data.y
-    if y.dtype == object:
-        bad = np.array([value is None for value in y])
-    else:
-        bad = ~(np.abs(y) < LARGEST_MAGNITUDE) if y.dtype.kind == "f" else np.zeros(len(y), dtype=bool)
-    if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        missing = y.dtype == object or np.isnan(y[row]).any()
-        fault = "missing" if missing else f"{y[row]}, too large to standardize"
-        raise DataError(f"{_where_target(data, row)}: the target is {fault}; correct it or delete the row")
-    if y.dtype.kind == "b":
-        return y.astype(np.int64)
-    return y.astype(str) if y.dtype == object else y
 
 
 def _are_whole_numbers(distinct: NDArray[Any]) -> bool:
@@ -461,7 +400,7 @@ def _class_codes(encoding: Encoding, data: RawData, y: NDArray[Any], rows: RowIn
     if unknown.any():
         i = int(np.flatnonzero(unknown)[0])
         raise DataError(
-            f'{_where_target(data, int(rows[i]))}: class "{printable(str(y[i]))}" does not occur in training; known: '
+            f'{where_target(data, int(rows[i]))}: class "{printable(str(y[i]))}" does not occur in training; known: '
             f"{', '.join(map(str, encoding['classes']))}"
         )
     return codes.astype(np.int64)
@@ -483,7 +422,3 @@ def _output_columns(kind: str, matrix: NDArray[Any], names: Sequence[str] | None
     if kind == "prediction" and matrix.shape[1] == 1:
         return {kind: matrix[:, 0]}
     return {f"{kind}_{name}": matrix[:, j] for j, name in enumerate(names or range(matrix.shape[1]))}
-
-
-def _where_target(data: RawData, row: int) -> str:
-    return data.where(row, data.target if data.kind == "table" else "y")

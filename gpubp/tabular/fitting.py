@@ -7,8 +7,7 @@ import io
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,9 +21,10 @@ from gpubp.data.prepare import with_schema
 from gpubp.errors import DivergenceError, UsageError
 from gpubp.network import MLP
 from gpubp.tabular import fold_rows
+from gpubp.tabular.epochs import ValidatedWeights, arguments_on_all_rows
 from gpubp.tabular.fold_rows import TrainingRows
 from gpubp.tabular.model import Member, TabularModel, rescaled
-from gpubp.tabular.recipes import OPTIMIZER, RECIPES, Preset, Recipe, on_all_rows
+from gpubp.tabular.recipes import RECIPES, Preset, Recipe
 from gpubp.tabular.selection import greedy_weights, row_losses
 from gpubp.training import train
 from gpubp.training.history import History
@@ -268,9 +268,7 @@ class _PresetFit:
             net,
             **self._rows_to_train_on(folds),
             **_arguments(recipe, net),
-            epochs=epochs.validated,
-            schedule=epochs.schedule,
-            patience=epochs.patience,
+            **epochs.arguments(),
             rows=[fold.train for fold in folds],
             validation_rows=[fold.validation for fold in folds],
             callbacks=(self._after_epoch(recipe, done, part),),
@@ -282,19 +280,16 @@ class _PresetFit:
             outputs = net.stack.part(slice(k, k + 1)).outputs(X[fold.validation])[0]
             oof[fold.validation % len(table.rows)] = rescaled(outputs, scalings[k], table.target)
         if epochs.on_all_rows and self._seconds_left() > 0:
-            others = on_all_rows(recipe.learning_rate, epochs.on_all_rows, history.best_epoch)
-            try:
-                with weights_put_back(net):
-                    history = train(
-                        net,
-                        **self._rows_to_train_on(folds),
-                        **_arguments(recipe, net) | others,
-                        rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
-                        callbacks=(self._after_epoch(recipe, done, part),),
-                    )
+            others = arguments_on_all_rows(recipe.learning_rate, epochs.on_all_rows, history.best_epoch)
+            with ValidatedWeights(net, self.run.say):
+                history = train(
+                    net,
+                    **self._rows_to_train_on(folds),
+                    **_arguments(recipe, net) | others,
+                    rows=[np.concatenate([fold.train, fold.validation]) for fold in folds],
+                    callbacks=(self._after_epoch(recipe, done, part),),
+                )
                 self.history.steps += history.steps
-            except DivergenceError as error:
-                self.run.say(f"not trained on the validation rows as well: {error}")
         self.members.append(Member(recipe.name, net, [fold.preprocessing["features"] for fold in folds], scalings))
         self.oof.append(oof)
 
@@ -344,28 +339,9 @@ class _PresetFit:
         return FittedPreset(model, np.asarray(of_all), recipe_weights, recipe_losses, self.history)
 
 
-@contextmanager
-def weights_put_back(net: MLP) -> Iterator[None]:
-    """Where an exception is raised, a network has the weights again that it has now."""
-    theta = net.stack.theta.copy()
-    try:
-        yield
-    except BaseException:
-        net.stack.theta[...] = theta
-        net.stack.refresh()
-        raise
-
-
 def _arguments(recipe: Recipe, net: MLP) -> dict[str, Any]:
     """The keyword arguments of `gpubp.train` that a recipe stands for."""
-    return {
-        "optimizer": OPTIMIZER,
-        "learning_rate": recipe.learning_rate,
-        "weight_decay": recipe.weight_decay,
-        "dropout": recipe.dropout_of_classes if net.loss.classification else recipe.dropout,
-        "batch_size": recipe.batch_size,
-        "seed": list(net.stack.seeds),
-    }
+    return {**recipe.training_options(net.loss.classification), "seed": list(net.stack.seeds)}
 
 
 def _scaling(target: features.Encoding) -> dict[str, Any]:

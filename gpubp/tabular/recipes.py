@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from gpubp.errors import UsageError, suggest
+from gpubp.tabular.epochs import Epochs
 from gpubp.training.options import FEWEST_STEPS
 
 MOST_EPOCHS = 200  # on small data, where an epoch is mostly its validation
 OPTIMIZER = "adamw"
-PATIENCE = 0.4  # of the epochs: without a lower validation loss for so many, a network goes back to its best weights
-RATE_ON_ALL_ROWS = 0.3  # of the learning rate, at the first of the epochs on all rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,37 +52,18 @@ class Recipe:
 
     def options(self, classification: bool) -> dict[str, Any]:
         """The options of the command ``train`` that make and train such a network, as they are typed."""
+        network = {"hidden": ",".join(map(str, self.hidden)), "activation": self.activation}
+        return network | self.training_options(classification)
+
+    def training_options(self, classification: bool) -> dict[str, Any]:
+        """The arguments of `gpubp.train` that it stands for."""
         return {
-            "hidden": ",".join(map(str, self.hidden)),
-            "activation": self.activation,
             "optimizer": OPTIMIZER,
             "learning_rate": self.learning_rate,
             "dropout": self.dropout_of_classes if classification else self.dropout,
             "weight_decay": self.weight_decay,
             "batch_size": self.batch_size,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epochs:
-    """How a recipe's epochs are spent.
-
-    Attributes
-    ----------
-    validated : int
-        Epochs on the training rows, of which the best by its validation loss is kept.
-    schedule : str
-        Of the learning rate in these.
-    patience : int
-        They end where the validation loss has not fallen for so many.
-    on_all_rows : int
-        The most epochs that begin with the weights of the best, on training and validation rows alike.
-    """
-
-    validated: int
-    schedule: str
-    patience: int
-    on_all_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,15 +92,7 @@ class Preset:
 
     def spend(self, epochs: int) -> Epochs:
         """How so many epochs are spent."""
-        on_all_rows = round(self.on_all_rows * epochs)
-        if not on_all_rows:
-            return Epochs(validated=epochs, schedule="cosine", patience=epochs, on_all_rows=0)
-        return Epochs(
-            validated=epochs - on_all_rows,
-            schedule="cosine(0.1)",
-            patience=round(PATIENCE * epochs),
-            on_all_rows=on_all_rows,
-        )
+        return Epochs.spent(epochs, self.on_all_rows)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -185,16 +155,6 @@ PRESETS: dict[str, Preset] = {
         Preset(name="best", recipes=tuple(RECIPES), folds=8),
     )
 }
-
-
-def on_all_rows(learning_rate: float, most_epochs: int, best_epoch: Any) -> dict[str, Any]:
-    """The arguments of `gpubp.train` that are others where a network is trained on all rows at the end.
-
-    `best_epoch` is that of its validation, counted from 0, or one each of a stack. Half as many epochs as led there
-    are the most: what was learned by heart soon is not to be learned by heart now.
-    """
-    epochs = np.clip((np.asarray(best_epoch) + 1) // 2, 1, most_epochs).tolist()
-    return {"learning_rate": RATE_ON_ALL_ROWS * learning_rate, "schedule": "cosine", "epochs": epochs}
 
 
 def get_preset(name: str) -> Preset:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from gpubp.network import MLP
@@ -41,34 +41,29 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True)
 
 
-class TrainingProgress(AbstractContextManager["TrainingProgress"]):
-    """A callback of `gpubp.train` that shows how it goes: a live bar on a terminal or in a notebook, else some lines.
+class ProgressBar(AbstractContextManager[Any]):
+    """A bar that is live on a terminal or in a notebook; elsewhere whoever has it prints some lines instead.
 
     Parameters
     ----------
     console : Console
-    epochs : int
-        How many are planned.
-    rows : int
-        Training rows of an epoch.
+    total : float
+        Where it ends.
+    *columns : ProgressColumn
+        Of rich; they show ``task.fields[text]`` where they show a text.
+
+    Attributes
+    ----------
+    live : bool
     """
 
-    def __init__(self, console: Console, epochs: int, rows: int) -> None:
-        self.console, self.epochs, self.rows = console, epochs, rows
+    def __init__(self, console: Console, total: float, *columns: ProgressColumn) -> None:
+        self.console = console
         self.live = (console.is_terminal or console.is_jupyter) and not console.quiet
-        self.wide = console.width >= WIDE
-        figures = TextColumn("{task.fields[figures]}")
-        remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
-        self.bar = Progress(
-            MofNCompleteColumn(),
-            *(BarColumn(20 if self.wide else 5), figures),
-            *([remaining] if self.wide else []),
-            console=console,
-        )
-        self.task = self.bar.add_task("training", total=epochs, figures="")
-        self.shown = {round(i * epochs / PLAIN_LINES) for i in range(1, PLAIN_LINES + 1)} | {1, epochs}
+        self.bar = Progress(*columns, console=console)
+        self.task = self.bar.add_task("training", total=total, text="")
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         if self.live:
             self.bar.start()
         return self
@@ -81,11 +76,36 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
                 self.bar.refresh()
             self.bar.stop()
 
+    def show(self, completed: float, text: str) -> None:
+        """Draw the bar up to there, beside a text."""
+        self.bar.update(self.task, completed=completed, text=text)
+
+
+class TrainingProgress(ProgressBar):
+    """A callback of `gpubp.train` that shows how it goes: a live bar on a terminal or in a notebook, else some lines.
+
+    Parameters
+    ----------
+    console : Console
+    epochs : int
+        How many are planned.
+    rows : int
+        Training rows of an epoch.
+    """
+
+    def __init__(self, console: Console, epochs: int, rows: int) -> None:
+        self.epochs, self.rows = epochs, rows
+        self.wide = console.width >= WIDE
+        remaining = [TimeRemainingColumn(compact=True, elapsed_when_finished=True)] if self.wide else []
+        bar = BarColumn(20 if self.wide else 5)
+        super().__init__(console, epochs, MofNCompleteColumn(), bar, TextColumn("{task.fields[text]}"), *remaining)
+        self.shown = {round(i * epochs / PLAIN_LINES) for i in range(1, PLAIN_LINES + 1)} | {1, epochs}
+
     def __call__(self, net: MLP, history: History) -> None:
         """After an epoch."""
         text = self._figures(history)
         if self.live:
-            self.bar.update(self.task, completed=history.epochs, figures=text)
+            self.show(history.epochs, text)
         elif history.epochs in self.shown:
             say(self.console, f"epoch {history.epochs:>{len(str(self.epochs))}}/{self.epochs}  {text}")
 

@@ -55,6 +55,8 @@ class Ranks(AbstractContextManager["Ranks"]):
         ----------
         array : array of any shape, in one piece, on the host
         """
+        self.meet()
+        self.begin_sum(array)(array)
 
     def begin_sum(self, array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
         """Begin to add up an array of all ranks, as `sum` does, and go on meanwhile.
@@ -64,13 +66,13 @@ class Ranks(AbstractContextManager["Ranks"]):
 
         Parameters
         ----------
-        array : (n,) array
+        array : array of any shape, in one piece, on the host
             Left as it is until the sum is ended.
 
         Returns
         -------
         callable
-            ``end(total)`` puts the sum into an array (n,), which may be the same.
+            ``end(total)`` puts the sum into an array of this size, in one piece, which may be the same.
         """
         return lambda total: np.copyto(total, array)
 
@@ -144,20 +146,15 @@ class MpiRanks(Ranks):
         self._go_on()
         return self._gathered_texts(text)
 
-    def sum(self, array: NDArray[Any]) -> None:
-        """As for one process. Each rank adds up a part of the array, and gives that sum to all."""
-        self._go_on()
-        flat = array.reshape(-1)
-        assert np.shares_memory(flat, array), "an array in one piece"
-        self.begin_sum(flat)(flat)
-
     def begin_sum(self, array: NDArray[Any]) -> Callable[[NDArray[Any]], None]:
+        """As for one process. Each rank adds up a part of the array, and gives that sum to all."""
         ends = np.arange(1, self.size + 1) * array.size // self.size
         counts, starts = np.diff(ends, prepend=0), np.concatenate([[0], ends[:-1]])
         parts = np.empty((self.size, counts[self.rank]), array.dtype)  # of every rank, of which this one makes the sum
         counts_received = [counts[self.rank]] * self.size
         received = self._communicator.Ialltoallv(
-            [array, (counts, starts)], [parts, (counts_received, np.arange(self.size) * counts_received[0])]
+            [in_one_piece(array), (counts, starts)],
+            [parts, (counts_received, np.arange(self.size) * counts_received[0])],
         )
 
         def end(total: NDArray[Any]) -> None:
@@ -165,7 +162,7 @@ class MpiRanks(Ranks):
             of_part = parts[0]
             for part in parts[1:]:
                 of_part += part
-            self._communicator.Allgatherv(of_part, [total, (counts, starts)])
+            self._communicator.Allgatherv(of_part, [in_one_piece(total), (counts, starts)])
 
         return end
 
@@ -215,6 +212,13 @@ def ranks_of(communicator: Any) -> Ranks:
             f"communicator={communicator!r} does not fit; give one of mpi4py, such as mpi4py.MPI.COMM_WORLD"
         )
     return MpiRanks(communicator) if communicator.Get_size() > 1 else ALONE
+
+
+def in_one_piece(array: NDArray[Any]) -> NDArray[Any]:
+    """An array as (n,), the same memory."""
+    flat = array.reshape(-1)
+    assert np.shares_memory(flat, array), "an array in one piece"
+    return flat
 
 
 def described(error: BaseException) -> str:

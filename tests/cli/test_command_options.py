@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import typer
-from test_cli import done
 from typer.testing import CliRunner
 
 from gpubp.cli import options
@@ -17,6 +16,7 @@ from gpubp.cli.search import grid
 from gpubp.cli.search.grid import parse_grid
 from gpubp.cli.settings import Settings
 from gpubp.training.options import TRAINING_OPTIONS, Option
+from support.commands import done
 
 TRAINING_COMMANDS = ("train", "search")
 NEW = Option(

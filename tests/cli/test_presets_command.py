@@ -16,6 +16,7 @@ import gpubp
 from gpubp import checks
 from gpubp.cli import run_folder, training_rows
 from gpubp.cli.app import app
+from gpubp.tabular import fitting
 from gpubp.tabular.model import TabularModel
 from gpubp.tabular.recipes import RECIPES
 
@@ -86,6 +87,31 @@ def test_the_last_epochs_are_on_all_rows_and_validated_is_what_came_before(folde
     assert (config["epochs"], config["schedule"], config["epochs_on_all_rows"]) == (10, "cosine", 0)
 
 
+@pytest.mark.parametrize("data", ["price", "kind"])
+def test_the_command_trains_the_network_of_the_estimator(
+    folder: Path, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the seed of its weights they hold out the same rows and train alike: the weights have the same bits."""
+
+    def with_the_seed_of_the_command(*arguments: Any, seed: list[int], **options: Any) -> gpubp.MLP:
+        return gpubp.MLP(*arguments, seed=[number - 1 for number in seed], **options)  # folds are counted from 1
+
+    monkeypatch.setattr(fitting, "MLP", with_the_seed_of_the_command)
+    text = done("train", f"{data}.csv", "--epochs", "10", "--device", "cpu", "--test", "0", "--seed", "3", "--out", "r")
+    assert "more on all 80 rows" in text
+    by_command = gpubp.MLP.load(Path("r/model.safetensors"), device="cpu")
+    columns = gpubp.data.read(f"{data}.csv").columns
+    kind = gpubp.TabularRegressor if data == "price" else gpubp.TabularClassifier
+    estimator = kind("fast", epochs=10, random_state=3, device="cpu")
+    model = estimator.fit({name: columns[name] for name in ("a", "b", "colour")}, columns[data]).model_
+    assert np.array_equal(model.members[0].net.theta, by_command.theta)
+    assert by_command.preprocessing is not None
+    targets = [preprocessing["target"] for preprocessing in (by_command.preprocessing, model.preprocessing)]
+    if data == "price":
+        low_and_high = [[*target["low"], *target["high"]] for target in targets]
+        assert low_and_high[0] == pytest.approx(low_and_high[1])
+
+
 def test_values_are_predicted_within_the_range_of_all_rows_that_were_trained_on(folder: Path) -> None:
     done("train", "price.csv", "--epochs", "10", "--device", "cpu", "--test", "0", "--seed", "1", "--out", "run")
     target = gpubp.MLP.load(Path("run/model.safetensors"), device="cpu").preprocessing["target"]
@@ -97,7 +123,7 @@ def test_epochs_on_all_rows_that_fail_leave_the_validated_network(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = ["train", "price.csv", "--epochs", "10", "--device", "cpu", "--out"]
-    monkeypatch.setattr("gpubp.cli.train.on_all_rows", lambda *_: {"learning_rate": 1e30, "epochs": 2})
+    monkeypatch.setattr("gpubp.tabular.epochs.RATE_ON_ALL_ROWS", 1e33)
     assert "not trained on the validation rows as well" in done(*run, "run")
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert metrics["train"]["loss"] < 1  # of targets with a variance of 1

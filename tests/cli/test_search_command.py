@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from test_cli import check_failure, done, flowers, invoke, prices, read_csv, tree
 
 import gpubp
 from gpubp.cli import metrics, run_folder, training_rows
@@ -28,6 +27,7 @@ from gpubp.data import encode, prepare, read
 from gpubp.data.folds import Fold, cut
 from gpubp.errors import UsageError
 from gpubp.training import packing
+from support.commands import check_failure, done, flowers, invoke, prices, read_csv, tree
 from support.machines import by_tier
 
 DEFAULTS = Settings({name: option.command_default for name, option in OPTIONS.items()})

@@ -16,8 +16,9 @@ import gpubp
 from gpubp.errors import DataError, UsageError
 from gpubp.losses import get_loss
 from gpubp.tabular import fitting, fold_rows
+from gpubp.tabular.epochs import arguments_on_all_rows
 from gpubp.tabular.model import TabularModel
-from gpubp.tabular.recipes import PRESETS, RECIPES, get_preset, on_all_rows
+from gpubp.tabular.recipes import PRESETS, RECIPES, get_preset
 from gpubp.tabular.selection import greedy_weights, row_losses
 
 QUICK: dict[str, Any] = {"epochs": 2, "device": "cpu"}
@@ -145,15 +146,15 @@ def test_epochs_are_spent_on_training_rows_and_then_on_all() -> None:
     assert (fast.validated, fast.on_all_rows, fast.patience) == (48, 12, 24)
     assert (good.validated, good.on_all_rows, good.patience) == (60, 0, 60)
     assert get_preset("fast").spend(1).validated == 1
-    assert [on_all_rows(0.1, 12, best)["epochs"] for best in (0, 6, 47)] == [1, 3, 12]
-    assert on_all_rows(0.1, 12, [6, 47])["epochs"] == [3, 12]
+    assert [arguments_on_all_rows(0.1, 12, best)["epochs"] for best in (0, 6, 47)] == [1, 3, 12]
+    assert arguments_on_all_rows(0.1, 12, [6, 47])["epochs"] == [3, 12]
 
 
 def test_epochs_on_all_rows_that_diverge_leave_the_validated_network(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table, y = columns(rng)
-    monkeypatch.setattr("gpubp.tabular.fitting.on_all_rows", lambda *_: {"learning_rate": 1e30, "epochs": 2})
+    monkeypatch.setattr("gpubp.tabular.epochs.RATE_ON_ALL_ROWS", 1e33)
     reg = gpubp.TabularRegressor("fast", epochs=10, device="cpu").fit(table, y)
     validated = ~np.isnan(reg.oof_prediction_)
     np.testing.assert_allclose(reg.predict(rows_of(table, validated)), reg.oof_prediction_[validated], rtol=1e-5)

@@ -5,72 +5,20 @@ Ranks are threads here; tests/cli/test_ranks_command.py starts processes by ``mp
 
 from __future__ import annotations
 
-import logging
 import re
-import signal
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gpubp
-from gpubp import DataError, DeviceError, DivergenceError, RankError, UsageError
+from gpubp import DataError, DivergenceError, RankError, UsageError
 from gpubp.backends.cuda.backend import CudaBackend
-from gpubp.backends.notices import say_once
-from gpubp.backends.reference import ReferenceBackend
 from gpubp.optimizers import OPTIMIZERS
-from gpubp.training import checkpoint, data_parallel, gradient_sums
-from gpubp.training.data_parallel import OverlappingRankStep
-from gpubp.training.ranks import ALONE, MpiRanks, Ranks, ranks_of
-from support.machines import but_unfused, by_tier, host, host_driver
+from gpubp.training.ranks import ALONE, MpiRanks, ranks_of
+from support.machines import but_unfused, by_tier, host_driver
+from support.rank_trainings import EVERYTHING, OPTIONS, X, Y, assert_same, errors_of, network, trained, trained_on
 from support.thread_ranks import ThreadComm, on_ranks
-
-RNG = np.random.default_rng(17)
-X, Y = RNG.standard_normal((61, 6)), RNG.integers(0, 3, 61)
-WEIGHT = RNG.uniform(0.5, 2.0, 61)
-OPTIONS: dict[str, Any] = {"batch_size": 16, "epochs": 13, "learning_rate": 0.01, "seed": 5}  # 52 steps
-EVERYTHING: dict[str, Any] = {
-    "sample_weight": WEIGHT,
-    "schedule": "reduce_on_plateau(0, 0.5)",
-    "max_grad_norm": 0.5,
-    "l2": 1e-3,
-    "label_smoothing": 0.1,
-    "patience": 4,
-    "update_tolerance": 1e-9,
-    "validation_data": (X[:13], Y[:13], WEIGHT[:13]),
-}
-
-
-def network(device: Any = "cpu-reference", models: int = 1, precision: str = "float64") -> gpubp.MLP:
-    return gpubp.MLP([6, 9, 8, 3], "tanh", seed=2, device=device, precision=precision, models=models)
-
-
-def trained(make: Any = network, **options: Any) -> tuple[Any, gpubp.History]:
-    net = make()
-    history = gpubp.train(net, X, Y, **{**OPTIONS, **options})
-    return host(net.theta), history
-
-
-def trained_on(size: int, make: Any = network, **options: Any) -> list[tuple[Any, gpubp.History]]:
-    """What each rank ends with; raises what one of them raised."""
-    outcomes = on_ranks(size, lambda communicator: trained(make, communicator=communicator, **options))
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return outcomes
-
-
-def curves(history: gpubp.History) -> list[Any]:
-    names = ("loss", "metric", "learning_rate", *(["validation_loss"] if history.validation_loss else []))
-    return [history.curve(name) for name in names]
-
-
-def assert_same(one: tuple[Any, gpubp.History], other: tuple[Any, gpubp.History], tolerance: float = 0.0) -> None:
-    np.testing.assert_allclose(one[0], other[0], rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(curves(one[1]), curves(other[1]), rtol=tolerance, atol=tolerance)
-    assert (one[1].steps, one[1].stopped) == (other[1].steps, other[1].stopped)
-
 
 # -- the same as in one process ---------------------------------------------------------------------------
 
@@ -97,163 +45,6 @@ def test_they_have_the_bits_of_one_that_accumulates_as_many_parts(backend, dropo
     one, history_of_one = trained(make, dropout=dropout, epochs=3, batch_size=20, accumulate=2)
     np.testing.assert_array_equal(ranks, one)
     np.testing.assert_array_equal(history.loss, history_of_one.loss)
-
-
-# -- gradients that are added up beside the backward pass -------------------------------------------------
-
-
-@pytest.fixture
-def overlapping(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Small networks have slices too; what rank 0 does: the sums that are begun, and the ends of backward passes."""
-    monkeypatch.setattr(data_parallel, "FEWEST_IN_SLICE", 1)
-    told: list[str] = []
-    begin, init = MpiRanks.begin_sum, OverlappingRankStep.__init__
-
-    def begin_sum(self: MpiRanks, array: Any) -> Any:
-        if self.rank == 0:
-            told.append(f"slice of {array.size}")
-        return begin(self, array)
-
-    def begin_training(self: OverlappingRankStep, *arguments: Any) -> None:
-        init(self, *arguments)
-        add = self._add
-
-        def told_add(count: int, rows: int) -> None:
-            add(count, rows)
-            told.append("backward pass over")
-
-        if self.first_part == 0:  # that of rank 0
-            self._add = told_add
-
-    monkeypatch.setattr(MpiRanks, "begin_sum", begin_sum)
-    monkeypatch.setattr(OverlappingRankStep, "__init__", begin_training)
-    return told
-
-
-@pytest.mark.parametrize("device", ["cpu-reference", "cpu"])
-@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.thorough)])
-def test_slices_have_the_bits_of_one_sum(overlapping, device, size, monkeypatch):
-    def make() -> gpubp.MLP:
-        return network(device)
-
-    options: dict[str, Any] = {**EVERYTHING, "dropout": 0.2, "batch_size": 20, "epochs": 3}
-    outcomes = trained_on(size, make, **options)
-    over = overlapping.index("backward pass over")
-    assert overlapping[over - 2 : over + 3] == [
-        *("slice of 128", "slice of 128"),  # weights of the last layers; then those of the first, and all biases
-        *("backward pass over", "slice of 128", "slice of 384"),
-    ]
-    monkeypatch.setattr(data_parallel, "FEWEST_IN_SLICE", 1 << 18)
-    for theta, history in outcomes:
-        assert_same((theta, history), trained_on(size, make, **options)[0])
-        assert_same((theta, history), trained(make, **options, accumulate=size), 1e-12)
-    np.testing.assert_array_equal(outcomes[0][0], trained(make, **options, accumulate=size)[0])
-
-
-@pytest.mark.parametrize("batch_size", [16, 1000])
-def test_slices_of_ranks_some_of_which_have_no_rows_in_a_last_batch(overlapping, batch_size):
-    outcomes = trained_on(4, batch_size=batch_size)  # of 61 rows; 13 in the last batch of 16, none of them rank 3's
-    for outcome in outcomes:
-        assert_same(outcome, outcomes[0])
-    assert_same(outcomes[0], trained(batch_size=batch_size), 1e-12)
-
-
-def test_slices_of_a_training_that_diverges_on_one_rank(overlapping):
-    data = X.copy()
-    data[40] = 1e200
-
-    def diverging(**where: Any) -> None:
-        with np.errstate(all="ignore"):
-            gpubp.train(network(), data, Y, optimizer="sgd", learning_rate=1e200, batch_size=16, shuffle=False, **where)
-
-    with pytest.raises(DivergenceError) as alone:
-        diverging(accumulate=2)
-    errors = on_ranks(2, lambda communicator: diverging(communicator=communicator))
-    assert [str(error) for error in errors] == [str(alone.value)] * 2
-
-
-def test_slices_of_a_loss_that_overflows_on_one_rank_are_finite_on_none(overlapping):
-    data = X.copy()
-    data[40] = 1e200  # in the second part of the third batch, whose squared error alone is infinite
-    weights = []
-
-    def diverging(**where: Any) -> None:
-        net = gpubp.MLP([6, 9, 8, 1], "relu", "half_squared_error", seed=2, device="cpu-reference", precision="float64")
-        try:
-            with np.errstate(all="ignore"):
-                gpubp.train(net, data, Y, optimizer="sgd", batch_size=16, shuffle=False, **where)
-        finally:
-            weights.append(net.theta.copy())
-
-    with pytest.raises(DivergenceError, match="diverged at step 2 ") as alone:
-        diverging(accumulate=2)
-    errors = on_ranks(2, lambda communicator: diverging(communicator=communicator))
-    assert [str(error) for error in errors] == [str(alone.value)] * 2
-    for theta in weights:
-        np.testing.assert_array_equal(theta, weights[0])
-
-
-class TwoRanks(Ranks):
-    """Rank 0 of two, of which the other one answers with what is told beforehand and has the same arrays."""
-
-    size = 2
-
-    def __init__(self, *answers: float) -> None:
-        self.answers = list(answers)
-
-    def gather(self, *numbers: float) -> Any:
-        return np.array([numbers, [self.answers.pop(0)]], np.float64)
-
-    def sum(self, array: Any) -> None:
-        array *= 2
-
-
-def on_a_device(device_sum: Any = None) -> Any:
-    """What `adding_up` looks at of a stack whose arrays are a GPU's, and what its backend adds arrays up by."""
-    copies = {"to_host": lambda array: array, "from_host": lambda array: array}
-    backend = SimpleNamespace(device="cuda:0", device_sum=lambda ranks: device_sum, **copies)
-    return SimpleNamespace(theta=SimpleNamespace(__cuda_array_interface__={}), backend=backend)
-
-
-def test_ranks_of_which_some_alone_have_a_gpu_are_refused():
-    with pytest.raises(DeviceError, match="rank 0 computes on cuda:0, rank 1 does not; give all a GPU, or none"):
-        gradient_sums.adding_up(TwoRanks(False), on_a_device())
-    with pytest.raises(DeviceError, match="rank 0 computes on cpu, rank 1 does not; give all a GPU, or none"):
-        gradient_sums.adding_up(TwoRanks(True), network().stack)
-
-
-@pytest.mark.parametrize("device_sum", ["a sum of devices", None])
-def test_gpus_add_up_where_they_can_and_else_on_the_host_which_is_said(device_sum, monkeypatch, caplog):
-    monkeypatch.setattr(gradient_sums, "HostSum", lambda ranks: ranks.sum)
-    say_once.cache_clear()
-    with caplog.at_level(logging.WARNING, "gpubp"):
-        add_up = gradient_sums.adding_up(TwoRanks(True), on_a_device(device_sum))
-    said = [record.getMessage() for record in caplog.records]
-    if device_sum:
-        assert add_up == device_sum and not said
-    else:
-        array = np.arange(3.0)
-        add_up(array)
-        assert array.tolist() == [0, 2, 4]
-        assert len(said) == 1 and said[0].startswith("NCCL is missing: gradients are added up in the host's memory")
-
-
-def test_a_rank_that_fails_between_two_slices_ends_all(overlapping, monkeypatch):
-    backward = ReferenceBackend.dense_backward
-
-    def work(communicator: ThreadComm) -> None:
-        net = network()
-
-        def failing(layer: Any, *arguments: Any) -> None:
-            if layer.shape[-1] == 8 and communicator.rank == 1:
-                raise MemoryError("no room")
-            backward(net.stack.backend, layer, *arguments)
-
-        net.stack.backend.dense_backward = failing
-        gpubp.train(net, X, Y, **OPTIONS, communicator=communicator)
-
-    there, here = errors_of(2, work)
-    assert isinstance(here, MemoryError) and isinstance(there, RankError) and "MemoryError: no room" in str(there)
 
 
 @pytest.mark.parametrize("optimizer", by_tier(OPTIMIZERS, lambda name: name == "adamw"))
@@ -343,12 +134,6 @@ def test_the_precisions_of_a_gpu(precision):
 
 
 # -- what is refused --------------------------------------------------------------------------------------
-
-
-def errors_of(size: int, work: Any) -> list[BaseException]:
-    outcomes = on_ranks(size, work)
-    assert all(isinstance(outcome, BaseException) for outcome in outcomes), outcomes
-    return outcomes
 
 
 @pytest.mark.parametrize(
@@ -471,81 +256,3 @@ def test_a_callback_of_any_rank_ends_the_training_of_all():
 
     for history in on_ranks(2, work):
         assert (history.epochs, history.stopped) == (3, "callback")
-
-
-# -- checkpoints ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("every", ["3steps", "1epochs"])
-def test_ranks_go_on_from_a_checkpoint_with_the_same_bits(tmp_path, every):
-    options = {**EVERYTHING, "dropout": 0.2, "epochs": 5}
-    unbroken = trained_on(2, **options, checkpoint=tmp_path / "run", checkpoint_every=every)
-    files = sorted((tmp_path / "run").iterdir())
-    assert 2 <= len(files) <= 3  # rank 0 alone writes
-    for path in files:
-        for resumed, whole in zip(
-            trained_on(2, **options, resume=path, checkpoint=tmp_path / path.stem), unbroken, strict=True
-        ):
-            assert_same(resumed, whole)
-    assert_same(trained(**options, accumulate=2, resume=files[0], checkpoint=tmp_path / "one"), unbroken[0], 1e-12)
-
-
-def test_another_number_of_ranks_is_refused_unless_parts_are_as_many(tmp_path):
-    trained_on(4, epochs=2, checkpoint=tmp_path / "run", checkpoint_every="1epochs")
-    with pytest.raises(DataError, match=r"settings\.accumulate is 4 there and 2 here"):
-        trained_on(2, epochs=2, resume=tmp_path / "run")
-    trained_on(2, epochs=2, accumulate=2, resume=tmp_path / "run")
-
-
-@pytest.fixture
-def interruptions(monkeypatch: pytest.MonkeyPatch) -> list[checkpoint.Interruption]:
-    """What takes note of signals on each rank, in their order."""
-    noted: list[checkpoint.Interruption] = []
-
-    class Noted(checkpoint.Interruption):
-        def __init__(self) -> None:
-            super().__init__()
-            noted.append(self)
-
-    monkeypatch.setattr(checkpoint, "Interruption", Noted)
-    return noted
-
-
-def interrupted(interruptions: list[checkpoint.Interruption], **options: Any) -> list[BaseException]:
-    """What two ranks raise, of which the second receives SIGTERM in the second epoch."""
-
-    def work(communicator: ThreadComm) -> None:
-        def interrupt(net: gpubp.MLP, history: gpubp.History) -> None:
-            if communicator.rank == 1 and history.epochs == 2:
-                interruptions[1].signal = signal.SIGTERM
-
-        gpubp.train(network(), X, Y, **OPTIONS, **options, callbacks=[interrupt], communicator=communicator)
-
-    return errors_of(2, work)
-
-
-def test_a_signal_to_one_rank_is_heard_by_all_between_two_steps(tmp_path, interruptions):
-    errors = interrupted(interruptions, checkpoint=tmp_path / "run")
-    assert [(type(error), error.signal) for error in errors] == [(gpubp.TrainingInterrupted, signal.SIGTERM)] * 2
-    assert len(list((tmp_path / "run").iterdir())) == 1
-
-
-def test_without_checkpoints_it_then_does_on_all_what_it_does(interruptions, monkeypatch):
-    raised: list[int] = []
-
-    def raise_signal(number: int) -> None:
-        raised.append(number)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("gpubp.training.interruption.signal.raise_signal", raise_signal)
-    errors = interrupted(interruptions)
-    assert [type(error) for error in errors] == [KeyboardInterrupt] * 2 and raised == [signal.SIGTERM] * 2
-
-
-def test_where_the_writer_cannot_write_all_end(tmp_path):
-    (tmp_path / "file").touch()
-    first, second = errors_of(
-        2,
-        lambda c: trained(communicator=c, checkpoint=tmp_path / "file" / "run", checkpoint_every="1epochs"),
-    )
-    assert isinstance(first, gpubp.CheckpointError) and isinstance(second, RankError) and str(first) in str(second)

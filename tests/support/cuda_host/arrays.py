@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -149,7 +150,7 @@ def to_device(device: Device, host: Any) -> DeviceArray:
 def empty(device: Device, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
     """An array full of poison."""
     dtype = np.dtype(dtype)
-    allocation = Allocation(device, int(np.prod(shape)) * dtype.itemsize)
+    allocation = Allocation(device, math.prod(shape) * dtype.itemsize)
     host = allocation.array(shape, dtype)
     poison(host)
     return DeviceArray(host, allocation)

@@ -10,6 +10,7 @@ import numpy as np
 
 ALIGNMENT = 512  # of every allocation, as CuPy's pool has it
 GUARD_BYTES = 256  # on either side of one
+GUARDS_AT_ONCE = 256
 
 
 class HostDriverError(RuntimeError):
@@ -31,6 +32,7 @@ class Device:
         self.capturing = False
         self.settle: Callable[[], None] = lambda: None
         self._random = np.random.default_rng(0)
+        self._guards: list[bytes] = []
 
     def check(self, what: str) -> None:
         """Called before what is impossible while launches are recorded."""
@@ -44,9 +46,13 @@ class Device:
 
     def guard(self) -> bytes:
         """A guard zone's content: NaN in every floating type, another one everywhere, so that no copy passes for it."""
-        words = self._random.integers(0xFF81, 0xFFC0, GUARD_BYTES // 2, np.uint16)
-        words[3::4] |= 0x70  # the upper words of float64
-        return words.tobytes()
+        try:
+            return self._guards.pop()
+        except IndexError:  # many are drawn at once, as every operation on arrays asks for one
+            words = self._random.integers(0xFF81, 0xFFC0, (GUARDS_AT_ONCE, GUARD_BYTES // 2), np.uint16)
+            words[:, 3::4] |= 0x70  # the upper words of float64
+            *self._guards, guard = (guard.tobytes() for guard in words)
+            return guard
 
 
 class Allocation:
@@ -62,10 +68,11 @@ class Allocation:
     def __init__(self, device: Device, nbytes: int) -> None:
         device.check("an allocation")
         raw = np.empty(nbytes + 2 * GUARD_BYTES + ALIGNMENT, np.uint8)
-        first = GUARD_BYTES + -(raw.ctypes.data + GUARD_BYTES) % ALIGNMENT
+        address = raw.__array_interface__["data"][0]
+        first = GUARD_BYTES + -(address + GUARD_BYTES) % ALIGNMENT
         self.device = device
         self.bytes = raw[first : first + nbytes]
-        self.start = raw.ctypes.data + first
+        self.start = address + first
         self._before = raw[first - GUARD_BYTES : first]
         self._after = raw[first + nbytes : first + nbytes + GUARD_BYTES]
         self._guard = device.guard()

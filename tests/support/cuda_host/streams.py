@@ -76,6 +76,8 @@ class Streams:
     def join(self, side: str = "aside") -> None:
         """Let what is launched from now on run after all of it."""
         with self.one_thread:
+            if self._recorded is None and not self._unjoined[side] and not self._waiting[side]:
+                return
             self._send(f"join {side}", lambda: None)
             self._unjoined[side].clear()  # until now it kept their memory
 
