@@ -32,10 +32,7 @@ from gpubp.serialization import atomic_write
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "coverage.json"
 WHOLE = tuple(TESTS)  # modules of which every branch is to be covered
-UNSEEN = {
-    "gpubp/backends/compiled/loops/*": "Numba compiles these loops, and no machine code is traced",
-    "gpubp/backends/cuda/cupy_driver.py": "runs on a GPU alone",
-}
+UNSEEN = {"gpubp/backends/compiled/loops/*": "Numba compiles these loops, and no machine code is traced"}
 RUNS = "runs.txt"  # the commands whose coverage DIR has
 CONFIG = """[run]
 branch = true

@@ -377,7 +377,7 @@ def _coverage(_: float) -> str:
         figure += ", by the tests of these modules alone: the whole suite, of which 95 % are asked, is not measured"
     else:
         figure += f", by {' and '.join(f'`{command.strip()}`' for command in said['tests'])}"
-    return f"{figure}; {unseen:,} lines are left out, which Numba compiles or a GPU alone runs"
+    return f"{figure}; {unseen:,} lines are left out, which Numba compiles"
 
 
 def _extremes(share: float) -> str:
