@@ -3,11 +3,12 @@
 Needs coverage (extra ``coverage``). Runs pytest on the default tier, or with the arguments after ``--``, and writes
 what each module has to ``benchmarks/results/coverage.json``; with ``--only gpubp/serialization.py`` it lists the lines
 and branches of these modules that no test ran, and writes nothing. Runs with ``--add`` count together with the ones
-before in DIR, so that the tiers can be measured one by one.
+before in DIR, so that the tiers can be measured one by one: ``--add -- -m thorough`` is the next.
 
 Processes that tests start are measured where coverage is installed in the environment itself: on PYTHONPATH alone it
 does not hear of them. So are those of ``-n 2``, but one that takes more than ten seconds to end after its last test is
-killed by pytest-xdist, and all that it measured is lost: the whole suite is measured without ``-n``.
+killed by pytest-xdist, and all that it measured is lost: ``--processes 2`` deals the files of tests to two runs of
+pytest instead, which end by themselves.
 
 What coverage cannot see is left out by name, with the reason: `UNSEEN`.
 """
@@ -31,11 +32,7 @@ from gpubp.serialization import atomic_write
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "coverage.json"
 WHOLE = tuple(TESTS)  # modules of which every branch is to be covered
-UNSEEN = {
-    "gpubp/backends/compiled/loops/*": "Numba compiles these loops, and no machine code is traced",
-    "gpubp/backends/cuda/cupy_driver.py": "runs on a GPU alone",
-    "gpubp/backends/cuda/nccl.py": "runs on several GPUs alone",
-}
+UNSEEN = {"gpubp/backends/compiled/loops/*": "Numba compiles these loops, and no machine code is traced"}
 RUNS = "runs.txt"  # the commands whose coverage DIR has
 CONFIG = """[run]
 branch = true
@@ -52,8 +49,8 @@ exclude_also =
 """
 
 
-def report_of(out: Path, arguments: list[str], add: bool) -> dict[str, Any]:
-    """Run pytest under coverage, and return the report of coverage on all runs in `out`.
+def report_of(out: Path, arguments: list[str], add: bool, processes: int) -> dict[str, Any]:
+    """Run pytest under coverage, in so many processes, and return the report of coverage on all runs in `out`.
 
     Raises
     ------
@@ -67,15 +64,22 @@ def report_of(out: Path, arguments: list[str], add: bool) -> dict[str, Any]:
         subprocess.run([*command, "erase", *options], check=True, cwd=ROOT)
         (out / RUNS).unlink(missing_ok=True)
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": _first_of_path(ROOT)}
-    pytest = ["-m", "pytest", "-q", *arguments]
-    tests = subprocess.run([*command, "run", *options, *pytest], cwd=ROOT, env=environment)
+    pytest = [*command, "run", *options, "-m", "pytest", "-q", *arguments]
+    runs = [subprocess.Popen([*pytest, *files], cwd=ROOT, env=environment) for files in dealt(processes)]
+    statuses = [run.wait() for run in runs]
     subprocess.run([*command, "combine", "--append", "-q", *options], check=True, cwd=ROOT)
     subprocess.run([*command, "json", "-q", *options, "-o", str(report)], check=True, cwd=ROOT)
-    if tests.returncode:
+    if any(statuses):
         sys.exit(f"the tests failed; the report is in {report}, and {RESULT} is as it was")
-    with (out / RUNS).open("a", encoding="utf-8") as runs:
-        print("pytest", shlex.join(arguments), file=runs)
+    with (out / RUNS).open("a", encoding="utf-8") as commands:
+        print("pytest", shlex.join(arguments), file=commands)
     return json.loads(report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def dealt(processes: int) -> list[list[str]]:
+    """The files of tests for each of so many runs of pytest; for a single one none, so that its arguments may say."""
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+    return [files[first::processes] if processes > 1 else [] for first in range(processes)]
 
 
 def _first_of_path(folder: Path) -> str:
@@ -136,12 +140,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--add", action="store_true", help="count runs before in DIR too")
+    parser.add_argument("--processes", type=int, default=1, help="that share the files of tests")
     parser.add_argument("--only", nargs="+", default=(), metavar="MODULE", help="list what is not covered of these")
     parser.add_argument("arguments", nargs="*", help="of pytest, after --")
     asked = parser.parse_args()
     out = asked.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    report = report_of(out, asked.arguments, asked.add)
+    report = report_of(out, asked.arguments, asked.add, asked.processes)
     for line in missing(report, asked.only or WHOLE):
         print(line)
     if not asked.only:

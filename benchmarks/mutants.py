@@ -76,6 +76,15 @@ TESTS = {
         "tests/training/test_training.py tests/training/test_sample_weights.py tests/training/test_stopping.py "
         f"tests/training/test_training_arguments.py tests/training/test_rare_trainings.py {ON_THE_REFERENCE}"
     ),
+    "gpubp/training/augmentation.py": "tests/training/test_augmentation.py -k 'not compiled'",
+    "gpubp/training/device_data.py": (
+        "tests/training/test_rows.py tests/training/test_rare_trainings.py "
+        f"tests/estimators/test_estimators.py::test_sparse_rows_are_made_dense_batch_by_batch {ON_THE_REFERENCE}"
+    ),
+    "gpubp/training/gradient_sums.py": "tests/training/test_ranks.py",
+    "gpubp/training/interruption.py": "tests/training/test_interruption.py tests/training/test_checkpoints.py",
+    "gpubp/training/progress.py": "tests/training/test_progress.py tests/training/test_watching.py",
+    "gpubp/training/watching.py": f"tests/training/test_watching.py tests/training/test_options.py {ON_THE_REFERENCE}",
 }
 
 

@@ -53,6 +53,7 @@ measures the figures and writes this page; what it does not measure is said to b
 """
 XP = NumpyNamespace()
 NOT_MEASURED = "not measured"
+FUZZED = 200_000  # executions that are asked for of each format
 # Of inputs: from 0 and the least subnormal numbers to the largest finite ones.
 SIZES = (0.0, -0.0, 5e-324, 2.0**-149, 1e-38, 1e-8, 1e8, 1e20, 3.4e38, 1e160, 1.7976931348623157e308)
 
@@ -328,11 +329,14 @@ def _fuzzing(_: float) -> str:
     counts = json.loads((RESULTS / "fuzzing.json").read_text(encoding="utf-8"))
     executions = {name: count["executions"] for name, count in counts.items()}
     fewest = min(executions, key=lambda name: executions[name])
-    return (
+    figure = (
         f"{sum(count['failures'] for count in counts.values())} failures in {sum(executions.values()):,} executions of "
-        f"{len(counts)} formats, by atheris; the fewest {executions[fewest]:,} ({fewest}); 200,000 each were asked "
-        "for, and time was short"
+        f"{len(counts)} formats, by atheris; the fewest {executions[fewest]:,} ({fewest})"
     )
+    short = [name for name, count in executions.items() if count < FUZZED]
+    if short:
+        figure += f"; {FUZZED:,} each were asked for, and time was short for {len(short)} of them"
+    return figure
 
 
 def _mutants(_: float) -> str:
@@ -371,7 +375,9 @@ def _coverage(_: float) -> str:
     figure += f"; of gpubp {said['percent']} % of lines and branches, {said['percent_of_branches']} % of branches"
     if all(" tests/" in command for command in said["tests"]):
         figure += ", by the tests of these modules alone: the whole suite, of which 95 % are asked, is not measured"
-    return f"{figure}; {unseen:,} lines are left out, which Numba compiles or a GPU alone runs"
+    else:
+        figure += f", by {' and '.join(f'`{command.strip()}`' for command in said['tests'])}"
+    return f"{figure}; {unseen:,} lines are left out, which Numba compiles"
 
 
 def _extremes(share: float) -> str:

@@ -45,6 +45,14 @@ def test_what_no_test_runs_is_listed():
     assert listed == ["gpubp/network.py: 7, 3->7, 5->exit", "gpubp/cli/app.py: everything is covered"]
 
 
+def test_files_of_tests_are_dealt_to_processes_and_a_single_one_takes_what_its_arguments_say():
+    assert coverage.dealt(1) == [[]]
+    first, second = coverage.dealt(2)
+    assert not set(first) & set(second) and abs(len(first) - len(second)) <= 1
+    every = {str(path.relative_to(coverage.ROOT)) for path in coverage.ROOT.glob("tests/**/test_*.py")}
+    assert {*first, *second} == every
+
+
 @pytest.mark.parametrize("patterns, what", [(coverage.UNSEEN, "unseen"), (mutants.TESTS, "tested")])
 def test_modules_that_are_named_are_there(patterns, what):
     for pattern in patterns:
@@ -77,10 +85,23 @@ def test_promises_say_what_was_measured_and_which_modules_are_below_the_bar(tmp_
         "25 of 30 are noticed, a sample of those of 3 modules; 2 cannot be, since they compute what the module does; "
         "below 90 % of those that can be are gpubp/a.py 8 of 10; those that survived are listed"
     )
-    (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["pytest tests"])), encoding="utf-8")
+    (tmp_path / "coverage.json").write_text(json.dumps(coverage.counts(REPORT, ["pytest "])), encoding="utf-8")
     said = promises._coverage(1.0)
     assert said.startswith("1 of the 2 modules where every one was asked for, not gpubp/losses.py; of gpubp 99.9 % of")
-    assert "the whole suite" not in said
+    assert "% of branches, by `pytest`; " in said and "the whole suite" not in said
     of_modules = coverage.counts(REPORT, ["pytest tests/test_losses.py"])
     (tmp_path / "coverage.json").write_text(json.dumps(of_modules), encoding="utf-8")
     assert "by the tests of these modules alone: the whole suite" in promises._coverage(1.0)
+
+
+def test_fuzzing_is_said_to_be_short_of_what_was_asked_for_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(promises, "RESULTS", tmp_path)
+    counts = {name: {"executions": 200_000, "failures": 0} for name in ("table.csv", "table.xlsx")}
+    (tmp_path / "fuzzing.json").write_text(json.dumps(counts), encoding="utf-8")
+    whole = "0 failures in 400,000 executions of 2 formats, by atheris; the fewest 200,000 (table.csv)"
+    assert promises._fuzzing(1.0) == whole
+    counts["table.xlsx"]["executions"] = 10
+    (tmp_path / "fuzzing.json").write_text(json.dumps(counts), encoding="utf-8")
+    assert promises._fuzzing(1.0).endswith(
+        "the fewest 10 (table.xlsx); 200,000 each were asked for, and time was short for 1 of them"
+    )

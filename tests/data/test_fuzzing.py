@@ -33,3 +33,16 @@ def test_what_fails_is_kept_once_for_each_line(tmp_path, monkeypatch):
     kept = sorted(path.suffix for path in tmp_path.iterdir())
     assert kept == ["", ".txt"]
     assert "KeyError: b'b'" in next(tmp_path.glob("*.txt")).read_text()
+
+
+def test_the_kept_database_gives_readers_connections_of_their_own_and_is_opened_anew_when_unusable(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    kept = fuzzing.KeptDatabase(duckdb.connect)
+    first, second = kept({"threads": 1}), kept({"threads": 1})
+    first.execute("SET TimeZone = 'Asia/Tokyo'")
+    zone = "SELECT current_setting('TimeZone')"
+    assert first.execute(zone).fetchone() != second.execute(zone).fetchone()
+    before = kept.database
+    before.close()
+    assert kept({"threads": 1}).execute("SELECT 1").fetchone() == (1,)
+    assert kept.database is not before

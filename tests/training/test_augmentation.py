@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from gpubp import DataError, DeviceError, UsageError
 from gpubp.backends import Backend
 from gpubp.backends.cuda.backend import CudaBackend
 from gpubp.checks import SparseRows
+from gpubp.training.augmentation import Augmentation
 from support.machines import host, host_driver
 
 RNG = np.random.default_rng(11)
@@ -112,6 +114,20 @@ def test_rows_that_are_not_all_there_twice_are_refused(monkeypatch: pytest.Monke
     many = np.zeros((4000, 5), np.float32)
     with pytest.raises(DeviceError, match="augment needs all rows twice on .*, 0 MiB each"):
         gpubp.train(net, many, np.zeros(4000, int), augment=scaled, **OPTIONS)
+
+
+@pytest.mark.parametrize("resident, less", [(True, 0), (True, 1), (False, 0)])
+def test_rows_of_which_a_copy_just_fits_are_augmented(resident: bool, less: int) -> None:
+    rows = np.zeros((2**18, 12), np.float32)
+    data = SimpleNamespace(resident=resident, device=(np.ones((1, *rows.shape), np.float32), None, None))
+    copies = {"from_host": lambda array: array, "free_memory": lambda: rows.nbytes - less}
+    backend = SimpleNamespace(device="cuda:0", xp=np, **copies)
+    if not resident or less:
+        with pytest.raises(DeviceError, match="augment needs all rows twice on cuda:0, 12 MiB each"):
+            Augmentation(scaled, backend, rows, data)
+        return
+    Augmentation(scaled, backend, rows, data).begin_epoch(0)
+    assert not data.device[0].any()
 
 
 def test_a_training_goes_on_with_the_rows_of_its_epoch(tmp_path: Path) -> None:

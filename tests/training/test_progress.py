@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import gpubp
-from gpubp.training.progress import PIPED_WIDTH, WIDE, TrainingProgress, make_console
+from gpubp.training.progress import PIPED_WIDTH, WIDE, TrainingProgress, console_of_python, make_console
 
 X, Y = np.random.default_rng(0).normal(size=(12, 4)), np.arange(12) % 3
 
@@ -48,6 +48,49 @@ def test_elsewhere_the_first_the_last_and_at_most_20_lines_are_shown():
 
 def test_of_a_stack_means_are_shown():
     assert "  mean loss " in shown(console(), 1, models=2)
+
+
+def line(*epochs: dict[str, list[float]], models: int = 1) -> str:
+    """What is shown after the last of these epochs, which take two seconds each."""
+    history, made = gpubp.History("accuracy", models), console()
+    progress = TrainingProgress(made, len(epochs), len(X))
+    for epoch, entries in enumerate(epochs):
+        history.append(2.0 * (epoch + 1), **{name: np.array(values) for name, values in entries.items()})
+        progress(gpubp.MLP([4, 3], device="cpu-reference"), history)
+    return made.file.getvalue().splitlines()[-1].partition("  ")[2]
+
+
+def test_the_figures_are_those_of_the_last_epoch():
+    first = {"loss": [9.0], "metric": [0.1], "validation_loss": [8.0], "validation_metric": [0.2]}
+    last = {"loss": [0.25], "metric": [1.0], "validation_loss": [0.0001], "validation_metric": [0.5]}
+    assert line(first) == "loss 9.000 accuracy 0.1000 validation 8.000 0.2000 6 samples/s"
+    assert line(first, last) == "loss 0.2500 accuracy 1.000 validation 0.0001000 0.5000 6 samples/s"
+    small, large = {"loss": [0.00009], "metric": [999.9]}, {"loss": [1000.0], "metric": [-2.0]}
+    assert line(small) == "loss 9.000e-05 accuracy 999.9 6 samples/s"
+    assert line(large) == "loss 1.000e+03 accuracy -2.000 6 samples/s"
+
+
+def test_the_mean_is_that_of_the_networks_that_train():
+    nothing = {"loss": [np.nan, np.nan], "metric": [np.nan, np.nan]}
+    some = {"loss": [1.0, np.nan], "metric": [0.5, 1.0]}
+    assert line(some, models=2) == "mean loss 1.000 accuracy 0.7500 6 samples/s"
+    assert line(some, nothing, models=2) == "mean loss nan accuracy nan 6 samples/s"
+
+
+@pytest.mark.parametrize("width, bar", [(WIDE, 20), (WIDE - 1, 5)])
+def test_the_bar_leaves_room_for_the_figures(width: int, bar: int):
+    text = shown(console(width, force_terminal=True, legacy_windows=False, color_system=None), 1)
+    assert f" {'━' * bar} loss" in text
+
+
+@pytest.mark.parametrize("notebook", [True, False])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_names_are_printed_as_they_are(notebook: bool, terminal: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: notebook)
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    for made in (make_console(), console_of_python()):
+        text = made.render_str("'[b]rate[/b]' :smile: 5")
+        assert text.plain == "'[b]rate[/b]' :smile: 5" and not text.spans
 
 
 @pytest.mark.parametrize("terminal", [True, False])

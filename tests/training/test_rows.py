@@ -10,6 +10,7 @@ import pytest
 import gpubp
 from gpubp.errors import DeviceError
 from gpubp.optimizers import get_optimizer
+from gpubp.training.device_data import DeviceData
 from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import draw_table
@@ -58,6 +59,24 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does_where_nobody_cu
         TrainingStep(
             stack, (np.zeros((64, 6)), np.zeros(64, int), None), 64, initial_state(stack, rule, options), none, none
         )
+
+
+@pytest.mark.parametrize(
+    ("batches", "orders", "segment"), [(3.0, 1, 24), (2.99, 1, 16), (0.1, 1, 8), (6.0, 2, 24), (5.9, 2, 16)]
+)
+def test_a_segment_has_as_many_batches_as_there_is_room_for_twice(batches, orders, segment):
+    X, y = np.zeros((100, 4)), np.zeros(100)
+    batch = 8 * (X.nbytes + y.nbytes) // 100  # in bytes
+    data = DeviceData(
+        gpubp.MLP([4, 2], device="cpu-reference").stack.backend, (X, y, None), 8, orders, 2 * batches * batch
+    )
+    assert not data.resident and data.segment == segment
+    assert [None if rows is None else rows.shape for rows in data.device] == [
+        (1, orders * segment, 4),
+        (1, orders * segment),
+        None,
+    ]
+    assert (None if data.places is None else data.places.shape) == (None if orders == 1 else (orders, segment))
 
 
 def test_where_no_batch_fits_that_is_said(mlp, monkeypatch):

@@ -54,6 +54,15 @@ def test_weights_of_watched_rows_count():
     assert train(net, watch_test=(*TEST, weight)).watched_test_loss[-1] == net.evaluate(*TEST, weight)["loss"]
 
 
+def test_layers_are_looked_at_on_the_rows_that_are_trained_on():
+    options = {**OPTIONS, "shuffle": False, "diagnostics": True}
+    on_some = gpubp.train(network(), X, Y, rows=[range(10, 40)], **options)
+    alone = gpubp.train(network(), X[10:40], Y[10:40], **options)
+    assert on_some.health.to_csv() == alone.health.to_csv()
+    with pytest.raises(UsageError, match="diagnostics looks at a single network; this is a stack of 2"):
+        train(network(2), diagnostics=True)
+
+
 def test_of_a_stack_those_that_train():
     history = train(network(3), watch_test=TEST, epochs=[1, 2, 3])
     solo = [train(network(), watch_test=TEST, epochs=1).watched_test_loss[0]]
