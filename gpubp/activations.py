@@ -1,10 +1,10 @@
 """The activation functions σ and their derivatives σ′.
 
-Every activation is one entry here, and nothing else in gpubp knows its formula. The array formulas
-(``f``, ``derivative``) define it; the scalar expressions say the same in the common subset of C++ and
-Python, and fused backends are generated from them. The two are written separately on purpose: parity
-tests compare them. Array formulas accept complex input with a tiny imaginary part (complex-step
-differentiation), so they use no ``abs`` or ``sign``, and compare real parts.
+Every activation is one entry here, and nothing else in gpubp knows its formula. The array formulas (``f``,
+``derivative``) define it; the scalar expressions repeat it in the common subset of C++ and Python, from which fused
+backends are generated. The two are written separately on purpose: parity tests compare them. Array formulas accept
+complex input with a tiny imaginary part (complex-step differentiation), so they use no ``abs`` or ``sign``, and compare
+real parts.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Activation:
     Attributes
     ----------
     name : str
-        How it is called in files and on the command line.
+        Its name in files and on the command line.
     f : callable
         ``f(xp, z) -> a``, both (…, n).
     derivative : callable
         ``derivative(xp, x) -> σ′`` with x = z or a as `derivative_from` says. May be boolean where
         σ′ is 0 or 1.
     derivative_from : {"a", "z"}
-        From "a", the pre-activation z need not be kept: the function happens in place and a layer
-        costs one buffer instead of two.
+        With "a", the pre-activation z need not be kept: the function is applied in place and a layer costs one buffer
+        instead of two.
     scalar_f, scalar_derivative : str or None
-        The same as expressions in ``z`` (or ``a``) with ``T(1)`` for constants and
+        The same functions as expressions in ``z`` (or ``a``) with ``T(1)`` for constants and
         ``select(c, x, y)`` for a choice. A record without them runs unfused.
     init : str
         The initializer that ``init="auto"`` picks for a layer with this activation.
@@ -223,7 +223,7 @@ def softplus() -> Activation:
 def gelu() -> Activation:
     """a = z Φ(z), Φ the normal distribution function; σ′ = Φ(z) + z φ(z). Source: Hendrycks and Gimpel, 2016."""
     half_root, density = sqrt(0.5), 1 / sqrt(2 * pi)
-    phi = f"T(0.5) * erfc(z * T({-half_root!r}))"  # not ½ (1 + erf), of which nothing is left far below 0
+    phi = f"T(0.5) * erfc(z * T({-half_root!r}))"  # not ½ (1 + erf), which cancels to 0 far below 0
     return Activation(
         name="gelu",
         f=lambda xp, z: 0.5 * z * xp.erfc(z * -half_root),
@@ -250,7 +250,7 @@ def gelu_tanh() -> Activation:
         w = c * z * (1 + cubic * square(xp, z))
         decay = xp.exp(w - 2 * xp.maximum(w, 0))  # e^−|w|, at most 1
         s = xp.where(w.real > 0, xp.ones_like(decay), decay) / (1 + decay)
-        return s, decay / ((1 + decay) * (1 + decay))  # s (1 − s), of which 1 − s would lose digits
+        return s, decay / ((1 + decay) * (1 + decay))  # s (1 − s), where computing 1 − s would lose digits
 
     def derivative(xp: Namespace, z: Array) -> Array:
         s, slope = logistic(xp, z)
@@ -297,7 +297,8 @@ def mish() -> Activation:
     """a = z t with t = tanh(ln(1 + eᶻ)); σ′ = t + z (1 − t²) / (1 + e⁻ᶻ). Source: Misra, 2019.
 
     With w = eᶻ and n = w (w + 2), t = n / (n + 2) and (1 − t²) / (1 + e⁻ᶻ) = 4 w (1 + w) / (n + 2)²: one exponential
-    instead of three functions. From z = 20 on t is 1 to the last digit; there w is that of 20, so that n² is finite.
+    instead of three functions. From z = 20 on, t is 1 to the last digit; w is capped at its value there, so that n² is
+    finite.
     """
 
     def terms(xp: Namespace, z: Array) -> tuple[Array, Array, Array]:
@@ -343,7 +344,7 @@ def exponential() -> Activation:
 
 SOFTMAX = Softmax()
 
-_OTHER_NAMES = {"swish": "silu"}  # by which users look for an entry of the table
+_OTHER_NAMES = {"swish": "silu"}  # other names that users look for, and the table's
 
 ACTIVATIONS: dict[str, Callable[..., Activation]] = {
     "identity": identity,
@@ -369,5 +370,5 @@ def get_activation(spec: str | Activation) -> Activation:
 
 
 def get_output_activation(spec: str | Activation | Softmax) -> Activation | Softmax:
-    """As `get_activation`, and ``"softmax"``, which only an output layer can have."""
+    """Like `get_activation`, but also ``"softmax"``, which only an output layer can have."""
     return SOFTMAX if isinstance(spec, Softmax) or spec == "softmax" else get_activation(spec)

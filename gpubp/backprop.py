@@ -20,7 +20,7 @@ from gpubp.losses import Loss
 class Network:
     """Layers, an activation for each, and the loss.
 
-    The last activation is the identity: what the output layer's logits become is the loss's business.
+    The last activation is the identity: the loss decides what becomes of the output layer's logits.
     """
 
     layers: Sequence[Layer]
@@ -29,7 +29,7 @@ class Network:
 
 
 def no_action(layer: int) -> None:
-    """Nobody waits for the gradients of a layer."""
+    """Do nothing: nothing waits for a layer's gradients."""
 
 
 def gradients(
@@ -42,9 +42,9 @@ def gradients(
     dropout: Dropout | None = None,
     done: Callable[[int], None] = no_action,
 ) -> None:
-    """∂C/∂W and ∂C/∂b of one batch into `grads`, and its loss and metric into the totals of `epoch`.
+    """Write ∂C/∂W and ∂C/∂b of one batch to `grads`, and add its loss and metric to the totals of `epoch`.
 
-    ``done(l)`` is called as soon as those of layer l are there, the last layer first.
+    ``done(l)`` is called as soon as those of layer l are ready, the last layer first.
     """
     last = len(network.layers) - 1
     hidden = Network(network.layers[:last], network.activations[:last], network.loss)

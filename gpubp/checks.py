@@ -1,4 +1,4 @@
-"""What users pass, checked once and made regular: inputs, targets, weights, per-network numbers."""
+"""What users pass, checked once and converted: inputs, targets, weights, per-network numbers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from gpubp.losses import Loss
 from gpubp.precision import PRECISIONS
 
 _FAR_FROM_STANDARDIZED = 10.0  # a mean magnitude that standardized numbers do not have
-_BLOCK = 1 << 20  # elements looked at a time, so that a check costs no memory to speak of
+_BLOCK = 1 << 20  # elements looked at a time, so that a check takes little memory
 
 
 class SparseRows:
-    """A sparse matrix in CSR form, of which the rows that are asked for are made dense.
+    """A sparse matrix in CSR form; rows become dense when they are asked for.
 
     Parameters
     ----------
@@ -63,9 +63,9 @@ def stacked_rows(X: Any, below: Any) -> Any:
 
 
 def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
-    """`X` as a two-dimensional real array or SparseRows (m, n_inputs), copied only where it must be.
+    """`X` as a two-dimensional real array or SparseRows (m, n_inputs), copied only if necessary.
 
-    It holds neither NaN nor infinity, nor what becomes infinity when it is cast to `precision`.
+    It holds neither NaN nor infinity, nor numbers that become infinite when cast to `precision`.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def inputs(X: Any, n_inputs: int, precision: str, name: str = "X") -> Any:
 
 
 def require_encoded(X: Any, n_inputs: int, preprocessing: Mapping[str, Any] | None) -> None:
-    """Raise for raw rows, where a network has an encoding and takes them encoded; warn of what looks like raw rows."""
+    """Raise for raw rows where a network expects rows in its encoding; warn about rows that look raw."""
     if preprocessing is None or hasattr(X, "matrix"):
         return
     is_array = not (hasattr(X, "iloc") or isinstance(X, str | Path | dict))
@@ -105,7 +105,7 @@ def require_encoded(X: Any, n_inputs: int, preprocessing: Mapping[str, Any] | No
 
 
 def _looks_raw(preprocessing: Mapping[str, Any], X: Any) -> bool:
-    """Whether numbers that should be standardized lie where they lay before they were."""
+    """Whether numbers that should be standardized are in the range they had before."""
     numbers = preprocessing.get("features", {}).get("numbers", {})
     mean, scale, width = numbers.get("mean"), numbers.get("scale"), numbers.get("width")
     if not mean or not scale or not width or X.dtype.kind not in "iuf":
@@ -118,8 +118,8 @@ def _looks_raw(preprocessing: Mapping[str, Any], X: Any) -> bool:
 def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name: str = "y") -> NDArray[Any]:
     """`y` as the loss takes it: integer classes (m,), or values (m, n_outputs).
 
-    One-hot rows become integer classes; a matrix of class probabilities stays one. One target a row is repeated for
-    all outputs where these are quantiles of it.
+    One-hot rows become integer classes; a matrix of class probabilities stays one. Where the outputs are quantiles of
+    one target, it is repeated for all of them.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def targets(y: Any, rows: int, n_outputs: int, loss: Loss, precision: str, name:
 
 
 def sample_weight(weight: Any, rows: int, name: str = "sample_weight", networks: int = 1) -> NDArray[np.float64] | None:
-    """Weights per sample (m,), or of several networks (K, m), finite and not negative; None stays None."""
+    """Weights per sample (m,), or (K, m) for several networks, finite and not negative; None stays None."""
     if weight is None:
         return None
     array: NDArray[np.float64] = _real_array(weight, name).astype(np.float64)
@@ -181,7 +181,7 @@ def sample_weight(weight: Any, rows: int, name: str = "sample_weight", networks:
 
 
 def require_summable(weight: NDArray[np.float64], name: str) -> None:
-    """Raise for weights (m,) or (K, m) by whose sum a loss cannot be divided: it overflows, or its reciprocal does."""
+    """Raise for weights (m,) or (K, m) whose sum cannot divide a loss: it overflows, or its reciprocal does."""
     smallest = np.finfo(np.float64).tiny
     if ((weight > 0) & (weight < smallest)).any():
         raise DataError(
@@ -230,7 +230,7 @@ def per_network(
     """A number, or one per network, as (K,) float64 within the given bounds."""
     try:
         array = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):  # the last for whole numbers that no float can be
+    except (TypeError, ValueError, OverflowError):  # the last for integers too large for a float
         raise UsageError(f"{name}={value!r} does not fit; give one number, or {models}, one per network") from None
     if array.shape not in ((), (models,)):
         raise UsageError(f"{name} has shape {array.shape}; give one number, or {models}, one per network")
@@ -245,7 +245,7 @@ def per_network(
 
 def whole_per_network(name: str, value: Any, models: int, low: int) -> NDArray[np.int64]:
     """An integer, or one per network, as (K,)."""
-    value = value[()] if isinstance(value, np.ndarray) else value  # a number, of an array without dimensions
+    value = value[()] if isinstance(value, np.ndarray) else value  # from a 0-d array, its number
     if not isinstance(value, (Sequence, np.ndarray)):
         return np.full(models, whole(name, value, low))
     if len(value) != models:
@@ -285,7 +285,7 @@ def seeds(seed: int | Sequence[int], models: int) -> tuple[int, ...]:
 
 
 def layer_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Inputs, hidden layers and outputs: whole numbers, two at least."""
+    """Inputs, hidden layers and outputs: whole numbers, at least two."""
     if not isinstance(sizes, (Sequence, np.ndarray)):
         raise UsageError(f"layer_sizes={sizes!r} does not make a network; give a list, such as [64, 10]")
     numbers = tuple(whole(f"layer_sizes[{i}]", n, 1) for i, n in enumerate(sizes))
@@ -314,14 +314,14 @@ def whole(name: str, value: Any, low: int) -> int:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False; other values, such as "no", would count as either without a word."""
+    """True or False; other values, such as "no", would silently count as one of them."""
     if not isinstance(value, (bool, np.bool_)):
         raise UsageError(f"{name}={value!r} does not fit; use True or False")
     return bool(value)
 
 
 def _real_array(array: Any, name: str) -> NDArray[Any]:
-    if hasattr(array, "mask") and np.ma.is_masked(array):  # NumPy loads np.ma where it is first asked for
+    if hasattr(array, "mask") and np.ma.is_masked(array):  # NumPy loads np.ma on first use
         raise DataError(f"{name} is a masked array, with values that are missing; fill them in, or drop such rows")
     if hasattr(array, "toarray"):  # SciPy's, which NumPy would take for a single object
         raise DataError(f"{name} is a sparse matrix, and dense rows are needed; pass {name}.toarray()")

@@ -1,4 +1,4 @@
-"""What can go wrong, by who can mend it."""
+"""The errors, by who can fix them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class GpubpError(Exception):
-    """Any failure that gpubp foresaw; the message names the thing, the place, the value and the remedy.
+    """Any failure that gpubp anticipates; the message names the thing, the place, the value and the remedy.
 
     Examples
     --------
@@ -22,7 +22,7 @@ class GpubpError(Exception):
 
 
 class UsageError(GpubpError, ValueError):
-    """An argument that cannot be meant: the caller mends it.
+    """An argument that makes no sense: the caller can fix it.
 
     Examples
     --------
@@ -34,7 +34,7 @@ class UsageError(GpubpError, ValueError):
 
 
 class DataError(UsageError):
-    """Data that cannot be trained on or predicted from: the data's owner mends it.
+    """Data that cannot be trained on or predicted from: the data's owner can fix it.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class DataError(UsageError):
 
 
 class DeviceError(GpubpError, RuntimeError):
-    """The device that was asked for cannot work here, and why.
+    """The requested device does not work here; the message says why.
 
     Examples
     --------
@@ -62,7 +62,7 @@ class DeviceError(GpubpError, RuntimeError):
 
 
 class DivergenceError(GpubpError, ArithmeticError):
-    """Training left the finite numbers. The network still holds its last finite weights.
+    """The loss or the gradient stopped being finite. The network still holds its last finite weights.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class DivergenceError(GpubpError, ArithmeticError):
 
 
 class CheckpointError(GpubpError, OSError):
-    """A checkpoint could not be written; those before it are intact, and the network holds the weights so far.
+    """A checkpoint could not be written; earlier ones are intact, and the network holds the weights so far.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class TrainingInterrupted(KeyboardInterrupt):
     Attributes
     ----------
     signal : int
-        That it was ended by.
+        The signal that ended it.
     history : gpubp.History
         The curves of the epochs that were finished.
     checkpoint : pathlib.Path
@@ -138,12 +138,12 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class RankError(GpubpError, RuntimeError):
-    """Another of the processes that train a network together failed, and this one ended with it.
+    """Another of the processes that train a network together failed, so this one stopped too.
 
     Attributes
     ----------
     rank : int
-        The first that failed; its error is in the message, and is raised there.
+        The first that failed; that process raises its error, which the message quotes.
     usage : bool
         Whether that is a `UsageError`, such as a `DataError` of the rank that reads the data for all.
     """
@@ -154,7 +154,7 @@ class RankError(GpubpError, RuntimeError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """How an error about an unknown `name` ends: the nearest known name, or all of them."""
+    """The end of an error about an unknown `name`: the nearest known name, or all of them."""
     names = list(known)
     near = difflib.get_close_matches(name, names, n=1)
     if near:

@@ -1,9 +1,9 @@
-"""How weights and biases are drawn before the first step.
+"""How the initial weights and biases are drawn.
 
-A layer with `fan_in` inputs and `fan_out` outputs has weights of shape (fan_in, fan_out). Equal weights
-would stay equal for ever, so they are drawn at random; the variance is chosen so that signals (1/fan_in)
-or gradients (1/fan_out) neither grow nor vanish from layer to layer. Draws are float64 and made on the
-host: every device and precision starts from the same numbers.
+A layer with `fan_in` inputs and `fan_out` outputs has weights of shape (fan_in, fan_out). Equal weights would stay
+equal forever, so they are drawn at random; the variance is chosen so that signals (1/fan_in) or gradients (1/fan_out)
+neither grow nor vanish from layer to layer. Draws are float64 and made on the host: every device and precision starts
+from the same numbers.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def _no_biases(rng: np.random.Generator, fan_out: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, slots=True)
 class Initializer:
-    """A rule for the first weights and biases of a layer.
+    """A rule for the initial weights and biases of a layer.
 
     Attributes
     ----------
     name : str
-        How it is called in files and on the command line.
+        Its name in files and on the command line.
     weights : callable
         ``weights(rng, fan_in, fan_out)``, a new float64 array (fan_in, fan_out).
     biases : callable

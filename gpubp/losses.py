@@ -5,8 +5,7 @@ and no logarithm of a rounded probability is ever taken. The loss names the outp
 its logits into predictions. A loss written in terms of values (``half_squared_error``, …) can be combined
 with any other output activation: `with_output_activation` applies BP1, δᴸ = ∇ₐC ⊙ σ′(zᴸ).
 
-Formulas are per sample and unweighted; the normalizer 1/m (or 1/Σw) is the business of the backend's
-``loss_delta`` alone.
+Formulas are per sample and unweighted; only the backend's ``loss_delta`` applies the normalizer 1/m (or 1/Σw).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from gpubp.registry import canonical, require, resolve
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is reported beside the loss.
+    """What is reported along with the loss.
 
     Attributes
     ----------
@@ -31,7 +30,7 @@ class Metric:
         "accuracy" or "rmse".
     per_row : callable
         ``per_row(xp, logits, output, y) -> (…, rows)``, averaged over samples. `output` is a function
-        of no arguments that gives a^L, for the metrics that need it.
+        without arguments that returns a^L, for the metrics that need it.
     finish : callable
         From the weighted mean over samples to the figure reported.
     """
@@ -66,7 +65,7 @@ class Loss:
     Attributes
     ----------
     name : str
-        How it is called in files and on the command line.
+        Its name in files and on the command line.
     formula : callable
         ``formula(xp, z, y, smoothing) -> (value, delta)``. z, y and delta are (…, rows, n); value is
         (…, rows), or (…, rows, n) still to be summed over the outputs of a row. Class targets may be
@@ -74,11 +73,11 @@ class Loss:
     output_activation : Activation or Softmax
         What turns logits into predictions.
     metric : Metric
-        Reported beside it.
+        Reported along with it.
     classification : bool
         Whether targets are classes or labels; only then may labels be smoothed.
     scalar_value, scalar_delta : str or None
-        The same as expressions in ``z``, ``y``, ``s`` (the smoothing) and ``j`` (which output z is, from 0), for
+        Value and delta as expressions in ``z``, ``y``, ``s`` (the smoothing) and ``j`` (the index of the output z), for
         elementwise losses.
     targets : tuple of (float, float)
         The interval in which every target must lie.
@@ -87,7 +86,8 @@ class Loss:
     values : Loss or None
         The loss on values from which `with_output_activation` made this one.
     quantiles : tuple of float
-        Which quantile each output is of, where there are several; one target a row is then the target of all outputs.
+        The quantile that each output predicts, where there are several; one target per row is then the target of all
+        outputs.
 
     Examples
     --------
@@ -117,16 +117,16 @@ class Loss:
 
     @property
     def integer_targets(self) -> bool:
-        """Whether the targets are class indices: one integer a row for all outputs together."""
+        """Whether the targets are class indices: one integer per row for all outputs together."""
         return self.metric is CLASS_ACCURACY
 
     def metric_name(self, n_outputs: int) -> str:
-        """What the metric of a network with so many outputs is called.
+        """The name of the metric of a network with `n_outputs` outputs.
 
         Returns
         -------
         str
-            "accuracy", the fraction of rows that are right, or "rmse"; where there are several labels a row,
+            "accuracy", the fraction of rows that are right, or "rmse"; where there are several labels per row,
             "label_accuracy", the fraction of labels that are right.
         """
         return "label_accuracy" if self.metric is LABEL_ACCURACY and n_outputs > 1 else self.metric.name
@@ -189,8 +189,8 @@ def huber(delta: float = 1.0) -> Loss:
 def quantile(q: float = 0.5, *others: float) -> Loss:
     """C = Σⱼ max(q (yⱼ − zⱼ), (q − 1)(yⱼ − zⱼ)), least at the q-quantile of y. Source: Koenker and Bassett, 1978.
 
-    ``quantile(0.1, 0.5, 0.9)`` is for three outputs, the j-th of which has the j-th q. Nothing keeps them from crossing
-    where the network is unsure.
+    ``quantile(0.1, 0.5, 0.9)`` is for three outputs, the j-th of which has the j-th q. Nothing prevents them from
+    crossing where the network is unsure.
     """
     levels = [float(level) for level in (q, *others)]
     for level in levels:
@@ -217,7 +217,7 @@ def quantile(q: float = 0.5, *others: float) -> Loss:
 
 
 def _of_output(constants: Sequence[float]) -> str:
-    """The scalar expression of the constant of output j; the last is that of all further outputs."""
+    """The scalar expression of the constant of output j; the last also holds for all further outputs."""
     *first, last = (f"T({constant!r})" for constant in constants)
     chosen = last
     for j, constant in reversed(list(enumerate(first))):
@@ -276,8 +276,8 @@ def cross_entropy() -> Loss:
     t = (1 − s) y + s/n is the target after label smoothing s (Szegedy et al., 2016). y is an integer class
     per row, or a distribution per row (one-hot). The row-wise loss: fused backends have one loop for it.
 
-    The sum of the others' exponentials is kept apart from the one of the class, or of the largest logit: a network that
-    is sure has a loss of ln(1 + others), which is no 0 however small they are.
+    The sum of the other exponentials is kept apart from that of the class, or of the largest logit: a network that is
+    sure has a loss of ln(1 + others), which does not round to 0, however small they are.
     """
 
     def formula(xp: Namespace, z: Array, y: Array, smoothing: Array) -> tuple[Array, Array]:
@@ -289,7 +289,7 @@ def cross_entropy() -> Loss:
         others = e.sum(axis=-1, keepdims=True)
         xp.put_along_axis(e, index, one, axis=-1)
         delta = e / (others + one)
-        if y.ndim < z.ndim:  # the same as one-hot y, without building it
+        if y.ndim < z.ndim:  # as with one-hot y, without building it
             chosen = xp.take_along_axis(shifted, index, axis=-1)
             picked = xp.take_along_axis(delta, index, axis=-1)
             if xp.any(smoothing):

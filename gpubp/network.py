@@ -33,16 +33,16 @@ class MLP:
     loss : str or Loss
         It implies the output activation.
     init : str or Initializer
-        ``"auto"`` picks by activation. Biases start at zero, but for ``"standard_normal"``.
+        ``"auto"`` picks by activation. Biases start at zero, except for ``"standard_normal"``.
     seed : int or sequence of K ints
         Network k of a stack draws its weights as a single network with seed ``seed + k`` (or ``seed[k]``).
     device : str or Backend
     precision : str
-        As `gpubp.backends.get_backend` has them.
+        Both as `gpubp.backends.get_backend` takes them.
     models : int
         K. With 1, arrays have no leading axis.
     output_activation : str or Activation
-        ``"auto"``, or another than the loss's own for a loss on values: Nielsen's first network is
+        ``"auto"`` is the loss's own. A loss on values allows another: Nielsen's first network is
         ``loss="half_squared_error", output_activation="sigmoid"``.
 
     Attributes
@@ -52,10 +52,10 @@ class MLP:
     theta : (K, P) array
         The buffer behind them.
     stack : gpubp.stack.Stack
-        The networks on their machine, which training, estimators and measurements drive; there, arrays have a leading
-        axis K always.
+        The networks on their backend, which training, estimators and measurements work on; its arrays always have a
+        leading axis K.
     preprocessing : dict or None
-        JSON-able; travels in the model file. The command line keeps there how raw rows are encoded.
+        JSON-serializable; saved in the model file. The command line stores in it how raw rows are encoded.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class MLP:
 
     @property
     def output_activation(self) -> Activation | Softmax:
-        """What makes aᴸ of the logits."""
+        """What turns the logits into aᴸ."""
         return self.stack.output_activation
 
     @property
@@ -135,7 +135,7 @@ class MLP:
 
     @property
     def models(self) -> int:
-        """How many networks; 1 unless this is a stack."""
+        """The number of networks; 1 unless this is a stack."""
         return self.stack.models
 
     @property
@@ -150,12 +150,12 @@ class MLP:
 
     @property
     def theta(self) -> Array:
-        """The buffer (K, P) that holds all parameters; what is assigned to it is written into it."""
+        """The buffer (K, P) that holds all parameters; assigning to it writes into it."""
         return self.stack.theta
 
     @theta.setter
     def theta(self, values: Array) -> None:
-        if values is not self.stack.theta:  # after `net.theta += 1` it is
+        if values is not self.stack.theta:  # `net.theta += 1` assigns the buffer itself
             self.stack.theta[...] = values
 
     @property
@@ -197,12 +197,12 @@ class MLP:
     def memory(
         self, batch_size: int = 128, optimizer: str | Optimizer = "adam", recompute: bool = False
     ) -> dict[str, int]:
-        """Bytes that training takes beside the data.
+        """Bytes of memory that training takes besides the data.
 
         Parameters
         ----------
         batch_size : int
-            Rows that are gone through at once.
+            Rows processed at once.
         optimizer : str or Optimizer
         recompute : bool
             As in `gpubp.train`.
@@ -220,7 +220,7 @@ class MLP:
     def forward(self, X: Any) -> Array:
         """The outputs aᴸ: probabilities, or values for regression.
 
-        On the CPU a row has the same outputs, to the last bit, whatever rows stand beside it.
+        On the CPU, a row's outputs are the same to the last bit, whatever other rows are in X.
 
         Parameters
         ----------
@@ -242,7 +242,7 @@ class MLP:
         return a if self.models > 1 else a[0]
 
     def predict(self, X: Any) -> Array:
-        """The class index (m,), the 0/1 matrix (m, n_L) of labels, or the value (m,) or (m, n_L).
+        """Class indices (m,), 0/1 labels (m, n_L), or values (m,) or (m, n_L).
 
         Parameters
         ----------
@@ -307,20 +307,20 @@ class MLP:
         return self._one_or_all(loss), self._public(grads)
 
     def trace(self, X: Any, y: Any, sample_weight: Any = None, *, per_sample: bool = False) -> Trace:
-        """One pass of backpropagation with all that it computes on the way: every z, a, σ′(z), δ, ∂C/∂W and ∂C/∂b.
+        """One pass of backpropagation, with everything it computes on the way: every z, a, σ′(z), δ, ∂C/∂W and ∂C/∂b.
 
         Parameters
         ----------
         X, y, sample_weight : arrays
             The batch, as for `gradients`. A few rows are enough.
         per_sample : bool
-            Gradients of each row's own cost, (m, n_in, n_out), instead of those of the mean; without weights.
+            Gradients of each row's own cost, (m, n_in, n_out), instead of those of the mean; not with sample weights.
 
         Returns
         -------
         Trace
-            Arrays on the host, in the dtype of the parameters, by the reference formulas, which define what every
-            backend computes. ``print`` shows a small one number by number beside BP1 to BP4.
+            Arrays on the host, in the dtype of the parameters, computed by the reference formulas, which define what
+            every backend computes. ``print`` shows a small trace number by number, next to BP1 to BP4.
 
         Raises
         ------
@@ -361,13 +361,13 @@ class MLP:
     # -- copies ----------------------------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MLP:
-        """A network with parameters of its own, on the same machine."""
+        """A network with its own copy of the parameters, on the same backend."""
         other = copy.copy(self)
         other.stack, other.preprocessing = self.stack.copy(), copy.deepcopy(self.preprocessing, memo)
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        """Names of records, and the parameters on the host; a record of your own is pickled itself."""
+        """Records by name, and the parameters on the host; a record of your own is itself pickled."""
         stack, backend = self.stack, self.stack.backend
         loss, output = stack.loss.values or stack.loss, stack.output_activation
         return {
@@ -384,7 +384,7 @@ class MLP:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The network on its device; where that cannot work here, on whatever can."""
+        """Restore the network on its device or, where that does not work, on one that does."""
         theta, preprocessing = state.pop("theta"), state.pop("preprocessing")
         try:
             backend = get_backend(state["device"], state["precision"])
@@ -409,11 +409,11 @@ class MLP:
         Parameters
         ----------
         path : path
-            The file, or the folder that ``gpubp train`` wrote. `gpubp.load` reads what predicts raw rows.
+            The file, or the folder that ``gpubp train`` wrote. `gpubp.load` reads a model that predicts raw rows.
         device : str or Backend
         **records
-            ``activations``, ``loss`` or ``output_activation``, where the network was made with a record of
-            your own that no registry knows.
+            ``activations``, ``loss`` or ``output_activation``, for a network made with a record of your own that is in
+            no registry.
         """
         if unknown := records.keys() - {"activations", "loss", "output_activation"}:
             raise UsageError(f"load takes activations, loss and output_activation, not {', '.join(sorted(unknown))}")
@@ -437,20 +437,20 @@ def from_tensors(
     device: str | Backend = "auto",
     records: Mapping[str, Any] | None = None,
 ) -> MLP:
-    """Make the networks that a file holds.
+    """Build the networks that a file holds.
 
     Parameters
     ----------
     kind : type
         The class of what is returned.
     path : path
-        Of the file, for messages.
+        That of the file, for messages.
     tensors : mapping of str to (K, size) array
     saved : mapping
-        What the file says of them, as `gpubp.stack.Stack.describe` does.
+        The file's description of them, as `gpubp.stack.Stack.describe` makes it.
     device : str or Backend
     records : mapping, optional
-        As of `MLP.load`.
+        As in `MLP.load`.
 
     Raises
     ------
@@ -460,7 +460,7 @@ def from_tensors(
     records = records or {}
     serialization.check_metadata(f"{path}", saved, serialization.NETWORK)
     try:
-        for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is taken
+        for name, start, stop in Layout(checks.layer_sizes(saved["layer_sizes"])).names():  # before memory is allocated
             if tensors[name].shape != (saved["models"], stop - start):
                 raise DataError(f"{path}: {name} has shape {tensors[name].shape}; the file is damaged")
         net = kind(
@@ -491,7 +491,7 @@ def from_tensors(
 
 
 def _by_name(lookup: Callable[[str], Any], record: Any) -> Any:
-    """The name of a record of a registry; a record of the user's own itself."""
+    """The name of a registered record; any other record is returned as it is."""
     try:
         return record.name if lookup(record.name).name == record.name else record
     except UsageError:

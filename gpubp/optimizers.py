@@ -29,7 +29,7 @@ class Optimizer:
     Attributes
     ----------
     name : str
-        How it is called on the command line.
+        Its name on the command line.
     scalars : callable
         ``scalars(o) -> {name: value}`` in float64, from the options and from ``o["lr"]`` and ``o["t"]``,
         the number of this update counted from 1.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpubp.diagnostics.health import Health
     from gpubp.network import MLP
 
-HEALTH = {  # what of a layer is drawn -> how it is called, and whether on a logarithmic scale
+HEALTH = {  # measure of a layer -> its label, and whether its scale is logarithmic
     "gradient_norm": ("norm of ∂C/∂W", True),
     "activation_std": ("standard deviation of a", False),
     "change": ("‖ΔW‖/‖W‖ in an epoch", True),
@@ -22,17 +22,17 @@ HEALTH = {  # what of a layer is drawn -> how it is called, and whether on a log
     "dead": ("share of units that never fire", False),
 }
 SHARES = ("saturated", "dead")  # between 0 and 1
-ROWS = {  # whose curves these are, by how their names begin -> what they are called, and their colour
+ROWS = {  # prefix of a curve's name -> its label and colour
     "": ("training", "C0"),
     "validation_": ("validation", "C1"),
     "watched_test_": ("test, only watched", "C2"),
 }
-STEEP = 20  # times that the largest loss is the least, from which on a scale is logarithmic
-MOST_CLASSES = 20  # in a confusion matrix with numbers in it
+STEEP = 20  # ratio of the largest loss to the smallest from which the scale is logarithmic
+MOST_CLASSES = 20  # in a confusion matrix that shows its numbers
 
 
 def new_axes(axes: Any = None, **figure: Any) -> Any:
-    """`axes`, or those of a new figure of its own.
+    """`axes`, or those of a new figure.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def new_axes(axes: Any = None, **figure: Any) -> Any:
 
 
 def curves(history: Any, axes: Any = None, what: str = "loss") -> Any:
-    """Draw the losses by epoch, those on watched test rows with them; of a stack, a thin line for each network.
+    """Draw the losses by epoch, with those on watched test rows; for a stack, a thin line for each network.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def curves(history: Any, axes: Any = None, what: str = "loss") -> Any:
     axes : matplotlib Axes, optional
         Where to draw; on a new figure if not given.
     what : str
-        "loss", or "metric" for the accuracy or whatever goes with the loss.
+        "loss", or "metric" for the accuracy or whichever metric goes with the loss.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def curves(history: Any, axes: Any = None, what: str = "loss") -> Any:
     Raises
     ------
     UsageError
-        If Matplotlib is missing, or `what` is neither.
+        If Matplotlib is missing, or `what` is something else.
 
     Examples
     --------
@@ -108,7 +108,7 @@ def finish_curves(axes: Any, what: str) -> None:
 
 
 def is_steep(losses: NDArray[np.float64]) -> bool:
-    """Whether these finite losses are to be drawn on a logarithmic scale."""
+    """Whether to draw these finite losses on a logarithmic scale."""
     return bool(len(losses) and losses.min() > 0 and losses.max() > STEEP * losses.min())
 
 
@@ -156,7 +156,7 @@ def health_map(record: Health, what: str = "gradient_norm", axes: Any = None) ->
     Raises
     ------
     UsageError
-        If Matplotlib is missing, or `what` is not drawn.
+        If Matplotlib is missing, or `what` is not one of these.
 
     Examples
     --------
@@ -190,7 +190,7 @@ def health_map(record: Health, what: str = "gradient_norm", axes: Any = None) ->
 
 
 def health_maps(record: Health) -> Any:
-    """Draw all that is drawn of layers as maps below each other.
+    """Draw every measure of the layers as a map, one below the other.
 
     Parameters
     ----------
@@ -216,12 +216,12 @@ def _check_measure(what: str) -> None:
 
 
 def confusion(matrix: Any, classes: Sequence[Any], axes: Any = None) -> Any:
-    """Draw how many rows of each class were predicted as which.
+    """Draw how many rows of each class were predicted as which class.
 
     Parameters
     ----------
     matrix : (k, k) array of int
-        A row for each true class, a column for each predicted one, as scikit-learn's ``confusion_matrix`` has them.
+        A row for each true class, a column for each predicted one, as in scikit-learn's ``confusion_matrix``.
     classes : sequence
         Their names.
     axes : matplotlib Axes, optional
@@ -239,7 +239,7 @@ def confusion(matrix: Any, classes: Sequence[Any], axes: Any = None) -> Any:
     """
     few = len(classes) <= MOST_CLASSES
     side = min(8.0, 2.5 + 0.45 * len(classes))
-    axes = new_axes(axes, figsize=(side, side))  # says that Matplotlib is missing
+    axes = new_axes(axes, figsize=(side, side))  # raises if Matplotlib is missing
     from sklearn.metrics import ConfusionMatrixDisplay
 
     display = ConfusionMatrixDisplay(np.asarray(matrix), display_labels=classes)
@@ -257,9 +257,9 @@ def weights(net: MLP, shape: tuple[int, ...] | None = None, most: int = 32, axes
     net : MLP
         A single network.
     shape : (height, width) or (height, width, 3), optional
-        Of the pictures that are its inputs, grey or in colour; square where it is not given and fits.
+        The shape of the input pictures, grey or in colour; by default square, where that fits.
     most : int
-        How many units.
+        The number of units to draw.
     axes : matplotlib Axes, optional
 
     Returns
@@ -269,7 +269,7 @@ def weights(net: MLP, shape: tuple[int, ...] | None = None, most: int = 32, axes
     Raises
     ------
     UsageError
-        For a stack, or where the inputs are no such pictures.
+        For a stack, or if the inputs are not such pictures.
     """
     _check_single(net)
     n_inputs = net.layer_sizes[0]
@@ -295,7 +295,7 @@ def weights(net: MLP, shape: tuple[int, ...] | None = None, most: int = 32, axes
 
 
 def weight_histograms(net: MLP) -> Any:
-    """Draw how the weights of each layer are spread.
+    """Draw the distribution of the weights of each layer.
 
     Parameters
     ----------
@@ -331,7 +331,7 @@ def weight_histograms(net: MLP) -> Any:
 
 
 def picture_shape(size: int) -> tuple[int, ...] | None:
-    """The shape of square pictures with so many numbers, grey or in colour; None where there is none."""
+    """The shape of square pictures of `size` numbers, grey or in colour; None if there is none."""
     for channels in (1, 3):
         side = round((size / channels) ** 0.5)
         if side * side * channels == size:

@@ -1,4 +1,4 @@
-"""The precisions: in what types parameters and activations are kept, and how products are formed."""
+"""The precisions: which types hold parameters and activations, and how products are computed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Precision:
     storage : str
         dtype of batches, activations and δ, and of the weights as matrix products read them.
     compute : {"float64", "float32", "tf32"}
-        How matrix products are formed and summed.
+        How matrix products are multiplied and summed.
     largest : float
         The largest finite number of `storage`.
     capability : (int, int)
-        The least compute capability of a GPU that has it.
+        The lowest compute capability of a GPU that supports it.
     gradient_tolerance : float
-        Relative error of a gradient that rounding explains; for `diagnostics.check_gradients`.
+        Relative error of a gradient that rounding can explain; for `diagnostics.check_gradients`.
     """
 
     parameters: str
@@ -34,7 +34,7 @@ class Precision:
 
     @property
     def coarse(self) -> bool:
-        """Whether products may round what they multiply to 10 bits of fraction, as TF32 does, or to fewer."""
+        """Whether products may round their operands to 10 fraction bits, as TF32 does, or to fewer."""
         return self.compute == "tf32" or self.storage != self.parameters
 
 

@@ -1,8 +1,8 @@
-"""How the learning rate changes over a training.
+"""How the learning rate changes during training.
 
-A schedule is a pure function from where the training stands to multipliers of the base learning rate, one
-per step. It is computed on the host before an epoch begins, so it is the same on every device, and asking
-again for the same steps gives the same factors.
+A schedule is a pure function from the progress of a training to multipliers of the base learning rate, one per step. It
+is computed on the host before an epoch begins, so it is the same on every device, and asking again for the same steps
+gives the same factors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Factors: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training stands.
+    """How far a training has come.
 
     Attributes
     ----------
@@ -32,8 +32,8 @@ class Progress:
     steps_per_epoch, total_steps : int
         Steps in an epoch, and in the whole training if it is not stopped early.
     losses : tuple of float, or of (K, 1) arrays
-        The monitored loss (validation's where there is one), one per finished epoch; arrays where a schedule that is
-        `stacked` is asked for K networks at once.
+        The monitored loss (the validation loss where there is one), one per finished epoch; arrays where a `stacked`
+        schedule is asked for K networks at once.
     """
 
     step: NDArray[np.int64]
@@ -54,13 +54,13 @@ class Schedule:
     Attributes
     ----------
     name : str
-        How it is called in files and on the command line.
+        Its name in files and on the command line.
     factor : callable
-        ``factor(progress)``, a float64 array shaped like ``progress.step``: what the base learning rate
-        is multiplied by at each step.
+        ``factor(progress)``, a float64 array shaped like ``progress.step``: the multiplier of the base learning rate at
+        each step.
     stacked : bool
         Whether `factor` takes losses of K networks, (K, 1) each, and then returns factors (K, n), or (n,) for all.
-        Where it does not, it is asked for one network after the other.
+        Otherwise it is called for one network after the other.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def warmup(into: ScheduleSpec = "constant", fraction: float = 0.05) -> Schedule:
         )
         return np.where(progress.step < n, (progress.step + 1) / n, then.factor(rest))
 
-    inner = then.name if then.name.isidentifier() else repr(then.name)  # what has arguments is quoted
+    inner = then.name if then.name.isidentifier() else repr(then.name)  # a name with arguments is quoted
     name = canonical("warmup", into=(inner, "constant"), fraction=(fraction, 0.05))
     return Schedule(name=name, factor=factor, stacked=then.stacked)
 
@@ -245,13 +245,13 @@ def schedules_of(spec: ScheduleSpec | Sequence[ScheduleSpec], models: int) -> li
     if isinstance(spec, (list, tuple)):
         if len(spec) != models:
             raise UsageError(f"schedule names {len(spec)} for {models} networks; give one, or one per network")
-        named = {one: get_schedule(one) for one in spec if isinstance(one, str)}  # one record for all that share it
+        named = {one: get_schedule(one) for one in spec if isinstance(one, str)}  # one record per name
         return [named[one] if isinstance(one, str) else get_schedule(one) for one in spec]
     return [get_schedule(spec)] * models  # type: ignore[arg-type]
 
 
 def _custom(function: Callable[[Progress], ArrayLike]) -> Schedule:
-    """A user's function, whose factors are checked where they are made."""
+    """A user's function, whose factors are checked at every call."""
 
     def factor(progress: Progress) -> Factors:
         factors = np.asarray(function(progress), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Rows in a scratch file: written once, in order, and read in stretches as often as they are needed."""
+"""Rows in a scratch file: written once, in order, and read in ranges as often as needed."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 from gpubp.errors import DataError, UsageError
 
 WINDOW_BYTES = 1 << 26  # of inputs that are shuffled together
-BLOCK_BYTES = 1 << 21  # of inputs that lie, and are read, one after the other
+BLOCK_BYTES = 1 << 21  # of inputs that are stored and read in order
 
 
 class ScratchRows:
-    """Rows in a scratch file, which is gone when they are, however the process ends.
+    """Rows in a scratch file, which disappears with this object, however the process ends.
 
     Parameters
     ----------
     name : str
-        Of what they come from, for messages.
+        The name of their source, for messages.
     window_bytes : int
-        Of inputs that are shuffled together.
+        Bytes of inputs that are shuffled together.
 
     Attributes
     ----------
     shape : (int, int)
     block, window : int
-        As a `RowSource` has them, once the first rows are there.
+        As in a `RowSource`, once the first rows are there.
     files : sequence of files
         Of X and of y.
     """
@@ -48,27 +48,27 @@ class ScratchRows:
 
     @classmethod
     def of_files(cls, files: Sequence[Any], about: Mapping[str, Any]) -> ScratchRows:
-        """Rows that another process has written, from its files and what it says `about` them."""
+        """Rows that another process has written, from its files and its `about`."""
         rows = cls(about["name"], about["window_bytes"])
         rows._open(files, [np.zeros(shape, dtype) for shape, dtype in about["rows"]])
         rows.shape, rows._of_all = (about["count"], rows.shape[1]), about["digest"]
         return rows
 
     def about(self) -> dict[str, Any]:
-        """What another process needs to know besides the files, as JSON holds it; once all rows are there."""
+        """What another process needs to know besides the files, JSON-serializable; once all rows are there."""
         rows = [[row.shape, row.dtype.str] for row in self._rows]
         about = {"name": self.name, "window_bytes": self.window_bytes, "rows": rows}
         return {**about, "count": self.shape[0], "digest": self._of_all}
 
     def append(self, X: Any, y: Any) -> None:
-        """Write rows X (n, n_0) and y (n,) or (n, n_L), or a single row, behind those that are there.
+        """Write rows X (n, n_0) and y (n,) or (n, n_L), or a single row, after those already there.
 
         Raises
         ------
         DataError
-            For rows that are not as the first ones are.
+            For rows unlike the first ones.
         UsageError
-            Where there is no room for them.
+            If there is no room for them.
         """
         arrays = [np.asarray(X), np.asarray(y)]
         arrays = [array[None] for array in arrays] if arrays[0].ndim == 1 else arrays
@@ -94,7 +94,7 @@ class ScratchRows:
         self.shape = m + len(arrays[0]), self.shape[1]
 
     def whole(self) -> ScratchRows:
-        """These rows, once all are there; there must be some."""
+        """These rows, once all are there; there must be at least one."""
         if not self.shape[0]:
             raise DataError(f"{self.name}: yields no rows; at least one is needed")
         for file in self.files:
@@ -121,7 +121,7 @@ class ScratchRows:
         self._open(files, [np.zeros(array.shape[1:], array.dtype) for array in arrays])
 
     def _open(self, files: Sequence[Any], rows: Sequence[NDArray[Any]]) -> None:
-        """Take files, and what the first rows in them are like."""
+        """Take files, and the first rows in them for their shapes and types."""
         self.files, self._rows = files, rows
         weakref.finalize(self, _close, files)
         self.shape = 0, rows[0].shape[0]
@@ -143,7 +143,7 @@ class ScratchRows:
 
 
 def _can_be_kept_as(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:
-    """Whether numbers stay what they are in a type of their kind: whole ones must be within its bounds."""
+    """Whether numbers keep their values in a type of their kind: integers must be within its bounds."""
     if array.dtype.kind in "iu" and dtype.kind in "iu":
         bounds = np.iinfo(dtype)
         return not array.size or bool(bounds.min <= array.min() and array.max() <= bounds.max)
@@ -151,7 +151,7 @@ def _can_be_kept_as(dtype: np.dtype[Any], array: NDArray[Any]) -> bool:
 
 
 def scratch_folder() -> str:
-    """The folder of scratch files: that which TMPDIR names, else one that lies on a disk, as /tmp may not."""
+    """The folder of scratch files: the one that TMPDIR names, else one that is on a disk, as /tmp may not be."""
     on_disk = "/var/tmp"
     return os.environ.get("TMPDIR") or (on_disk if os.access(on_disk, os.W_OK) else tempfile.gettempdir())
 
@@ -162,5 +162,5 @@ def _close(files: Sequence[Any]) -> None:
 
 
 def rows_of(size: int, row: NDArray[Any]) -> int:
-    """How many rows of inputs take so many bytes, one at least."""
+    """How many rows of inputs take `size` bytes, at least one."""
     return max(1, size // max(1, row.nbytes))

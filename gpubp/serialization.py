@@ -1,8 +1,8 @@
 """Arrays and records to disk and back: safetensors with a JSON header, never pickle.
 
-Nothing is overwritten in place: a file is written beside its target, flushed to the disk and renamed over
-it, so a reader sees the old file or the new one, whatever happens in between. A digest in the file tells a
-reader whether it is what was written.
+Nothing is overwritten in place: a file is written next to its target, flushed to disk and renamed over it, so a reader
+sees either the old file or the new one, whatever happens in between. A digest in the file tells a reader whether the
+file is as it was written.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ FORMAT = 3  # of model files; a reader refuses newer ones. 2: the schema of the 
 # encodings of numbers
 HEADER, DIGEST = "gpubp", "gpubp_sha256"  # what the header of a file calls our metadata, and their digest
 DTYPES = {"float64": "F64", "float32": "F32", "int64": "I64", "bool": "BOOL"}  # as safetensors calls them
-LONGEST_START = 240  # bytes of a name that are kept in that of a temporary file; systems take 255
-_CHUNK = 1 << 22  # bytes of an array that may have to be copied to be hashed, at a time
-_LARGE = 1 << 24  # bytes of a file from which on hashing takes as long as the disk does
+LONGEST_START = 240  # bytes of a name that a temporary file's name keeps; systems allow 255
+_CHUNK = 1 << 22  # bytes of an array hashed at a time, which may have to be copied
+_LARGE = 1 << 24  # bytes of a file; from this size on, hashing takes as long as the disk does
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)  # where a folder cannot be flushed
 
-MODEL_FILE = "model.safetensors"  # what a network is called in a folder of its own
+MODEL_FILE = "model.safetensors"  # the file name of a network in a folder of its own
 CLASS_TYPE = re.compile(r"[<>|=]?[biufUO]\d{0,9}")  # as NumPy spells them
-LONGEST_PADDING = 4096  # characters that texts of classes may have room for beyond the longest
-NETWORK = {  # as `gpubp.stack.Stack.describe` gives it, but for sizes and seeds, which are checked as those of a user
+LONGEST_PADDING = 4096  # characters by which the type of text classes may be wider than the longest
+NETWORK = {  # as `gpubp.stack.Stack.describe` gives it, except sizes and seeds, which are checked like a user's
     "activations": [str],
     "loss": str,
     "output_activation": str,
@@ -56,12 +56,12 @@ _KINDS = {str: "text", bool: "true or false", int: "a whole number", float: "a f
 
 
 def checked_path(path: Any, name: str = "path") -> Path:
-    """A place on the disk.
+    """A path on the disk.
 
     Raises
     ------
     UsageError
-        If it is neither text nor a path.
+        If it is neither a string nor a path.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"{name}={path!r} does not fit; use a path, as text or pathlib's")
@@ -69,7 +69,7 @@ def checked_path(path: Any, name: str = "path") -> Path:
 
 
 def model_file(path: str | Path) -> Path:
-    """The file of a network: `path` itself, or that in a folder that "gpubp train" wrote.
+    """The file of a network: `path` itself, or the one in a folder that "gpubp train" wrote.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def model_file(path: str | Path) -> Path:
         If there is none.
     """
     path = checked_path(path)
-    if os.path.isdir(path):  # of names that are too long, pathlib would raise
+    if os.path.isdir(path):  # pathlib would raise on names that are too long
         if not (path / MODEL_FILE).is_file():
             raise DataError(f'{path}: there is no {MODEL_FILE} in this folder; give one that "gpubp train" wrote')
         return path / MODEL_FILE
@@ -88,15 +88,15 @@ def model_file(path: str | Path) -> Path:
 
 @contextmanager
 def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
-    """A file to write `size` bytes to, which is at `path` once the block has ended well, whole or not at all.
+    """A file to write `size` bytes to, which is at `path` once the block has succeeded, whole or not at all.
 
-    A link stays one: what it leads to is written. A file that was there keeps its permissions. What writers to this
-    path left that were killed is removed.
+    A symbolic link stays one: its target is written. An existing file keeps its permissions. Leftovers of killed
+    writers to this path are removed.
 
     Raises
     ------
     UsageError
-        If the folder cannot be written to, or the disk is full; what stood at `path` before is untouched.
+        If the folder cannot be written to, or the disk is full; an earlier file at `path` is untouched.
     """
     target = Path(os.path.realpath(checked_path(path)))
     try:
@@ -111,9 +111,9 @@ def atomic_writer(path: str | Path, size: int) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                if fcntl is None:  # an open file cannot be renamed there
+                if fcntl is None:  # an open file cannot be renamed on such systems
                     file.close()
-                os.replace(temporary, target)  # while the lock is held, so that nobody sweeps it away
+                os.replace(temporary, target)  # while the lock is held, so that no other process removes it
             except BaseException:
                 with suppress(OSError):
                     os.unlink(temporary)
@@ -130,10 +130,9 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 
 
 def sweep(folder: Path, name: str) -> None:
-    """Remove what writers left in a folder that were killed while they wrote what has a name that matches `name`.
+    """Remove what killed writers left in a folder, of files and folders whose names match the pattern `name`.
 
-    A writer holds a lock on its file or folder for as long as it lives, so those of others that still write are left
-    alone.
+    A writer holds a lock on its file or folder for as long as it lives, so writers still at work are left alone.
     """
     leftover = re.compile(rf"\.{name}\.[0-9a-f]{{8}}")
     for path in [Path(entry.path) for entry in os.scandir(folder) if leftover.fullmatch(entry.name)]:
@@ -170,9 +169,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def folder_beside(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that is filled and renamed; what is left of it at the end of the block is removed.
+    """A new folder next to `target`, to be filled and renamed; what is left of it when the block ends is removed.
 
-    So is what writers to `target` left that were killed.
+    Leftovers of killed writers to `target` are removed too.
     """
     sweep(target.parent, re.escape(_start_of(target.name)))
     while True:
@@ -180,7 +179,7 @@ def folder_beside(target: Path) -> Iterator[Path]:
         folder.mkdir()
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            with suppress(FileNotFoundError):  # somebody swept it away before it was locked
+            with suppress(FileNotFoundError):  # another process removed it before it was locked
                 stack.enter_context(locked(folder))
             if folder.exists():
                 yield folder
@@ -188,29 +187,29 @@ def folder_beside(target: Path) -> Iterator[Path]:
 
 
 def _beside(target: Path) -> Path:
-    """A new name beside `target` that `sweep` finds; names of files have an end."""
+    """A new name next to `target` that `sweep` recognizes; file names have a length limit."""
     return target.parent / f".{_start_of(target.name)}.{secrets.token_hex(4)}"
 
 
 def _start_of(name: str) -> str:
-    """As much of a name as leaves room for what makes it a new one."""
+    """As much of a name as leaves room for what makes it unique."""
     return os.fsdecode(os.fsencode(name)[:LONGEST_START])
 
 
 def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, Any]) -> None:
-    """Write named tensors and a JSON-able dict as one safetensors file, with a digest of both."""
+    """Write named tensors and a JSON-serializable dict as one safetensors file, with a digest of both."""
     ordered = {name: np.ascontiguousarray(tensors[name]) for name in _order(tensors)}
     text = json.dumps({"format": FORMAT, **metadata}, allow_nan=False)
     unknown = "0" * hashlib.sha256().digest_size * 2
     header = _header(ordered, {HEADER: text, DIGEST: unknown})
     size = len(header) + sum(tensor.nbytes for tensor in ordered.values())
     with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(_digest, text, ordered)  # while the system writes
+        digest = pool.submit(_digest, text, ordered)  # in parallel with writing
         with atomic_writer(path, size) as file:
             file.write(header)
             for tensor in ordered.values():
                 file.write(_bytes_of(tensor))
-            if size >= _LARGE:  # the disk need not wait for the digest, which is a few bytes more to flush
+            if size >= _LARGE:  # flush now instead of waiting for the digest, which adds only a few bytes
                 file.flush()
                 os.fsync(file.fileno())
             file.seek(header.index(unknown.encode()))
@@ -218,10 +217,10 @@ def save(path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str,
 
 
 def header(path: str | Path) -> dict[str, Any]:
-    """Read what a file says beside its tensors; nothing of a file that `save` did not write."""
+    """Read a file's metadata; empty for a file that `save` did not write."""
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(path):  # a pipe would be waited for
+    if not os.path.isfile(path):  # reading a pipe would block
         return {}
     try:
         with safe_open(path, framework="numpy") as file:
@@ -237,7 +236,7 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     Raises
     ------
     DataError
-        If the file is missing, is no safetensors file, was not written by gpubp, or by a newer format, or if it is not
+        If the file is missing, is not a safetensors file, was not written by gpubp, has a newer format, or differs from
         what was written.
     """
     from safetensors import SafetensorError, safe_open
@@ -261,24 +260,24 @@ def load(path: str | Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 
 def check_metadata(where: str, value: Any, schema: Any) -> None:
-    """Refuse metadata that are not as a schema says they are.
+    """Refuse metadata that do not match a schema.
 
     Parameters
     ----------
     where : str
         The file and the entry in it, for messages.
     value
-        What JSON held.
+        The value read from JSON.
     schema
-        A type: `str`, `bool`, `int` (of 64 bits), or `float` for any finite number; None; a frozenset of the texts that
-        may stand there; ``[schema]`` for a list, ``[]`` for any; ``{str: schema}`` for entries of any name;
-        ``{"name": schema, "other?": schema}`` for entries of these names, of which those with a question mark may be
-        missing, beside which there may be others; a tuple of alternatives.
+        A type: `str`, `bool`, `int` (of 64 bits), or `float` for any finite number; None; a frozenset of the strings
+        allowed; ``[schema]`` for a list, ``[]`` for any; ``{str: schema}`` for entries of any name;
+        ``{"name": schema, "other?": schema}`` for entries of these names, where those with a question mark may be
+        missing and others may be present; a tuple of alternatives.
 
     Raises
     ------
     DataError
-        Naming the entry and what is there.
+        Naming the entry and its value.
 
     Examples
     --------
@@ -311,7 +310,7 @@ def check_metadata(where: str, value: Any, schema: Any) -> None:
 
 
 def refuse_metadata(where: str, value: Any, needed: str) -> NoReturn:
-    """Say what is there in metadata, and what should be.
+    """Say what the metadata hold, and what they should.
 
     Raises
     ------
@@ -328,7 +327,7 @@ def class_values(where: str, values: list[Any], dtype: str) -> NDArray[Any]:
     Raises
     ------
     DataError
-        If they are no texts and numbers, of another type, or of one that takes memory beyond what they hold.
+        If they are not strings and numbers, are of another type, or of one that takes far more memory than they need.
     """
     check_metadata(where, values, [(str, int, float, bool)])
     if not CLASS_TYPE.fullmatch(dtype):
@@ -343,7 +342,7 @@ def class_values(where: str, values: list[Any], dtype: str) -> NDArray[Any]:
 
 
 def _fits(value: Any, schema: Any) -> bool:
-    """Whether a value is as a schema says."""
+    """Whether a value matches a schema."""
     if schema is None:
         return value is None
     if isinstance(schema, frozenset):
@@ -376,7 +375,7 @@ def check_finite(where: str, tensor: NDArray[Any]) -> None:
 
 
 def digest(path: str | Path) -> str | None:
-    """The digest of metadata and tensors that stands in a file; None where there is none."""
+    """The digest of metadata and tensors stored in a file; None where there is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -396,7 +395,7 @@ def digest_of_array(array: NDArray[Any]) -> str:
 
 
 def _check_digest(path: Path, tensors: dict[str, NDArray[Any]], header: dict[str, str], version: int) -> None:
-    """Refuse a file that is not what was written; one from before there was a digest is loaded, which is said."""
+    """Refuse a file that differs from what was written; a file too old to have a digest is loaded with a notice."""
     if DIGEST not in header and version < 3:
         say_once(f"{path}: of format {version}, which has no digest, so damage would not be noticed; save it anew")
         return
@@ -406,12 +405,12 @@ def _check_digest(path: Path, tensors: dict[str, NDArray[Any]], header: dict[str
 
 
 def _order(tensors: dict[str, NDArray[Any]]) -> list[str]:
-    """The names of tensors as they lie in a file: the longest types first, so that each is aligned."""
+    """The names of tensors in file order: the widest types first, so that each is aligned."""
     return sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
 
 
 def _header(tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> bytes:
-    """What stands before the tensors in a safetensors file: its length, and where each tensor lies."""
+    """The header of a safetensors file: its length, and where each tensor is."""
     entries: dict[str, Any] = {"__metadata__": metadata}
     start = 0
     for name, tensor in tensors.items():
@@ -438,23 +437,23 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
 
 
 def _locked_file(target: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside `target`, which is locked while it is open."""
+    """A new file next to `target`, which is locked while it is open."""
     while True:
         temporary = _beside(target)
-        # Not by tempfile, whose files are for their owner alone: the kernel applies the umask here, race-free.
+        # Not with tempfile, whose files only their owner can read: here the kernel applies the umask, without a race.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         file = os.fdopen(handle, "wb")
         if fcntl is None:
             return temporary, file
         with suppress(OSError):  # where a file system has no locks, nobody else can take one either
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:  # nobody swept it away before it was locked
+        if os.fstat(handle).st_nlink:  # no other process removed it before it was locked
             return temporary, file
         file.close()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system lets a folder be opened and flushed."""
+    """Make a rename durable, where the system allows opening and flushing a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,7 +1,7 @@
 """K networks of one shape on a backend: their parameters, their buffers, and the passes over them.
 
-`network.MLP` is what users call; training, estimators and measurements drive its stack directly. Here every array
-has its leading axis K, also where K is 1.
+Users call `network.MLP`; training, estimators and measurements work on its stack directly. Here every array has its
+leading axis K, even where K is 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gpubp.layout import Gradients, Layout
 from gpubp.losses import Loss
 from gpubp.optimizers import Optimizer, get_optimizer
 
-_LOGITS = identity()  # one record, so that what backends make of it is made once
+_LOGITS = identity()  # one record, so that backends build what they need for it once
 _CHUNK = 1 << 20  # elements of the widest layer in a batch when predicting
 
 
@@ -43,7 +43,7 @@ class Stack:
     backend : Backend
     seeds : tuple of K int
     theta : (K, P) array, optional
-        The parameters; zero where it is not given.
+        The parameters; zeros by default.
 
     Attributes
     ----------
@@ -57,8 +57,8 @@ class Stack:
     operand_buffer : (K, P) array
         θ as matrix products read it: θ itself, or a copy in the backend's storage type; see `refresh`.
     network : backprop.Network
-        What `backprop` computes with: W and b from the operands; an activation per layer, of which the output
-        layer's leaves the logits as they are; the loss.
+        What `backprop` computes with: W and b from the operands; an activation per layer, where the output layer's
+        leaves the logits as they are; the loss.
     """
 
     models: int
@@ -94,13 +94,13 @@ class Stack:
     # -- stacks like this one --------------------------------------------------------------------------
 
     def like(self, theta: Array, backend: Backend, seeds: tuple[int, ...] | None = None) -> Self:
-        """A stack of len(theta) networks that shares all but θ and the machine with this one."""
+        """A stack of len(theta) networks that shares everything with this one except θ and the backend."""
         other = copy.copy(self)
         other._hold(backend, self.seeds[:1] * len(theta) if seeds is None else seeds, theta)
         return other
 
     def part(self, networks: slice) -> Self:
-        """Some neighbours in the stack, whose parameters are views of these."""
+        """Consecutive networks of the stack, whose parameters are views of these."""
         some = copy.copy(self)
         copied = self.operand_buffer is not self.theta
         operand_buffer = self.operand_buffer[networks] if copied else None
@@ -108,7 +108,7 @@ class Stack:
         return some
 
     def copy(self) -> Self:
-        """A stack with the same parameters in memory of its own."""
+        """A stack with its own copy of the parameters."""
         return self.like(self.theta.copy(), self.backend, self.seeds)
 
     def _hold(
@@ -126,9 +126,9 @@ class Stack:
     # -- parameters ------------------------------------------------------------------------------------
 
     def draw(self, init: Any) -> None:
-        """Draw the first weights and biases: each network's from its own seed."""
+        """Draw the initial weights and biases, each network's from its own seed."""
         initializers = [get_initializer(init, a.init) for a in (*self.activations, self.output_activation)]
-        theta = np.zeros(self.theta.shape, self.backend.dtype)  # on the host, and sent at once
+        theta = np.zeros(self.theta.shape, self.backend.dtype)  # on the host, sent in one transfer
         layers = self.layout.layers(theta)
         for k, seed in enumerate(self.seeds):
             rng = np.random.default_rng(seed)
@@ -138,7 +138,7 @@ class Stack:
         self.theta[...] = self.backend.from_host(theta)
 
     def refresh(self) -> None:
-        """Bring what matrix products read up to date with θ, which anyone may have written."""
+        """Update what matrix products read from θ, which anyone may have written."""
         if self.operand_buffer is not self.theta:
             self.backend.cast(self.theta, self.operand_buffer)
 
@@ -152,7 +152,7 @@ class Stack:
         return {name: host[:, start:stop] for name, start, stop in self.layout.names()}
 
     def describe(self) -> dict[str, Any]:
-        """What a file says of the networks beside their parameters; records by name."""
+        """What a file says about the networks besides their parameters; records by name."""
         return {
             "layer_sizes": list(self.layer_sizes),
             "activations": [a.name for a in self.activations],
@@ -168,7 +168,7 @@ class Stack:
     def memory(
         self, batch_size: int = 128, optimizer: str | Optimizer = "adam", recompute: bool = False
     ) -> dict[str, int]:
-        """Bytes that training takes beside the data: parameters, optimizer, activations, total."""
+        """Bytes of memory that training takes besides the data: parameters, optimizer, activations, total."""
         item, storage = (self.models * int(np.dtype(t).itemsize) for t in (self.backend.dtype, self.backend.storage))
         copied = storage if self.operand_buffer is not self.theta else 0
         slots = len(get_optimizer(optimizer).slots)
@@ -190,11 +190,11 @@ class Stack:
     def caches(
         self, rows: int, dropout: bool = False, *, backward: bool = True, recompute: bool = False
     ) -> list[LayerCache]:
-        """Buffers for the forward and, unless it is left away, backward pass of batches of up to `rows` rows.
+        """Buffers for the forward pass and, unless it is left out, the backward pass of batches of up to `rows` rows.
 
-        One per layer. δ of one layer and of the next lie in two buffers by turns: more are never alive at once. To
-        `recompute`, hidden layers are cut into segments that share one segment's memory, but for a of each last layer;
-        the backward pass runs a segment again when it comes to it.
+        One per layer. δ alternates between two buffers from layer to layer: no more than two are ever alive at once. To
+        `recompute`, hidden layers are cut into segments that share the memory of one segment, except for a of each
+        segment's last layer; the backward pass runs a segment again when it reaches it.
         """
         widest = max(self.layer_sizes[1:])
         storage, hidden = self.backend.storage, len(self.activations)
@@ -204,7 +204,7 @@ class Stack:
         shared: dict[tuple[str, int], Array] = {}
 
         def buffer(kind: str, l: int, dtype: Any) -> Array:
-            """z, a or the mask of layer l: its own, or where it lies in that of its segment."""
+            """z, a or the mask of layer l: its own buffer, or its place in that of its segment."""
             shape = (self.models, rows, self.layer_sizes[l + 1])
             if l >= hidden or length >= hidden:
                 return self.backend.empty(shape, dtype)
@@ -227,7 +227,7 @@ class Stack:
         return caches
 
     def epoch(self, rows: int, batch_size: int) -> Epoch:
-        """Tables for epochs over `rows` rows as they lie, zero, with the cursor at the beginning."""
+        """Zeroed tables for epochs over `rows` rows in stored order, with the cursor at the start."""
         backend, steps = self.backend, -(-rows // batch_size)
         return Epoch(
             cursor=backend.zeros((1,), np.int64),
@@ -240,7 +240,7 @@ class Stack:
         )
 
     def single_step(self, normalizer: float, step: int = 0) -> Epoch:
-        """An epoch of one step, on rows where they lie, for what is computed outside training."""
+        """An epoch of one step, on rows in place, for what is computed outside training."""
         epoch = self.epoch(rows=1, batch_size=1)
         epoch.normalizer[...] = normalizer
         epoch.first_step[...] = step
@@ -262,9 +262,9 @@ class Stack:
     def checked(
         self, X: Any, y: Any, sample_weight: Any = None, name: str = "", *, weight_per_network: bool = False
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.float64] | None]:
-        """X, y and sample weights from users as `checks` makes them regular; `name` is said before theirs in errors.
+        """X, y and sample weights from users, checked and converted by `checks`; errors put `name` before theirs.
 
-        Weights are (m,), or (K, m) too where `weight_per_network`.
+        Weights are (m,), or also (K, m) with `weight_per_network`.
         """
         precision, prefix = self.backend.precision, f"{name} " if name else ""
         X = checks.inputs(X, self.layer_sizes[0], precision, f"{prefix}X")
@@ -299,9 +299,9 @@ class Stack:
         return loss, grads
 
     def each_batch(self, X: Array, then: Callable[[slice, list[LayerCache]], None], rows: Array | None = None) -> None:
-        """Run the forward pass without dropout, and ``then(those rows, the caches of all layers)``.
+        """Run the forward pass without dropout, and call ``then(rows, caches of all layers)`` after each batch.
 
-        Over all of X, or each network over its own rows of it, (K, m) int on the host.
+        Over all of X, or for each network over its own `rows` of it, (K, m) int on the host.
         """
         backend, m = self.backend, len(X) if rows is None else rows.shape[1]
         height = max(1, min(m, _CHUNK // (max(self.layer_sizes) * self.models)))
@@ -321,7 +321,7 @@ class Stack:
                 then(some, fitting)
 
     def each_output(self, X: Array, then: Callable[[slice, Array], None], *, on_device: bool = False) -> None:
-        """``then(those rows, aᴸ (K, some rows, n_L))``, on the host or on the device, in the networks' dtype."""
+        """Call ``then(rows, aᴸ (K, rows, n_L))`` on each batch, on the host or the device, in the networks' dtype."""
 
         def collect(some: slice, caches: list[LayerCache]) -> None:
             self.backend.output(self.output_activation, caches[-1].a)
@@ -330,7 +330,7 @@ class Stack:
         self.each_batch(X, collect)
 
     def layer_values(self, X: Array, layer: int, *, on_device: bool = False) -> Array:
-        """aˡ (K, m, n_l) of checked rows for a hidden layer, of which 0 is the first; for the last layer its logits."""
+        """aˡ (K, m, n_l) of checked rows for a hidden layer, counted from 0; for the last layer, its logits."""
         shape = (self.models, X.shape[0], self.layer_sizes[1:][layer])
         out = self.backend.empty(shape) if on_device else np.empty(shape, self.backend.dtype)
 
@@ -342,7 +342,7 @@ class Stack:
         return out
 
     def hidden(self, layer: int) -> int:
-        """The number of a hidden layer, 0 for the first, from one that may count from the end."""
+        """A hidden layer's number, 0 for the first, from one that may count from the end."""
         layers = range(len(self.activations))
         try:
             return layers[layer]
@@ -351,7 +351,7 @@ class Stack:
             raise UsageError(f"layer={layer!r} does not fit; the network has {have}") from None
 
     def _take(self, array: Array, rows: NDArray[np.int64]) -> Array:
-        """Some rows, whose numbers are on the host, of an array on the host or on the device."""
+        """Rows of an array on the host or the device, by indices on the host."""
         on_device = not isinstance(self.theta, np.ndarray) and isinstance(array, type(self.theta))
         return array[self.backend.from_host(rows) if on_device else rows]
 
@@ -367,7 +367,7 @@ class Stack:
     def reproducible_outputs(self, X: Array) -> Array:
         """aᴸ (K, m, n_L) of checked rows, on the host. On the CPU, no row's bits depend on the other rows.
 
-        Rows go through the network in batches of one size, the last filled up with rows of the one before it, by
+        Rows go through the network in batches of one size, the last filled up with rows of the one before it, using
         products that treat all rows alike.
         """
         if self.backend.device != "cpu":
@@ -382,7 +382,7 @@ class Stack:
         return out
 
     def _outputs_of_batch(self, batch: Array, caches: list[LayerCache]) -> Array:
-        """aᴸ (K, size, n_L) as `backprop.forward` computes them, but for the products of `row_products`."""
+        """aᴸ (K, size, n_L) as `backprop.forward` computes it, but with the products of `row_products`."""
         backend, network, a = self.backend, self.network, batch
         with backend.computing():
             for layer, activation, cache in zip(network.layers, network.activations, caches, strict=True):
@@ -414,7 +414,7 @@ class Stack:
         X, y : (m, n_0) and (m,) or (m, n_L) arrays
         weight : (m,) or (K, m) array, or None
         rows : K arrays of int, optional
-            The rows of each network, where they do not all have all.
+            The rows of each network, where they do not all use all rows.
         """
         means = self.mean_losses(X, y, weight, rows)
         return means[:, 0], np.array([self.loss.metric.finish(value) for value in means[:, 1]])
@@ -422,7 +422,7 @@ class Stack:
     def mean_losses(
         self, X: Array, y: Array, weight: Array | None = None, rows: Sequence[NDArray[np.int64]] | None = None
     ) -> NDArray[np.float64]:
-        """Means (K, 2) of the loss and of what the metric is made of, over what `evaluate` takes."""
+        """Means (K, 2) of the loss and of the quantity behind the metric, over what `evaluate` takes."""
         weight = None if weight is None else np.atleast_2d(weight)
         if rows is None:
             return self._mean_losses(X, y, weight, None)
@@ -451,7 +451,7 @@ class Stack:
         rows: NDArray[np.int64] | None,
         outputs: NDArray[Any] | None = None,
     ) -> NDArray[np.float64]:
-        """Means (K, 2) of the loss and of what its metric is made of, over all rows or over `rows` (K, n) of them.
+        """Means (K, 2) of the loss and of the quantity behind its metric, over all rows or over `rows` (K, n) of them.
 
         weight is (K or 1, m). `outputs` (K, n, n_L) are filled with aᴸ.
         """
@@ -479,7 +479,7 @@ class Stack:
 
 
 def _segment_length(hidden: int, recompute: bool) -> int:
-    """Layers of a segment: all hidden layers, or about the root of their number where segments are run again."""
+    """Layers of a segment: all hidden layers, or about the square root of their number where segments are run again."""
     return math.isqrt(hidden - 1) + 1 if recompute and hidden > 2 else max(hidden, 1)
 
 

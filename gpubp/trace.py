@@ -1,4 +1,4 @@
-"""Networks in print: one pass of backpropagation with every z, a, σ′(z), δ and gradient; the layers in a table."""
+"""Networks as text: one pass of backpropagation with every z, a, σ′(z), δ and gradient; the layers in a table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _INDENT = 34  # characters before the numbers
 
 @dataclass(frozen=True)
 class LayerTrace:
-    """What one pass computed in one layer, of m rows; n_in units feed its n_out.
+    """What one pass over m rows computed in one layer, whose n_out units are fed by n_in.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class LayerTrace:
     activation : str
         The name of σ.
     W, b : (n_in, n_out) and (n_out,) arrays
-        The parameters that the pass read.
+        The parameters that the pass used.
     z, a : (m, n_out) arrays
         zˡ = aˡ⁻¹ Wˡ + bˡ and aˡ = σ(zˡ).
     derivative : (m, n_out) array or None
-        σ′(zˡ); None for softmax, whose derivative is no array of this shape but a Jacobian.
+        σ′(zˡ); None for softmax, whose derivative is a Jacobian instead of an array of this shape.
     delta : (m, n_out) array
         δˡ = ∂C/∂zˡ. C is the mean over the batch, so each row holds a part of it: 1/m of that row's own.
         With `per_sample`, ∂C_x/∂zˡ of that row's own cost.
@@ -64,7 +64,7 @@ class Trace:
     Attributes
     ----------
     network : str
-        What the network is, in a line.
+        A one-line description of the network.
     X : (m, n_0) array
         The inputs a⁰.
     y : (m,) or (m, n_L) array
@@ -130,16 +130,16 @@ class Trace:
             return f"BP1  δ{l} = ∇ₐC ⊙ σ′(z{l})"
         if self.loss_name not in LOSSES:
             return f"BP1  δ{l} = ∂C/∂z{l}"
-        # The pairs of the registry that are computed from logits are the matched ones, in which σ′ cancels.
+        # A registered loss is computed from logits where it matches its output activation, so that σ′ cancels.
         by_itself = self.per_sample or len(self.X) == 1
         return f"BP1  δ{l} = {f'a{l} − y' if by_itself else f'(a{l} − y)/m'}, σ′ cancels"
 
 
 def trace(stack: Stack, X: Array, y: Array, weight: Array | None, *, per_sample: bool = False) -> Trace:
-    """One pass of a stack of one over checked rows, by the reference formulas in the parameters' dtype.
+    """One pass of a single-network stack over checked rows, by the reference formulas in the parameters' dtype.
 
-    With `per_sample` the m rows are a stack of m copies of the network, each with a batch of one row: the axis K then
-    tells the rows apart, and the equations are the same lines.
+    With `per_sample`, the network is copied m times into a stack, and each copy gets a batch of one row: axis K then
+    separates the rows, and the same lines of code compute the equations.
     """
     m = len(X)
     backend = ReferenceBackend(stack.backend.dtype)
@@ -181,7 +181,7 @@ def _batch(copies: Stack, X: Array, y: Array, weight: Array | None, per_sample: 
 
 
 def _caches(copies: Stack, rows: int) -> list[LayerCache]:
-    """Buffers of which none is shared, so that z, a and δ of every layer are still there after the pass."""
+    """Buffers without shared memory, so that z, a and δ of every layer are still there after the pass."""
     caches = []
     for l, n in enumerate(copies.layer_sizes[1:]):
         z, a, delta = (np.empty((copies.models, rows, n), copies.backend.dtype) for _ in range(3))
@@ -252,7 +252,7 @@ def _superscript(number: int) -> str:
 
 
 def _lines(name: str, values: Any) -> Iterator[str]:
-    """A name and its numbers: whole where they are few, otherwise how they are spread."""
+    """A name and its numbers: all of them where they are few, otherwise a summary of their distribution."""
     array = np.asarray(values)
     if array.ndim == 3:
         for number, matrix in enumerate(array[:_MOST_ROWS], 1):

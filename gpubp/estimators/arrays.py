@@ -1,4 +1,4 @@
-"""Arrays of other libraries: how they come in, and how results go back to where X came from.
+"""Arrays of other libraries: how they are read, and how results return to where X came from.
 
 NumPy's own, and whatever NumPy reads by itself (lists, data frames), pass through untouched. Arrays of a library
 with the array API are foreign where scikit-learn's ``array_api_dispatch`` is on; CuPy's always are.
@@ -29,9 +29,9 @@ class Destination:
     xp : namespace or None
         None for NumPy.
     device : Any
-        As `xp` has it; None on a GPU, where CuPy goes by its current device.
+        As `xp` has it; None on a GPU, where CuPy uses its current device.
     gpu : bool
-        Whether that is a GPU's memory.
+        Whether results are in a GPU's memory.
     """
 
     xp: Any = None
@@ -39,7 +39,7 @@ class Destination:
     gpu: bool = False
 
     def send(self, array: Any) -> Any:
-        """An array of results in this library; text has no place but the host."""
+        """An array of results in this library; text can only be on the host."""
         if self.xp is None or not is_numeric(array) or is_on_gpu(array):
             return array
         return self.xp.asarray(array) if self.gpu else self.xp.asarray(array, device=self.device)
@@ -53,12 +53,12 @@ NUMPY = Destination()
 
 
 def is_on_gpu(array: Any) -> bool:
-    """Whether it is CuPy's."""
+    """Whether an array is CuPy's."""
     return hasattr(array, "__cuda_array_interface__") and _library(array) == "cupy"
 
 
 def is_numeric(array: Any) -> bool:
-    """Whether it holds numbers."""
+    """Whether an array holds numbers."""
     return getattr(array.dtype, "kind", "f") in "biufc"
 
 
@@ -89,7 +89,7 @@ def as_numpy(array: Any) -> NDArray[Any]:
     values: NDArray[Any]
     if is_on_gpu(array):
         values = array.get()
-    elif hasattr(array, "detach") and hasattr(array, "cpu"):  # PyTorch's, of which NumPy takes those on the host alone
+    elif hasattr(array, "detach") and hasattr(array, "cpu"):  # PyTorch's: NumPy takes only those on the host
         values = np.asarray(array.detach().cpu())
     elif isinstance(array, np.ndarray) or not hasattr(array, "__array_namespace__"):
         values = np.asarray(array)
@@ -99,7 +99,7 @@ def as_numpy(array: Any) -> NDArray[Any]:
 
 
 def take(array: Any, rows: NDArray[np.intp]) -> Any:
-    """Some rows of whatever `fit` takes: arrays of any library, sparse matrices, data frames, lists; None of None."""
+    """Some rows of whatever `fit` takes: arrays of any library, sparse matrices, data frames, lists; None for None."""
     if array is None:
         return None
     rows = destination_of(array).send(rows)
@@ -109,7 +109,7 @@ def take(array: Any, rows: NDArray[np.intp]) -> Any:
 def check_rows_to_predict(est: Any, X: Any, method: str, stays_on_gpu: bool) -> Any:
     """X (m, n_0) for a fitted estimator, checked; `method` is what the user called.
 
-    X of another library than the weights' is refused where scikit-learn's ``array_api_dispatch`` is on.
+    If scikit-learn's ``array_api_dispatch`` is on, X must be of the weights' library.
     """
     if get_config()["array_api_dispatch"]:
         sklearn_private.check_same_namespace(X, est, attribute="_first_weights", method=method)
@@ -119,7 +119,7 @@ def check_rows_to_predict(est: Any, X: Any, method: str, stays_on_gpu: bool) -> 
 
 
 def check_rows_on_gpu(est: Any, X: Any, reset: bool) -> Any:
-    """X (m, n_0) of CuPy with the checks that scikit-learn makes of NumPy's: one number comes to the host."""
+    """X (m, n_0) of CuPy, checked as scikit-learn checks NumPy's: only one number is copied to the host."""
     if X.ndim != 2:
         raise DataError(f"X has shape {X.shape}; it must be (rows, columns); one row is X.reshape(1, -1)")
     if len(X) == 0:
@@ -130,7 +130,7 @@ def check_rows_on_gpu(est: Any, X: Any, reset: bool) -> Any:
 
 
 def check_values_on_gpu(y: Any) -> Any:
-    """Targets (m,) or (m, n_L) of CuPy with the checks that scikit-learn makes of NumPy's."""
+    """Targets (m,) or (m, n_L) of CuPy, checked as scikit-learn checks NumPy's."""
     if y.ndim not in (1, 2):
         raise DataError(f"y has shape {y.shape}; it must be (rows,) or (rows, outputs)")
     return _check_finite(y, "y")

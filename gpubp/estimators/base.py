@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: their parameters, and how they are fitted."""
+"""What the classifier and the regressor share: their parameters, and fitting."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ STOCHASTIC_SOLVERS = ("sgd", "adam", *(name for name in OPTIMIZERS if name not i
 
 
 def is_stochastic(est: Any) -> bool:
-    """Whether there is partial_fit; `hasattr` goes by the error, which is scikit-learn's."""
+    """Whether there is partial_fit; the error, on which `hasattr` relies, is scikit-learn's."""
     if est.solver not in STOCHASTIC_SOLVERS:
         raise AttributeError(
             f"partial_fit is only available for stochastic optimizers. {est.solver} is not stochastic."
@@ -93,7 +93,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
 
     @abstractmethod
     def _check_targets(self, y: Any, incremental: bool) -> Any:
-        """y in one column where it has one; for a classifier, its classes, learnt or compared."""
+        """y, with a single column flattened; a classifier also learns or compares its classes."""
 
     @abstractmethod
     def _encode(self, y: Any) -> Any:
@@ -101,7 +101,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
 
     @abstractmethod
     def _encode_any(self, y: Any) -> Any:
-        """As `_encode`, of y with rows that were not fitted on; an unknown class among these may become any."""
+        """Like `_encode`, for y with rows that were not fitted on; an unknown class in these may become any other."""
 
     @abstractmethod
     def _encoding_key(self) -> Hashable:
@@ -113,11 +113,11 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
 
     @abstractmethod
     def _strata(self, targets: NDArray[Any]) -> Any:
-        """What the rows are split by for early stopping, or None."""
+        """What stratifies the split for early stopping, or None."""
 
     @abstractmethod
     def _own_score(self, a: NDArray[Any], data: Subset) -> float:
-        """What `score` gives, from a^L (n, n_L) of the rows."""
+        """What `score` returns, from a^L (n, n_L) of the rows."""
 
     @abstractmethod
     def _true_targets(self, data: Subset) -> Any:
@@ -125,10 +125,10 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
 
     @abstractmethod
     def _predictions(self, a: NDArray[Any]) -> Any:
-        """What `predict` gives, from a^L (n, n_L) on the host."""
+        """What `predict` returns, from a^L (n, n_L) on the host."""
 
     def _validation_score(self, a: NDArray[Any], data: Subset) -> float:
-        """The score that early stopping goes by, from a^L (n, n_L) of the rows."""
+        """The score that early stopping monitors, from a^L (n, n_L) of the rows."""
         metric = self.early_stopping_metric
         if metric is None:
             return self._own_score(a, data)
@@ -183,7 +183,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
     def _prepare(
         self, X: Any, y: Any, sample_weight: Any, validation_data: Sequence[Any] | None, incremental: bool
     ) -> tuple[Stack, Subset, Subset | None]:
-        """Check what is to be fitted; the networks that are trained, the rows, and those of validation."""
+        """Check what is to be fitted; return the networks to train, the rows, and the validation rows."""
         hidden = hidden_sizes(self.hidden_layer_sizes)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -206,7 +206,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         return stack, self._all_rows(stack, X, y, weight), self._validation_subset(stack, validation_data)
 
     def _initialize(self, y: Any, layer_units: Sequence[int], dtype: Any) -> None:
-        """Draw new weights for layers of these sizes, and forget what earlier fits left; y are the targets."""
+        """Draw new weights for layers of these sizes, and forget earlier fits; y are the targets."""
         sizes = list(layer_units)
         self._forget_network()
         for name in ("_optimizer", "_dropout_seed", "loss_curve_", "validation_loss_curve_"):
@@ -222,14 +222,14 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         self.intercepts_ = [np.array(b, dtype) for _, b in layers]
 
     def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The first weights (fan_in, fan_out) and biases (fan_out,) of a layer; a subclass may have others."""
+        """The initial weights (fan_in, fan_out) and biases (fan_out,) of a layer; a subclass may choose others."""
         activation = self.activation if isinstance(self.activation, str) else "per layer"
         init = "auto" if isinstance(self.init, list | tuple) else self.init
         W, b = numerics.draw_layer(self._random_state, fan_in, fan_out, activation, init)
         return W.astype(dtype, copy=False), b.astype(dtype, copy=False)
 
     def _precision_for(self, dtype: Any) -> str:
-        """The parameter `precision`, or where it is None what fits X."""
+        """The parameter `precision`, or if it is None, what fits X."""
         return self.precision or ("float32" if dtype == np.float32 else "float64")
 
     def _fit_stochastic(self, stack: Stack, fit: StochasticFit) -> None:
@@ -244,13 +244,13 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
     def _stochastic_fit(
         self, train: Subset, validation: Subset | None, callbacks: FitCallbacks, incremental: bool
     ) -> StochasticFit:
-        """This estimator's side of a training, which begins or goes on."""
+        """This estimator's side of a training that begins or goes on."""
         if not hasattr(self, "loss_curve_"):
             self.loss_curve_: list[float] = []
             self._begin_monitoring()
         elif self.early_stopping == (
             getattr(self, "validation_scores_", None) is None
-        ):  # another thing is monitored than before
+        ):  # something else is monitored than before
             self._begin_monitoring()
         if self.early_stopping and validation is None:
             strata = self._strata(train.targets)
@@ -264,21 +264,21 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         return StochasticFit(self, solver, train, validation, callbacks, incremental)
 
     def _begin_monitoring(self) -> None:
-        """Begin the count of epochs without an improvement of the loss, or of the validation score."""
+        """Start counting epochs without an improvement of the loss, or of the validation score."""
         self._no_improvement_count = 0
         self.best_loss_ = None if self.early_stopping else np.inf
         self.validation_scores_: list[float] | None = [] if self.early_stopping else None
         self.best_validation_score_ = -np.inf if self.early_stopping else None
 
     def _begin_validation_curve(self) -> None:
-        """Begin the curve of the loss on the rows of validation, which warm starts go on with."""
+        """Begin the curve of the validation loss, which warm starts continue."""
         if not hasattr(self, "validation_loss_curve_"):
             self.validation_loss_curve_: list[float] = []
 
     # -- parameters ------------------------------------------------------------------------------------
 
     def _validate_params(self) -> None:
-        """Refuse parameters that cannot be meant, unknown names among them."""
+        """Refuse invalid parameters, such as unknown names."""
         super()._validate_params()
         with invalid_names():
             self._check_names()
@@ -299,8 +299,8 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to a safetensors file, whole or not at all.
 
-        It holds what predicting needs, and the parameters that are text, numbers, None or sequences of these. Curves
-        and the solver's moments stay behind. `gpubp.MLP.load` reads it as well.
+        It holds what predicting needs, and the parameters that are strings, numbers, None or sequences of these. Curves
+        and the solver's moments are not saved. `gpubp.MLP.load` reads the file as well.
 
         Parameters
         ----------
@@ -319,7 +319,8 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         device : str
             Where it computes.
         **records
-            ``activations`` or ``loss``, as `gpubp.MLP.load` takes them, where it was made with a record of your own.
+            ``activations`` or ``loss``, as `gpubp.MLP.load` takes them, for an estimator made with a record of your
+            own.
         """
         est: Self = file.load(path, cls, device, records)
         return est
@@ -350,20 +351,20 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
         return X, y
 
     def _stays_on_gpu(self, X: Any) -> bool:
-        """Whether X lies where the network computes on it without a copy."""
+        """Whether X is where the network can use it without a copy."""
         return arrays.is_on_gpu(X) and self.device != "cpu"
 
     def _sample_weights(self, X: Any, y: Any, sample_weight: Any, incremental: bool) -> NDArray[np.float64] | None:
         """A weight for each row of checked data, or None."""
         if sample_weight is None:
             return None
-        without_columns = np.empty((X.shape[0], 0))  # all that is looked at is the number of rows
+        without_columns = np.empty((X.shape[0], 0))  # only the number of rows is looked at
         weight: NDArray[np.float64]
         weight = check_sample_weight(arrays.to_host(sample_weight), without_columns, dtype=np.float64)
         return weight
 
     def _validation_subset(self, stack: Stack, data: Sequence[Any] | None) -> Subset | None:
-        """What the user gave for validation, checked."""
+        """The user's validation data, checked."""
         if data is None:
             return None
         if not isinstance(data, Sequence) or len(data) not in (2, 3):
@@ -378,7 +379,7 @@ class BaseMLP(WeightsMixin, LayersMixin, CallbackSupportMixin, BaseEstimator, AB
     def _all_rows(
         self, stack: Stack, X: Any, y: Any, weight: NDArray[np.float64] | None, from_user: bool = False
     ) -> Subset:
-        """Checked data as the network takes them."""
+        """Checked data in the form that the network takes."""
         inputs, targets = network_inputs(X, stack.backend.precision), self._encode(y)
         return Subset(X=inputs, y=targets, weight=weight, rows=np.arange(X.shape[0]), from_user=from_user)
 
@@ -413,7 +414,7 @@ def hidden_sizes(sizes: Any) -> list[int]:
 
 @contextmanager
 def _unchanged_by_failure(est: Any) -> Iterator[None]:
-    """A fit that is refused leaves the last one as it was: else its classes would stand beside the other's weights."""
+    """A refused fit leaves the previous one as it was: else its classes would be mixed with the other's weights."""
     before = dict(vars(est))
     try:
         yield

@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks (1.9 and later) on our estimators; with an older one there are none."""
+"""scikit-learn's callbacks (1.9 and later) on our estimators; older versions have none."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if find_spec("sklearn.callback"):
 else:
 
     class CallbackSupportMixin:  # type: ignore[no-redef]
-        """What an estimator inherits where scikit-learn has no callbacks."""
+        """What an estimator inherits if scikit-learn has no callbacks."""
 
 
 class FitArguments(TypedDict):
-    """What a fit was called with."""
+    """The arguments of a fit."""
 
     X: Any
     y: Any
@@ -24,7 +24,7 @@ class FitArguments(TypedDict):
 
 
 def callbacks_go_on(est: Any) -> bool:
-    """Whether a meta-estimator's callbacks go on to the estimators that it fits."""
+    """Whether a meta-estimator's callbacks are passed on to the estimators that it fits."""
     callbacks = getattr(est, "_skl_callbacks", [])
     if not callbacks:
         return False
@@ -35,7 +35,7 @@ def callbacks_go_on(est: Any) -> bool:
 
 @contextmanager
 def fitted_within(context: Any, est: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
-    """While this lasts, an estimator is fitted in a context of another, whose callbacks go on to it."""
+    """Within this context, an estimator is fitted on behalf of another, whose callbacks are passed on to it."""
     with context.propagate_callback_context(est):
         context.call_on_fit_task_begin(**arguments)
         yield
@@ -54,7 +54,7 @@ class FitCallbacks:
     est : estimator
     arguments : FitArguments
     iterations : int
-        At most so many.
+        The maximum number of iterations.
     reconstruction_attributes : callable
         ``reconstruction_attributes() -> dict`` of the attributes that an estimator needs to predict as if the fit had
         ended now.
@@ -76,7 +76,7 @@ class FitCallbacks:
             self.fit_context.call_on_fit_task_begin(**self.arguments)
 
     def begin_iteration(self, task_name: str = "iteration", subtasks: int = 0) -> None:
-        """An iteration begins, or another part of the fit; it has so many parts of its own."""
+        """An iteration, or another part of the fit, begins; it has `subtasks` parts."""
         if self.fit_context is not None:
             more = {"max_subtasks": subtasks, "sequential_subtasks": False} if subtasks else {}
             self.iteration_context = self.fit_context.subcontext(task_name=task_name, **more)
@@ -84,7 +84,7 @@ class FitCallbacks:
 
     @contextmanager
     def fitting(self, est: Any, task_name: str) -> Iterator[None]:
-        """A part of the fit, in which another estimator is fitted, with the callbacks that go on to it."""
+        """A part of the fit in which another estimator is fitted, with the callbacks that are passed on to it."""
         if self.fit_context is None:
             yield
             return
@@ -99,7 +99,7 @@ class FitCallbacks:
         return None if context is None else context.subcontext(task_name=task_name, task_id=number)
 
     def end_iteration(self) -> bool:
-        """An iteration has ended; whether a callback wants it to be the last."""
+        """An iteration has ended; returns whether a callback wants it to be the last."""
         return self.iteration_context is not None and bool(self._end(self.iteration_context))
 
     def end_fit(self) -> None:

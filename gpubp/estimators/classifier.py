@@ -1,4 +1,4 @@
-"""MLPClassifier: labels on one side, what the losses take on the other."""
+"""MLPClassifier: converts between labels and what the losses take."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ from gpubp.stack import Stack
 class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     """Multi-layer Perceptron classifier: scikit-learn's, on gpubp's engine.
 
-    Parameters, attributes and results are those of ``sklearn.neural_network.MLPClassifier`` where it has them.
-    Losses are computed from logits, never from clipped probabilities. Two classes are one logistic output, more a
-    softmax, and several labels a row one logistic output each, unless the parameter `loss` says otherwise.
+    Parameters, attributes and results are those of ``sklearn.neural_network.MLPClassifier`` where it has them. Losses
+    are computed from logits, never from clipped probabilities. Two classes use one logistic output, more classes a
+    softmax, and several labels per row one logistic output each, unless the parameter `loss` says otherwise.
 
     Parameters
     ----------
@@ -50,34 +50,34 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         ``"identity"``, ``"logistic"``, ``"tanh"``, ``"relu"``, any other name that gpubp knows
         (``"gelu"``, ``"leaky_relu(0.2)"``, …), or a record.
     solver : str
-        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, which are scikit-learn's, or another optimizer that gpubp knows:
+        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, as in scikit-learn, or another optimizer that gpubp knows:
         ``"adamw"``, which is Adam with decoupled weight decay, ``"rmsprop"``, ``"adagrad"``, …
     alpha : float
         The loss of a batch gains ½ alpha Σ W² divided by the batch's weight.
     batch_size : int or "auto"
         ``"auto"`` is ``min(200, n_samples)``. L-BFGS takes all rows at once.
     learning_rate : str, Schedule or callable
-        ``"constant"``, ``"invscaling"`` and ``"adaptive"`` are scikit-learn's and concern solver ``"sgd"`` alone.
-        gpubp's schedules concern every stochastic solver: ``"cosine"``, ``"warmup(cosine, 0.1)"``, …, a
-        record, or a function of a `gpubp.schedules.Progress`; a training is `max_iter` epochs long.
+        ``"constant"``, ``"invscaling"`` and ``"adaptive"`` are scikit-learn's and affect only solver ``"sgd"``. gpubp's
+        schedules work with every stochastic solver: ``"cosine"``, ``"warmup(cosine, 0.1)"``, …, a record, or a function
+        of a `gpubp.schedules.Progress`; a training is `max_iter` epochs long.
     learning_rate_init : float
     power_t : float
         Exponent of ``"invscaling"``: the rate is ``learning_rate_init / (t_ + 1) ** power_t``.
     max_iter : int
-        At most so many epochs, or iterations of L-BFGS.
+        At most this many epochs, or iterations of L-BFGS.
     shuffle : bool
         Draw a new order every epoch.
     random_state : int, RandomState or None
-        Where the first weights, the split for early stopping, the orders and the dropout come from.
+        The source of the initial weights, the split for early stopping, the orders and the dropout.
     tol : float
         What counts as an improvement of the loss or of the validation score.
     verbose : bool
         Print the loss of every epoch.
     warm_start : bool
-        Go on from the weights of the last fit, with a new solver.
+        Start from the weights of the last fit, with a new solver.
     keep_moments : bool
-        With `warm_start`, the new solver takes over the moments of the last one too (Adam's averages, the velocity of
-        ``"sgd"``), so that training in two calls is training in one.
+        With `warm_start`, the new solver also takes over the moments of the last one (Adam's averages, the velocity of
+        ``"sgd"``), so that training in two calls equals training in one.
     momentum : float
         For solver ``"sgd"``.
     nesterovs_momentum : bool
@@ -85,63 +85,65 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
         the best score are kept.
     early_stopping_metric : str, callable or None
-        The name of a scorer, ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, by which early stopping goes in place of
-        `score`; its estimator knows its predictions already, and its X has no columns. Where rows have weights, it
-        is given them as ``sample_weight``, if it takes that.
+        The name of a scorer, such as
+        ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, which early stopping uses instead of `score`; the estimator
+        passed to it already knows its predictions, and X has no columns. If rows have weights, it receives them as
+        ``sample_weight``, provided it takes that.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
         For ``"adam"`` and ``"adamw"``.
     n_iter_no_change : int
-        Stop after so many epochs without an improvement by `tol`.
+        Stop after this many epochs without an improvement by `tol`.
     max_fun : int
-        At most so many evaluations of the loss by L-BFGS.
+        At most this many evaluations of the loss by L-BFGS.
     loss : str or Loss
-        ``"auto"`` is the log loss: of a softmax for three classes and more, of a logistic output for two, and of
-        one logistic output a label. ``"cross_entropy"`` gives two classes two outputs,
-        ``"binary_cross_entropy"`` each class a logistic output of its own.
+        ``"auto"`` is the log loss: of a softmax for three or more classes, of one logistic output for two, and of one
+        logistic output per label for several labels.
+        ``"cross_entropy"`` gives two classes two outputs, ``"binary_cross_entropy"`` each class a logistic output of
+        its own.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
     precision : str or None
         None keeps float32 input in float32 and computes in float64 otherwise. ``"float32"``, ``"float64"``;
         on a GPU also ``"tf32"``, ``"bfloat16"`` and ``"float16"``.
     dropout : float
-        Rate at which elements of hidden layers are dropped.
+        Probability with which each element of a hidden layer is dropped.
     weight_decay : float
         Decoupled: W loses learning rate · weight_decay · W at each step. 0 means 0.01 for ``"adamw"``.
     class_weight : dict, list of dict, "balanced" or None
-        Multiplies the sample weights by one per class.
+        Multiplies the sample weights by a weight per class.
     label_smoothing : float
-        The share of a label's probability that is spread over all classes.
+        The part of a label's probability that is spread over all classes.
     max_grad_norm : float or None
         A longer gradient is scaled down to this norm.
     init : str, Initializer, or (coefs, intercepts)
-        How the first weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``, …
-        are gpubp's; or two lists with the arrays of each layer.
+        How the initial weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``,
+        … are gpubp's; or two lists with the arrays of each layer.
 
     Attributes
     ----------
     classes_ : array of shape (n_classes,)
-        In NumPy; with scikit-learn's ``array_api_dispatch``, numbers are in X's library.
+        A NumPy array; with scikit-learn's ``array_api_dispatch``, numeric classes are in X's library.
     loss_ : float
         The loss of the last epoch.
     best_loss_ : float or None
-        The least of `loss_curve_`; None with early stopping.
+        The lowest of `loss_curve_`; None with early stopping.
     loss_curve_ : list of float
-        The loss of every epoch, with its penalty, while the weights moved.
+        The loss of every epoch, with its penalty, while the weights changed.
     validation_loss_curve_ : list of float
-        The loss on ``validation_data``, or on the rows that early stopping sets aside, without the penalty, after
-        every epoch; there if there are such rows.
+        The loss on ``validation_data``, or on the rows that early stopping sets aside, without the penalty, after every
+        epoch; exists only if there are such rows.
     validation_scores_ : list of float or None
     best_validation_score_ : float or None
         With early stopping.
     t_ : int
-        Samples trained on, over all calls.
+        Samples trained on in all calls together.
     coefs_, intercepts_ : list of arrays
-        Weights (n_in, n_out) and biases (n_out,) of each layer. They may be assigned to: whatever they hold is
-        what is trained further and predicted with.
+        Weights (n_in, n_out) and biases (n_out,) of each layer. They may be assigned to: further training and
+        predictions use whatever they hold.
     n_features_in_, n_iter_, n_layers_, n_outputs_ : int
     feature_names_in_ : ndarray of str
-        Where X has column names.
+        If X has column names.
     out_activation_ : str
 
     Examples
@@ -249,7 +251,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
         sample_weight : array-like of shape (n_samples,), optional
         classes : array of shape (n_classes,), optional
-            All classes that any call will see. The first call needs it.
+            All classes that any call will see; required in the first call.
 
         Returns
         -------
@@ -263,7 +265,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
             return self._fit(X, y, sample_weight, incremental=True)
         except BaseException:
-            if not hasattr(self, "coefs_"):  # the first call was refused, and the next one may name other classes
+            if not hasattr(self, "coefs_"):  # the first call was refused; the next one may name other classes
                 del self.classes_, self._label_binarizer
             raise
 
@@ -279,7 +281,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            The predicted classes. Of several labels a row a sparse matrix, where y was sparse.
+            The predicted classes. With several labels per row, a sparse matrix if y was sparse.
         """
         index, destination = self._class_indices(self._forward(X, "predict")), destination_of(X)
         if self._target_type == "multilabel-indicator":
@@ -293,14 +295,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return destination.send(self._host_classes[as_numpy(index)])
 
     def _probabilities(self, X: Any, method: str) -> Any:
-        """Probabilities of the classes (m, n_classes), in the memory where they were computed."""
+        """Probabilities of the classes (m, n_classes), on the device that computed them."""
         return self._class_probabilities(self._forward(X, method))
 
     def _class_probabilities(self, a: Any) -> Any:
         """Probabilities (…, n_classes) from outputs a^L (…, n_L)."""
         if a.shape[-1] == 1:
             return namespace_of(a).concatenate([1 - a, a], axis=-1)
-        if self._target_type == "multiclass" and self.out_activation_ == "logistic":  # each class against the rest
+        if self._target_type == "multiclass" and self.out_activation_ == "logistic":  # one class against the rest
             return a / a.sum(axis=-1, keepdims=True)
         return a
 
@@ -334,7 +336,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return destination_of(X).send(namespace_of(y_prob).log(y_prob))
 
     def decision_function(self, X: Any) -> Any:
-        """The logits, of which the probabilities are made.
+        """The logits, from which the probabilities are computed.
 
         Parameters
         ----------
@@ -343,7 +345,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         Returns
         -------
         z : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            For two classes one number a row, positive for ``classes_[1]``.
+            For two classes, one number per row, positive for ``classes_[1]``.
         """
         z = self._logits(*self._checked_for(X, "decision_function"))
         if self._target_type == "binary":
@@ -351,7 +353,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return destination_of(X).send(z)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy on X and true labels y; with several labels a row, of whole rows.
+        """Accuracy on X and true labels y; with several labels per row, a row counts only if all are right.
 
         Parameters
         ----------
@@ -412,7 +414,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return bool(getattr(self._label_binarizer, "sparse_input_", False))
 
     def _take_weights_from(self, stack: Stack, destination: Destination) -> None:
-        """As for any estimator; under ``array_api_dispatch`` also the classes go where X came from."""
+        """As for any estimator; under ``array_api_dispatch`` the classes, too, go where X came from."""
         super()._take_weights_from(stack, destination)
         goes = get_config()["array_api_dispatch"] and is_numeric(self._host_classes)
         self.classes_ = destination.send(self._host_classes) if goes else self._host_classes
@@ -430,7 +432,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
         return len(self._host_classes)
 
     def _named_loss(self) -> Loss | None:
-        """The loss that the user named; None for the one that fits the labels."""
+        """The loss that the user named; None for the one that follows from the labels."""
         if self.loss == "auto":
             return None
         loss = get_loss(self.loss)

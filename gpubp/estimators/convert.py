@@ -1,4 +1,4 @@
-"""From scikit-learn's fitted MLPs to ours and back."""
+"""Converts fitted MLPs from scikit-learn to gpubp and back."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from gpubp.estimators.regressor import MLPRegressor
 from gpubp.estimators.solvers.stochastic import SCHEDULES_OF_SGD
 
 PAIRS = ((MLPClassifier, neural_network.MLPClassifier), (MLPRegressor, neural_network.MLPRegressor))
-for _ours, _theirs in PAIRS:  # so that isinstance takes ours for scikit-learn's, as far as its abstract classes allow
+for _ours, _theirs in PAIRS:  # so that isinstance accepts ours as scikit-learn's, as far as its abstract classes allow
     _theirs.register(_ours)
-_PRIVATE_ATTRIBUTES = {"_label_binarizer", "_no_improvement_count"}  # beside fitted ones, which end with an underscore
+_PRIVATE_ATTRIBUTES = {"_label_binarizer", "_no_improvement_count"}  # besides fitted ones, which end with an underscore
 _ONLY_GPUBP = {"validation_loss_curve_"}
 _ACTIVATIONS = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 _OUTPUTS = {"binary": "logistic", "multiclass": "softmax", "multilabel-indicator": "logistic"}
 
 
 def from_sklearn(mlp: Any, device: str = "auto") -> Any:
-    """Ours, with the parameters, weights and curves of a scikit-learn MLPClassifier or MLPRegressor.
+    """gpubp's estimator with the parameters, weights and curves of a scikit-learn MLPClassifier or MLPRegressor.
 
-    Solvers start anew where it is trained on: their moments stay behind. So do the parameters that a subclass has
-    beside scikit-learn's, with a warning.
+    Further training starts with a new solver: moments are not copied. Nor are parameters that a subclass adds to
+    scikit-learn's; a warning names them.
 
     Parameters
     ----------
     mlp : sklearn.neural_network.MLPClassifier or MLPRegressor
     device : str
-        Where ours computes.
+        The device of the new estimator.
 
     Examples
     --------
@@ -63,21 +63,21 @@ def from_sklearn(mlp: Any, device: str = "auto") -> Any:
 
 
 def to_sklearn(mlp: Any) -> Any:
-    """scikit-learn's MLPClassifier or MLPRegressor with the parameters, weights and curves of ours.
+    """scikit-learn's MLPClassifier or MLPRegressor with the parameters, weights and curves of gpubp's.
 
-    What concerns training alone and scikit-learn lacks, such as dropout, is left out.
+    Settings that only affect training and that scikit-learn lacks, such as dropout, are left out.
 
     Parameters
     ----------
     mlp : MLPClassifier or MLPRegressor, or what contains them
-        A pipeline becomes one of the same other steps, which it shares, and a ``TransformedTargetRegressor`` one with
-        the same transformer; a fitted search becomes its best estimator, and an ensemble a ``VotingClassifier`` (of
-        the mean probabilities) or a ``VotingRegressor``.
+        A pipeline becomes one that shares its other steps, and a ``TransformedTargetRegressor`` one with the same
+        transformer; a fitted search becomes its best estimator, and an ensemble a
+        ``VotingClassifier`` (of the mean probabilities) or a ``VotingRegressor``.
 
     Raises
     ------
     UsageError
-        Where scikit-learn would predict something else: it has four activations, and no choice of the output's.
+        If scikit-learn would predict something else: it has four activations, and no choice of output activation.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What an estimator trains or validates on, once it is checked."""
+"""Checked data that an estimator trains or validates on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpubp.precision import PRECISIONS
 
 @dataclass
 class Subset:
-    """Rows of a data set, as the training step takes them.
+    """Rows of a data set, in the form the training step takes.
 
     Attributes
     ----------
@@ -29,11 +29,11 @@ class Subset:
         As the network's loss takes it.
     weight : (m,) float64 or None
     rows : (n,) int
-        Those of the m rows that are meant.
+        The selected ones of the m rows.
     from_user : bool
-        Whether the user gave these rows for validation; else they are split off.
+        Whether the user gave these rows for validation; otherwise they were split off.
     destination : Destination
-        Where the user's X is, and the weights go.
+        Where the user's X is, and where the weights go.
     """
 
     X: Any
@@ -84,7 +84,7 @@ class Concatenation(NamedTuple):
 
 
 def concatenate_data_sets(subsets: Sequence[Subset]) -> Concatenation:
-    """The data sets that K subsets are of, each of them once."""
+    """The data sets of K subsets, each included once."""
     sets: dict[tuple[int, int], Subset] = {}
     for subset in subsets:
         sets.setdefault((id(subset.X), id(subset.y)), subset)
@@ -112,7 +112,7 @@ def _concatenate(arrays: Sequence[Any]) -> Any:
 
 
 def network_inputs(X: Any, precision: str) -> Any:
-    """Checked X as a network takes it; values too large for its precision are refused."""
+    """Checked X in the form a network takes; refuses values too large for its precision."""
     largest = PRECISIONS[precision].largest
     if X.dtype.kind == "f" and float(np.finfo(X.dtype).max) > largest:
         if isinstance(X, np.ndarray):

@@ -1,4 +1,4 @@
-"""An estimator to disk and back: the file of a network, with what scikit-learn's side needs beside it."""
+"""An estimator to disk and back: the file of a network, with what scikit-learn's side needs besides."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def load(path: str | Path, cls: Any, device: str, records: dict[str, Any]) -> An
 
 
 def damaged(path: str | Path, kind: str, error: Exception) -> DataError:
-    """What is said of a file whose `kind` of thing could not be made."""
+    """The error for a file from which no `kind` could be made."""
     reason = error if isinstance(error, DataError) else repr(error)
     return DataError(f"{path}: its {kind} is damaged or from another version ({reason})")
 
 
 def _public_class(est: Any) -> str:
-    """The name of the class of gpubp's that an estimator is of."""
+    """The name of the gpubp class of an estimator."""
     return next(base.__name__ for base in type(est).__mro__ if base.__module__.startswith("gpubp."))
 
 
 def json_able(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that JSON holds as they are."""
+    """The values that JSON represents unchanged."""
     of_python = {
         name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for name, value in values.items()
     }
@@ -93,7 +93,7 @@ def _is_json_able(value: Any) -> bool:
 
 
 def classes(path: str | Path, first: Any) -> dict[str, Any]:
-    """The classes of a classifier as JSON holds them."""
+    """The classes of a classifier, JSON-serializable."""
     values, dtype = first._host_classes.tolist(), first._host_classes.dtype
     if dtype.kind not in "biufUO" or not _is_json_able(values):
         raise UsageError(f"{path}: classes of type {dtype} ({values[0]!r}, …) cannot be saved; use text or numbers")
@@ -101,7 +101,7 @@ def classes(path: str | Path, first: Any) -> dict[str, Any]:
 
 
 def unfitted(cls: Any, stack: Stack, parameters: dict[str, Any], device: str) -> Any:
-    """An estimator as it was before it was fitted; records, which no file holds, are those of the network."""
+    """An estimator in its unfitted state; records, which files do not hold, are those of the network."""
     records = {"activation": list(stack.activations), "loss": stack.loss}
     saved = {name: tuple(value) if isinstance(value, list) else value for name, value in parameters.items()}
     precision = None if parameters["precision"] is None else stack.backend.precision
@@ -110,7 +110,7 @@ def unfitted(cls: Any, stack: Stack, parameters: dict[str, Any], device: str) ->
 
 
 def attributes_of_shape(stack: Stack, feature_names: list[str]) -> dict[str, Any]:
-    """What every member knows of inputs, layers and outputs."""
+    """What every member knows about inputs, layers and outputs."""
     n_features, n_outputs = stack.layer_sizes[0], stack.layer_sizes[-1]
     if len(feature_names) not in (0, n_features):
         raise ValueError(f"{len(feature_names)} feature names for {n_features} inputs")
@@ -124,7 +124,7 @@ def attributes_of_shape(stack: Stack, feature_names: list[str]) -> dict[str, Any
 
 
 def class_attributes(cls: Any, stack: Stack, classes: dict[str, Any] | None) -> dict[str, Any]:
-    """What every member of a classifier knows of its classes; nothing for other estimators."""
+    """What every member of a classifier knows about its classes; empty for other estimators."""
     if (classes is not None) != issubclass(cls, ClassifierMixin):
         raise ValueError(f"{cls.__name__} with classes {classes}")
     if classes is None:

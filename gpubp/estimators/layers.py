@@ -1,4 +1,4 @@
-"""What the layers of a fitted estimator compute, and the private names by which code for scikit-learn asks for it."""
+"""The outputs of a fitted estimator's layers, and the private names under which code for scikit-learn asks for them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class HiddenFeaturesMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  #
 
 
 class LayersMixin(HiddenFeaturesMixin):
-    """Hidden activations and outputs; it belongs to `BaseMLP`."""
+    """Hidden activations and outputs; a mixin for `BaseMLP`."""
 
-    # What `BaseMLP` has.
+    # Provided by `BaseMLP`.
     coefs_: list[Any]
     intercepts_: list[Any]
     out_activation_: str
@@ -80,7 +80,7 @@ class LayersMixin(HiddenFeaturesMixin):
         return self._outputs(*self._checked_for(X, method))
 
     def _outputs(self, stack: Stack, inputs: Any) -> Any:
-        """a^L (m, n_L) by `out_activation_`, which may have been assigned."""
+        """a^L (m, n_L) through `out_activation_`, which users may have assigned."""
         output = numerics.output_activation_record(self.out_activation_)
         if output.name == stack.output_activation.name:
             return stack.outputs(inputs, on_device=arrays.is_on_gpu(inputs))[0]
@@ -128,7 +128,7 @@ class LayersMixin(HiddenFeaturesMixin):
         stack: Stack = self._network()
         backend = stack.backend
         inputs = network_inputs(X, backend.precision)
-        *hidden, output = stack.caches(len(y))  # of which only the output layer's has δ in the memory of a
+        *hidden, output = stack.caches(len(y))  # only in the output layer's does δ share memory with a
         caches = [replace(cache, delta=backend.empty(cache.a.shape, backend.storage)) for cache in hidden] + [output]
         batch = Batch(
             X=backend.from_host(inputs[np.arange(len(y))], backend.storage)[None],
@@ -161,7 +161,7 @@ class LayersMixin(HiddenFeaturesMixin):
         return loss, np.hstack([grad.ravel() for grad in (*coef_grads, *intercept_grads)])
 
     def _unpack(self, packed_parameters: NDArray[Any]) -> None:
-        """Make weights and biases, one after the other in an array, `coefs_` and `intercepts_`."""
+        """Set `coefs_` and `intercepts_` from weights and biases packed in one array."""
         pieces = np.split(packed_parameters, np.cumsum([a.size for a in (*self.coefs_, *self.intercepts_)])[:-1])
         shaped = [a.reshape(old.shape) for a, old in zip(pieces, (*self.coefs_, *self.intercepts_), strict=True)]
         self.coefs_, self.intercepts_ = shaped[: len(self.coefs_)], shaped[len(self.coefs_) :]

@@ -1,4 +1,4 @@
-"""What estimators say where scikit-learn says it too: its warnings, by its module, and its errors, by its class."""
+"""Messages that scikit-learn's estimators give too: warnings under its module, and errors of its class."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from gpubp.errors import UsageError
 from gpubp.estimators.sklearn_private import InvalidParameterError
 
 SKLEARN_MODULE = "sklearn.neural_network._multilayer_perceptron"
-_PASSED_OVER = {"gpubp", "sklearn", "joblib", "contextlib"}  # packages whose frames are not the caller's
+_PASSED_OVER = {"gpubp", "sklearn", "joblib", "contextlib"}  # packages whose stack frames are not the caller's
 
 
 class InvalidNameError(UsageError, InvalidParameterError):  # type: ignore[misc]
-    """A parameter's value that no registry knows: gpubp's error and scikit-learn's in one."""
+    """A parameter value that is in no registry: both gpubp's error and scikit-learn's."""
 
 
 @contextmanager
 def invalid_names() -> Iterator[None]:
-    """Raise what gpubp refuses as an error that scikit-learn's users catch too."""
+    """Raise gpubp's refusals as an error that code for scikit-learn also catches."""
     try:
         yield
     except UsageError as error:
@@ -47,7 +47,7 @@ def warn(message: str, category: type[Warning] = UserWarning, module: str | None
     message : str
     category : type
     module : str or None
-        The module that filters go by; None means the caller's. Warnings that scikit-learn's estimators give too have
+        The module that filters match; None means the caller's. Warnings that scikit-learn's estimators also give use
         `SKLEARN_MODULE`, so that ``filterwarnings("ignore", module="sklearn")`` silences both.
     """
     frame = sys._getframe(1)

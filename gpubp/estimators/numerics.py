@@ -1,6 +1,6 @@
-"""scikit-learn's conventions where they are not gpubp's, said in the engine's own records.
+"""scikit-learn's conventions where they differ from gpubp's, expressed as the engine's own records.
 
-Only what differs stands here; L2 that is divided by a batch's weight is `OptimizerState.l2_by_batch`.
+Only the differences are here; `OptimizerState.l2_by_batch` is the L2 penalty divided by a batch's weight.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ ACTIVATION_NAMES = {"logistic": "sigmoid", "exp": "exponential"}
 
 
 def activation_record(spec: str | Activation) -> Activation:
-    """The record that scikit-learn's name, gpubp's name or a record means."""
+    """The record for scikit-learn's name, gpubp's name or a record."""
     return get_activation(ACTIVATION_NAMES.get(spec, spec) if isinstance(spec, str) else spec)
 
 
 def output_activation_record(name: str) -> Activation | Softmax:
-    """The record that scikit-learn's or gpubp's name of an output activation means."""
+    """The record for scikit-learn's or gpubp's name of an output activation."""
     return get_output_activation(ACTIVATION_NAMES.get(name, name))
 
 
 def sklearn_name(activation: str) -> str:
-    """scikit-learn's name of an activation, gpubp's where it has none."""
+    """scikit-learn's name of an activation, or gpubp's if it has none."""
     return {gpubp: sklearn for sklearn, gpubp in ACTIVATION_NAMES.items()}.get(activation, activation)
 
 
@@ -43,7 +43,7 @@ def draw_layer(
     """Weights (fan_in, fan_out) and biases (fan_out,) of a new layer.
 
     For ``"auto"`` both are uniform within √(6 / (fan_in + fan_out)), √(2 / …) for the logistic function, after Glorot
-    and Bengio, 2010; else an initializer draws them from a seed that `rng` gives.
+    and Bengio, 2010; otherwise an initializer draws them with a seed from `rng`.
     """
     if init != "auto":
         initializer, seed = get_initializer(init, "auto"), int(rng.randint(np.iinfo(np.int32).max))
@@ -152,7 +152,7 @@ def summing() -> Optimizer:
 
 @cache
 def squared_error(n_outputs: int) -> Loss:
-    """C = ½ (1/n) Σⱼ (zⱼ − yⱼ)², a mean over the outputs, but ∂C/∂z = z − y, as of their sum."""
+    """C = ½ (1/n) Σⱼ (zⱼ − yⱼ)², a mean over the outputs, but ∂C/∂z = z − y, as for their sum."""
     loss = half_squared_error()
     if n_outputs == 1:
         return loss

@@ -1,4 +1,4 @@
-"""MLPRegressor: values on one side, what the losses take on the other."""
+"""MLPRegressor: converts between values and what the losses take."""
 
 from __future__ import annotations
 
@@ -40,34 +40,34 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         ``"identity"``, ``"logistic"``, ``"tanh"``, ``"relu"``, any other name that gpubp knows
         (``"gelu"``, ``"leaky_relu(0.2)"``, …), or a record.
     solver : str
-        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, which are scikit-learn's, or another optimizer that gpubp knows:
+        ``"adam"``, ``"sgd"`` or ``"lbfgs"``, as in scikit-learn, or another optimizer that gpubp knows:
         ``"adamw"``, which is Adam with decoupled weight decay, ``"rmsprop"``, ``"adagrad"``, …
     alpha : float
         The loss of a batch gains ½ alpha Σ W² divided by the batch's weight.
     batch_size : int or "auto"
         ``"auto"`` is ``min(200, n_samples)``. L-BFGS takes all rows at once.
     learning_rate : str, Schedule or callable
-        ``"constant"``, ``"invscaling"`` and ``"adaptive"`` are scikit-learn's and concern solver ``"sgd"`` alone.
-        gpubp's schedules concern every stochastic solver: ``"cosine"``, ``"warmup(cosine, 0.1)"``, …, a
-        record, or a function of a `gpubp.schedules.Progress`; a training is `max_iter` epochs long.
+        ``"constant"``, ``"invscaling"`` and ``"adaptive"`` are scikit-learn's and affect only solver ``"sgd"``. gpubp's
+        schedules work with every stochastic solver: ``"cosine"``, ``"warmup(cosine, 0.1)"``, …, a record, or a function
+        of a `gpubp.schedules.Progress`; a training is `max_iter` epochs long.
     learning_rate_init : float
     power_t : float
         Exponent of ``"invscaling"``: the rate is ``learning_rate_init / (t_ + 1) ** power_t``.
     max_iter : int
-        At most so many epochs, or iterations of L-BFGS.
+        At most this many epochs, or iterations of L-BFGS.
     shuffle : bool
         Draw a new order every epoch.
     random_state : int, RandomState or None
-        Where the first weights, the split for early stopping, the orders and the dropout come from.
+        The source of the initial weights, the split for early stopping, the orders and the dropout.
     tol : float
         What counts as an improvement of the loss or of the validation score.
     verbose : bool
         Print the loss of every epoch.
     warm_start : bool
-        Go on from the weights of the last fit, with a new solver.
+        Start from the weights of the last fit, with a new solver.
     keep_moments : bool
-        With `warm_start`, the new solver takes over the moments of the last one too (Adam's averages, the velocity of
-        ``"sgd"``), so that training in two calls is training in one.
+        With `warm_start`, the new solver also takes over the moments of the last one (Adam's averages, the velocity of
+        ``"sgd"``), so that training in two calls equals training in one.
     momentum : float
         For solver ``"sgd"``.
     nesterovs_momentum : bool
@@ -75,58 +75,59 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
         Set `validation_fraction` of the rows aside and stop when their score no longer improves; the weights of
         the best score are kept.
     early_stopping_metric : str, callable or None
-        The name of a scorer, ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, by which early stopping goes in place of
-        `score`; its estimator knows its predictions already, and its X has no columns. Where rows have weights, it
-        is given them as ``sample_weight``, if it takes that.
+        The name of a scorer, such as
+        ``"roc_auc"``, or a scorer ``scorer(est, X, y)``, which early stopping uses instead of `score`; the estimator
+        passed to it already knows its predictions, and X has no columns. If rows have weights, it receives them as
+        ``sample_weight``, provided it takes that.
     validation_fraction : float
     beta_1, beta_2, epsilon : float
         For ``"adam"`` and ``"adamw"``.
     n_iter_no_change : int
-        Stop after so many epochs without an improvement by `tol`.
+        Stop after this many epochs without an improvement by `tol`.
     max_fun : int
-        At most so many evaluations of the loss by L-BFGS.
+        At most this many evaluations of the loss by L-BFGS.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
     precision : str or None
         None keeps float32 input in float32 and computes in float64 otherwise. ``"float32"``, ``"float64"``;
         on a GPU also ``"tf32"``, ``"bfloat16"`` and ``"float16"``.
     dropout : float
-        Rate at which elements of hidden layers are dropped.
+        Probability with which each element of a hidden layer is dropped.
     weight_decay : float
         Decoupled: W loses learning rate · weight_decay · W at each step. 0 means 0.01 for ``"adamw"``.
     max_grad_norm : float or None
         A longer gradient is scaled down to this norm.
     init : str, Initializer, or (coefs, intercepts)
-        How the first weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``, …
-        are gpubp's; or two lists with the arrays of each layer.
+        How the initial weights are drawn: ``"auto"`` is scikit-learn's way, ``"he_normal"``, ``"orthogonal(1.4142)"``,
+        … are gpubp's; or two lists with the arrays of each layer.
     quantile : float, sequence of float, or None
-        With ``loss="quantile"``, which quantile of the target is predicted; None is the median. Several,
-        ``[0.1, 0.5, 0.9]``, are outputs of one network: `predict` gives a column for each. They are as they were
-        learned, which may be a little out of order where data are scarce (``np.sort(…, axis=1)`` mends that), and
-        `score` and early stopping go by their mean D² of the pinball loss in place of R².
+        With ``loss="quantile"``, the quantile of the target to predict; None is the median. Several, such as
+        ``[0.1, 0.5, 0.9]``, are outputs of one network: `predict` gives a column for each. They are returned as
+        learned, which may be slightly out of order where data are scarce (``np.sort(…, axis=1)`` fixes that); `score`
+        and early stopping use the mean D² of their pinball losses instead of R².
 
     Attributes
     ----------
     loss_ : float
         The loss of the last epoch.
     best_loss_ : float or None
-        The least of `loss_curve_`; None with early stopping.
+        The lowest of `loss_curve_`; None with early stopping.
     loss_curve_ : list of float
-        The loss of every epoch, with its penalty, while the weights moved.
+        The loss of every epoch, with its penalty, while the weights changed.
     validation_loss_curve_ : list of float
-        The loss on ``validation_data``, or on the rows that early stopping sets aside, without the penalty, after
-        every epoch; there if there are such rows.
+        The loss on ``validation_data``, or on the rows that early stopping sets aside, without the penalty, after every
+        epoch; exists only if there are such rows.
     validation_scores_ : list of float or None
     best_validation_score_ : float or None
         With early stopping.
     t_ : int
-        Samples trained on, over all calls.
+        Samples trained on in all calls together.
     coefs_, intercepts_ : list of arrays
-        Weights (n_in, n_out) and biases (n_out,) of each layer. They may be assigned to: whatever they hold is
-        what is trained further and predicted with.
+        Weights (n_in, n_out) and biases (n_out,) of each layer. They may be assigned to: further training and
+        predictions use whatever they hold.
     n_features_in_, n_iter_, n_layers_, n_outputs_ : int
     feature_names_in_ : ndarray of str
-        Where X has column names.
+        If X has column names.
     out_activation_ : str
 
     Examples
@@ -251,7 +252,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The coefficient of determination R² of the predictions, averaged over outputs.
 
-        Where these are several quantiles, the mean D² of their pinball losses, ``sklearn.metrics.d2_pinball_score``.
+        For several quantiles, the mean D² of their pinball losses, ``sklearn.metrics.d2_pinball_score``.
 
         Parameters
         ----------

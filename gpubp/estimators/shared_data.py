@@ -1,4 +1,4 @@
-"""A data set that several estimators are fitted on: checked once, held once."""
+"""A data set shared by several estimators: checked once, held once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SharedData:
     Parameters
     ----------
     est : BaseMLP
-        One of those that are to be fitted: how it checks data is how all of them do.
+        One of the estimators to be fitted; all check data as it does.
     X, y : as `fit` takes them
     """
 
@@ -31,16 +31,16 @@ class SharedData:
         template = clone(est)
         self.destination = arrays.destination_of(X)
         self.X, y = template._check_data(X, y, reset=True)
-        self.y = template._check_targets(y, incremental=False)  # in one column, where it has one
+        self.y = template._check_targets(y, incremental=False)  # a single column is flattened
         self.input_attributes = {name: value for name, value in vars(template).items() if name.endswith("in_")}
-        # What estimators have in common is made once, by the identity or the value of what it depends on.
+        # What estimators share is made once, keyed by the identity or the value of what it depends on.
         self._row_weights: dict[int, NDArray[np.float64] | None] = {}
         self._targets_of_rows: dict[int, tuple[Any, Any, dict[str, Any]]] = {}
         self._network_inputs: dict[str, Any] = {}
         self._encoded_targets: dict[Hashable, Any] = {}
 
     def begin_fit(self, est: BaseMLP, rows: NDArray[np.int64] | None, sample_weight: Any) -> StochasticFit:
-        """Draw an estimator's weights, as `fit` would on these rows alone, and be ready to train it."""
+        """Draw an estimator's weights, as `fit` would on these rows alone, and prepare to train it."""
         est._validate_params()
         rows, y = self._learn_targets(est, rows)
         weight = self._weight_of(est, y, rows, sample_weight)
@@ -58,7 +58,7 @@ class SharedData:
         return est._stochastic_fit(train, validation=None, callbacks=no_callbacks, incremental=False)
 
     def _learn_targets(self, est: BaseMLP, rows: NDArray[np.int64] | None) -> tuple[NDArray[np.int64], Any]:
-        """Rows and their targets, with what an estimator learns of these: the same for all that have these rows."""
+        """Rows and their targets, and what an estimator learns from these: shared by all estimators with these rows."""
         est.__dict__.update(self.input_attributes)
         key = id(rows)
         if key not in self._targets_of_rows:
@@ -74,7 +74,7 @@ class SharedData:
     def _weight_of(
         self, est: BaseMLP, y: Any, rows: NDArray[np.int64], sample_weight: Any
     ) -> NDArray[np.float64] | None:
-        """A weight for each row of the data set: the sample's, times that of its class among these rows."""
+        """A weight for each row of the data set: the sample's weight times that of its class among these rows."""
         key = id(sample_weight)
         if key not in self._row_weights:
             self._row_weights[key] = BaseMLP._sample_weights(est, self.X, self.y, sample_weight, False)

@@ -1,4 +1,4 @@
-"""Estimators fitted together: a stack for all whose networks have the same shape."""
+"""Estimators fitted together: networks of the same shape form a stack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gpubp.estimators.solvers.stochastic import StochasticFit
 from gpubp.stack import Stack
 from gpubp.training.packing import bytes_of_one, groups, memory_for_stacks, portions
 
-# of a StochasticFit, from a worker
+# of a StochasticFit that comes from a worker
 _RESULTS = ("ended", "error", "first_theta", "best_theta", "last_theta", "monitored_curve", "order", "solver")
 Progress = Callable[[int], None]
 
@@ -35,15 +35,15 @@ class FitTask:
     Attributes
     ----------
     est : MLPClassifier or MLPRegressor
-        Not fitted; fitted in place.
+        Unfitted; it is fitted in place.
     X, y, sample_weight : as `fit` takes them
         Tasks that share a data set hold the same objects; it is checked and held once.
     rows : (n,) int array or None
         The rows to train on; None for all.
     within : context manager or None
-        Entered while it is fitted, which is done by itself then.
+        Entered while the estimator is fitted, which is then done separately.
     done : bool
-        Whether it is fitted, or cannot be.
+        Whether the estimator is fitted, or cannot be.
     error : Exception or None
         Why it could not be fitted.
     seconds : float
@@ -61,7 +61,7 @@ class FitTask:
     seconds: float = 0.0
 
     def fail(self, error: Exception) -> None:
-        """It cannot be fitted."""
+        """Record that the estimator cannot be fitted."""
         self.error, self.done = error, True
 
 
@@ -78,19 +78,19 @@ def fit_together(
 class StackedFits:
     """Estimators that are trained together, and may be trained further.
 
-    Those whose networks have the same shape are a stack, or several where one would not fit in memory or there are
-    workers to share it; each is a joblib task. Results do not depend on that. Estimators that no stack can train,
-    as those of solver "lbfgs", are fitted one by one.
+    Networks of the same shape form a stack, or several if one would not fit in memory or workers share the work; each
+    stack is a joblib task. Results do not depend on that. Estimators that no stack can train, such as those with solver
+    "lbfgs", are fitted one by one.
 
     Parameters
     ----------
     tasks : sequence of FitTask
     n_jobs : int or None
-        As joblib has it.
+        As in joblib.
     verbose : int
         1 prints the plan.
     progress : callable, optional
-        Told how many networks have had one epoch more.
+        Called with the number of networks that have trained one more epoch.
     """
 
     def __init__(
@@ -120,13 +120,13 @@ class StackedFits:
                 task.fail(error)
 
     def keep_only(self, tasks: Sequence[FitTask]) -> None:
-        """Train these alone from now on."""
+        """Train only these from now on."""
         stay = {id(task) for task in tasks}
         self.one_by_one = [task for task in self.one_by_one if id(task) in stay]
         self.fits = [(task, fit) for task, fit in self.fits if id(task) in stay]
 
     def train(self, until: float = np.inf) -> None:
-        """Train until each has ended, or has had so many epochs."""
+        """Train until each has ended, or has had `until` epochs."""
         for task in self.one_by_one:
             if not task.done:
                 _fit_by_itself(task)
@@ -136,7 +136,7 @@ class StackedFits:
         stacks = self._pack(unfinished)
         for stack, (trained, seconds) in zip(stacks, self._train_stacks(stacks, until), strict=True):
             in_a_worker = trained[0] is not stack[0][1]
-            if self.progress is not None and in_a_worker:  # which could not tell it
+            if self.progress is not None and in_a_worker:  # a worker could not report it
                 self.progress(sum(fit.est.n_iter_ for fit in trained) - sum(fit.est.n_iter_ for _, fit in stack))
             for (task, fit), result in zip(stack, trained, strict=True):
                 if in_a_worker:
@@ -146,7 +146,7 @@ class StackedFits:
                 task.seconds += seconds / len(stack)
 
     def _pack(self, unfinished: Sequence[TaskFit]) -> list[list[TaskFit]]:
-        """The stacks in which they are trained, with equally many rows side by side."""
+        """The stacks in which they are trained, with those of equally many rows next to each other."""
         stacks: list[list[TaskFit]] = []
         of_one_shape = groups(unfinished, lambda pair: _stack_key(pair[1]))
         workers = effective_n_jobs(self.n_jobs)
@@ -154,7 +154,7 @@ class StackedFits:
             group.sort(key=lambda pair: -pair[1].m)
             try:
                 stacks += self._cut_to_memory(group, -(-workers // len(of_one_shape)))
-            except Exception as error:  # there is no such network here
+            except Exception as error:  # there is no such network on this machine
                 for task, fit in group:
                     task.fail(error)
                     fit.ended = True
@@ -175,18 +175,18 @@ class StackedFits:
         return stacks
 
     def _train_stacks(self, stacks: Sequence[Sequence[TaskFit]], until: float) -> Any:
-        """What `_train_stack` gives for each stack, as it becomes known where joblib's backend can tell so soon."""
+        """The results of `_train_stack` for each stack, as they become available if joblib's backend supports that."""
         of_each = [[fit for _, fit in stack] for stack in stacks]
         if effective_n_jobs(self.n_jobs) == 1:
             return (_train_stack(fits, until, self.progress) for fits in of_each)
         backend, _ = get_active_backend()
-        as_they_come = getattr(backend, "supports_return_generator", False)  # not Ray's, nor multiprocessing's
+        as_they_come = getattr(backend, "supports_return_generator", False)  # not with Ray or multiprocessing
         parallel = Parallel(n_jobs=self.n_jobs, return_as="generator" if as_they_come else "list")
         return parallel(delayed(_train_stack)(fits, until, None) for fits in of_each)
 
 
 def _checked_once(task: FitTask) -> SharedData | Exception:
-    """The data that tasks share, or why none of them can be fitted on these."""
+    """The data that tasks share, or why none of them can be fitted on it."""
     try:
         return SharedData(task.est, task.X, task.y)
     except Exception as error:
@@ -196,7 +196,7 @@ def _checked_once(task: FitTask) -> SharedData | Exception:
 def _train_stack(
     fits: Sequence[StochasticFit], until: float, progress: Progress | None
 ) -> tuple[Sequence[StochasticFit], float]:
-    """Train a stack; the fits with what came of them, and the seconds that it took."""
+    """Train a stack; returns the fits with their outcomes, and the seconds it took."""
     start = time.perf_counter()
     try:
         stack = _stack_of(fits)
@@ -231,7 +231,7 @@ def _stack_key(fit: StochasticFit) -> Hashable:
 
 
 def _stackable(task: FitTask) -> bool:
-    """Whether a stack can train it: by a stochastic solver, with nobody who wants to be called back."""
+    """Whether a stack can train it: it needs a stochastic solver and no callbacks."""
     est = task.est
     if task.within is not None or has_its_own_fit(est):
         return False
@@ -239,7 +239,7 @@ def _stackable(task: FitTask) -> bool:
 
 
 def has_its_own_fit(est: Any) -> bool:
-    """Whether a subclass fits in a way of its own, of which a stack knows nothing."""
+    """Whether a subclass overrides fitting, which a stack would bypass."""
     own = any(getattr(type(est), name) is not getattr(BaseMLP, name) for name in ("fit", "_fit", "_fit_stochastic"))
     if own:
         say_once(f"{type(est).__name__} has a fit of its own: its networks are fitted one by one, by that")
@@ -249,7 +249,7 @@ def has_its_own_fit(est: Any) -> bool:
 def _fit_by_itself(task: FitTask) -> None:
     start = time.perf_counter()
     arguments = {"X": task.X, "y": task.y}
-    if task.sample_weight is not None:  # which the fit of a subclass need not take
+    if task.sample_weight is not None:  # a subclass's fit may not take it
         arguments["sample_weight"] = task.sample_weight
     try:
         if task.rows is not None:

@@ -1,4 +1,4 @@
-"""Scorers of scikit-learn's on what a network predicts in the middle of its training."""
+"""scikit-learn's scorers on predictions of a network during its training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpubp.estimators.sklearn_private import scorer_takes_weights
 
 
 class PredictedRows(BaseEstimator):  # type: ignore[misc]
-    """A fitted estimator whose predictions for some rows are known; a scorer may ask it as any other.
+    """A fitted estimator whose predictions for some rows are known; a scorer may use it like any other.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ class PredictedRows(BaseEstimator):  # type: ignore[misc]
 
 
 def score(metric: Any, est: Any, outputs: NDArray[Any], y: Any, sample_weight: Any) -> float:
-    """The score of outputs a^L (n, n_L) for true y, by a scorer or its name; weighted where the scorer can weight."""
+    """The score of outputs a^L (n, n_L) for true y, by a scorer or its name; weighted if the scorer takes weights."""
     scorer = get_scorer(metric)
     weighted = sample_weight is not None and scorer_takes_weights(scorer)
     weight = {"sample_weight": sample_weight} if weighted else {}
-    without_columns = np.empty((len(outputs), 0))  # no scorer has to predict
+    without_columns = np.empty((len(outputs), 0))  # X itself is not needed to predict
     return float(scorer(PredictedRows(est, outputs), without_columns, y, **weight))

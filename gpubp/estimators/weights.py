@@ -15,15 +15,15 @@ from gpubp.network import MLP
 from gpubp.precision import PRECISIONS
 from gpubp.stack import Stack
 
-# what a copy or a pickle makes anew
+# rebuilt by a copy or after pickling
 _NOT_PICKLED = ("_stack", "_stack_key", "_weight_views", "_wide_stack", "_wide_stack_key")
 
 
 class WeightsMixin(ABC):
-    """An estimator's `coefs_` and `intercepts_`, which are what it is.
+    """An estimator's `coefs_` and `intercepts_`, which define it.
 
-    A network holds a copy on its device, filled from them whenever something is computed. Where both are in the
-    same memory they are views of it, and nothing is copied.
+    A network holds a copy on its device, filled from them whenever something is computed. If both are in the same
+    memory, they are views of the network's parameters, and nothing is copied.
     """
 
     activation: Any
@@ -36,11 +36,11 @@ class WeightsMixin(ABC):
 
     @abstractmethod
     def _loss_record(self, n_outputs: int) -> Loss:
-        """The loss that the parameter `loss` means, for so many outputs."""
+        """The loss that the parameter `loss` stands for, with `n_outputs` outputs."""
 
     @property
     def _loss_name(self) -> str | Loss:
-        """The loss, as `get_loss` or the estimator's own names have it."""
+        """The loss, as a name for `get_loss` or one of the estimator's own."""
         loss: str | Loss = self.loss
         return loss
 
@@ -50,12 +50,12 @@ class WeightsMixin(ABC):
 
     @property
     def _first_weights(self) -> Any:
-        """An attribute that tells in which library the weights are."""
+        """An attribute that shows which library's arrays the weights are."""
         return self.coefs_[0]
 
     @property
     def _own_precision(self) -> str:
-        """The parameter `precision`, or where it is None that of the weights."""
+        """The parameter `precision`, or if it is None, that of the weights."""
         return self.precision or ("float32" if self.coefs_[0].dtype == np.float32 else "float64")
 
     @property
@@ -65,7 +65,7 @@ class WeightsMixin(ABC):
         return (self.device, self._own_precision, activation, self._loss_name, self._layer_sizes)
 
     def _network(self) -> Stack:
-        """The network, where the parameters say, with the weights of coefs_ and intercepts_."""
+        """The network, on the device that the parameters name, with the weights of coefs_ and intercepts_."""
         weights = (*self.coefs_, *self.intercepts_)
         if self.__dict__.get("_stack_key") != self._network_key:
             self._stack = self._new_network(self._own_precision)
@@ -76,9 +76,9 @@ class WeightsMixin(ABC):
         return stack
 
     def _network_for(self, X: Any) -> Stack:
-        """The network that predicts for checked X: in float64 where X is, as arrays of two dtypes are multiplied.
+        """The network that predicts for checked X: in float64 if X is, as in a product of arrays of two dtypes.
 
-        Where the user named a precision, in that.
+        If the user named a precision, that one is used.
         """
         stack = self._network()
         if not self._is_wider(X):
@@ -89,7 +89,7 @@ class WeightsMixin(ABC):
         return self._wide_stack
 
     def _is_wider(self, X: Any) -> bool:
-        """Whether X and the weights have a wider type together than the weights have, and no precision was named."""
+        """Whether X and the weights have a wider common type than the weights, and no precision was named."""
         weights = np.dtype(PRECISIONS[self._own_precision].parameters)
         return self.precision is None and np.result_type(X.dtype, weights) != weights
 
@@ -108,7 +108,7 @@ class WeightsMixin(ABC):
         return network.stack
 
     def _write_weights_to(self, stack: Stack) -> None:
-        """Give a network of one shape with this one the weights of coefs_ and intercepts_."""
+        """Copy coefs_ and intercepts_ into a network of the same shape."""
         parameters = stack.parameters_of(0)
         weights = (*self.coefs_, *self.intercepts_)
         for view, values in zip((*parameters.weights, *parameters.biases), weights, strict=True):
@@ -122,7 +122,7 @@ class WeightsMixin(ABC):
         self._take_weights_from(stack, destination)
 
     def _take_weights_from(self, stack: Stack, destination: Destination) -> None:
-        """Set coefs_ and intercepts_ where X came from: to views of the network's parameters, or to copies."""
+        """Set coefs_ and intercepts_ in the memory X came from: to views of the network's parameters, or to copies."""
         weights, biases = map(list, stack.parameters_of(0))
         on_host = destination.xp is None and isinstance(stack.theta, np.ndarray)
         if is_on_gpu(stack.theta) if destination.gpu else on_host:
@@ -134,7 +134,7 @@ class WeightsMixin(ABC):
         self.coefs_, self.intercepts_ = weights, biases
 
     def _reconstruction_attributes(self) -> dict[str, Any]:
-        """A copy of what predictions depend on, as it is now."""
+        """A copy of the current state that predictions depend on."""
         stack = self._stack
         parameters = stack.parameters_of(0)
         return {
@@ -147,7 +147,7 @@ class WeightsMixin(ABC):
             self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the network, and on the host: what was trained on a GPU is opened anywhere."""
+        """Without the network, and on the host, so that an estimator trained on a GPU can be opened anywhere."""
         state: dict[str, Any] = {**super().__getstate__()}  # type: ignore[dict-item]
         for name in _NOT_PICKLED:
             state.pop(name, None)

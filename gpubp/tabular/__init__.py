@@ -1,1 +1,1 @@
-"""Tables: recipes for networks, presets that train them on folds and weigh them, and estimators for data frames."""
+"""Tables: recipes for networks, presets that train and weight them on folds, and estimators for data frames."""

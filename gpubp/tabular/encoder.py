@@ -1,4 +1,4 @@
-"""The encoding of tables as a transformer of scikit-learn's."""
+"""The encoding of tables as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from gpubp.tabular.frames import as_table
 class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Encode the columns of a data frame as `TabularClassifier` and ``gpubp train`` do.
 
-    Numbers are encoded as asked; categories are one-hot encoded, a category that did not occur in training as none;
-    missing numbers are replaced by the median, and a column marks where they were; dates become numbers and the parts
-    of a date that vary. Columns that can teach nothing are left out.
+    Numbers are encoded as `numbers` says; categories are one-hot encoded, with all zeros for a category that did not
+    occur in training; missing numbers are replaced by the median, and an extra column marks where they were; dates
+    become numbers and the parts of a date that vary. Columns without information are left out.
 
     Parameters
     ----------
@@ -32,19 +32,19 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ``"standard"``, ``"robust"``, ``"quantile"``, ``"piecewise"``, ``"steps"``, ``"fourier"``, or several of these
         with ``+`` between them: ``"robust+piecewise(32)"``.
     dtype : dtype
-        Of what `transform` returns.
+        The type that `transform` returns.
     random_state : int
-        Of what `fourier` draws.
+        Seed of the numbers that ``fourier`` draws.
 
     Attributes
     ----------
     n_features_in_ : int
     feature_names_in_ : (n_features_in_,) array of str
-        Where X had names.
+        If X had names.
     preprocessing_ : dict
-        What was fitted, plain JSON.
+        The fitted encoding, as plain JSON.
     notes_ : list of str
-        What was left out, or read in a way that you may want to know.
+        What was left out, or read in a way that you may want to know about.
 
     Examples
     --------
@@ -69,7 +69,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
         y : (m,) or (m, n) array, optional
-            What the bins of ``piecewise`` and ``steps`` are to tell apart; without it they lie between quantiles.
+            The target that the bins of ``piecewise`` and ``steps`` should separate; without it, their edges are
+            quantiles.
 
         Returns
         -------
@@ -98,7 +99,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         DataError
-            If a column is missing, or a value is no number where all were in `fit`.
+            If a column is missing, or a value is not a number in a column that held only numbers in `fit`.
         """
         check_is_fitted(self, "preprocessing_")
         data = as_trained(self.preprocessing_, as_table(X, self.preprocessing_), with_target=False)
@@ -111,7 +112,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         (n_inputs,) array of str
-            ``number_0``, … of the encoded numbers; ``NAME_missing``; ``NAME_CATEGORY``.
+            ``number_0``, … for the encoded numbers; ``NAME_missing``; ``NAME_CATEGORY``.
         """
         check_is_fitted(self, "preprocessing_")
         encoding = self.preprocessing_["features"]
@@ -135,7 +136,7 @@ def _float_type(dtype: Any) -> np.dtype[Any]:
 
 
 def _as_target(y: Any) -> encodings.Target:
-    """What bins are to tell apart: classes, but for numbers that have decimals."""
+    """The target that bins should separate: classes, unless y has numbers with decimals."""
     values = np.asarray(y)
     if type_of_target(values).startswith("continuous"):
         return encodings.Target(_standardized(values), classes=False)
@@ -143,7 +144,7 @@ def _as_target(y: Any) -> encodings.Target:
 
 
 def _standardized(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Columns of mean 0 and deviation 1: to a tree, tiny values are all equal, and those far from 0 are rounding."""
+    """Columns of mean 0 and deviation 1: a tree takes tiny values for equal, and rounding swamps values far from 0."""
     from sklearn.preprocessing import StandardScaler
 
     columns = values.reshape(len(values), -1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Estimators for tables as they are: a preset behind scikit-learn's interface."""
+"""Estimators for unprepared tables: a preset behind scikit-learn's interface."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
     def permutation_importances(
         self, X: Any, y: Any, *, n_repeats: int = 5, random_state: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """How much worse `score` becomes when a column's cells change places among the rows.
+        """How much worse `score` becomes when a column is shuffled among the rows.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         dict of str to (float, float)
             Mean and standard deviation by column, the most important first.
         """
-        from sklearn.inspection import permutation_importance  # slow to import, which fits need not wait for
+        from sklearn.inspection import permutation_importance  # slow to import, and not needed by fits
 
         result = permutation_importance(self, X, y, n_repeats=n_repeats, random_state=random_state)
         names = [str(name) for name in getattr(X, "columns", range(self.n_features_in_))]
@@ -107,7 +107,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         Raises
         ------
         UsageError
-            For classes that are neither texts nor numbers, or if the file cannot be written.
+            For classes that are neither strings nor numbers, or if the file cannot be written.
         """
         check_is_fitted(self, "model_")
         parameters = {"class": type(self).__name__, "parameters": self._json_parameters()}
@@ -117,7 +117,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
-        """Read an estimator that `save` wrote; it predicts, and knows its parameters and recipes, not its rows.
+        """Read an estimator that `save` wrote; it can predict, and keeps its parameters and recipes, but not its rows.
 
         Raises
         ------
@@ -152,7 +152,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         return {}
 
     def _take_attributes(self, where: str, about: Mapping[str, Any]) -> None:
-        """Take what `_json_attributes` gave; `where` it stands is for messages."""
+        """Set the attributes that `_json_attributes` saved; `where` they are stored is for messages."""
 
     @abstractmethod
     def predict(self, X: Any) -> NDArray[Any]:
@@ -167,23 +167,23 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
 
 
 class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
-    """Classify rows of a table by networks that a preset makes, trains and weighs.
+    """Classify rows of a table with networks that a preset builds, trains and weights.
 
-    Data frames are taken as they are: numbers, texts, categories, truth values, dates, missing values.
+    Data frames need no preparation: columns may hold numbers, text, categories, booleans, dates and missing values.
 
     Parameters
     ----------
     preset : {"fast", "good", "best"}
-        One network; eight, each validated on the rows of its fold; or eight by each of several recipes.
+        One network; eight, each validated on the rows of its fold; or eight from each of several recipes.
     class_weight : dict or "balanced", optional
-        Multiplies the sample weights by one for each class.
+        Multiplies the sample weights by a weight for each class.
     time_limit : float, optional
-        Seconds for `fit`; where they are few, networks are trained for fewer epochs, and recipes left out.
+        Seconds for `fit`; if they are too few, networks are trained for fewer epochs, and recipes are left out.
     epochs : int, optional
-        Instead of the recipes' own.
+        Overrides the recipes' own number.
     random_state : int
     device, precision : str
-        As of `gpubp.MLP`.
+        As in `gpubp.MLP`.
     verbose : bool
         Whether to print what is trained, how long it may take, and what was left out.
 
@@ -192,16 +192,16 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
     classes_ : (n_classes,) array
     n_features_in_ : int
     feature_names_in_ : (n_features_in_,) array of str
-        Where X had names.
+        If X had names.
     oof_proba_ : (m, n_classes) array
-        Probabilities for the training rows by networks that were not trained on them, or, of ``"fast"``, before it was;
-        NaN for rows that no network was validated on.
+        Out-of-fold probabilities of the training rows, from networks that were not trained on them, or for ``"fast"``
+        from its network before it was; NaN for rows on which no network was validated.
     oof_score_ : float
-        The accuracy of these.
+        The accuracy of these probabilities.
     recipe_weights_ : dict of str to float
-        How much each recipe counts, by its out-of-fold predictions.
+        The weight of each recipe, chosen by out-of-fold predictions.
     notes_ : list of str
-        What was left out, or read in a way that you may want to know.
+        What was left out, or read in a way that you may want to know about.
 
     Examples
     --------
@@ -243,7 +243,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         ----------
         X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
         y : (m,) array
-            Classes: texts, numbers, truth values.
+            Classes: strings, numbers or booleans.
         sample_weight : (m,) array, optional
 
         Returns
@@ -254,7 +254,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         Raises
         ------
         DataError
-            If there is nothing to learn from X or y; the message says what is missing where.
+            If there is nothing to learn from X or y; the message says what is missing and where.
         UsageError
             For a parameter that does not fit, or a time limit that is too short.
         """
@@ -280,14 +280,14 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The most probable class (m,) of each row."""
-        outputs = self._outputs(X)  # first, as it refuses an estimator that is not fitted
+        outputs = self._outputs(X)  # first, because it refuses an unfitted estimator
         classes: NDArray[Any] = self.classes_[outputs.argmax(axis=1)]
         return classes
 
     def _json_parameters(self) -> dict[str, Any]:
         parameters = super()._json_parameters()
         if isinstance(self.class_weight, Mapping):
-            parameters["class_weight"] = None  # its keys need not be JSON's; predictions do not need them
+            parameters["class_weight"] = None  # its keys may not fit JSON, and predictions do not need them
         return parameters
 
     def _json_attributes(self, path: str | Path) -> dict[str, Any]:
@@ -303,24 +303,24 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
 
 
 class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
-    """Predict values for rows of a table by networks that a preset makes, trains and weighs.
+    """Predict values for rows of a table with networks that a preset builds, trains and weights.
 
-    Data frames are taken as they are: numbers, texts, categories, truth values, dates, missing values. Predictions lie
-    within the range of the training targets.
+    Data frames need no preparation: columns may hold numbers, text, categories, booleans, dates and missing values.
+    Predictions stay within the range of the training targets.
 
     Parameters
     ----------
     preset : {"fast", "good", "best"}
-        One network; eight, each validated on the rows of its fold; or eight by each of several recipes.
+        One network; eight, each validated on the rows of its fold; or eight from each of several recipes.
     loss : str
         A loss on values: ``"half_squared_error"``, ``"huber"``, ``"quantile(0.9)"``, ``"poisson"``, ….
     time_limit : float, optional
-        Seconds for `fit`; where they are few, networks are trained for fewer epochs, and recipes left out.
+        Seconds for `fit`; if they are too few, networks are trained for fewer epochs, and recipes are left out.
     epochs : int, optional
-        Instead of the recipes' own.
+        Overrides the recipes' own number.
     random_state : int
     device, precision : str
-        As of `gpubp.MLP`.
+        As in `gpubp.MLP`.
     verbose : bool
         Whether to print what is trained, how long it may take, and what was left out.
 
@@ -328,16 +328,16 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     ----------
     n_features_in_ : int
     feature_names_in_ : (n_features_in_,) array of str
-        Where X had names.
+        If X had names.
     oof_prediction_ : (m,) or (m, n_outputs) array
-        For the training rows, by networks that were not trained on them, or, of ``"fast"``, before it was; NaN for rows
-        that no network was validated on.
+        Out-of-fold predictions for the training rows, from networks that were not trained on them, or for ``"fast"``
+        from its network before it was; NaN for rows on which no network was validated.
     oof_score_ : float
-        R2 of these.
+        R² of these predictions.
     recipe_weights_ : dict of str to float
-        How much each recipe counts, by its out-of-fold predictions.
+        The weight of each recipe, chosen by out-of-fold predictions.
     notes_ : list of str
-        What was left out, or read in a way that you may want to know.
+        What was left out, or read in a way that you may want to know about.
 
     Examples
     --------
@@ -388,7 +388,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         Raises
         ------
         DataError
-            If there is nothing to learn from X or y; the message says what is missing where.
+            If there is nothing to learn from X or y; the message says what is missing and where.
         UsageError
             For a parameter that does not fit, or a time limit that is too short.
         """
@@ -418,7 +418,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
 
 
 def _column_of_targets(y: Any) -> NDArray[Any]:
-    """y as an array, (m,) where it is a single column; raise where one is missing."""
+    """y as an array, (m,) if it is a single column; raise if a target is missing."""
     array = np.asarray(y)
     if not array.ndim:
         raise DataError(f"y is {y!r}; give a target for each row")

@@ -1,4 +1,4 @@
-"""The training rows of a table in folds, with what each recipe makes of them."""
+"""The training rows of a table in folds, as each recipe encodes them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gpubp.errors import DataError
 from gpubp.losses import Loss
 from gpubp.training import packing
 
-MOST_INPUTS = 8192  # where bins and waves would make more, numbers are just scaled
-MOST_BYTES = 2**31  # of inputs that each fold encodes in its own way; where they are more, all share one encoding
-PART_OF_MEMORY = 4  # and of the memory that is free, at most one in so many bytes
-SCALINGS = ("standard", "robust", "quantile")  # encodings with an input a column
+MOST_INPUTS = 8192  # if bins and waves would make more, numbers are only scaled
+MOST_BYTES = 2**31  # of inputs, up to which each fold has its own encoding; beyond, all folds share one
+PART_OF_MEMORY = 4  # and at most this fraction (1/4) of the free memory
+SCALINGS = ("standard", "robust", "quantile")  # encodings with one input per column
 
 Split = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -35,7 +35,7 @@ class TrainingRows:
         With its target.
     rows : (m,) int
     target : dict
-        The encoding of the target, with mean and scale of all these rows.
+        The encoding of the target, with mean and scale over all these rows.
     loss : Loss
     outputs : Outputs
         What the outputs of the networks can be.
@@ -62,10 +62,10 @@ class TrainingRows:
 
 
 def split(table: TrainingRows, folds: int, validation: float, seed: int, say: Callable[[str], Any]) -> list[Split]:
-    """Draw the folds: of each, positions among the rows to train and to validate on.
+    """Draw the folds: for each, the positions of the rows to train and to validate on.
 
-    Every row is validated on in one of them; `folds` are fewer where there are fewer rows, or fewer of every class. 1
-    is a single split, of which `validation` is the second part.
+    Every row is validated on in one of them; there are fewer than `folds` if there are fewer rows, or fewer of every
+    class. 1 means a single split, with `validation` as the second part.
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
@@ -89,16 +89,16 @@ def split(table: TrainingRows, folds: int, validation: float, seed: int, say: Ca
             name = table.target["classes"][int(code)]
             say(f'class "{name}": {count} training row(s) for {folds} folds; not every network is validated on it')
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # said above, with its name
+        warnings.filterwarnings("ignore", "The least populated class")  # reported above, with the class's name
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, strata))
 
 
 def encode(
     table: TrainingRows, splits: list[Split], numbers: str, seed: int, dtype: Any, say: Callable[[str], Any]
 ) -> list[Fold]:
-    """Encode the rows for each fold by what is fitted on its own training rows, equally wide for all."""
+    """Encode the rows for each fold with an encoding fitted on its own training rows, equally wide for all folds."""
     silent = replace(table, data=replace(table.data, notes=[]))
-    least = len(table.data.columns) * len(numbers.split("+"))  # many trees would be grown to no avail
+    least = len(table.data.columns) * len(numbers.split("+"))  # avoids growing many trees in vain
     first = None if least > MOST_INPUTS else _preprocessing(silent, splits[0][0], numbers, seed)
     width = least if first is None else features.width(first["features"])
     if width > MOST_INPUTS and numbers not in SCALINGS:
@@ -118,7 +118,7 @@ def encode(
 
 
 def _preprocessing(table: TrainingRows, train: NDArray[np.int64], numbers: str, seed: int) -> dict[str, Any]:
-    """What is fitted on some of the rows, given by their positions."""
+    """The preprocessing fitted on some of the rows, given by their positions."""
     target, rows = dict(table.target), table.rows[train]
     targets.standardize(target, table.data, table.loss, rows, table.outputs)
     weight = None if table.weight is None else table.weight[train]

@@ -1,4 +1,4 @@
-"""What users of the estimators for tables pass as X and y, as a data set."""
+"""Turns the X and y passed to the estimators for tables into a data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_table(X: Any, trained: Mapping[str, Any] | None = None) -> RawData:
     X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
         Columns of pandas' type "category" are categories, whatever they hold; those of a matrix are called "0", "1", ….
     trained : mapping, optional
-        The preprocessing of a model, whose columns say how these are read.
+        The preprocessing of a model, whose columns determine how these are read.
     """
     if not is_frame(X) and hasattr(X, "to_pandas"):
         X = X.to_pandas()
@@ -46,7 +46,7 @@ def as_table(X: Any, trained: Mapping[str, Any] | None = None) -> RawData:
 
 
 def _column(values: NDArray[Any]) -> NDArray[Any]:
-    """Take a column as numbers, or as texts with None where a value is missing."""
+    """Read a column as numbers, or as strings with None where a value is missing."""
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
     missing = np.array([value is None or value != value for value in values.tolist()])

@@ -1,4 +1,4 @@
-"""What a preset leaves behind: stacks of networks with an encoding each, weighed, in one file."""
+"""The result of a preset: weighted stacks of networks, each with its encoding, in one file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gpubp.losses import Loss
 from gpubp.network import MLP, from_tensors
 from gpubp.tabular.selection import row_losses
 
-NUMBERS_PER_BLOCK = 2**22  # inputs of rows that are encoded and predicted at a time
-MARK = "tabular"  # the entry of a file's header that says that it holds such a model
+NUMBERS_PER_BLOCK = 2**22  # inputs encoded and predicted at a time
+MARK = "tabular"  # the entry in a file's header that marks such a model
 SCALING = {"mean": [float], "scale": [float]}
 METADATA = {
     MARK: [{"recipe": str, "weight": float, "encodings": [{}], "scalings": [{str: [float]}]}],
@@ -32,18 +32,18 @@ METADATA = {
 
 @dataclass(eq=False)
 class Member:
-    """A stack of networks by one recipe, and how rows are encoded for each.
+    """A stack of networks from one recipe, and how rows are encoded for each.
 
     Attributes
     ----------
     recipe : str
     net : MLP
     encodings : list of K dict
-        Of the features, for each network; inputs that are narrower than the stack's have zeros behind them.
+        The encodings of the features for each network; inputs narrower than the stack's are padded with zeros.
     scalings : list of K dict
-        ``mean`` and ``scale`` that each network's outputs are in; empty for classes and labels.
+        ``mean`` and ``scale`` of each network's outputs; empty for classes and labels.
     weight : float
-        How much the mean of its outputs counts.
+        The weight of the mean of its outputs.
     """
 
     recipe: str
@@ -71,14 +71,14 @@ class Member:
 
 @dataclass(eq=False)
 class TableRows:
-    """Rows of a table that are read as those were that a model was trained on.
+    """Rows of a table, read in the way a model's training rows were.
 
     Attributes
     ----------
     data : RawData
     index : (m,) int
     outputs : (m, n_L) float64 or None
-        What the model, or the part of it that was not trained on them, gives for them, once it is known.
+        The outputs for them, once known, of the model or the part of it that was not trained on them.
     """
 
     data: RawData
@@ -90,16 +90,16 @@ class TableRows:
 
 
 class TabularModel:
-    """Weighed stacks of networks that predict rows of a table.
+    """Weighted stacks of networks that predict rows of a table.
 
     Parameters
     ----------
     members : list of Member
     preprocessing : dict
-        As of a network that was trained on all rows: ``features`` with standardized numbers, which says what rows
-        lack or exceed; ``schema``; ``target``, whose scale the outputs have.
+        As for a network trained on all rows: ``features`` with standardized numbers, which tells what rows lack or
+        exceed; ``schema``; ``target``, whose scale the outputs have.
     about : dict
-        Plain JSON that travels in the file.
+        Plain JSON that is stored in the file.
     """
 
     def __init__(self, members: list[Member], preprocessing: dict[str, Any], about: dict[str, Any]) -> None:
@@ -107,12 +107,12 @@ class TabularModel:
 
     @property
     def loss(self) -> Loss:
-        """The record of the loss that the networks were trained by."""
+        """The record of the loss that the networks were trained with."""
         return self.members[0].net.loss
 
     @property
     def models(self) -> int:
-        """How many networks there are."""
+        """The number of networks."""
         return sum(member.net.models for member in self.members)
 
     @property
@@ -131,7 +131,7 @@ class TabularModel:
         return self.members[0].net.precision
 
     def encode(self, data: RawData, *, with_target: bool = True) -> tuple[TableRows, NDArray[Any] | None]:
-        """Read raw rows as those were that the networks were trained on; what they lack is added to their notes.
+        """Read raw rows in the way the training rows were; what they lack is added to their notes.
 
         Returns
         -------
@@ -145,13 +145,13 @@ class TabularModel:
         return rows, self.encoded_targets(rows) if with_target else None
 
     def encoded_targets(self, rows: TableRows) -> NDArray[Any] | None:
-        """Encode the targets of rows as outputs are compared with them; None where there are none."""
+        """Encode the targets of rows for comparison with outputs; None where there are none."""
         return targets.apply(self.preprocessing["target"], rows.data, rows.index, np.float64)
 
     def forward(self, rows: TableRows) -> NDArray[np.float64]:
-        """The weighed mean a^L (m, n_L) of all networks: probabilities, or values on the scale of the target."""
+        """The weighted mean a^L (m, n_L) of all networks: probabilities, or values on the scale of the target."""
         if rows.outputs is None:
-            rows.outputs = self._outputs(replace(rows.data, notes=[]), rows.index)  # folds' own notes are no news
+            rows.outputs = self._outputs(replace(rows.data, notes=[]), rows.index)  # discard notes of the single folds
         return rows.outputs
 
     def _outputs(self, data: RawData, index: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -227,7 +227,7 @@ class TabularModel:
 
 
 def _check_members(where: str, members: list[Member], saved: dict[str, Any]) -> None:
-    """Refuse members whose encodings and scalings are not those of their networks, or that no recipe is named of."""
+    """Refuse members whose encodings and scalings do not match their networks, or whose recipe has no name."""
     if not members:
         serialization.refuse_metadata(f"{where}: {MARK}", [], "networks")
     n_outputs = members[0].net.layer_sizes[-1]
@@ -249,7 +249,7 @@ def _check_members(where: str, members: list[Member], saved: dict[str, Any]) -> 
 
 
 def rescaled(outputs: NDArray[Any], scaling: dict[str, Any], target: features.Encoding) -> NDArray[np.float64]:
-    """Outputs of a network in the units of its own fold's targets, in those of `target`."""
+    """Convert outputs of a network from the units of its own fold's targets to those of `target`."""
     if not scaling:
         return np.asarray(outputs, np.float64)
     raw = outputs * np.array(scaling["scale"]) + scaling["mean"]
@@ -260,7 +260,7 @@ def rescaled(outputs: NDArray[Any], scaling: dict[str, Any], target: features.En
 
 
 def padded(X: Any, width: int) -> Any:
-    """X, or X with columns of zeros behind it, so that it is `width` wide."""
+    """X with columns of zeros appended to make it `width` wide."""
     if X.shape[1] == width:
         return X
     if not isinstance(X, np.ndarray):

@@ -26,14 +26,14 @@ from gpubp.tabular.model import TabularModel
 
 
 class Predictor:
-    """What was trained, with the encoding of raw rows that it was trained with; `gpubp.load` makes one.
+    """A trained model together with the encoding of raw rows it was trained with; `gpubp.load` makes one.
 
     Attributes
     ----------
     net : MLP or TabularModel
-        Which takes encoded rows.
+        The model, which takes encoded rows.
     notes : list of str
-        What the last rows held that no training row did.
+        What the last predicted rows held that no training row did.
     """
 
     def __init__(self, net: MLP | TabularModel) -> None:
@@ -49,8 +49,8 @@ class Predictor:
         Parameters
         ----------
         rows : pandas.DataFrame, path, dict of columns, sequence of dict, or array (m, inputs)
-            With the columns that the network was trained on, in any order. A dict of single values is one row. An
-            array is for a network that was trained on arrays, or, of type uint8, on pictures.
+            With the columns that the network was trained on, in any order. A dict of single values is one row. An array
+            is for a network that was trained on arrays or, if its type is uint8, on pictures.
 
         Returns
         -------
@@ -93,7 +93,7 @@ def load_network(path: str | Path, device: str | Backend = "auto") -> MLP | Tabu
     Raises
     ------
     DataError
-        If there is none, or what it says of raw rows does not fit together.
+        If there is none, or its description of raw rows is inconsistent.
     """
     file = model_file(path)
     if TabularModel.is_in(file):
@@ -113,7 +113,7 @@ def encode(net: MLP | TabularModel, data: RawData, *, with_target: bool = True) 
 
 
 def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
-    """Load what ``gpubp train`` wrote, to predict raw rows.
+    """Load a model that ``gpubp train`` wrote, to predict raw rows.
 
     Parameters
     ----------
@@ -124,13 +124,13 @@ def load(path: str | Path, device: str | Backend = "auto") -> Predictor:
     Returns
     -------
     Predictor
-        Its ``predict`` takes a data frame, a path, a dict of columns or an array; `Predictor.columns` has the
-        probabilities too.
+        Its ``predict`` takes a data frame, a path, a dict of columns or an array; `Predictor.columns` also gives
+        probabilities.
 
     Raises
     ------
     DataError
-        If there is no network, or it is a stack, or was saved without the encoding of raw rows.
+        If there is no network, if it is a stack, or if it was saved without the encoding of raw rows.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def _are_dicts(rows: Any) -> bool:
 
 
 def _array(rows: Any) -> RawData:
-    """Rows of numbers without names (m, inputs), as files of arrays hold them."""
+    """Rows of numbers without column names (m, inputs), as in files of arrays."""
     try:
         array = rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows)
     except ValueError as error:
@@ -181,7 +181,7 @@ def _array(rows: Any) -> RawData:
 
 
 def _columns(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns (m,) of numbers or of texts, with None where a value is missing."""
+    """Columns (m,) of numbers or strings, with None where a value is missing."""
     if isinstance(rows, Mapping):
         lists = {name: np.atleast_1d(np.asarray(values, object)).tolist() for name, values in rows.items()}
     else:

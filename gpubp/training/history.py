@@ -18,9 +18,9 @@ from gpubp.errors import UsageError
 if TYPE_CHECKING:
     from gpubp.diagnostics.health import Health
 
-WATCHED = ("watched_test_loss", "watched_test_metric")  # curves that nothing in a training looks at
+WATCHED = ("watched_test_loss", "watched_test_metric")  # curves on which nothing in a training depends
 CURVES = ("loss", "metric", "validation_loss", "validation_metric", *WATCHED, "learning_rate")
-MOST_NETWORKS = 8  # of a stack that are shown one by one
+MOST_NETWORKS = 8  # of a stack, up to which each is shown
 
 
 class History:
@@ -29,15 +29,15 @@ class History:
     Attributes
     ----------
     loss, metric : list
-        Weighted means over the epoch's batches while the weights move, with dropout: the price of one
-        pass over the data. `metric` is what `metric_name` says. The loss is without the l2 penalty.
+        Weighted means over the epoch's batches while the weights change, with dropout, from a single pass over the
+        data. `metric` is the one that `metric_name` names. The loss excludes the l2 penalty.
     validation_loss, validation_metric : list
         On the validation set after the epoch, without dropout; empty where there is none.
     watched_test_loss, watched_test_metric : list
-        With ``watch_test=(X, y)``, on these rows after the epoch, without dropout: only watched, no weights, epoch or
-        network is chosen by them. Empty without it.
+        With ``watch_test=(X, y)``, on these rows after the epoch, without dropout: they are only watched, and choose no
+        weights, epoch or network. Otherwise empty.
     learning_rate : list
-        That of the epoch's last step.
+        The rate of the epoch's last step.
     seconds : list of float
         From the start of the training to the end of the epoch.
     metric_name : str
@@ -47,11 +47,11 @@ class History:
     steps : int
         Training steps taken.
     overflows : int or (K,) array
-        Steps that precision "float16" skipped, as their gradients overflowed; its loss scale then halves.
+        Steps that precision "float16" skipped because their gradients overflowed; its loss scale then halves.
     stopped : str or list of str
         Why each network ended: "epochs", "patience", "update_tolerance", "callback", "diverged" or "interrupted".
     best_epoch : int, (K,) array or None
-        The epoch, counted from 0, of the least validation loss, with `patience` that of the weights kept.
+        The epoch, counted from 0, with the lowest validation loss; with `patience`, the one whose weights were kept.
     samples_per_second : float
         Rows trained on per second and network, validation included.
     health : Health or None
@@ -103,7 +103,7 @@ class History:
 
     @property
     def best_epoch(self) -> Any:
-        """The epoch of the least validation loss."""
+        """The epoch with the lowest validation loss."""
         best = self.best_epoch_by_network
         return best if best is None or self.models > 1 else int(best[0])
 
@@ -114,13 +114,13 @@ class History:
             getattr(self, name).append(float(values[0]) if self.models == 1 else values)
 
     def count_overflows(self, so_far: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Take over how many steps were skipped, (K,), 0 of networks that train no more; how many are new."""
+        """Record the steps skipped so far, (K,), 0 for networks that no longer train; returns how many are new."""
         before = self.overflows_by_network
         self.overflows_by_network = np.maximum(before, so_far)
         return self.overflows_by_network - before
 
     def watch_test(self, loss: NDArray[np.float64], metric: NDArray[np.float64]) -> None:
-        """Add (K,) loss and metric on watched test rows after the last epoch; NaN for epochs that were not watched."""
+        """Add (K,) loss and metric on watched test rows after the last epoch; NaN for unwatched epochs."""
         for name, values in zip(WATCHED, (loss, metric), strict=True):
             curve = getattr(self, name)
             unwatched = [np.full(self.models, np.nan)] * (self.epochs - 1 - len(curve))
@@ -146,13 +146,13 @@ class History:
         return f"History({self.epochs} epochs, {self.steps:,} steps: {figures}; stopped={self.stopped!r})"
 
     def _why_stopped(self) -> Any:
-        """Why each network ended, or of many, how many for which reason."""
+        """Why each network stopped; for many networks, how many for each reason."""
         if self.models <= MOST_NETWORKS:
             return self.stopped
         return {str(why): int(count) for why, count in zip(*np.unique(self.stopped, return_counts=True), strict=True)}
 
     def _repr_html_(self) -> str:
-        """In a notebook: a small picture of the losses where there is Matplotlib, what it came to, a small table."""
+        """In a notebook: a small picture of the losses if Matplotlib is installed, the outcome, a small table."""
         words = f"<p>{html.escape(repr(self))}</p>{self._html_table()}"
         try:
             axes = self.plot(plots.new_axes(figsize=(4.8, 2.7)))
@@ -163,7 +163,7 @@ class History:
         return f'<img src="data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()}">{words}'
 
     def _html_table(self) -> str:
-        """The curves at the first, the best and the last epoch; of a stack, of some networks at the last."""
+        """The curves at the first, the best and the last epoch; for a stack, of some networks at the last."""
         columns = {self._header(name): self.curve(name) for name in CURVES if getattr(self, name)}
         if not columns:
             return ""
@@ -182,11 +182,11 @@ class History:
         return f"<table><tr>{head}</tr>{body}</table>"
 
     def _header(self, name: str) -> str:
-        """What a curve is called in tables."""
+        """The name of a curve in tables."""
         return name.replace("metric", self.metric_name)
 
     def plot(self, axes: Any = None, what: str = "loss") -> Any:
-        """Draw the losses by epoch, or with ``what="metric"`` what goes with them; see `gpubp.plots.curves`."""
+        """Draw the losses by epoch, or with ``what="metric"`` their metric; see `gpubp.plots.curves`."""
         return plots.curves(self, axes, what)
 
     def to_dataframe(self) -> Any:
@@ -196,13 +196,13 @@ class History:
         return pd.read_csv(io.StringIO(self.to_csv()))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """All that stands in it of finished epochs as arrays, by name; `restore` takes them, those of health apart."""
+        """Everything recorded of finished epochs as arrays, by name; `restore` takes back all but those of health."""
         curves = {name: self.curve(name) for name in CURVES if getattr(self, name)}
         health = {} if self.health is None else self.health.tensors()
         return {**curves, **health, "seconds": np.array(self.seconds), "overflows": self.overflows_by_network.copy()}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take over what another history had as `tensors`, in place of what stands here."""
+        """Replace what is recorded here by the `tensors` of another history."""
         curves = [name for name in CURVES if name in tensors]
         for epoch, seconds in enumerate(tensors["seconds"].tolist()):
             self.append(seconds, **{name: tensors[name][epoch] for name in curves})

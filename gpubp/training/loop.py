@@ -1,4 +1,4 @@
-"""Training: what is asked for, checked and put together; `run.py` then goes from epoch to epoch."""
+"""Training: arguments are checked and put together here; `run.py` then goes from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def train(
 ) -> History:
     """Train a network, or a stack, in place.
 
-    What is marked (K,) may be one for all networks of a stack or one each. Each network of a stack is trained
+    Options marked (K,) take one value for all networks of a stack, or one for each. Each network of a stack is trained
     as it would be by itself.
 
     Parameters
@@ -90,83 +90,84 @@ def train(
     validation_data : (X, y) or (X, y, sample_weight), optional
         Evaluated after every epoch.
     batches : iterable of (X, y), data set of (x, y), or callable, optional
-        Instead of X and y, rows that need not fit into memory. What yields batches, or is called for it, is gone
-        through once, and its rows are kept in a scratch file; a data set with ``len()``, such as PyTorch's, is asked
-        for its rows in every epoch. Blocks of rows come in a seeded order, and as many as 64 MB hold are shuffled
-        together; all networks of a stack see one order.
+        Instead of X and y, rows that need not fit into memory. An iterable, or what the callable returns, is read once,
+        and its rows are kept in a scratch file; a data set with ``len()``, such as PyTorch's, is asked for its rows in
+        every epoch. Blocks of rows come in a seeded order, and as many as fit in 64 MB are shuffled together; all
+        networks of a stack see the same order.
     optimizer : str or Optimizer
     optimizer_options : dict, optional
         ``{"momentum": 0.95}``, ``{"beta2": 0.99}``, … (K,)
     learning_rate : float (K,)
         The base rate, multiplied by `schedule`'s factor at each step.
     schedule : str, Schedule, callable or None (K,)
-        ``"cosine"``, ``"warmup(cosine, 0.1)"``, …; None is constant. A list names one per network.
+        ``"cosine"``, ``"warmup(cosine, 0.1)"``, …; None is constant. A list holds one per network.
     l2 : float (K,)
         l2 · W is added to the gradient of weights, before clipping.
     weight_decay : float (K,) or None
         Decoupled: W loses learning_rate · weight_decay · W at each step. None is 0, for ``"adamw"`` 0.01.
     dropout : float (K,)
-        Rate at which elements of hidden layers are dropped.
+        Probability with which each element of a hidden layer is dropped.
     label_smoothing : float (K,)
         For classification losses.
     class_weight : dict or "balanced", optional
-        Multiplies the sample weights by one per class.
+        Multiplies the sample weights by a weight per class.
     max_grad_norm : float (K,) or None
-        The gradient over all parameters is scaled down to this norm where it is longer.
+        If the norm of the gradient over all parameters is larger, the gradient is scaled down to this norm.
     batch_size : int
-        1 is online, m or more full-batch. The last batch of an epoch may be smaller and counts by its rows.
+        1 is online, m or more is full-batch. The last batch of an epoch may be smaller and counts by its rows.
     accumulate : int
-        Parts that each batch is gone through in, of equal size: their gradients are added up for one update, which
-        takes the memory of a part. Up to rounding the result is that of whole batches; dropout draws other masks. A
-        batch that does not fit on the device is cut into parts without being asked to, which is said.
+        Equal parts in which each batch is processed: their gradients are added up for one update, which takes the
+        memory of one part. Up to rounding, the result is that of whole batches; dropout draws other masks. A batch that
+        does not fit on the device is cut into parts automatically, with a notice.
     recompute : bool
-        Keep the activations of about √L of L hidden layers, and run the others again in the backward pass: deep
+        Keep the activations of about √L of L hidden layers, and recompute the others in the backward pass: deep
         networks take less memory and about a third more time, and end with the same bits.
     epochs : int (K,)
     patience : int or None (K,)
-        Stop after so many epochs without a lower validation loss, and return to the best weights.
+        Stop after this many epochs without a lower validation loss, and return to the best weights.
     update_tolerance : float (K,) or None
         Stop when no weight or bias moved more than this in any step of an epoch.
     shuffle : bool
         Draw a new order every epoch.
     seed : int or sequence of K ints
-        Of the order: network k of a stack sees the order of a single network with seed ``seed + k``.
+        Seed of the order: network k of a stack sees the order of a single network with seed ``seed + k``.
     augment : callable, optional
-        ``augment(xp, X, epoch)`` before every epoch returns the rows that it trains on, (m, n_0), made of a copy of X
-        in the network's type on the device, by functions of `xp`: CuPy there, NumPy on a CPU. All networks of a stack
-        see the same ones. Draws that depend on `epoch` alone, as those of ``xp.random.default_rng([7, epoch])`` do,
-        are the same where a training goes on from a checkpoint. Validation and diagnostics see X as it is.
+        ``augment(xp, X, epoch)`` before every epoch returns the rows that it trains on, (m, n_0), made from a copy of X
+        in the network's type on the device, with functions of `xp`: CuPy on a GPU, NumPy on a CPU. All networks of a
+        stack see the same rows. Draws that depend on
+        `epoch` alone, such as those of ``xp.random.default_rng([7, epoch])``, are the same when a training resumes from
+        a checkpoint. Validation and diagnostics see X as it is.
     callbacks : sequence of callable
         ``callback(net, history)`` after every epoch; one that returns True ends the training.
     rows : sequence of K index arrays, optional
-        The rows of X that each network trains on: a fold, or a bootstrap sample, in which rows may repeat. Fastest
-        where networks with equally many rows are neighbours.
+        The rows of X that each network trains on: a fold, or a bootstrap sample, in which rows may repeat. This is
+        fastest if networks with equally many rows are next to each other.
     validation_rows : sequence of K index arrays, optional
         Instead of `validation_data`: the rows of X that each network is validated on.
     diagnostics : bool
-        Look at every layer of a single network before the training and after each epoch, on up to 256 training rows:
+        Examine every layer of a single network before training and after each epoch, on up to 256 training rows:
         ``history.health`` has norms, saturated and dead units, and ``history.health.verdicts(history)`` says what is
         wrong.
     watch_test : (X, y) or (X, y, sample_weight), optional
         Test rows that are only watched: ``history.watched_test_loss`` has their loss after every epoch, and nothing in
-        the training looks at it.
+        the training depends on it.
     verbose : int
-        1 shows how it goes: a bar on a terminal and in notebooks, else at most 20 lines.
+        1 shows progress: a bar on a terminal and in notebooks, else at most 20 lines.
     checkpoint : path, optional
-        A folder for checkpoints: the last two, and the one after the epoch of the least loss. With it, Ctrl-C and
+        A folder for checkpoints: the last two, and the one after the epoch with the lowest loss. With it, Ctrl-C and
         SIGTERM end the training between two steps, once a checkpoint is written.
     checkpoint_every : str or None
-        ``"500steps"``, ``"1epochs"`` or ``"10minutes"``; None for a checkpoint at an interrupt alone.
-        Another than the default needs `checkpoint` or `resume`.
+        ``"500steps"``, ``"1epochs"`` or ``"10minutes"``; with None, a checkpoint is written only at an interrupt.
+        Values other than the default need `checkpoint` or `resume`.
     resume : path, optional
-        A folder with checkpoints, of which the last one is taken, or one of them: the training goes on where it was
-        written, and ends with the bits of an unbroken run, if the machine and the versions are those it was begun
-        with. All other arguments are as they were. Checkpoints go on in that folder, unless `checkpoint` is given.
+        A folder with checkpoints, whose last one is used, or a single checkpoint: the training goes on from there, and
+        ends with the bits of an unbroken run if the machine and the versions are those it was started with. All other
+        arguments must be as they were. Further checkpoints go to that folder, unless `checkpoint` is given.
     communicator : mpi4py.MPI.Comm, optional
         The processes that train the network together, each of which calls this with the same arguments, such as
-        ``MPI.COMM_WORLD``: each goes through its equal part of every batch, on a GPU of its own or on its share of the
-        cores, and their gradients are added up for one update. All end with the same weights, up to rounding those of
-        one process. `callbacks` are called in each, as `augment` is; the first alone writes checkpoints.
+        ``MPI.COMM_WORLD``: each processes an equal part of every batch, on a GPU of its own or on its share of the
+        cores, and their gradients are added up for one update. All end with the same weights, which are up to rounding
+        those of one process. `callbacks` and `augment` are called in each; only the first writes checkpoints.
 
     Returns
     -------
@@ -175,16 +176,16 @@ def train(
     Raises
     ------
     DataError, UsageError
-        Before anything is trained, naming what does not fit; also where `resume` is of another training.
+        Before anything is trained, naming what does not fit; also if `resume` belongs to another training.
     CheckpointError
-        Where a checkpoint cannot be written. Those before it are intact, the weights so far are in `net`.
+        If a checkpoint cannot be written. Earlier ones are intact; the weights so far are in `net`.
     TrainingInterrupted
-        Where Ctrl-C or SIGTERM ended a training with checkpoints, in `net` likewise.
+        If Ctrl-C or SIGTERM ended a training with checkpoints. The weights so far are in `net`.
     RankError
-        Where another process failed, whose error it has.
+        If another process failed; the message has its error.
     DivergenceError
         At the end of the epoch in which the loss or the gradient stopped being finite. The last finite
-        weights are in `net`. In a stack the others go on; it is raised when none is left.
+        weights are in `net`. In a stack the other networks go on; the error is raised when none is left.
 
     Examples
     --------
@@ -288,7 +289,7 @@ def _checked_options_of(
 
 
 def _check_together(options: Mapping[str, Any], validation: Samples | None, stack: Stack) -> None:
-    """Refuse options that lack what they work on."""
+    """Refuse options whose prerequisites are missing."""
     if options["patience"] is not None and validation is None:
         raise UsageError("patience needs validation_data to watch; give (X, y), or leave patience out")
     if options["label_smoothing"].any() and not stack.loss.classification:

@@ -1,4 +1,4 @@
-"""Deep ensembles: many networks of one shape, trained and asked together."""
+"""Deep ensembles: many networks of one shape, trained together and predicting together."""
 
 from gpubp.estimators.ensemble.ensembles import MLPEnsembleClassifier, MLPEnsembleRegressor
 

@@ -1,4 +1,4 @@
-"""What the two ensembles share: how members are drawn, fitted together, and asked together."""
+"""What the two ensembles share: how members are drawn, are fitted together, and predict together."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
     """Networks of one shape that differ in their random numbers; they predict together, in one pass."""
 
     _member_class: ClassVar[Any]  # the class of the members
-    _averaged_method: ClassVar[str]  # the method of theirs whose results are averaged
+    _averaged_method: ClassVar[str]  # the members' method whose results are averaged
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -64,7 +64,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         verbose: Any = 0,
         **network: Any,
     ) -> None:
-        if isinstance(estimator, Integral | list | tuple | np.ndarray):  # as the network's own first parameter
+        if isinstance(estimator, Integral | list | tuple | np.ndarray):  # meant as the network's first parameter
             if "hidden_layer_sizes" in network:
                 raise UsageError(f"hidden_layer_sizes are given twice: {estimator} and {network['hidden_layer_sizes']}")
             network, estimator = {"hidden_layer_sizes": estimator, **network}, None
@@ -83,7 +83,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
 
     @abstractmethod
     def _member_predictions(self, a: Array) -> Array:
-        """What each member predicts, and is averaged, from outputs a^L (K, rows, n_L)."""
+        """Each member's predictions, which are averaged, from outputs a^L (K, rows, n_L)."""
 
     @abstractmethod
     def _set_oob_score_and_attributes(self, mean: NDArray[Any], y: Any, has_mean: NDArray[np.bool_]) -> None:
@@ -108,7 +108,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         Warns
         -----
         FitFailedWarning
-            If some members could not be trained; the ensemble is made of the others.
+            If some members could not be trained; the ensemble consists of the others.
         """
         if not self.bootstrap and (self.oob_score or self.max_samples is not None):
             name = "oob_score" if self.oob_score else "max_samples"
@@ -126,7 +126,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         return self
 
     def _copy_data_attributes(self) -> None:
-        """Take over what the members have learnt of X and y."""
+        """Copy what the members have learned about X and y."""
         for name in ("n_features_in_", "feature_names_in_", "classes_"):
             self.__dict__.pop(name, None)
             if hasattr(self.estimators_[0], name):
@@ -135,13 +135,13 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
     def _draw_tasks(self, X: Any, y: Any, sample_weight: Any) -> tuple[list[FitTask], list[NDArray[np.float64]]]:
         """Unfitted members with seeds of their own; with `bootstrap`, also how often each drew each row.
 
-        The counts are sample weights, as in scikit-learn's forests, and not rows drawn: so every member knows every
-        class, whatever it drew, and early stopping does not validate on copies of rows that were trained on.
+        The counts are sample weights, as in scikit-learn's forests, not repeated rows: so every member knows every
+        class, whatever it drew, and early stopping does not validate on copies of training rows.
         """
         base = self._member_class() if self.estimator is None else self.estimator
         rng, m = check_random_state(self.random_state), num_samples(X)
         if self.bootstrap and sample_weight is not None:
-            without_columns = np.empty((m, 0))  # all that is looked at is the number of rows
+            without_columns = np.empty((m, 0))  # only the number of rows is looked at
             sample_weight = check_sample_weight(arrays.to_host(sample_weight), without_columns, dtype=np.float64)
         tasks, counts = [], []
         for _ in range(self.n_estimators):
@@ -159,7 +159,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         return int(self.max_samples) if isinstance(self.max_samples, Integral) else max(1, round(self.max_samples * m))
 
     def _fit_members(self, tasks: Sequence[FitTask]) -> list[int]:
-        """Fit the members; the numbers of those that have come to weights."""
+        """Fit the members; returns the numbers of those that have trained weights."""
         try:
             fit_together(tasks, self.n_jobs, self.verbose)
         except KeyboardInterrupt:
@@ -179,7 +179,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         return fitted
 
     def _score_out_of_bag(self, X: Any, y: Any, left_out: NDArray[np.bool_]) -> None:
-        """Predict each row by the members that did not draw it, (K, m) bool."""
+        """Predict each row with the members that did not draw it, (K, m) bool."""
         first = self.estimators_[0]
         X, y = first._check_data(X, y, reset=False)
         y = first._check_targets(y, incremental=True)
@@ -202,7 +202,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
     # -- predicting ------------------------------------------------------------------------------------
 
     def _averaged(self, X: Any, method: str, std: bool = False) -> list[Any]:
-        """The members' mean for X, and with `std` their standard deviation, (m, n) each, in the memory where X is."""
+        """The members' mean for X, and with `std` their standard deviation, (m, n) each, in the memory that holds X."""
         check_is_fitted(self)
         reduce = _mean_and_std if std else _mean
         if self._members_predict_by_themselves():
@@ -239,7 +239,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         return sum(est._n_features_out for est in self.estimators_)
 
     def _members_predict_by_themselves(self) -> bool:
-        """Whether some member is of a subclass that predicts in a way of its own, of which a stack knows nothing."""
+        """Whether some member's subclass overrides prediction, which a stack would bypass."""
         names = {"_forward", "_class_probabilities", self._averaged_method} & set(dir(self._member_class))
         return any(
             getattr(type(est), name) is not getattr(self._member_class, name)
@@ -248,7 +248,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         )
 
     def _reduce_over_members(self, X: Any, reduce: Reduce) -> list[Any]:
-        """``reduce(values (K, some rows, n), those rows)`` for all rows of checked X, put together."""
+        """Concatenated results of ``reduce(values (K, some rows, n), those rows)`` over all rows of checked X."""
         parts: list[tuple[Array, ...]] = []
         stack, on_gpu = self._members_network().network_for(X, self.estimators_), arrays.is_on_gpu(X)
         X = network_inputs(X, stack.backend.precision)
@@ -266,7 +266,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
 
     @property
     def _first_weights(self) -> Any:
-        """An attribute that tells in which library the weights are."""
+        """An attribute that shows which library's arrays the weights are."""
         return self.estimators_[0].coefs_[0]
 
     def __sklearn_tags__(self) -> Any:
@@ -276,7 +276,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the stack, which a copy makes anew."""
+        """Without the stack, which a copy builds again."""
         state: dict[str, Any] = {**super().__getstate__()}
         state.pop("_ensemble_network", None)
         return state
@@ -286,8 +286,9 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
     def save(self, path: str | Path) -> None:
         """Write the ensemble to a safetensors file, whole or not at all.
 
-        It holds what predicting needs, and the parameters that are text, numbers, None or sequences of these. Curves,
-        out-of-bag results and the solvers' moments stay behind. `gpubp.MLP.load` reads it as well, as a stack.
+        It holds what predicting needs, and the parameters that are strings, numbers, None or sequences of these.
+        Curves, out-of-bag results and the solvers' moments are not saved. `gpubp.MLP.load` reads the file as well, as a
+        stack.
 
         Parameters
         ----------
@@ -306,8 +307,7 @@ class BaseMLPEnsemble(MetaEstimatorMixin, HiddenFeaturesMixin, BaseEstimator, AB
         device : str
             Where it computes.
         **records
-            ``activations`` or ``loss``, as `gpubp.MLP.load` takes them, where the members were made with a record
-            of your own.
+            ``activations`` or ``loss``, as `gpubp.MLP.load` takes them, for members made with a record of your own.
         """
         ensemble: Self = ensemble_file.load(path, cls, device, records)
         return ensemble

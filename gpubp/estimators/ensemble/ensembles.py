@@ -19,38 +19,39 @@ from gpubp.estimators.regressor import MLPRegressor
 class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[misc]
     """A deep ensemble of classifiers: networks of one shape that differ in their random numbers.
 
-    They are trained together and predict together, in one pass. Its probabilities are the means of its members',
-    and say more than one network's how sure they are. After Lakshminarayanan, Pritzel and Blundell, 2017.
+    They are trained together and predict together, in one pass. The ensemble's probabilities are the means of its
+    members', and tell more than a single network's about how sure they are. After Lakshminarayanan, Pritzel and
+    Blundell, 2017.
 
     Parameters
     ----------
     estimator : MLPClassifier, int, sequence of int, or None
-        What the members are, but for their `random_state`; None means ``MLPClassifier()``. Numbers are their
+        The members, apart from their `random_state`; None means ``MLPClassifier()``. Numbers are their
         `hidden_layer_sizes`.
     n_estimators : int
-        How many.
+        The number of members.
     bootstrap : bool
         Draw rows with replacement for every member. How often a row was drawn multiplies its sample weight, so a
-        smaller `max_samples` makes members differ more, but not their training shorter.
+        smaller `max_samples` makes members differ more, but does not shorten training.
     max_samples : int, float or None
-        With `bootstrap`, how many rows a member draws, or what share of them; None means as many as there are.
+        With `bootstrap`, the number or the fraction of rows that a member draws; None means as many as there are.
     oob_score : bool
-        With `bootstrap`, score the predictions that rows get from the members that did not draw them.
+        With `bootstrap`, score each row's predictions by the members that did not draw it.
     n_jobs : int or None
-        At most so many joblib tasks.
+        The maximum number of joblib tasks.
     random_state : int, RandomState or None
-        Where the members' random numbers and the rows that they draw come from. The first members of a larger
+        The source of the members' random numbers and of the rows they draw. The first members of a larger
         ensemble are those of a smaller one.
     verbose : int
     **network
-        Parameters of `MLPClassifier`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
+        Parameters of `MLPClassifier`, instead of `estimator`: ``hidden_layer_sizes=(64,)`` is
         ``estimator=MLPClassifier(hidden_layer_sizes=(64,))``. On tables, ``early_stopping=True`` keeps members from
-        learning their rows by heart.
+        memorizing their rows.
 
     Attributes
     ----------
     estimators_ : list of MLPClassifier
-        The members. Weights that are assigned to them count; those that are taken out of the list no longer do.
+        The members. Weights assigned to them take effect; members removed from the list no longer count.
     classes_ : ndarray of shape (n_classes,)
     oob_score_ : float
         Accuracy, over the rows that some member did not draw.
@@ -58,7 +59,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         Mean probabilities by those members; NaN for rows that every member drew.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where X has column names.
+        If X has column names.
 
     Examples
     --------
@@ -80,13 +81,13 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
     }
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predict the class of largest mean probability, or the labels whose mean probability is above ½.
+        """Predict the class with the largest mean probability, or the labels whose mean probability is above ½.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
         return_std : bool
-            Whether to return how far the members are apart too.
+            Whether to return the spread of the members too.
 
         Returns
         -------
@@ -137,7 +138,7 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         return destination_of(X).send(namespace_of(mean).log(mean))
 
     def decision_function(self, X: Any) -> Any:
-        """The logits of the mean probabilities: their logarithms, or the logarithms of their odds.
+        """The logits of the mean probabilities: their logarithms, or their log odds.
 
         Parameters
         ----------
@@ -146,11 +147,12 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
         Returns
         -------
         z : ndarray of shape (n_samples,) or (n_samples, n_classes)
-            For two classes one number a row, positive for ``classes_[1]``; with several labels a row one each.
+            For two classes, one number per row, positive for ``classes_[1]``; with several labels per row, one for
+            each.
         """
         (mean,) = self._averaged(X, "decision_function")
         xp, kind = namespace_of(mean), self.estimators_[0]._target_type
-        tiny = xp.finfo(mean.dtype).tiny  # ln 0 is no number to go on with
+        tiny = xp.finfo(mean.dtype).tiny  # avoids ln 0
         z = xp.log(xp.maximum(mean, tiny))
         if kind == "multilabel-indicator":
             z = z - xp.log(xp.maximum(1 - mean, tiny))
@@ -181,45 +183,45 @@ class MLPEnsembleClassifier(ClassifierMixin, BaseMLPEnsemble):  # type: ignore[m
 class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[misc]
     """A deep ensemble of regressors: networks of one shape that differ in their random numbers.
 
-    They are trained together and predict together, in one pass. Where its members disagree, they had little to
-    learn from. After Lakshminarayanan, Pritzel and Blundell, 2017.
+    They are trained together and predict together, in one pass. Where the members disagree, they had little to learn
+    from. After Lakshminarayanan, Pritzel and Blundell, 2017.
 
     Parameters
     ----------
     estimator : MLPRegressor, int, sequence of int, or None
-        What the members are, but for their `random_state`; None means ``MLPRegressor()``. Numbers are their
+        The members, apart from their `random_state`; None means ``MLPRegressor()``. Numbers are their
         `hidden_layer_sizes`.
     n_estimators : int
-        How many.
+        The number of members.
     bootstrap : bool
         Draw rows with replacement for every member. How often a row was drawn multiplies its sample weight, so a
-        smaller `max_samples` makes members differ more, but not their training shorter.
+        smaller `max_samples` makes members differ more, but does not shorten training.
     max_samples : int, float or None
-        With `bootstrap`, how many rows a member draws, or what share of them; None means as many as there are.
+        With `bootstrap`, the number or the fraction of rows that a member draws; None means as many as there are.
     oob_score : bool
-        With `bootstrap`, score the predictions that rows get from the members that did not draw them.
+        With `bootstrap`, score each row's predictions by the members that did not draw it.
     n_jobs : int or None
-        At most so many joblib tasks.
+        The maximum number of joblib tasks.
     random_state : int, RandomState or None
-        Where the members' random numbers and the rows that they draw come from. The first members of a larger
+        The source of the members' random numbers and of the rows they draw. The first members of a larger
         ensemble are those of a smaller one.
     verbose : int
     **network
-        Parameters of `MLPRegressor`, in place of `estimator`: ``hidden_layer_sizes=(64,)`` is
+        Parameters of `MLPRegressor`, instead of `estimator`: ``hidden_layer_sizes=(64,)`` is
         ``estimator=MLPRegressor(hidden_layer_sizes=(64,))``. On tables, ``early_stopping=True`` keeps members from
-        learning their rows by heart.
+        memorizing their rows.
 
     Attributes
     ----------
     estimators_ : list of MLPRegressor
-        The members. Weights that are assigned to them count; those that are taken out of the list no longer do.
+        The members. Weights assigned to them take effect; members removed from the list no longer count.
     oob_score_ : float
         `score`, over the rows that some member did not draw.
     oob_prediction_ : ndarray of shape (n_samples,) or (n_samples, n_outputs)
         Mean predictions by those members; NaN for rows that every member drew.
     n_features_in_ : int
     feature_names_in_ : ndarray of str
-        Where X has column names.
+        If X has column names.
 
     Examples
     --------
@@ -260,7 +262,7 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
         return tuple(results) if return_std else results[0]
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """What `MLPRegressor.score` is, of the members' mean.
+        """`MLPRegressor.score` for the members' mean.
 
         Parameters
         ----------
@@ -283,5 +285,5 @@ class MLPEnsembleRegressor(RegressorMixin, BaseMLPEnsemble):  # type: ignore[mis
 
 
 def _column(a: Any) -> Any:
-    """(m,) where there is one output."""
+    """(m,) if there is one output."""
     return a[:, 0] if a.shape[1] == 1 else a

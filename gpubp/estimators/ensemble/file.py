@@ -1,4 +1,4 @@
-"""An ensemble to disk and back: the file of a stack of networks, with what scikit-learn's side needs beside it."""
+"""An ensemble to disk and back: the file of a stack of networks, with what scikit-learn's side needs besides."""
 
 from __future__ import annotations
 

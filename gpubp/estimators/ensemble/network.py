@@ -10,10 +10,10 @@ from gpubp.stack import Stack
 
 
 class EnsembleNetwork:
-    """The stack, with the weights that the members have whenever it is asked for.
+    """The stack, with the weights that the members have at the time of each request.
 
     Where both are in the same memory, the members' `coefs_` and `intercepts_` are made views of the stack's
-    parameters: weights are held once, and changing them counts.
+    parameters: weights are held once, and changes to them take effect.
     """
 
     _stack: Stack
@@ -25,7 +25,7 @@ class EnsembleNetwork:
         self._weight_views: list[Any] = []
 
     def network_for(self, X: Any, members: Sequence[Any]) -> Stack:
-        """The stack that predicts for checked X: in float64 where a member by itself would."""
+        """The stack that predicts for checked X: in float64 if a member by itself would."""
         stack = self.network(members)
         if not members[0]._is_wider(X):
             return stack
@@ -44,7 +44,7 @@ class EnsembleNetwork:
         fits = self._stack_key == key
         if fits and len(self._weight_views) == len(weights) and all(map(is_, self._weight_views, weights)):
             return self._stack
-        if not fits or self._weight_views:  # views of the old stack may be weights of members, here or elsewhere
+        if not fits or self._weight_views:  # members, here or elsewhere, may use views of the old stack as weights
             one = members[0]._network()
             self._stack = one.like(one.backend.zeros((len(members), one.layout.size)), one.backend)
             self._stack_key = key

@@ -1,4 +1,4 @@
-"""MLPSearchCV: scikit-learn's searches with all candidates trained together."""
+"""MLPSearchCV: scikit-learn's searches, with all candidates trained together."""
 
 from gpubp.estimators.search.search_cv import MLPSearchCV
 

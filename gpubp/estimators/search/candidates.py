@@ -1,4 +1,4 @@
-"""The candidates of a search: what estimators they are, and what their networks are trained on."""
+"""The candidates of a search: their estimators, and what their networks are trained on."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from gpubp.estimators.stacked_fits import FitTask
 
 @dataclass(frozen=True)
 class Candidate:
-    """An estimator with parameters of the grid, not fitted.
+    """An unfitted estimator with parameters of the grid.
 
     Attributes
     ----------
     model : MLPClassifier, MLPRegressor, or a Pipeline or TransformedTargetRegressor around one
     preprocessing : hashable
-        Equal for candidates in which what is around the network has the same parameters.
+        Equal for candidates whose steps around the network have the same parameters.
     """
 
     model: Any
@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def network(self) -> Any:
-        """The network that `model` is or is around."""
+        """The network that `model` is or contains."""
         return _network_of(self.model)
 
 
@@ -57,15 +57,15 @@ class PreparedFold:
     Attributes
     ----------
     model : estimator
-        What is around the network is fitted.
+        The steps around the network are fitted.
     X, y, rows, sample_weight
         As in `FitTask`.
     error : Exception or None
-        Why that could not be fitted.
+        Why those could not be fitted.
     seconds : float
-        What it took to fit it.
+        The time it took to fit them.
     shared_by : int
-        So many networks.
+        The number of networks that share this.
     """
 
     model: Any
@@ -89,7 +89,7 @@ class CandidateFit:
 
     @property
     def model(self) -> Any:
-        """The candidate's estimator as it is fitted on these rows."""
+        """The candidate's estimator, fitted on these rows."""
         return _with_network(self.prepared.model, self.task.est)
 
     @property
@@ -99,7 +99,7 @@ class CandidateFit:
 
 
 def with_parameters(estimator: Any, parameters: Mapping[str, Any]) -> Any:
-    """An unfitted copy of an estimator that has these parameters."""
+    """An unfitted copy of an estimator with these parameters."""
     model = clone(estimator)
     try:
         return model.set_params(**clone(parameters, safe=False))
@@ -113,7 +113,7 @@ def with_parameters(estimator: Any, parameters: Mapping[str, Any]) -> Any:
 
 
 def make_candidate(estimator: Any, parameters: Mapping[str, Any]) -> Candidate:
-    """The candidate that an estimator becomes with these parameters."""
+    """The candidate made from an estimator with these parameters."""
     model = with_parameters(estimator, parameters)
     network = _network_of(model)
     if not isinstance(network, BaseMLP):
@@ -137,8 +137,8 @@ def candidate_fits(
 ) -> list[CandidateFit]:
     """Every candidate on every split, the splits of a candidate one after the other; `params` are those of `fit`.
 
-    What is around the networks, steps before them and transformers of their targets, is fitted here, once for each
-    split and for all candidates that have it in common.
+    Steps before the networks and transformers of their targets are fitted here, once per split for all candidates that
+    share them.
     """
     prepared_folds: dict[Hashable, PreparedFold] = {}
     fits = []
@@ -162,7 +162,7 @@ def candidate_fits(
 
 
 def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> PreparedFold:
-    """The training rows of a split as the network of a model is given them."""
+    """The training rows of a split as a model passes them to its network."""
     if _wrapped(model) is None:
         return PreparedFold(model=model, X=X, y=y, rows=split.train, sample_weight=_sample_weight(params))
     start = time.perf_counter()
@@ -174,7 +174,7 @@ def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> Prep
     except Exception as error:
         prepared.error = error
     else:
-        recorder = _network_of(around)  # perhaps a clone of what was put there
+        recorder = _network_of(around)  # may be a clone of the one put there
         prepared.X, prepared.y, prepared.sample_weight = recorder.X_, recorder.y_, _sample_weight(recorder.params_)
         del recorder.X_, recorder.y_, recorder.params_
     prepared.seconds = time.perf_counter() - start
@@ -182,7 +182,7 @@ def _prepare_fold(model: Any, split: Split, X: Any, y: Any, params: Any) -> Prep
 
 
 class _FitRecorder(BaseEstimator):  # type: ignore[misc]
-    """Stands where a model's network is, and keeps what the network would have been fitted on."""
+    """Takes the place of a model's network, and keeps what the network would have been fitted on."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
@@ -199,7 +199,7 @@ class _FitRecorder(BaseEstimator):  # type: ignore[misc]
 
 
 def _sample_weight(params: Mapping[str, Any]) -> Any:
-    """The only thing besides X and y that networks trained together are given."""
+    """The only argument besides X and y that networks trained together receive."""
     if other := set(params) - {"sample_weight"}:
         raise UsageError(
             f"MLPSearchCV gives the networks X, y and sample_weight, not {', '.join(sorted(other))}; search with "
@@ -209,17 +209,17 @@ def _sample_weight(params: Mapping[str, Any]) -> Any:
 
 
 def _wrapped(model: Any) -> tuple[str, Any] | None:
-    """What a model hands its rows on to, with the name of that parameter; None where it is around nothing."""
+    """The estimator that a model passes its rows on to, with the name of that parameter; None for a plain estimator."""
     if isinstance(model, Pipeline):
         name, step = model.steps[-1]
         return str(name), step
     if isinstance(model, TransformedTargetRegressor):
-        return "regressor", getattr(model, "regressor_", model.regressor)  # the former is what was fitted
+        return "regressor", getattr(model, "regressor_", model.regressor)  # the former is the fitted one
     return None
 
 
 def _network_of(model: Any) -> Any:
-    """What an estimator is, or a pipeline or a transformation of the target is around."""
+    """The network: the estimator itself, or the one inside a pipeline or a transformation of the target."""
     wrapped = _wrapped(model)
     return model if wrapped is None else _network_of(wrapped[1])
 
@@ -234,7 +234,7 @@ def _network_name(model: Any) -> str:
 
 
 def _with_network(model: Any, network: Any) -> Any:
-    """A copy of a model that shares what is around its network, and is around another one."""
+    """A copy of a model with another network; it shares the steps around it."""
     wrapped = _wrapped(model)
     if wrapped is None:
         return network
@@ -250,7 +250,7 @@ def _with_network(model: Any, network: Any) -> Any:
 
 
 def _comparable(value: Any) -> Hashable:
-    """Equal for values that make equal steps; values that cannot be compared are themselves alone."""
+    """Equal for values that make equal steps; values that cannot be compared equal only themselves."""
     try:
         hash(value)
     except TypeError:
@@ -259,14 +259,14 @@ def _comparable(value: Any) -> Hashable:
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
-    """How the error about an unknown parameter ends; the step whose parameter it is may have been left out."""
+    """The end of an error about an unknown parameter, whose step's name may have been left out."""
     names = list(known)
     of_a_step = [other for other in names if other.endswith(f"__{name}")]
     return f'did you mean "{of_a_step[0]}"?' if of_a_step else suggest(name, names)
 
 
 def _where_expected(estimator: Any, parameters: Mapping[str, Any]) -> str:
-    """How the error about something else than a network begins: where the network was expected."""
+    """The start of an error about something that is not a network: where a network was expected."""
     if isinstance(_network_of(estimator), BaseMLP):
         return f"the grid mixes them with what cannot be searched: with {', '.join(sorted(parameters))} it has"
     if isinstance(estimator, Pipeline):

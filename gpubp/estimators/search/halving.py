@@ -1,4 +1,4 @@
-"""Rungs of a search: with successive halving many networks for few epochs, the better ones for more."""
+"""Rungs of a search: successive halving trains many networks for few epochs, and the better ones for more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpubp.estimators.stacked_fits import StackedFits, has_its_own_fit
 
 
 class PlannedRung(NamedTuple):
-    """So many candidates, trained until they have had so many epochs."""
+    """How many candidates to train, and up to how many epochs."""
 
     candidates: int
     epochs: int
@@ -26,7 +26,7 @@ class PlannedRung(NamedTuple):
 
 @dataclass
 class Rung:
-    """Candidates, by their numbers, that were trained until they had so many epochs; the outcomes of their fits."""
+    """Candidates, by their numbers, and the epochs up to which they were trained; the outcomes of their fits."""
 
     candidates: list[int]
     epochs: int
@@ -40,9 +40,9 @@ def plan_one_rung(candidates: Sequence[Candidate]) -> list[PlannedRung]:
 
 
 def plan_halving(candidates: Sequence[Candidate], factor: float, min_epochs: int | None) -> list[PlannedRung]:
-    """From rung to rung `factor` times fewer candidates and more epochs, until they are trained to their end.
+    """From rung to rung, `factor` times fewer candidates and `factor` times more epochs, until training is complete.
 
-    The first rung is of `min_epochs`, or of as many as leave fewer than `factor` candidates on the last one.
+    The first rung has `min_epochs` epochs, or as many as leave fewer than `factor` candidates on the last rung.
     """
     if any(candidate.network.solver == "lbfgs" for candidate in candidates):
         raise UsageError('halving lets networks train on, which solver="lbfgs" cannot; use another, or halving=False')
@@ -77,7 +77,7 @@ def train_rungs(
     outcomes_of: Callable[[Sequence[CandidateFit]], list[Outcome]],
     mean_scores: Callable[[Sequence[Outcome]], NDArray[np.float64]],
 ) -> list[Rung]:
-    """Train the candidates rung by rung, the best of each going on to the next. An interrupt makes one the last.
+    """Train the candidates rung by rung, the best of each going on to the next. An interrupt makes its rung the last.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def train_rungs(
     fits : sequence of CandidateFit
         All candidates on all splits.
     stacked_fits : StackedFits
-        Those of them that can be trained.
+        The fits that can be trained.
     outcomes_of : callable
         Scores fits.
     mean_scores : callable
@@ -95,10 +95,10 @@ def train_rungs(
     remaining = sorted({fit.candidate for fit in fits})
     for count, epochs in plan:
         if rungs:
-            best = np.argsort(-mean_scores(rungs[-1].outcomes), kind="stable")[:count]  # nan comes last
+            best = np.argsort(-mean_scores(rungs[-1].outcomes), kind="stable")[:count]  # NaN comes last
             remaining = [remaining[place] for place in sorted(best)]
             stacked_fits.keep_only([fit.task for fit in fits if fit.candidate in remaining])
-        with suppress(KeyboardInterrupt):  # what is not finished says so
+        with suppress(KeyboardInterrupt):  # unfinished fits are marked as such
             stacked_fits.train(epochs)
         outcomes = outcomes_of([fit for fit in fits if fit.candidate in remaining])
         rungs.append(Rung(candidates=remaining, epochs=epochs, outcomes=outcomes))

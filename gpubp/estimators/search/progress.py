@@ -14,7 +14,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
     Parameters
     ----------
     show : bool or None
-        None where standard error is a terminal.
+        None shows it if standard error is a terminal.
     total : int
         Epochs of all networks.
     """
@@ -41,6 +41,6 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
             self.bar.stop()
 
     def advance(self, epochs: int) -> None:
-        """So many networks have had an epoch more."""
+        """Count epochs, summed over the networks that trained them."""
         if self.bar is not None:
             self.bar.advance(self.task, epochs)

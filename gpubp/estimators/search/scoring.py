@@ -1,4 +1,4 @@
-"""What came of the fits of a search, in the form in which scikit-learn's searches keep it."""
+"""The outcomes of the fits of a search, in the form that scikit-learn's searches keep."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Scoring:
     Attributes
     ----------
     scorer : callable
-        It gives one metric, or a dict of several.
+        Returns one metric, or a dict of several.
     X, y : all rows
     params : dict
-        What the scorer is given besides.
+        Further arguments of the scorer.
     error_score : float or "raise"
     train : bool
-        Whether the rows that were trained on are scored too.
+        Whether to score the training rows too.
     """
 
     scorer: Any
@@ -44,9 +44,10 @@ class Scoring:
     train: bool
 
     def outcomes(self, fits: Sequence[CandidateFit]) -> list[Outcome]:
-        """What came of every fit: the keys of scikit-learn's `_fit_and_score`, and the "reason" why it failed or None.
+        """The outcome of every fit: the keys of scikit-learn's `_fit_and_score`, and the "reason" why it failed, or
+        None.
 
-        Fits that an interrupt left untrained or unscored are "interrupted" and score nan.
+        Fits that an interrupt left untrained or unscored are "interrupted" and score NaN.
         """
         scored: dict[CandidateFit, Outcome] = {}
         try:
@@ -62,7 +63,7 @@ class Scoring:
         return fill_in_metrics([scored.get(fit) or self._failed(fit, INTERRUPTED, np.nan) for fit in fits])
 
     def _scoring_data(self, rows: NDArray[np.intp]) -> tuple[Any, Any, Any]:
-        """X, y and parameters of the scorer for some rows."""
+        """X, y and the scorer's parameters for some rows."""
         return take(self.X, rows), take(self.y, rows), check_method_params(self.X, params=self.params, indices=rows)
 
     def _outcome(self, fit: CandidateFit, parts: Mapping[str, tuple[Any, Any, Any]]) -> Outcome:
@@ -93,7 +94,7 @@ class Scoring:
 
 
 def fill_in_metrics(outcomes: list[Outcome]) -> list[Outcome]:
-    """Outcomes, of which those that failed are given every metric that the others have."""
+    """The outcomes, where failed ones get every metric that the others have."""
     metrics = next((outcome["test_scores"] for outcome in outcomes if isinstance(outcome["test_scores"], dict)), None)
     if metrics is not None:
         for outcome in outcomes:
@@ -104,7 +105,7 @@ def fill_in_metrics(outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def failure_reasons(outcomes: Sequence[Outcome], n_splits: int) -> NDArray[Any]:
-    """For each candidate a line for each split on which it failed; "" where it did on none."""
+    """For each candidate, a line for each split on which it failed; "" if there is none."""
     texts = []
     for splits in _by_candidate(outcomes, n_splits):
         failed = [(i, outcome["reason"]) for i, outcome in enumerate(splits) if outcome["reason"]]
@@ -113,7 +114,7 @@ def failure_reasons(outcomes: Sequence[Outcome], n_splits: int) -> NDArray[Any]:
 
 
 def count_interrupted(outcomes: Sequence[Outcome]) -> int:
-    """How many fits were not finished."""
+    """The number of unfinished fits."""
     return sum(outcome["reason"] == INTERRUPTED for outcome in outcomes)
 
 

@@ -40,68 +40,69 @@ from gpubp.estimators.stacked_fits import StackedFits
 
 
 class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
-    """Search for hyper-parameters by cross-validation, all networks trained together.
+    """Search for hyper-parameters by cross-validation, with all networks trained together.
 
-    What scikit-learn's ``GridSearchCV`` and ``RandomizedSearchCV`` do, with their results; but every candidate on
-    every fold is a network in a stack of those that have the same shape. The steps before the network in a pipeline,
-    and the transformer of a ``TransformedTargetRegressor``, are fitted once for each fold and for each combination of
-    their own parameters.
+    This does what scikit-learn's ``GridSearchCV`` and ``RandomizedSearchCV`` do, and reports the same results, but
+    every candidate on every fold is a network in a stack of networks of the same shape. The steps before the network in
+    a pipeline, and the transformer of a ``TransformedTargetRegressor``, are fitted once for each fold and for each
+    combination of their own parameters.
 
     Parameters
     ----------
-    estimator : MLPClassifier, MLPRegressor, or what is around one
-        A ``Pipeline`` that ends in it, or a ``TransformedTargetRegressor``, in each other too.
+    estimator : MLPClassifier, MLPRegressor, or a wrapper of one
+        A wrapper is a ``Pipeline`` that ends in it or a ``TransformedTargetRegressor``; they may be nested.
     param_grid : dict or list of dict, optional
         Names of parameters, each with the values to try; all combinations are tried.
     param_distributions : dict or list of dict, optional
-        In place of `param_grid`: names of parameters, each with a list or a distribution that has ``rvs``;
+        Instead of `param_grid`: names of parameters, each with a list or a distribution that has ``rvs``;
         `n_iter` combinations are drawn with `random_state`.
     n_iter : int
     cv : int, splitter, iterable of (train, test), or None
-        As in ``GridSearchCV``; group labels are given to `fit`.
+        As in ``GridSearchCV``; group labels are passed to `fit`.
     scoring : str, callable, list, tuple, dict or None
         One metric or several; None is the estimator's own.
     refit : bool, str or callable
-        Whether the best candidate is fitted on all rows at the end; with several metrics, the one that tells which is
-        best; or a function of `cv_results_` that returns the best candidate's index.
+        Whether to fit the best candidate on all rows at the end; with several metrics, the name of the one that
+        decides; or a function of `cv_results_` that returns the best candidate's index.
     n_jobs : int or None
-        So many joblib workers share the stacks; None is one, unless a ``joblib.parallel_config`` says otherwise.
+        The number of joblib workers that share the stacks; None is one, unless a ``joblib.parallel_config`` says
+        otherwise.
     error_score : "raise" or float
         The score of a network that could not be trained, which is reported with the reason; the others go on.
     return_train_score : bool
     random_state : int, RandomState or None
-        Draws from `param_distributions`; the networks have their own.
+        For draws from `param_distributions`; the networks have their own.
     verbose : int
         1 says how many networks are trained in how many stacks.
     progress : bool or None
         Whether a bar is shown; None means on a terminal.
     halving : bool
-        Successive halving: all candidates train for a few epochs, the best ``1/factor`` of them, by their mean score,
-        for `factor` times as many, and so on up to the estimator's ``max_iter``. Networks train on from where they
-        are. With several metrics, `refit` must name the one to go by.
+        Successive halving: all candidates train for a few epochs, the best ``1/factor`` of them, by mean score, for
+        `factor` times as many, and so on up to the estimator's ``max_iter``. Networks continue training from where they
+        are. With several metrics, `refit` must name the one that decides.
     factor : float
     min_epochs : int or None
-        The epochs of the first rung; None means as many as let fewer than `factor` candidates train to the end.
+        The epochs of the first rung; None means as many as leave fewer than `factor` candidates to train to the end.
 
     Attributes
     ----------
     cv_results_ : dict of arrays
-        As in ``GridSearchCV``. Where networks failed, "error" has the reasons. With halving there is a row for each
+        As in ``GridSearchCV``. If networks failed, "error" has the reasons. With halving there is a row for each
         candidate on each rung, and "iter" and "n_epochs" say which.
     best_estimator_ : estimator
-        The best candidate, fitted on all rows; not there with ``refit=False``.
+        The best candidate, fitted on all rows; missing with ``refit=False``.
     best_params_ : dict
     best_score_ : float
         Its mean score over the folds.
     best_index_ : int
-        Its place in `cv_results_`; with halving, of the best on the last rung.
+        Its index in `cv_results_`; with halving, that of the best on the last rung.
     scorer_ : callable or dict
     n_splits_ : int
     refit_time_ : float
         Seconds.
     multimetric_ : bool
     classes_, n_features_in_, feature_names_in_
-        Those of `best_estimator_`, where it has them.
+        Those of `best_estimator_`, if it has them.
 
     Examples
     --------
@@ -221,7 +222,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
-        """Search, and transform X by the best candidate: the activations of its last hidden layer.
+        """Search, and transform X with the best candidate: the activations of its last hidden layer.
 
         Parameters
         ----------
@@ -278,9 +279,10 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
     def _begin_evaluations(
         self, fits: Sequence[CandidateFit], callbacks: FitCallbacks, X: Any, y: Any, sample_weight: Any
     ) -> Callable[[], None]:
-        """Tell callbacks that every candidate begins on every split; what is returned tells them that all have ended.
+        """Tell callbacks that every candidate begins on every split; the returned function tells them that all have
+        ended.
 
-        Where callbacks go on to the networks, these are trained one by one.
+        If callbacks are passed on to the networks, these are trained one by one.
         """
         if callbacks.iteration_context is None:
             return lambda: None
@@ -306,7 +308,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
     # -- what came of it -------------------------------------------------------------------------------
 
     def _mean_scores(self, outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
-        """The score of each candidate by which halving goes: the mean over folds."""
+        """The score of each candidate that halving uses: the mean over folds."""
         scores = [outcome["test_scores"] for outcome in outcomes]
         if isinstance(scores[0], dict):
             if not isinstance(self.refit, str):
@@ -318,7 +320,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
     def _cv_results(
         self, parameters: Sequence[dict[str, Any]], rungs: Sequence[Rung], outcomes: list[Outcome]
     ) -> dict[str, Any]:
-        """`cv_results_`: a row for each candidate, with halving for each on each rung."""
+        """`cv_results_`: a row for each candidate; with halving, for each candidate on each rung."""
         warn_or_raise_about_fit_failures(outcomes, self.error_score)
         more: dict[str, Any] = {}
         if self.halving:
@@ -330,7 +332,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
         return self._format_results(rows, self.n_splits_, outcomes, more)  # type: ignore[no-any-return]
 
     def _set_best(self, metric: str, scores: Any) -> None:
-        """Set which candidate is the best by a metric; `scores` are those of some network."""
+        """Set the best candidate by a metric; `scores` are those of some network."""
         results = self.cv_results_
         self.multimetric_ = isinstance(scores, dict)
         if callable(self.scoring) and self.multimetric_:
@@ -363,17 +365,17 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
 
 
 def _no_attributes() -> Any:
-    """What a search could predict with before its end: nothing."""
+    """The attributes a search could predict with before its end: none."""
 
 
 def _raise_what_all_failed_by(fits: Sequence[CandidateFit]) -> None:
-    """Raise the one error by which no network could be fitted: data that no estimator takes."""
+    """Raise the error that all fits failed with: data that no estimator takes."""
     errors = {id(fit.task.error) for fit in fits}
     if len(errors) == 1 and fits[0].task.error is not None:
         raise fits[0].task.error
 
 
 def _indices(rows: Any) -> NDArray[np.intp]:
-    """The indices of rows, for which a splitter may give a mask."""
+    """The indices of rows, which a splitter may give as a mask."""
     indices = np.asarray(rows)
     return np.flatnonzero(indices) if indices.dtype == np.bool_ else indices

@@ -1,4 +1,4 @@
-"""Training by L-BFGS: SciPy's minimizer over the gradient of all rows, which the training step sums up."""
+"""Training by L-BFGS: SciPy's minimizer with the gradient over all rows, which the training step sums up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import StepTable
 
-_CHUNK = 1 << 20  # elements of the widest layer in the rows that are taken at a time
+_CHUNK = 1 << 20  # elements of the widest layer in the rows processed at a time
 _STOCHASTIC_ONLY = {"dropout": 0.0, "weight_decay": 0.0, "max_grad_norm": None}
 
 
@@ -33,7 +33,7 @@ class Objective:
     stack : Stack
     train : Subset
     alpha : float
-        The penalty is ½ alpha Σ W², divided as the loss is by the sum of the weights.
+        The penalty is ½ alpha Σ W², divided like the loss by the sum of the sample weights.
     label_smoothing : float
     """
 
@@ -62,7 +62,7 @@ class Objective:
         )
 
     def set_parameters(self, theta: NDArray[np.float64]) -> None:
-        """Give the network these parameters (P,)."""
+        """Set the network's parameters (P,)."""
         self.stack.theta[...] = self.stack.backend.from_host(theta[None], self.stack.backend.dtype)
 
     def __call__(self, theta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -83,7 +83,7 @@ class Objective:
 
 
 def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, callbacks: FitCallbacks) -> None:
-    """Minimize the loss of all rows from the network's weights on."""
+    """Minimize the loss over all rows, starting from the network's weights."""
     for name, default in _STOCHASTIC_ONLY.items():
         if getattr(est, name) != default:
             raise UsageError(
@@ -119,7 +119,7 @@ def fit(est: Any, stack: Stack, train: Subset, validation: Subset | None, callba
     if not (np.isfinite(result.fun) and np.isfinite(result.x).all()):
         raise ValueError(NON_FINITE)
     objective.set_parameters(result.x)
-    with warnings.catch_warnings(record=True) as convergence_warnings:  # which would name a line of this file
+    with warnings.catch_warnings(record=True) as convergence_warnings:  # they would point to a line of this file
         warnings.simplefilter("always")
         est.n_iter_ = check_optimize_result("lbfgs", result, est.max_iter)
     for warning in convergence_warnings:

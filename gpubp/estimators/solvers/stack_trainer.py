@@ -1,4 +1,4 @@
-"""The networks of estimators trained as one stack: each epoch, its rows and what came of it, one by one."""
+"""Trains the networks of estimators as one stack, with each estimator's own rows and epoch results."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NO_ROWS = np.empty(0, np.int64)
 
 
 class StackTrainer:
-    """Trainings that take their steps together.
+    """Several trainings whose steps are taken together.
 
     Parameters
     ----------
     stack : Stack
         A stack of K, with the estimators' weights.
     fits : K StochasticFit
-        They have one update rule and one batch size in common.
+        They share one update rule and one batch size.
     """
 
     def __init__(self, stack: Stack, fits: Sequence[StochasticFit]) -> None:
@@ -56,9 +56,9 @@ class StackTrainer:
         )
 
     def run(self, until: float = np.inf, after_epoch: Callable[[int], None] | None = None) -> None:
-        """Train until all have ended, or have so many epochs; with early stopping, return to the best weights.
+        """Train until all have ended, or have had `until` epochs; with early stopping, return to the best weights.
 
-        `after_epoch` is told how many networks have had one more.
+        `after_epoch` is called with the number of networks that have had one more.
         """
         try:
             while training := [k for k, fit in enumerate(self.fits) if not fit.ended and fit.est.n_iter_ < until]:
@@ -70,7 +70,7 @@ class StackTrainer:
             self._return_to_best_weights()
 
     def _epoch(self, training: Sequence[int]) -> None:
-        """Take the steps of an epoch, and let those that train look at what came of it."""
+        """Take the steps of an epoch, and pass each training network its results."""
         fits, step = self.fits, self.step
         orders = [np.zeros(fit.m, np.int64) for fit in fits]
         rates = [np.zeros(fit.steps_per_epoch) for fit in fits]
@@ -103,9 +103,9 @@ class StackTrainer:
             step.stop(ended)
 
     def _validate(self, training: Sequence[int], result: EpochResult) -> tuple[list[Any], list[Any]]:
-        """For each network its loss on the rows of validation, and its outputs for them: None where there are none.
+        """For each network, its loss on its validation rows and its outputs for them; None without such rows.
 
-        The outputs are for early stopping. After a divergence both are those of the weights before the first step.
+        The outputs are for early stopping. After a divergence, both are from the weights before the first step.
         """
         losses: list[Any] = [None] * len(self.fits)
         outputs: list[Any] = [None] * len(self.fits)
@@ -129,7 +129,7 @@ class StackTrainer:
         return losses, outputs
 
     def _validation_rows(self, k: int) -> NDArray[np.int64]:
-        """The rows of network k's validation: of the data that the user gave for it, or of those of all networks."""
+        """The validation rows of network k: in the data that the user gave for it, or in those of all networks."""
         validation: Any = self.fits[k].validation
         rows: NDArray[np.int64] = validation.rows if validation.from_user else validation.rows + self.offsets[k]
         return rows
@@ -137,7 +137,7 @@ class StackTrainer:
     def _evaluate(
         self, stack: Stack, networks: slice, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        """Loss and a^L of a stack of neighbours, or of what they were before, on rows (K, n) of validation."""
+        """Loss and a^L of consecutive networks, or of their earlier weights, on validation rows (K, n)."""
         data = self.fits[0].validation
         if data is not None and data.from_user:  # a network by itself
             return stack.evaluate_with_outputs(data.X, data.y, data.weight, rows)
@@ -145,13 +145,13 @@ class StackTrainer:
         return stack.evaluate_with_outputs(self.X, self.y, weight, rows)
 
     def _divergence(self, k: int) -> DivergenceError:
-        """Where network k left the finite numbers."""
+        """The error that says where network k diverged."""
         history = History(self.stack.loss.metric_name(self.stack.layer_sizes[-1]))
         history.loss += self.fits[k].est.loss_curve_
         return divergence_error(self.step, np.arange(len(self.fits)) == k, history, numbered=False)
 
     def _keep_moments(self, k: int) -> None:
-        """Give the solver of a network, whose place another one may take, its moments in memory of their own."""
+        """Copy a network's moments to its solver, since another network may take its place in the stack."""
         moments, to_host = self.step.optimizer_slots(k), self.stack.backend.to_host
         assert moments is not None, "it has trained until now"
         updates, slots = moments
@@ -160,7 +160,7 @@ class StackTrainer:
         solver.backend = None
 
     def _return_moments(self) -> None:
-        """Give the solvers of networks that still have a place in the stack their moments."""
+        """Give the solvers of networks that are still in the stack their moments."""
         for k, fit in enumerate(self.fits):
             moments = self.step.optimizer_slots(k)
             if moments is not None:
@@ -168,7 +168,7 @@ class StackTrainer:
                 fit.solver.backend = self.stack.backend
 
     def _return_to_best_weights(self) -> None:
-        """With early stopping, give networks their best weights; those that may go on keep the last ones too."""
+        """With early stopping, give networks their best weights; those that may continue keep the last ones too."""
         theta = self.stack.theta
         for k, fit in enumerate(self.fits):
             best_theta = fit.weights_to_keep()
@@ -183,7 +183,7 @@ def _per_network(fits: Sequence[StochasticFit], parameter: str) -> NDArray[np.fl
 
 
 def _optimizer_state(stack: Stack, fits: Sequence[StochasticFit]) -> OptimizerState:
-    """The state of the updates, with the moments of solvers that have some already."""
+    """The state of the updates, with the moments of solvers that already have some."""
     first, alpha = fits[0], _per_network(fits, "alpha")
     decay = np.array([fit.weight_decay for fit in fits], np.float64)
     norms = [fit.est.max_grad_norm for fit in fits]

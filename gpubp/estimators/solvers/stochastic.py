@@ -1,4 +1,4 @@
-"""Training by a stochastic solver: scikit-learn's rules of what is monitored, and when a training ends."""
+"""Training by a stochastic solver: scikit-learn's rules for what is monitored and when a training ends."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _OPTION_PARAMETERS = {"momentum": "momentum", "beta1": "beta_1", "beta2": "beta_
 
 
 class StochasticSolver:
-    """A solver with the settings that it was made with, and what it remembers from one call to the next.
+    """A solver with its settings, and the state that it keeps from one call to the next.
 
-    Each `fit` makes one from the estimator's parameters; `partial_fit` goes on with it as it is, whatever the
-    parameters are by then, as scikit-learn's does.
+    Each `fit` makes one from the estimator's parameters; `partial_fit` continues with it unchanged, even if the
+    parameters have changed since, as in scikit-learn.
 
     Parameters
     ----------
     est : BaseMLP
     previous : StochasticSolver or None
-        The solver that has trained these weights so far: steps are counted on from its.
+        The solver that has trained these weights so far; the count of steps continues from it.
     keep_moments : bool
-        Whether to take over its moments too, where it has the same rule.
+        Whether to take over its moments too, if it has the same rule.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class StochasticSolver:
     slots : tuple of (1, P) arrays
         As in `OptimizerState`.
     backend : Backend or None
-        Where `updates` and `slots` lie; None means on the host.
+        Where `updates` and `slots` are stored; None means on the host.
     """
 
     def __init__(self, est: Any, previous: StochasticSolver | None = None, keep_moments: bool = False) -> None:
@@ -78,11 +78,11 @@ class StochasticSolver:
         return numerics.adam() if self.name == "adam" else get_optimizer(self.name)
 
     def has_moments_of(self, stack: Stack) -> bool:
-        """Whether it has moments, of such a network."""
+        """Whether it has moments that fit this network."""
         return self.updates is not None and all(slot.shape[1:] == stack.theta.shape[1:] for slot in self.slots)
 
     def end_epoch(self, samples: int) -> None:
-        """Set the rate of the next epoch, after so many samples in all."""
+        """Set the rate of the next epoch, after `samples` samples in total."""
         if self.learning_rate_rule == "invscaling":
             self.learning_rate = self.learning_rate_init / (samples + 1) ** self.power_t
 
@@ -111,7 +111,7 @@ class StochasticFit:
     solver : StochasticSolver
     train : Subset
     validation : Subset or None
-        Its loss is recorded after each epoch, and its score where ``est.early_stopping``.
+        Its loss is recorded after each epoch, and with ``est.early_stopping`` its score.
     callbacks : FitCallbacks
     incremental : bool
         Whether this is a call of partial_fit: one epoch.
@@ -128,8 +128,8 @@ class StochasticFit:
     error : Exception or None
         Why it could not go on.
     first_theta, best_theta, last_theta : (P,) array or None
-        With early stopping, the weights before the first step, those of the best validation score, and those to go on
-        from.
+        With early stopping, the weights before the first step, those of the best validation score, and those to
+        continue from.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class StochasticFit:
         from_user = validation is not None and validation.from_user
         self.monitored_curve = est.validation_loss_curve_ if from_user else est.loss_curve_
         self.m, self.order = len(train.rows), np.arange(len(train.rows))
-        # A schedule begins anew with every fit, and goes on over the calls of partial_fit.
+        # A schedule restarts with every fit, and continues across calls of partial_fit.
         self.first_step, self.first_epoch = (0, 0) if incremental else (solver.steps, len(self.monitored_curve))
         self.batch_size = _batch_size(est.batch_size, self.m)
         self.steps_per_epoch = -(-self.m // self.batch_size)
@@ -171,7 +171,7 @@ class StochasticFit:
         steps = self.solver.steps - self.first_step + np.arange(self.steps_per_epoch)
         total = max(est.max_iter * self.steps_per_epoch, int(steps[-1]) + 1)
         progress = Progress(steps, self.steps_per_epoch, total, tuple(self.monitored_curve[self.first_epoch :]))
-        rows = self.train.rows if self.steps_per_epoch == 1 else self.train.rows[self.order]  # one batch has no order
+        rows = self.train.rows if self.steps_per_epoch == 1 else self.train.rows[self.order]  # one batch needs no order
         return rows, self.solver.learning_rate * self.schedule.factor(progress)
 
     def finish_epoch(
@@ -183,20 +183,20 @@ class StochasticFit:
         outputs: NDArray[Any] | None,
         theta: Array,
     ) -> None:
-        """Record what came of an epoch, and decide whether it was the last.
+        """Record the results of an epoch, and decide whether it was the last.
 
         Parameters
         ----------
         totals, normalizer : (steps,) float64
-            The loss of each batch with its penalty, and what it is multiplied by.
+            The loss of each batch with its penalty, and its multiplier.
         error : DivergenceError or None
         validation_loss : float or None
-            The loss on the rows of validation.
+            The loss on the validation rows.
         outputs : (n, n_L) array or None
-            a^L of the rows of validation, with early stopping. After an error, loss and outputs are by the weights
+            a^L of the validation rows, with early stopping. After an error, loss and outputs are from the weights
             before the first step.
         theta : (P,) array
-            The parameters, to be copied where they are the best.
+            The parameters, to be copied if they are the best.
         """
         est = self.est
         self.solver.steps += self.steps_per_epoch
@@ -219,7 +219,7 @@ class StochasticFit:
             self._count_no_improvement(theta)
             self.solver.end_epoch(est.t_)
             self.ended = est._no_improvement_count > est.n_iter_no_change and self._stop_or_lower_rate()
-        self.ended = self.callbacks.end_iteration() or self.ended  # callbacks hear of the last one too
+        self.ended = self.callbacks.end_iteration() or self.ended  # callbacks are told of the last one too
         if not self.ended and est.n_iter_ == self.epochs:
             self.ended = True
             if not self.incremental:
@@ -231,7 +231,7 @@ class StochasticFit:
                 )
 
     def _loss(self, totals: NDArray[np.float64], normalizer: NDArray[np.float64]) -> float:
-        """Mean over batches, by their rows, of a batch's loss with its penalty, both divided by its weight."""
+        """Mean over batches, weighted by rows, of a batch's loss with its penalty, both divided by its weight."""
         rows = np.full(self.steps_per_epoch, self.batch_size)
         rows[-1] = self.m - self.batch_size * (self.steps_per_epoch - 1)
         return float((totals * normalizer) @ rows / self.m)
@@ -244,12 +244,12 @@ class StochasticFit:
             print(f"Validation score: {score:f}")
 
     def _score(self, outputs: NDArray[Any]) -> float:
-        """The score of outputs for the rows of validation; NaN where they are not finite."""
+        """The score of outputs for the validation rows; NaN if they are not finite."""
         finite = bool(np.isfinite(outputs).all())
         return float(self.est._validation_score(outputs, self.validation)) if finite else float("nan")
 
     def _count_no_improvement(self, theta: Array) -> None:
-        """Count the epochs without an improvement: of the validation score with early stopping, else of the loss."""
+        """Count epochs without improvement of the validation score with early stopping, otherwise of the loss."""
         est = self.est
         if est.early_stopping:
             score = est.validation_scores_[-1]
@@ -263,9 +263,10 @@ class StochasticFit:
         est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
 
     def weights_to_keep(self) -> Array:
-        """With early stopping, the weights (P,) of the best score, or the first ones where no score was a number.
+        """With early stopping, the weights (P,) of the best score, or the initial ones if no score was a number.
 
-        None for those after the last epoch, which stay too where a warm start has scored no better than fits before.
+        None means those after the last epoch, which are also kept if a warm start has not beaten the score of earlier
+        fits.
         """
         scores = self.est.validation_scores_ if self.est.early_stopping else None
         if self.best_theta is None and scores and not np.isfinite(scores[-self.est.n_iter_ :]).any():
@@ -273,7 +274,7 @@ class StochasticFit:
         return self.best_theta
 
     def _stop_or_lower_rate(self) -> bool:
-        """Whether no improvement for so long ends the training; an adaptive learning rate is lowered first."""
+        """Whether the epochs without improvement end the training; an adaptive learning rate is lowered first."""
         est, solver = self.est, self.solver
         monitored = "Validation score" if est.early_stopping else "Training loss"
         message = (
@@ -292,9 +293,9 @@ class StochasticFit:
         return stops
 
     def _report_divergence(self, divergence: DivergenceError, first_outputs: NDArray[Any] | None) -> None:
-        """An error; with early stopping only a warning, since there are weights to return to.
+        """Report an error; with early stopping only a warning, since there are weights to return to.
 
-        Those of the best score that is a finite number; the first ones, where none is or it is less than theirs.
+        These are those of the best finite score, or the initial ones if there is none or it is below theirs.
         """
         est = self.est
         if est.early_stopping and first_outputs is not None:
@@ -320,6 +321,6 @@ def _batch_size(batch_size: Any, m: int) -> int:
 
 
 def _schedule(learning_rate: Any) -> Schedule:
-    """gpubp's schedule, for any solver; scikit-learn's three are rules of solver "sgd" for the rate after an epoch."""
+    """gpubp's schedule, for any solver; scikit-learn's three are rules of solver "sgd" for the next epoch's rate."""
     of_sgd = isinstance(learning_rate, str) and learning_rate in SCHEDULES_OF_SGD
     return get_schedule(None if of_sgd else learning_rate)
