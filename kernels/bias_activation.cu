@@ -1,6 +1,6 @@
-// z += b by rows, then a = Act(z), with DROPOUT a = mask * Act(z) / (1 - rate), for each of K networks.
-// z (K, rows, n), b (K, n), a (K, rows, n), which may be z; mask (K, rows, n), one byte each, is filled.
-// Moves z twice (once where a is z), a once and the mask once.
+// z += b by rows, then a = Act(z) or, with DROPOUT, a = mask * Act(z) / (1 - rate), for each of K networks.
+// z (K, rows, n), b (K, n), a (K, rows, n), which may be z; fills mask (K, rows, n), one byte each.
+// Moves z twice (once if a is z), a once and the mask once.
 
 template <int N>
 __device__ __forceinline__ void activate(T* z, const T* b, T* a, int rows, int n, int rows_per_block

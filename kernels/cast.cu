@@ -1,4 +1,4 @@
-// out = source rounded to T: the 16-bit copy of theta that products read. `size` elements. Moves both once.
+// out = source rounded to T, `size` elements: the 16-bit copy of theta that products read. Moves both once.
 
 extern "C" __global__ void
 cast(const A* source, T* __restrict__ out, Index size) {

@@ -1,4 +1,4 @@
-// BP3: sums = those of values over rows, for each of K networks: of delta, or of what chunks of its rows add up to.
+// BP3: sums = values summed over rows, for each of K networks. Values are delta, or the sums of chunks of its rows.
 // values (K, rows, n) of type S, sums (K, n). Moves values once.
 
 extern "C" __global__ void

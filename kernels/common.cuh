@@ -1,39 +1,39 @@
-// What all kernels share. Python puts it in front of each of them, after the types and formulas:
+// What all kernels share. Python puts this in front of each of them, after the types and formulas:
 //   T  type of batches, activations and deltas        A  type of parameters, and of all arithmetic
 // An activation, loss or update rule is a struct Act, Out, Loss or Rule made from the registries' expressions.
 
 using Index = long long;
 
-// Of every block. No kernel has __launch_bounds__: with them ptxas saves registers until one more block fits, and
-// spills to get there. Without them it takes at most 255, for which a block of this size always has room.
+// Threads of every block. No kernel has __launch_bounds__: with them, ptxas saves registers until one more block fits,
+// and spills to get there. Without them it uses at most 255 registers, for which a block of this size always has room.
 constexpr int THREADS = 256;
-constexpr int COLUMNS = 128 / sizeof(T);    // of a block's tile: one memory line a row
+constexpr int COLUMNS = 128 / sizeof(T);    // of a block's tile: one memory line per row
 constexpr int WIDTH = 16 / sizeof(T);       // elements of a 16-byte access
 constexpr int AT_ONCE = 4;                  // loads of a thread before it stores the first of them
 
 // -- launches ------------------------------------------------------------------------------------------
 
-// A kernel of a captured step is launched while the one before it still runs (programmatic dependent launch), once that
-// has waited for the one before itself. So every kernel waits, before it reads what the last one wrote, or writes what
-// that one reads; what is older than the last one has ended, and `fresh` reads what it wrote also before the wait.
+// A kernel of a captured step is launched while the previous one still runs (programmatic dependent launch), once that
+// one has waited for its own predecessor. So every kernel waits before it reads what the previous one wrote, or writes
+// what the previous one reads. Older kernels have ended, and `fresh` reads what they wrote even before the wait.
 //
-// A pointer to what is only read is never __restrict__: the compiler would read through it by instructions (ld.global.nc)
-// that it moves ahead of the wait. Where what is written is, loads may move ahead of stores all the same.
+// A pointer that is only read through is never __restrict__: the compiler would use loads (ld.global.nc) that it moves
+// ahead of the wait. With __restrict__ on the pointers that are written through, loads may still move ahead of stores.
 __device__ __forceinline__ void wait_for_last_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-// Once every block has called it, or ended, the next kernel is launched, and waits in its turn. Blocks that wait take
-// places on multiprocessors: the later it is called, the better a large grid is spread.
+// Once every block has called this or ended, the next kernel is launched, and waits in its turn. Waiting blocks occupy
+// multiprocessors: the later this is called, the better a large grid is spread.
 __device__ __forceinline__ void launch_next_kernel() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 
-// What lies at a place now, and not what a multiprocessor has kept of it from an older kernel.
+// The value in memory now, not one that a multiprocessor has cached since an older kernel.
 template <class V>
 __device__ __forceinline__ V fresh(const V* place) {
 #ifdef __CUDA_ARCH__
@@ -45,7 +45,7 @@ __device__ __forceinline__ V fresh(const V* place) {
 
 // -- types ---------------------------------------------------------------------------------------------
 
-// Between 16 bits and any other type the way leads through float.
+// Conversions between 16-bit and any other types go through float.
 template <class V>
 __device__ __forceinline__ V widened(V x) { return x; }
 template <class To>
@@ -77,7 +77,7 @@ __device__ __forceinline__ A select(bool condition, A x, A y) { return condition
 
 // -- 16-byte accesses ----------------------------------------------------------------------------------
 
-// N neighbours in memory, moved by as few instructions as their alignment allows.
+// N neighbours in memory, moved with as few instructions as their alignment allows.
 template <class V, int N>
 struct alignas(sizeof(V) * N < 16 ? sizeof(V) * N : 16) Pack {
     V x[N];
@@ -93,7 +93,7 @@ __device__ __forceinline__ void store(V* to, const Pack<V, N>& pack) {
     *reinterpret_cast<Pack<V, N>*>(to) = pack;
 }
 
-// The first `count` of N neighbours, and zeros for the others; at once where all are there and `packed` says they can.
+// The first `count` of N neighbours, and zeros for the others; in one access if all exist and `packed` allows it.
 template <int N, class V>
 __device__ __forceinline__ Pack<V, N> load(const V* from, int count, bool packed) {
     if (packed && count >= N) return load<N>(from);
@@ -144,8 +144,9 @@ struct Philox {
 // -- the order of rows ---------------------------------------------------------------------------------
 
 #ifdef ROUNDS
-// The bijection of [0, count) is a Feistel network over the smallest domain of 2^bits, walked until it is below count:
-// each round changes one half by the upper bits of (other half * a + b) mod 2^32. gpubp/backends/shuffle.py says more.
+// The bijection of [0, count) is a Feistel network over the smallest domain of 2^bits, applied until the result is
+// below count: each round changes one half by the upper bits of (other half * a + b) mod 2^32
+// (gpubp/backends/shuffle.py).
 __device__ __forceinline__ Index shuffled(unsigned place, const unsigned* keys, Index count) {
     int bits = 2;
     while ((count - 1) >> bits) bits++;
@@ -164,8 +165,8 @@ __device__ __forceinline__ Index shuffled(unsigned place, const unsigned* keys, 
 
 // -- matrices by tiles of columns ----------------------------------------------------------------------
 
-// A thread's place where a block works on COLUMNS columns of a matrix: N neighbouring columns, of the rows
-// lane, lane + lanes, ... of the block's rows. With N = 1 there is a thread per column.
+// A thread's part of the COLUMNS columns of a matrix that a block works on: N neighbouring columns, of the rows
+// lane, lane + lanes, ... of the block's rows. With N = 1 a thread has a single column.
 template <int N>
 struct Tile {
     static constexpr int width = COLUMNS / N, lanes = THREADS / width;
@@ -175,7 +176,7 @@ struct Tile {
     __device__ __forceinline__ explicit Tile(int tile) : column(tile * COLUMNS + inside) {}
 };
 
-// Adds up, in a fixed order, what the lanes of a block hold for the same columns; lane 0 ends with the totals.
+// Adds up, in a fixed order, what the lanes of a block hold for the same columns; lane 0 gets the totals.
 template <int N>
 __device__ __forceinline__ void add_lanes(const Tile<N>& at, A (&sum)[N]) {
     __shared__ A upper[THREADS / 2 * N];
@@ -222,7 +223,7 @@ __device__ __forceinline__ V over_group(V x, Combine combine) {
 
 // -- sums over rows, in two stages ---------------------------------------------------------------------
 
-// sums = those of values (rows, n) over its rows, for the columns of a tile; of chunks of rows, the second stage.
+// sums = values (rows, n) summed over rows, for the columns of a tile; with sums of chunks as rows, the second stage.
 template <class V>
 __device__ __forceinline__ void add_rows(const Tile<1>& at, const V* values, A* sums, int rows, int n) {
     A sum[1] = {};
@@ -234,7 +235,8 @@ __device__ __forceinline__ void add_rows(const Tile<1>& at, const V* values, A* 
     if (at.lane == 0 && at.column < n) sums[at.column] = sum[0];
 }
 
-// Whether all other `blocks` were here before; then what they wrote can be read. `arrived` is zero between launches.
+// Whether this is the last of `blocks` to arrive; it can then read what the others wrote. `arrived` is zero between
+// launches.
 __device__ __forceinline__ bool is_last(unsigned* arrived, unsigned blocks) {
     __shared__ bool last;
     __threadfence();
@@ -248,12 +250,12 @@ __device__ __forceinline__ bool is_last(unsigned* arrived, unsigned blocks) {
     return last;
 }
 
-// What a loss leaves of its rows: the sums of value and metric, times the rows' weights.
+// A loss's sums over rows: value and metric, each times the row's weight.
 struct Totals {
     double value, metric;
 };
 
-// Where a kernel of a loss puts its sums, for each network.
+// Where a loss kernel puts its sums, for each network.
 struct LossSums {
     A* chunk_sums;         // (K, chunks, n) of delta over the rows of each block; grad_b itself where there is one
     A* grad_b;             // (K, n), for the last block to fill; null where column_sum does, or chunk_sums is it
@@ -267,8 +269,8 @@ struct LossSums {
         Index grad_b_stride
 #define LOSS_SUMS {chunk_sums, grad_b, chunk_totals, totals, arrived, chunk_sums_stride, grad_b_stride}
 
-// Adds up the totals of a network's rows, of which each of its blocks has some. True in the block that arrives last,
-// which can read what the others wrote, and false where there is one alone.
+// Adds up a network's totals over the blocks that share its rows. True in the block that arrives last, which can read
+// what the others wrote; false if there is only one block.
 __device__ __forceinline__ bool sum_totals(Totals mine, Totals* chunk_totals, Totals* totals, unsigned* arrived, Index k,
                                            Index now) {
     const int chunks = gridDim.x;
@@ -290,8 +292,8 @@ __device__ __forceinline__ bool sum_totals(Totals mine, Totals* chunk_totals, To
     return true;
 }
 
-// What ends a kernel of a loss, whose block x has left delta (rows, n) in its rows first to last and has its share
-// of their totals.
+// The end of a loss kernel: block x has written delta (rows, n) in its rows first to last, and has its share of the
+// totals.
 __device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Totals mine, int first, int last, int n,
                                          Index k, Index now) {
     const int chunks = gridDim.x;
@@ -315,7 +317,7 @@ __device__ __forceinline__ void sum_loss(const LossSums& to, const T* delta, Tot
 
 // -- an update -----------------------------------------------------------------------------------------
 
-// x to the power of n; of whole n by squaring, since a single thread takes microseconds for pow.
+// x to the power of n; for whole n by squaring, since pow takes a single thread microseconds.
 __device__ __forceinline__ double power(double x, double n) {
     if (!(n >= 0 && n < 2147483648.0 && n == rint(n))) return pow(x, n);
     double result = 1;

@@ -1,7 +1,7 @@
-// A layer forward in one launch, for small ones: z = a_prev W + b by rows, a = Act(z), for each of K networks.
-// a_prev (K or 1, rows, n_in), W (K, n_in, n), b (K, n), z and a (K, rows, n), which may be one; with DROPOUT the mask
-// (K, rows, n), one byte each, is filled. A block computes a tile; the grid is (tiles, K).
-// Moves a_prev once for each column of tiles, W once for each row of them, z, a and the mask once.
+// A small layer forward in one launch: z = a_prev W + b by rows, a = Act(z), for each of K networks.
+// a_prev (K or 1, rows, n_in), W (K, n_in, n), b (K, n), z and a (K, rows, n), which may be one buffer; with DROPOUT
+// fills the mask (K, rows, n), one byte each. A block computes a tile; the grid is (tiles, K).
+// Moves a_prev once for each column of tiles, W once for each row of tiles, and z, a and the mask once.
 
 extern "C" __global__ void
 dense(const T* a_prev, const T* W, const T* b, T* z, T* a, int rows, int n_in, int n,

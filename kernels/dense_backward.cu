@@ -1,8 +1,8 @@
-// A layer backward in one launch, for small ones, for each of K networks:
-// BP4, grad_W = a_prev^T delta; BP3, grad_b = the sums of delta over rows, unless grad_b is null; and with BELOW
+// A small layer backward in one launch, for each of K networks:
+// BP4, grad_W = a_prev^T delta; BP3, grad_b = delta summed over rows, unless grad_b is null; and with BELOW
 // BP2, below = (delta W^T) * Act'(from), where from is the a or z of the layer below.
-// a_prev, below, from (K or 1, rows, n_in), W, grad_W (K, n_in, n), delta (K, rows, n), grad_b (K, n). With DROPOUT below
-// is multiplied by mask / (1 - rate), mask (K, rows, n_in). The first blocks of a grid (tiles, K) have BP2's tiles.
+// a_prev, below, from (K or 1, rows, n_in), W, grad_W (K, n_in, n), delta (K, rows, n), grad_b (K, n). With DROPOUT,
+// below is multiplied by mask / (1 - rate), mask (K, rows, n_in). The first blocks of the grid (tiles, K) compute BP2.
 // Moves delta twice for each column of tiles, a_prev and W likewise, and everything else once.
 
 extern "C" __global__ void

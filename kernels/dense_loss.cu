@@ -1,8 +1,8 @@
-// The last layer forward and BP1 in one launch, for small ones: logits z = a_prev W + b by rows, which stay in shared
-// memory, and their delta, for each of K networks; the totals of the step are written.
-// a_prev (K or 1, rows, n_in), W (K, n_in, n), b (K, n), delta (K, rows, n); of the loss as in loss_delta.cu. A block
-// computes a tile, which has all columns: n is TILE_N at most. The grid is (tiles, K). Moves a_prev once, W once for each
-// tile, y, weight and delta once.
+// A small last layer forward and BP1 in one launch, for each of K networks: logits z = a_prev W + b by rows, which stay
+// in shared memory, their delta, and the totals of the step.
+// a_prev (K or 1, rows, n_in), W (K, n_in, n), b (K, n), delta (K, rows, n); arguments of the loss as in loss_delta.cu.
+// A block computes a tile, which has all columns: n is TILE_N at most. The grid is (tiles, K). Moves a_prev once, W
+// once for each tile, and y, weight and delta once.
 
 extern "C" __global__ void
 dense_loss(const T* a_prev, const T* W, const T* b, T* __restrict__ delta, int rows,

@@ -1,12 +1,13 @@
-// The rows of a step from the resident data: X_out[k, i] = X[k, row], cast from S to D, and so y and the weights, where
-// row = order[k, bijection(step * batch_size + i)]. order null: the place itself; keys null: the position's own place.
-// X, y, weight (K or 1, m, columns); X_out, y_out, weight_out (K or 1, rows, columns), null where there are none;
-// order (K or 1, m), keys (K or 1, ROUNDS, 2), counts (K or 1). Where a part of the rows is there at a time, positions
-// are counted anew after `period`, which is 0 otherwise. Moves every row twice.
+// The rows of a step from the resident data: X_out[k, i] = X[k, row], cast from S to D, and likewise y and the weights,
+// where row = order[k, bijection(step * batch_size + i)]. If order is null, row is what the bijection gives; if keys
+// are null, the bijection is the identity.
+// X, y, weight (K or 1, m, columns); X_out, y_out, weight_out (K or 1, rows, columns), null if there are none;
+// order (K or 1, m), keys (K or 1, ROUNDS, 2), counts (K or 1). If only part of the rows is resident at a time,
+// positions start from 0 again after `period`, which is 0 otherwise. Moves every row twice.
 
 constexpr int MOST_ROWS = 64;  // of a block
 
-// out = the rows of source that are taken, `height` of them, N elements at a time.
+// out = the `height` rows of source that `taken` lists, N elements at a time.
 template <int N, class From, class To>
 __device__ __forceinline__ void copy(const From* source, To* __restrict__ out, const Index* taken, int height,
                                      int columns) {
@@ -31,7 +32,7 @@ __device__ __forceinline__ void copy(const From* source, To* __restrict__ out, c
 
 template <class From, class To>
 __device__ __forceinline__ void take(const From* source, To* out, const Index* taken, int height, int columns) {
-    // As many elements at a time as the wider of the two types fits into 16 bytes.
+    // As many elements at a time as fit into 16 bytes in the wider of the two types.
     constexpr int N = 16 / (sizeof(From) > sizeof(To) ? sizeof(From) : sizeof(To));
     if (columns % N == 0 && aligned(source) && aligned(out))
         copy<N>(source, out, taken, height, columns);

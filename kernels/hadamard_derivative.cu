@@ -1,7 +1,7 @@
 // BP2 and BP3: grad becomes delta = grad * Act'(kept), and partial the sums of delta over chunks of rows.
-// grad, kept (K, rows, n); partial (K, chunks, n), of which column_sum makes grad_b, or grad_b itself where all
-// rows are one chunk. With DROPOUT delta = mask / (1 - rate) * grad * Act'(x), x being kept * (1 - rate) where
-// kept is a, the scaled activation. Moves grad twice, kept once and the mask once.
+// grad, kept (K, rows, n); partial (K, chunks, n), which column_sum adds up to grad_b, or grad_b itself if all rows are
+// one chunk. With DROPOUT delta = mask / (1 - rate) * grad * Act'(x), where x is kept * (1 - rate) if kept is a, the
+// scaled activation. Moves grad twice, kept once and the mask once.
 
 template <int N>
 __device__ __forceinline__ void differentiate_rows(T* __restrict__ grad, const T* kept, A* __restrict__ partial,

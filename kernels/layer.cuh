@@ -1,8 +1,8 @@
-// What happens to N neighbouring elements of a hidden layer on the way forward and on the way back, by Act.
+// What Act does to N neighbouring elements of a hidden layer in the forward and in the backward pass.
 // With DROPOUT a = mask * Act(z) / (1 - rate), where the mask has a byte for each element.
 //
-// The mask's words are Philox's of (element / 4, layer, step); the element is word (element % 4) and stays where that is
-// >= round(rate * 2^32).
+// The mask's random words are Philox's of (element / 4, layer, step). An element has word (element % 4), and is kept if
+// that is >= round(rate * 2^32).
 
 #ifdef DROPOUT
 // A layer's dropout in one network and step.
@@ -42,7 +42,7 @@ __device__ __forceinline__ Pack<A, N> activated(const Pack<A, N>& z
     return a;
 }
 
-// BP2: the gradient with respect to a becomes delta, that with respect to z; `from` is a or z, as Act wants it.
+// BP2: the gradient with respect to a becomes delta, that with respect to z; `from` is a or z, whichever Act needs.
 template <int N>
 __device__ __forceinline__ void differentiate(Pack<A, N>& grad, const Pack<T, N>& from
 #ifdef DROPOUT

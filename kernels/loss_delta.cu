@@ -1,8 +1,8 @@
-// BP1: logits (K, rows, n) become delta; the sums of delta over the rows (BP3), and the totals of the step: those of
-// weight * (value, metric).
+// BP1: logits (K, rows, n) become delta. Also sums delta over rows (BP3), and weight * (value, metric) over rows into
+// the totals of the step.
 // y (rows) classes, (rows, n) distributions or values; weight (rows) or null; normalizer (K, steps), smoothing (K),
-// loss_scale (K) or null. A row's formulas are in row_loss.cuh, what is summed in common.cuh. GROUP threads share a row: a
-// few of a warp for few outputs, a block for many. Moves logits twice, y once; rereads hit the cache.
+// loss_scale (K) or null. The formulas of a row are in row_loss.cuh, the sums in common.cuh. GROUP threads share a row:
+// a few of a warp for few outputs, a whole block for many. Moves logits twice, y once; rereads hit the cache.
 
 extern "C" __global__ void
 loss_delta(T* __restrict__ logits, const Target* y, const double* weight, const double* normalizer,

@@ -1,14 +1,15 @@
-// Products of training on the chip by tensor cores, 16 x 16 sums a warp, of operands rounded to TF32.
+// Products on tensor cores for training on the chip: 16 x 16 sums per warp, of operands rounded to TF32.
 //
-// Which of a fragment's rows, columns and k are which of the matrices' is free, as long as all agree. So a lane has of
-// either operand the lines 2 i and 2 i + 1 at the k 2 j and 2 j + 1, which are two words side by side twice, whichever way
-// the operand lies; of the sums two neighbouring Quads. A line being an odd number of 16-byte words long, the words that
-// half a warp reads at once lie in 32 banks.
+// How a fragment's rows, columns and k map to those of the matrices is free, as long as all fragments agree. So a lane
+// has the lines 2 i and 2 i + 1 of either operand at the k 2 j and 2 j + 1: two words side by side, twice, whichever
+// way the operand is stored. Of the sums it has two neighbouring Quads. Since a line is an odd number of 16-byte words
+// long, the words that half a warp reads at once are in 32 different banks.
 
 constexpr int SIDE = 16, WARPS = THREADS / 32;
 static_assert(SIDE == UNIT_M && SIDE == 2 * UNIT_N && UNIT_K == 8, "two units side by side");
 
-// How a product of (m, k) by (k, n) is shared out: rows and columns are those that are there, m and n or a few more.
+// How a product of (m, k) by (k, n) is divided among warps: rows and columns are m and n, rounded up to multiples of
+// TILE.
 struct alignas(16) Tiling {
     int rows, columns;
     int wide, squares;  // squares of sums, side by side and in all
@@ -19,7 +20,7 @@ struct alignas(16) Tiling {
     }
 };
 
-// An operand's words of two lines at two k; beyond its lines and its k, zeros.
+// An operand's words of two lines at two k; zeros beyond its lines and its k.
 struct Words {
     unsigned at[2][2] = {};
 
@@ -39,10 +40,10 @@ struct Words {
     }
 };
 
-// Sums over k of a(i, k) b(k, j), and start(j) added. Where A_ALONG_K, a(i, k) is a[i * a_row + k], else a[k * a_row + i];
-// where B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. finish(i, 1, j, 1, sums) is called with an array of
-// Quads, the sums of row i and, but with DROPOUT, of row i + 1, in each those of column j and the next ones, up to
-// multiples of 4: columns beyond n are to be left zero. What it writes, the product must not read.
+// start(j) plus the sums over k of a(i, k) b(k, j). With A_ALONG_K, a(i, k) is a[i * a_row + k], else a[k * a_row + i];
+// with B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. Calls finish(i, 1, j, 1, sums) with an array of
+// Quads: the sums of row i and, without DROPOUT, of row i + 1, each those of column j and the next ones. Columns run up
+// to a multiple of 4: finish must leave those beyond n zero. It must not write anything that the product reads.
 template <bool A_ALONG_K, bool B_ALONG_K, class Start, class Finish>
 __device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_row, const A* b, int b_row, int k,
                                         Start start, Finish finish) {
@@ -53,7 +54,7 @@ __device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_
         const bool inside = row < by.rows && column < by.columns;
         Quad from = {};
         if (inside) from = start(column);
-        A sum[2][4];  // of either unit; the column c of one is 2 c of the square, of the other 2 c + 1
+        A sum[2][4];  // of both units; column c is column 2 c of the square in one, 2 c + 1 in the other
 #pragma unroll
         for (int of = 0; of < 4; of++) sum[0][of] = from.x[of % 2 * 2], sum[1][of] = from.x[of % 2 * 2 + 1];
 #pragma unroll 4
@@ -70,7 +71,7 @@ __device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_
         for (int of = 0; of < 4; of++)
 #pragma unroll
             for (int unit = 0; unit < 2; unit++) sums[of / 2].x[of % 2 * 2 + unit] = sum[unit][of];
-#ifdef DROPOUT  // of code for several rows, random numbers would make too much
+#ifdef DROPOUT  // with random numbers, code for several rows would be too long
 #pragma unroll 1
         for (int later = 0; later < 2; later++) {
             Quad one[1] = {sums[0]};

@@ -1,9 +1,9 @@
-// Products of training on the chip by threads, TILE x TILE sums each.
+// Products by threads for training on the chip: TILE x TILE sums per thread.
 
 constexpr int MOST_PART_BITS = 3;  // a tile is shared by 8 threads at most
 
-// How a product of (m, k) by (k, n) is shared out. Where it has fewer tiles than there are threads, the threads of a warp
-// whose numbers differ in the upper part_bits share a tile, each with `depth` of the terms.
+// How a product of (m, k) by (k, n) is divided among threads. If it has fewer tiles than threads, the threads of a warp
+// whose numbers differ only in the upper part_bits share a tile, each with `depth` of the terms.
 struct alignas(16) Tiling {
     short high, wide;  // tiles along both sides
     short wide_bits, tile_bits, part_bits, depth;
@@ -18,7 +18,7 @@ struct alignas(16) Tiling {
     }
 };
 
-// Two threads whose numbers differ by `offset` add up their sums, and each keeps one half of the rows.
+// Two threads whose numbers differ by `offset` add up their sums, and each keeps half of the rows.
 template <int HALF>
 __device__ __forceinline__ void add_parts(A (&sum)[TILE][TILE], int offset) {
     const bool upper = threadIdx.x & offset;
@@ -42,10 +42,10 @@ __device__ __forceinline__ void finish_rows(const A (&sum)[TILE][TILE], int row,
     finish(row, i_apart, column, apart, sums);
 }
 
-// Sums over k of a(i, k) b(k, j), and start(j) added. Where A_ALONG_K, a(i, k) is a[i * a_row + k], else a[k * a_row + i];
-// where B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. finish(i, i_apart, j, apart, sums) is called with
-// an array of Quads, the sums of row i, i + i_apart, ... and in each those of column j, j + apart, ..., up to multiples of
-// 4: columns beyond n are to be left zero. What it writes, the product must not read.
+// start(j) plus the sums over k of a(i, k) b(k, j). With A_ALONG_K, a(i, k) is a[i * a_row + k], else a[k * a_row + i];
+// with B_ALONG_K, b(k, j) is b[j * b_row + k], else b[k * b_row + j]. Calls finish(i, i_apart, j, apart, sums) with an
+// array of Quads: the sums of rows i, i + i_apart, ..., each those of columns j, j + apart, .... Columns run up to a
+// multiple of 4: finish must leave those beyond n zero. It must not write anything that the product reads.
 template <bool A_ALONG_K, bool B_ALONG_K, class Start, class Finish>
 __device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_row, const A* b, int b_row, int k,
                                         Start start, Finish finish) {
@@ -59,8 +59,8 @@ __device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_
     for (int others = 0; others < 1 << by.tile_bits; others += THREADS >> part_bits) {
         const int t = others + mine;
         int tile_j = t & ((1 << wide_bits) - 1), tile_i = t >> wide_bits;
-        // Half a warp has 4 x 4 tiles where that can be, and threads 2k and 2k + 1 the same column of them: then an
-        // access to 16 bytes each takes 2 turns of the memory and not 4.
+        // If possible, half a warp has 4 x 4 tiles, and threads 2k and 2k + 1 are in the same column of tiles: then an
+        // access to 16 bytes each takes 2 turns of the memory instead of 4.
         if (by_squares) {
             tile_j = (t >> 1 & 1) | (t >> 2 & 2) | (t >> 4 << 2 & ((1 << wide_bits) - 1));
             tile_i = (t & 1) | (t >> 1 & 2) | t >> (wide_bits + 2) << 2;
@@ -114,12 +114,12 @@ __device__ __forceinline__ void product(const Tiling& tiling, const A* a, int a_
             for (int j = 0; j < TILE; j++) sum[0][j] += __shfl_xor_sync(0xffffffffu, sum[0][j], 4);
         if (!inside || (part_bits > 2 && part % 2)) continue;
         const int row = i_0 + (part << 2 >> part_bits) * i_apart;
-#ifdef DROPOUT  // of code for several rows, random numbers would make too much
+#ifdef DROPOUT  // with random numbers, code for several rows would be too long
 #pragma unroll 1
         for (int i = 0; i < TILE >> min(part_bits, 2); i++) {
             finish_rows<1>(sum, row + i * i_apart, i_apart, j_0, apart, finish);
 #pragma unroll
-            for (int later = 1; later < TILE; later++)  // since registers cannot be looped over
+            for (int later = 1; later < TILE; later++)  // since a loop cannot index registers
 #pragma unroll
                 for (int j = 0; j < TILE; j++) sum[later - 1][j] = sum[later][j];
         }

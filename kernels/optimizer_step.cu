@@ -1,8 +1,8 @@
-// One update: theta -= Rule(factor * grad, slots), and for weights decay * theta, by the steps of step_begin.
-// With L2 the gradient of weights gains penalty * theta; with OPERANDS the 16-bit copy of theta is written along;
-// with TRACKED largest[k] becomes the largest |update| so far. Nothing is written where the step does not count.
+// One update: theta -= Rule(factor * grad, slots), for weights also decay * theta, with the scalars of step_begin.
+// With L2, the gradient of weights gains penalty * theta; with OPERANDS, the 16-bit copy of theta is written too;
+// with TRACKED, largest[k] becomes the largest |update| so far. Nothing is written if the step does not count.
 // theta, grad, slots, operands (K, P); P is a multiple of 128 elements and every buffer 16-byte aligned.
-// Moves grad once, theta and each slot twice: 28 bytes a parameter for Adam in float32.
+// Moves grad once, theta and each slot twice: 28 bytes per parameter for Adam in float32.
 
 extern "C" __global__ void
 optimizer_step(A* __restrict__ theta, const A* grad, T* __restrict__ operands,
@@ -42,7 +42,7 @@ optimizer_step(A* __restrict__ theta, const A* grad, T* __restrict__ operands,
     }
 #ifdef TRACKED
     most = over_group<THREADS>(most, Max());
-    // Doubles that are not negative are ordered as their bits are.
+    // Doubles that are not negative are ordered like their bits.
     if (threadIdx.x == 0) atomicMax(reinterpret_cast<unsigned long long*>(largest + k), __double_as_longlong(most));
 #endif
 }

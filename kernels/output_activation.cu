@@ -1,4 +1,4 @@
-// a = Out(z) in place, for inference. z (K, rows, n), a network's matrix in one piece of `size` elements.
+// a = Out(z) in place, for inference. z (K, rows, n); each network's matrix is `size` contiguous elements.
 // Moves z twice.
 
 extern "C" __global__ void

@@ -1,13 +1,14 @@
-// A tile of out = a b, TILE_M rows by TILE_N columns, by a block: for products that are too small for a library's.
+// A block computes a tile of out = a b, TILE_M rows by TILE_N columns: for products that are too small for a library.
 //
-// Panels of both operands lie in shared memory; the next AHEAD ones are on their way into registers while one is
+// Panels of both operands are in shared memory; the next AHEAD ones are being loaded into registers while one is
 // multiplied. GROUPS of threads share the k of a panel, and their sums are added in order.
 
 constexpr int OF_SUMS = GROUPS * TILE_N * (TILE_M + 1);
-constexpr int PANELS = OF_PANELS > OF_SUMS ? OF_PANELS : OF_SUMS;  // of A in shared memory: sums take panels' place
+constexpr int PANELS = OF_PANELS > OF_SUMS ? OF_PANELS : OF_SUMS;  // elements of A; sums replace panels
 
-// epilogue(row, column, sums) gets every QUAD of the tile from (first_row, first_column) on, those outside of the matrix
-// too; and column_sum(column, sum), if wanted, the sums of b over k. `panels` has room for PANELS elements.
+// Calls epilogue(row, column, sums) for every QUAD of the tile from (first_row, first_column) on, including those
+// outside the matrix, and with sum_columns column_sum(column, sum) for the sums of b over k. `panels` has room for
+// PANELS elements.
 template <bool A_ALONG_K, bool B_ALONG_K, class Epilogue, class ColumnSum>
 __device__ __forceinline__ void product(A* panels, const Operand<A_ALONG_K>& a, const Operand<B_ALONG_K>& b, int depth,
                                         int first_row, int first_column, Epilogue epilogue, bool sum_columns,

@@ -1,9 +1,9 @@
-// Panels of a product's operands, DEPTH of k each, on their way into shared memory. `Places` says where there.
+// Loads panels of a product's operands, DEPTH of k each, into shared memory. `Places` says where they go.
 
-constexpr int QUAD = 4;  // columns that an epilogue gets at once
+constexpr int QUAD = 4;  // columns per call of an epilogue
 constexpr int DEPTH = 16384 / sizeof(A) / (TILE_M > TILE_N ? TILE_M : TILE_N);
 
-// A row of a, or a column of b, is x. Its elements along k lie at from[x * line + k], or at from[k * line + x]; lines
+// x is a row of a, or a column of b. Its elements along k are at from[x * line + k], or at from[k * line + x]; lines
 // follow each other without gaps.
 template <bool ALONG_K>
 struct Operand {
@@ -26,7 +26,7 @@ struct Panel {
     Pack<T, WIDTH> unit[UNITS];
 
     __device__ __forceinline__ void fetch(const Operand<Places::ALONG_K>& of, int first_x, int first_k, int depth) {
-        // Packed, a unit is inside or not as a whole. All of them are on their way before the first is waited for.
+        // If packed, a unit is wholly inside or outside. All loads are issued before the first is waited for.
         if (of.packed) {
 #pragma unroll
             for (int i = 0; i < UNITS; i++) {

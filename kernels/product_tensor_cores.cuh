@@ -1,12 +1,13 @@
-// A tile's sums of 16-bit numbers by tensor cores. Warps share the tile; where there are more of them than units of sums,
-// they form GROUPS that take every GROUPS-th k. Panels hold operands as they lie in memory.
+// A tile's sums of 16-bit numbers on tensor cores. Warps share the tile; if there are more warps than units of sums,
+// they form GROUPS that each take every GROUPS-th unit of k. Panels hold operands in the layout that they have in
+// memory.
 
 constexpr int PIECES = TILE_M / UNIT_M * (TILE_N / UNIT_N), WARPS = THREADS / 32;
 constexpr int GROUPS = PIECES < WARPS ? WARPS / PIECES : 1;
 constexpr int OF_A_WARP = PIECES * GROUPS / WARPS;  // pieces, side by side
 static_assert(OF_A_WARP * WARPS == PIECES * GROUPS, "every warp has equally many pieces");
 
-constexpr int BESIDE = 8;  // elements beside each line: so the words of a fragment are in 32 banks
+constexpr int BESIDE = 8;  // padding elements of each line, so that a fragment's words are in 32 banks
 constexpr int OF_PANELS = (TILE_M + BESIDE + TILE_N + BESIDE) * (DEPTH + BESIDE) / 2;  // counted in A
 
 template <bool ALONG, int LINES>
@@ -39,7 +40,7 @@ struct Sums {
     const int top = inside % (TILE_M / UNIT_M) * UNIT_M, left = inside / (TILE_M / UNIT_M) * OF_A_WARP * UNIT_N;
     A sum[OF_A_WARP][4] = {}, of_b[OF_A_WARP][4] = {};
 
-    // The first `depth` k of two panels, which hold zeros from there on.
+    // Adds the products of the first `depth` k of two panels, which hold zeros from there on.
     __device__ __forceinline__ void add(const T* panel_a, const T* panel_b, int depth, bool sum_columns) {
 #pragma unroll 4
         for (int k = group * UNIT_K; k < depth; k += GROUPS * UNIT_K) {
@@ -68,7 +69,7 @@ struct Sums {
                 const Pack<A, 2> both = {sum[piece][2 * row], sum[piece][2 * row + 1]};
                 store(parts + (group * TILE_M + top + i + row * 8) * TILE_N + column, both);
             }
-            const Pack<A, 2> sums = {of_b[piece][0], of_b[piece][1]};  // in all rows the same
+            const Pack<A, 2> sums = {of_b[piece][0], of_b[piece][1]};  // the same in all rows
             if (sum_columns && top == 0 && i == 0) store(column_parts + group * TILE_N + column, sums);
         }
     }

@@ -1,6 +1,6 @@
-// A tile's sums by threads, QUAD x QUAD each: few words of shared memory are read for many products. Where a tile has
-// fewer sums than that, threads form GROUPS that take every GROUPS-th k: so a block has enough threads to fetch whole
-// panels at once. Panels hold A, k by k.
+// A tile's sums by threads, QUAD x QUAD each, so that few words of shared memory are read for many products. If a tile
+// has fewer sums than that, threads form GROUPS that each take every GROUPS-th k, so that a block has enough threads to
+// fetch whole panels at once. Panels hold elements of A, k by k.
 
 constexpr int ACROSS = TILE_N / QUAD;  // threads of a group side by side
 constexpr int GROUPS = THREADS * QUAD * QUAD / (TILE_M * TILE_N);
@@ -10,9 +10,9 @@ template <bool ALONG, int LINES>
 struct PanelPlaces {
     using Element = A;
     static constexpr bool ALONG_K = ALONG;
-    static constexpr int TILE = LINES, PITCH = TILE + 4, SIZE = DEPTH * PITCH;  // what is stored together is in 32 banks
+    static constexpr int TILE = LINES, PITCH = TILE + 4, SIZE = DEPTH * PITCH;  // what is stored at once is in 32 banks
 
-    // The first element of a unit. Along k two neighbours take one line's sector, so that 32 threads store to 32 banks.
+    // The first element of a unit. Along k, two neighbours share a line's sector, so that 32 threads store to 32 banks.
     static __device__ __forceinline__ int k_of(int number) {
         return ALONG_K ? (number % 2 + number / (2 * TILE) * 2) * WIDTH : number / (TILE / WIDTH);
     }
@@ -35,7 +35,7 @@ struct Sums {
     const int top = inside / ACROSS * QUAD, left = inside % ACROSS * QUAD;
     Pack<A, QUAD> sum[QUAD] = {}, of_b = {};
 
-    // The first `depth` k of two panels.
+    // Adds the products of the first `depth` k of two panels.
     __device__ __forceinline__ void add(const A* panel_a, const A* panel_b, int depth, bool sum_columns) {
 #pragma unroll 4
         for (int k = group; k < depth; k += GROUPS) {

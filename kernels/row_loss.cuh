@@ -1,11 +1,12 @@
-// BP1 of a row: its logits z (n) become delta = w * scale * dC/dz, and what it adds to the step's totals is added. LANES
-// neighbouring threads share a row, and those that have none (not `there`) take part in the shuffles. s is the label
-// smoothing, w the row's weight; y the row's class (CLASSES), its distribution over classes, or its n values.
+// BP1 of a row: its logits z (n) become delta = w * scale * dC/dz, and its share of the step's totals is added. LANES
+// neighbouring threads share a row; threads without a row (not `there`) still take part in the shuffles. s is the label
+// smoothing, w the row's weight, y the row's class (CLASSES), its distribution over classes, or its n values.
 //
-// With SOFTMAX_CROSS_ENTROPY delta is that of softmax and cross-entropy, softmax(z) - target, where target =
-// (1 - s) * y + s / n. Else it is that of Loss, a sum over the outputs: of the logits (LINK 0), or of the outputs a^L,
-// linked to the logits by Out' (LINK 1) or by the Jacobian of softmax (LINK 2), delta = a * (grad_a - sum(a * grad_a)).
-// The metric is whether the class was hit, or the mean over the outputs of LABELS hit or of squared errors.
+// With SOFTMAX_CROSS_ENTROPY, delta is that of softmax and cross-entropy, softmax(z) - target, where
+// target = (1 - s) * y + s / n. Otherwise it is that of Loss, a sum over the outputs: a function of the logits (LINK 0),
+// or of the outputs a^L, linked to the logits by Out' (LINK 1) or by the Jacobian of softmax (LINK 2),
+// delta = a * (grad_a - sum(a * grad_a)).
+// The metric is whether the class was predicted, or the mean over the outputs of correct LABELS or of squared errors.
 
 #if defined(SOFTMAX_CROSS_ENTROPY) && defined(CLASSES)
 using Target = Index;
@@ -15,7 +16,7 @@ using Target = A;
 constexpr bool ONE_TARGET = false;
 #endif
 
-// visit(j) for each of the thread's columns: of few, side by side.
+// visit(j) for each of the thread's columns, unrolled if they are few.
 template <int LANES, class Visit>
 __device__ __forceinline__ void each_column(int n, bool there, Visit visit) {
     const int first = there ? threadIdx.x % LANES : n;
@@ -64,7 +65,7 @@ __device__ __forceinline__ void loss_of_row(Logit* z, const Given* y, int n, boo
         return (A(1) - s) * yj + s / A(n);
     };
 
-    A others = 0, aim = 0;  // but for the largest, whose exponential is 1
+    A others = 0, aim = 0;  // except the largest, whose exponential is 1
     each([&](int j) {
         const A shifted = convert<A>(z[j]) - top, t = target(j);
         others += j == predicted ? A(0) : exp(shifted);

@@ -1,11 +1,11 @@
 // What an update must know before it writes anything: the squared norm of each network's gradient, whether the
-// step counts, and the scalars of the rule. grad, theta (K, P); partial (K, blocks), arrived (K), zero between
-// launches; all others (K) but cursor and the tables, (K, steps); null where an option is not used. steps is filled.
-// The last block of a network to arrive decides for it. Moves grad once, and theta's weights where there is L2.
-// With PENALTY the squared norm of the weights is taken along, and l2 / 2 times it is recorded in penalty[k, cursor].
+// step counts, and the scalars of the rule. grad, theta (K, P); partial (K, blocks); arrived (K), zero between
+// launches; all others (K), except cursor and the tables, (K, steps); null if an option is not used. Fills steps.
+// The last block of a network to arrive decides for it. Moves grad once and, with L2, theta's weights once.
+// With PENALTY, also computes the squared norm of the weights, and records l2 / 2 times it in penalty[k, cursor].
 //
-// A network whose loss or norm is not finite becomes inactive. Where the loss is finite and the gradient scaled
-// (float16), the scale is to blame: the step is skipped and the scale halved; after clean_limit steps it doubles.
+// A network whose loss or norm is not finite becomes inactive. But if the loss is finite and the gradient scaled
+// (float16), the scale is to blame: the step is skipped and the scale halved; after clean_limit clean steps it doubles.
 
 struct Squares {
     double grad, weights;
@@ -34,7 +34,7 @@ __device__ __forceinline__ Squares squares(const A* grad, const A* theta, A l2, 
     return sum;
 }
 
-// The sum over a network's threads, all of whose blocks have it in the same place.
+// The sum over a block's threads.
 __device__ __forceinline__ Squares over_block(Squares sum) {
     sum.grad = over_group<THREADS>(sum.grad, Add());
 #ifdef PENALTY
@@ -49,7 +49,7 @@ step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, I
            Index* updates, Step<Rule>* steps, const double* l2, const double* normalizers, double* penalty,
            const double* weight_decay, const double* max_grad_norm, double* loss_scale, Index* clean_steps,
            Index* overflows, Index clean_limit, Index steps_per_epoch, Index n_weights, Index P OPTION_PARAMETERS) {
-    // While the last kernel ends: all of this is of the last step. Any block may be the one to decide.
+    // While the previous kernel ends: all of this is from the last step. Any block may be the one that decides.
     const bool first = threadIdx.x == 0;
     const Index k = blockIdx.y, here = fresh(cursor), now = k * steps_per_epoch + here;
     const double rate = learning_rates[now];
@@ -62,7 +62,7 @@ step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, I
     const double scale = loss_scale ? loss_scale[k] : 1.0;
     const double shrink = l2 ? l2[k] * (normalizers ? normalizers[now] : 1.0) * scale : 0.0;
     grad += k * P, theta += k * P, partial += k * gridDim.x;
-    const bool was_active = first && active[k];  // on its way while gradients are
+    const bool was_active = first && active[k];  // loaded while gradients are
     const double value = first ? totals[now * 2] : 0.0;
     Squares sum = over_block(squares<16 / sizeof(A)>(grad, theta, shrink, n_weights, P));
     if (gridDim.x > 1) {
@@ -95,7 +95,7 @@ step_begin(const A* grad, const A* theta, Squares* partial, unsigned* arrived, I
         step.decay = weight_decay ? rate * weight_decay[k] : 0.0;
         if (loss_scale && ++clean_steps[k] == clean_limit) loss_scale[k] = scale * 2.0, clean_steps[k] = 0;
     }
-    // The last network to decide moves the cursor on, which every block has read by then.
+    // The last network to decide advances the cursor, which every block has read by then.
     unsigned* const decided = arrived + gridDim.y;
     if (gridDim.y > 1) {
         __threadfence();

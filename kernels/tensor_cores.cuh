@@ -1,7 +1,7 @@
-// A product of a warp by tensor cores, in float32: sums (16, 8) of a (16, UNIT_K) and b (UNIT_K, 8), of 16-bit numbers or,
+// A warp's product on tensor cores: float32 sums (16, 8) of a (16, UNIT_K) and b (UNIT_K, 8), of 16-bit numbers or,
 // with TF32, of float32 rounded to 10 bits of fraction.
 //
-// Source of the places of a fragment's elements: NVIDIA, PTX ISA, "Matrix Fragments for mma.m16n8k16", and of TF32 "for
+// Source of the layout of fragments: NVIDIA, PTX ISA, "Matrix Fragments for mma.m16n8k16", and for TF32 "for
 // mma.m16n8k8".
 
 constexpr int UNIT_M = 16, UNIT_N = 8;
@@ -12,8 +12,8 @@ constexpr int OF_A_WORD = 2;
 #endif
 constexpr int UNIT_K = 8 * OF_A_WORD;
 
-// Fragments: the words of a lane, of neighbours along k. Lane 4 i + j has of a the rows i and i + 8 at word j of k, and
-// the same at word j + 4; of b the column i at these; and of the sums the columns 2 j and 2 j + 1 of row i, and of row i + 8.
+// Fragments: a lane's words, each of neighbours along k. Lane 4 i + j has rows i and i + 8 of a at word j of k, and the
+// same at word j + 4; column i of b at these words; and columns 2 j and 2 j + 1 of the sums, in row i, then row i + 8.
 struct FragmentA {
     unsigned word[4];
 };
@@ -58,7 +58,7 @@ __device__ __forceinline__ void multiply_add(A (&sum)[4], const FragmentA& a, co
 }
 
 #ifdef TF32
-// To 10 bits of fraction, the nearest, the larger of two; what is not finite stays so.
+// Rounded to 10 bits of fraction, to nearest, ties away from zero; what is not finite stays so.
 __device__ __forceinline__ unsigned to_tf32(float x) {
     unsigned word;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800

@@ -1,16 +1,16 @@
-// Training steps of small networks, many in one launch: a block trains one network, whose parameters and gradient lie
-// in shared memory all the time, and with SLOTS_ON_CHIP the optimizer's slots. A step is what gather, bias_activation
-// and hadamard_derivative with their products, a kernel of a loss, step_begin and optimizer_step make of it: rows are
-// found as gather finds them, a network that leaves the finite numbers becomes inactive before anything of it is
-// written, masks of dropout have the same bits. Batches larger than `chunk` rows are gone through in chunks. With TF32
-// products are by tensor cores.
+// Training steps of small networks, many in one launch: a block trains one network, whose parameters and gradient stay
+// in shared memory all the time, and with SLOTS_ON_CHIP the optimizer's slots too. A step does what gather,
+// bias_activation and hadamard_derivative with their products, a loss kernel, step_begin and optimizer_step do: rows
+// are found as gather finds them, a network that diverges becomes inactive before anything of it is written, dropout
+// masks have the same bits. Batches larger than `chunk` rows are processed in chunks. With TF32, tensor cores compute
+// the products.
 //
-// theta and slots (K, P); X (K or 1, m, n_0), y and weight likewise; tables and options as in step_begin. `steps`
-// steps of `rows` rows are taken from where the cursor stands, and the last block to end moves it on.
+// theta and slots (K, P); X (K or 1, m, n_0), y and weight likewise; tables and options as in step_begin. Takes `steps`
+// steps of `rows` rows from the cursor on, and the last block to end advances the cursor.
 //
-// In shared memory a matrix has rows whose length is an odd number of 16-byte words and a multiple of 4 elements at
-// least: threads that read neighbouring rows meet no bank conflict. Rows and columns beyond a tensor's own, up to
-// multiples of 4, are zero and stay it. Moves theta and slots twice a launch, and the batches' rows once.
+// In shared memory, a matrix's row is an odd number of 16-byte words long, with room for its columns rounded up to a
+// multiple of 4: threads that read neighbouring rows have no bank conflict. Rows and columns beyond a tensor's own, up
+// to multiples of 4, are zero and stay zero. Moves theta and slots twice per launch, and the batches' rows once.
 
 constexpr int MOST_LAYERS = 16;
 constexpr int MOST_ROWS = THREADS;  // of a chunk
@@ -42,7 +42,7 @@ __device__ __forceinline__ V over_lanes(V x, Combine combine) {
     return x;
 }
 
-// An index that is a multiple of a word, which the compiler learns so: else it stores one element at a time.
+// Tells the compiler that an index is a multiple of WORD: otherwise it stores one element at a time.
 __device__ __forceinline__ int whole(int index) { return index & -WORD; }
 
 // -- tensors -------------------------------------------------------------------------------------------
@@ -54,8 +54,8 @@ __device__ __forceinline__ A squares_of(const Quad& g) {
     return square;
 }
 
-// visit(place, from, count, weights) for every 4 neighbours of a row of a tensor, each thread its own ones, always the
-// same: `place` in shared memory, `from` in theta, of which `count` are the tensor's.
+// Calls visit(place, from, count, weights) for every 4 neighbours of a row of a tensor; a thread always gets the same
+// ones. They are at `place` in shared memory and at `from` in theta, and `count` of them belong to the tensor.
 template <class Visit>
 __device__ __forceinline__ void each_quad(const LayerPlace* layers, int n_layers, Visit visit) {
     for (int l = 0; l < n_layers; l++) {
@@ -71,10 +71,10 @@ __device__ __forceinline__ void each_quad(const LayerPlace* layers, int n_layers
     }
 }
 
-// What neighbours are of a tensor: how many are its own, and whether they are weights.
+// What neighbours hold: how many of them belong to a tensor, and whether they are weights.
 __device__ __forceinline__ unsigned char kind_of(int count, bool weights) { return count | weights << 3; }
 
-// An update of N times `width` neighbours, none of which waits for another.
+// An update of N times `width` neighbours, independent of each other.
 template <int N, int width>
 struct Parameters {
     Pack<A, width> w[N] = {}, g[N] = {}, slots[N][Rule::slots + 1] = {};
@@ -113,8 +113,8 @@ struct Parameters {
     }
 };
 
-// Of every layer, the sums of delta over a chunk's rows, added to what is there unless it is the first chunk. Returns the
-// squares of those that the thread has written. Warps take 8 columns each in turn, of which 4 threads share one.
+// Sums delta over a chunk's rows for every layer, and adds the sums of earlier chunks unless this is the first. Returns
+// the sum of squares of what the thread has written. Warps take 8 columns each in turn; 4 threads share a column.
 __device__ __forceinline__ A sum_biases(const LayerPlace* layers, int n_layers, const A* on_chip, A* grad, int rows,
                                         bool first) {
     constexpr int SHARING = 4, COLUMNS_OF_A_WARP = 32 / SHARING, WARPS = THREADS / 32;
@@ -143,8 +143,8 @@ __device__ __forceinline__ A sum_biases(const LayerPlace* layers, int n_layers, 
     return squares;
 }
 
-// From the device's memory into shared memory. With equal types of 16 bytes the thread goes on before they are there:
-// until wait_for_rows().
+// Copies from device memory into shared memory. With 16 bytes of equal types, the thread goes on before they have
+// arrived: until wait_for_rows().
 template <int N, class From, class To>
 __device__ __forceinline__ void bring(const From* from, To* to) {
     constexpr int PUT = N % TILE == 0 ? TILE : 1;
@@ -168,7 +168,7 @@ __device__ __forceinline__ void wait_for_rows() { asm volatile("cp.async.wait_al
 __device__ __forceinline__ void wait_for_rows() {}
 #endif
 
-// The rows that are taken of a source (m, columns), into shared memory; there after wait_for_rows().
+// Copies the rows of a source (m, columns) that `taken` lists into shared memory; complete after wait_for_rows().
 template <int N, class From, class To>
 __device__ __forceinline__ void take(const From* __restrict__ source, const Index* taken, To* out, int row_length, int height,
                                      int columns) {
@@ -187,7 +187,7 @@ __device__ __forceinline__ void take(const From* __restrict__ source, const Inde
 // BP1 of the rows of a chunk: logits become delta. Adds to the sums of value and metric.
 __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int height, int n, const A* targets,
                                              const int* classes, const double* row_weights, A s, double scale, Totals& mine) {
-    for (int lowest = 0; lowest < height; lowest += THREADS / LANES) {  // of all threads alike: they meet in shuffles
+    for (int lowest = 0; lowest < height; lowest += THREADS / LANES) {  // alike in all threads: they meet in shuffles
         const int row = lowest + threadIdx.x / LANES;
         const bool there = row < height;
 #ifdef CLASSES
@@ -199,7 +199,7 @@ __device__ __forceinline__ void loss_of_rows(A* logits, int row_length, int heig
     }
 }
 
-// The sums over all threads; each gets the same bits. A barrier lies before the next call.
+// The sums over all threads; each gets the same bits. There must be a barrier before the next call.
 template <class V>
 __device__ __forceinline__ Sums over_block(double value, double metric, V square, V weights, Sums* warps) {
     value = over_lanes<32>(value, Add()), metric = over_lanes<32>(metric, Add());
@@ -254,7 +254,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
     if (order) order += k * order_stride;
     if (keys) keys += k * keys_stride;
 
-    // A slot's place where it is kept, for an element at `place` in shared memory and `from` in theta.
+    // Where a slot is kept, for an element at `place` in shared memory and at `from` in theta.
 #ifdef SLOTS_ON_CHIP
     auto slot_at = [&](int j, int place, int) -> A* { return on_chip + (2 + j) * size + place; };
 #else
@@ -297,7 +297,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
 
     auto nothing = [](int) { return Quad{}; };
     const int at_once = rows <= chunk ? min(max(THREADS / rows, 1), AHEAD) : 1;  // steps whose rows are looked up
-    // The rows that are looked up from `place` on, and their targets.
+    // Loads the rows that were looked up from `place` on, and their targets.
     auto take_rows = [&](int place, int height) {
         const int n_0 = layers[0].n_in, input_row = layers[0].input_row;
         A* const input = on_chip + whole(layers[0].input);
@@ -318,8 +318,8 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
         const A l2_of_step = shrink;
         Totals mine = {0, 0};
         A squares = 0, weights_squares = 0;
-        // What takes long and hangs on no other step is done for several steps at once: their scalars by the last warp,
-        // their rows by all threads.
+        // Slow work that does not depend on other steps is done for several steps at once: their scalars by the last
+        // warp, their row numbers by all threads.
         if (taking % AHEAD == 0 && tid >= THREADS - AHEAD && tid - (THREADS - AHEAD) < steps - taking) {
             const int later = tid - (THREADS - AHEAD);
             const Index t = done + 1 + later;  // the count of updates, if none of the steps between ends the training
@@ -502,7 +502,7 @@ train_on_chip(A* __restrict__ theta, const LayerPlace* __restrict__ places, int 
         const A clip = max_grad_norm && sum.square > 0 ? fmin(1.0, max_grad_norm[k] / sqrt(sum.square)) : 1.0;
         const A decay = weight_decay ? rate * weight_decay[k] : 0.0;
 #ifdef SLOTS_ON_CHIP
-        // All that is laid out as theta is, padding too: fewer instructions than by layers.
+        // Everything that is laid out like theta, including padding: fewer instructions than layer by layer.
         for (int first = WORD * tid; first < size; first += AT_A_TIME * WORD * THREADS) {
             Parameters<AT_A_TIME, WORD> some;
 #pragma unroll
