@@ -1,4 +1,4 @@
-"""Backpropagation in plain NumPy, a line per equation: the gradients of a small network on one batch.
+"""Backpropagation in plain NumPy, one line per equation: the gradients of a small network on one batch.
 
 Rows are samples. A layer computes z = aW + b and a = σ(z) with the sigmoid σ; the cost is half the squared error,
 averaged over the batch. `gpubp.MLP(sizes, "sigmoid", "half_squared_error", output_activation="sigmoid")` is the same
@@ -14,18 +14,18 @@ def sigmoid(z):
 
 
 def gradients(weights, biases, X, y):
-    """The cost, and its derivatives by each W (n_in, n_out) and each b (n_out,). X is (m, n_0), y is (m, n_L)."""
-    a = [X]  # a[l] is what layer l + 1 reads: (m, n_l)
+    """The cost and its gradients for each W (n_in, n_out) and each b (n_out,). X is (m, n_0), y is (m, n_L)."""
+    a = [X]  # a[l] is the input of layer l + 1: (m, n_l)
     for W, b in zip(weights, biases, strict=True):
         a.append(sigmoid(a[-1] @ W + b))
-    sigma_prime = [a_l * (1 - a_l) for a_l in a]  # σ′(z), from a = σ(z)
+    sigma_prime = [a_l * (1 - a_l) for a_l in a]  # σ′(z), computed from a = σ(z)
     cost = 0.5 * ((a[-1] - y) ** 2).sum() / len(X)
 
     grad_W, grad_b = [None] * len(weights), [None] * len(biases)
     delta = (a[-1] - y) / len(X) * sigma_prime[-1]  # BP1: δᴸ = ∇ₐC ⊙ σ′(zᴸ)
     for l in reversed(range(len(weights))):
         grad_b[l] = delta.sum(axis=0)  # BP3: ∂C/∂b = Σ_rows δ
-        grad_W[l] = a[l].T @ delta  # BP4: ∂C/∂W = aᵀ δ, with the layer's input a
+        grad_W[l] = a[l].T @ delta  # BP4: ∂C/∂W = aᵀ δ, where a is the layer's input
         if l > 0:
             delta = (delta @ weights[l].T) * sigma_prime[l]  # BP2: δˡ = (δˡ⁺¹ Wˡ⁺¹ᵀ) ⊙ σ′(zˡ)
     return cost, grad_W, grad_b
