@@ -1,4 +1,4 @@
-"""How a training goes, while it goes: a bar on a terminal or in a notebook, else some lines."""
+"""Shows the progress of a training: a bar on a terminal or in a notebook, otherwise some lines."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from gpubp.network import MLP
     from gpubp.training.history import History
 
-PLAIN_LINES = 20  # of a training whose output is not a terminal, however many epochs it has
+PLAIN_LINES = 20  # at most, if the output is not a terminal, for any number of epochs
 PIPED_WIDTH = 120
-WIDE = 105  # columns that a line of progress takes with everything in it
+WIDE = 105  # columns of a complete progress line
 
 
 def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
-    """A console that prints names as they are: no markup, no highlighting."""
+    """A console that prints names unchanged: no markup, no highlighting."""
     console = Console(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console = Console(quiet=quiet, stderr=stderr, markup=False, highlight=False, emoji=False, width=PIPED_WIDTH)
@@ -29,7 +29,7 @@ def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
 
 
 def console_of_python() -> Console:
-    """A console for whoever calls from Python; a notebook without widgets, which bars are drawn with, is a pipe."""
+    """A console for callers from Python; a notebook without widgets, which bars need, counts as a pipe."""
     console = make_console()
     if console.is_jupyter and find_spec("ipywidgets") is None:
         console = Console(force_jupyter=False, markup=False, highlight=False, emoji=False, width=PIPED_WIDTH)
@@ -37,18 +37,18 @@ def console_of_python() -> Console:
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """A line that is wrapped by the terminal alone, so that paths can be copied."""
+    """Print a line that only the terminal wraps, so that paths can be copied."""
     console.print(text, style=style, soft_wrap=True)
 
 
 class TrainingProgress(AbstractContextManager["TrainingProgress"]):
-    """A callback of `gpubp.train` that shows how it goes: a live bar on a terminal or in a notebook, else some lines.
+    """A callback of `gpubp.train` that shows its progress: a live bar on a terminal or in a notebook, else some lines.
 
     Parameters
     ----------
     console : Console
     epochs : int
-        How many are planned.
+        The number of planned epochs.
     rows : int
         Training rows of an epoch.
     """
@@ -77,7 +77,7 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.live:
-            if self.console.is_jupyter:  # where the end of a bar is not drawn by itself
+            if self.console.is_jupyter:  # which does not draw the end of a bar by itself
                 self.bar.refresh()
             self.bar.stop()
 
@@ -100,7 +100,7 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
 
 
 def _steady(values: Any) -> str:
-    """A number that keeps its width from epoch to epoch; of a stack, the mean over the networks that train."""
+    """A number of constant width from epoch to epoch; for a stack, the mean over the networks that train."""
     numbers = np.atleast_1d(values)
     value = float(numbers[~np.isnan(numbers)].mean()) if not np.isnan(numbers).all() else float("nan")
     return f"{value:#.4g}" if 1e-4 <= abs(value) < 1000 else f"{value:.3e}"
