@@ -118,7 +118,7 @@ def lost_error(history: History) -> DivergenceError:
 
 
 def _first_not_finite(step: SliceStep, k: int, loss_is_finite: bool) -> tuple[int | None, str]:
-    """(layer counted from 1, what happened) of the first non-finite value, in the forward and then the backward pass."""
+    """(layer counted from 1, what happened) of the first non-finite value in the forward, then the backward pass."""
     backend, layers = step.stack.backend, len(step.grads)
 
     def finite(array: Array) -> bool:

@@ -185,7 +185,7 @@ class TrainingStep:
         added = self.state.accumulation
         if added is not None and (part := int(self._for_all(added.adding.fault_step)[k])) >= 0:
             return part // parts_per_batch(added)
-        return int(self._for_all(self.state.optimizer.fault_step)[k])  # the sum of parts was not finite, or there are no parts
+        return int(self._for_all(self.state.optimizer.fault_step)[k])  # a sum of parts, or there are no parts
 
     def steps_of(self, k: int) -> int:
         """Steps of network k in an epoch."""
