@@ -42,7 +42,7 @@ _WITH_SOFTMAX = get_loss("cross_entropy")
 
 
 class _Recording(threading.local):
-    """What a thread records: copies of a network share a backend, and other threads may run its operations meanwhile."""
+    """What a thread records: copies of a network share a backend, and others may run its operations meanwhile."""
 
     program: Program | None = None
 
