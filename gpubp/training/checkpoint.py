@@ -89,7 +89,8 @@ class TrainingState:
         The monitored loss of the last epoch, mean over networks; infinite before there is one.
     tensors : dict of str to array
         Copies on the host.
-    metadata : dict         JSON-serializable.
+    metadata : dict
+        JSON-serializable.
     """
 
     epoch: int
