@@ -106,7 +106,7 @@ def read(
 
 
 def _without_effect(source: Any, delimiter: str | None, encoding: str | None, header: bool | None) -> str:
-    """Which of these options have no effect because `source` is not text; a workbook's first sheet also has a header."""
+    """Which of these options have no effect as `source` is not text; a workbook's first sheet also has a header."""
     name = "" if tables.is_frame(source) else str(source).lower()
     if name == csv_copy.STANDARD_INPUT or name.endswith(TEXTS):
         return ""
