@@ -75,9 +75,7 @@ class CsvBlocks(FileBlocks):
         if path.suffix.lower() == ".gz" and size >= 4:
             with path.open("rb") as file:
                 file.seek(-4, 2)
-                size = max(
-                    size, int.from_bytes(file.read(4), "little")
-                )  # its unpacked size, modulo 4 GiB
+                size = max(size, int.from_bytes(file.read(4), "little"))  # its unpacked size, modulo 4 GiB
         return cls(path, options) if too_large(size, limit) else None
 
     def _read(self, block: int, first: int, end: int) -> RawData:

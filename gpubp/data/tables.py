@@ -18,9 +18,7 @@ from gpubp.data.schema import Schema, TableOptions
 from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError
 
-COLUMNS_PER_QUERY = (
-    64  # of a Parquet file; the time of a query over all columns grows with the square of their number
-)
+COLUMNS_PER_QUERY = 64  # of a Parquet file; the time of a query over all columns grows with the square of their number
 NUMBER_TYPE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 TEXT_TYPE = re.compile(r"VARCHAR|BOOLEAN|UUID|ENUM\(.*\)|DATE|TIME.*|\"NULL\"")
 
