@@ -107,8 +107,7 @@ class Backend(Protocol):
         below: Below | None = None,
         dropout: Dropout | None = None,
     ) -> None:
-        """BP4 of a layer, then BP2 and BP3 of the one below: two products and `hadamard_derivative`, in as few passes
-        as possible.
+        """BP4 of a layer, then BP2 and BP3 of the one below: two products and `hadamard_derivative`, in few passes.
 
         grad.W (K, n_in, n_out) = a_prevᵀ δ; below.cache.delta = (δ Wᵀ) ⊙ σ′ and its sums below.grad_b, which may be
         left to the next call, for the layer below, as its grad.b.
@@ -129,7 +128,7 @@ class Backend(Protocol):
     def dense_loss(
         self, loss: Loss, a_prev: Array, layer: Layer, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array
     ) -> None:
-        """The output layer's logits, then BP1: `dense` and `loss_delta`, in as few passes as possible.
+        """The output layer's logits, then BP1: `dense` and `loss_delta`, in few passes.
 
         grad_b may be left to the next call, `dense_backward` of this layer.
         """

@@ -240,8 +240,7 @@ class OptimizerState:
 
 @dataclass(frozen=True, slots=True)
 class TrainingArrays:
-    """What a training step reads and writes besides its own buffers, for backends with their own implementation of
-    steps.
+    """What a training step reads and writes besides its own buffers, for backends with their own kind of steps.
 
     Attributes
     ----------

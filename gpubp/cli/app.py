@@ -35,8 +35,7 @@ class Commands(TyperGroup):
     """The commands, with a single place that turns errors into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; exits with 1 if the training or a checkpoint failed, 2 for wrong usage or data, 130 for
-        Ctrl-C.
+        """Run a command; exit with 1 if training or a checkpoint failed, 2 for wrong usage or data, 130 for Ctrl-C.
 
         If an MPI launcher started several processes, all end together, and only the first prints.
         """

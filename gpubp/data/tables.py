@@ -117,8 +117,7 @@ class ParquetFile:
             raise
 
     def check_texts(self) -> None:
-        """Raise for texts that take far more memory than the file: a Parquet dictionary may hold one long text for all
-        rows.
+        """Raise for texts that take far more memory than the file: a dictionary may hold one long text for all rows.
 
         DuckDB counts their bytes without materializing them.
         """

@@ -210,8 +210,7 @@ class Driver(Protocol):
         """
 
     def aside(self) -> AbstractContextManager[None]:
-        """What is launched inside runs after all work so far, and concurrently with what is launched later, until
-        `join`.
+        """What is launched inside runs after all work so far, and beside what is launched later, until `join`.
 
         Allocations, copies, waiting and the end of a capture also join it, and collectives.
         """

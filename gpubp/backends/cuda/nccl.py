@@ -31,8 +31,7 @@ def available() -> bool:
 
 
 class NcclSum:
-    """Replaces each process's arrays by the sums over all processes, on the device; an `OverlappingSum` if
-    `overlapping`.
+    """Replaces each process's arrays by the sums over all, on the device; an `OverlappingSum` if `overlapping`.
 
     NCCL's order of addition follows from the devices and their connections: it is the same on every call, and all
     processes get the same bits. Its sums run in a separate stream, one after the other, each after what was launched
