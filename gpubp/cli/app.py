@@ -222,7 +222,7 @@ def bench(
     json_file: options.JsonFile = None,
     tune: options.Tune = False,
 ) -> None:
-    """Time training steps of a network of yours on every backend of this machine, and say which to use."""
+    """Time training steps of your network on every backend of this machine, and say which to use."""
     from gpubp.bench import run as measuring
     from gpubp.bench.steps import workload
     from gpubp.cli import display

@@ -76,7 +76,7 @@ def train(
 ) -> None:
     """Train a network on DATA, and keep it with its metrics in a folder.
 
-    On tables, what is not said is as in --preset fast; --preset good and best train several networks.
+    On tables, options that are not given are as in --preset fast; --preset good and best train several networks.
 
     Names take arguments where they have parameters: 'leaky_relu(0.2)', 'quantile(0.9)', 'warmup(cosine,0.1)'.
     """

@@ -19,7 +19,7 @@ from gpubp.optimizers import Optimizer
 LOOPS = Path(__file__).with_name("loops")
 SUBSET = {"T", "select", "exp", "expm1", "log1p", "tanh", "erf", "erfc", "fabs", "sqrt", "pow"}
 NUMBERS = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-FIRST_OPTION = 19  # index among the arguments of an optimizer's loop: so many others precede its options and slots
+FIRST_OPTION = 19  # index of the first option among the arguments of an optimizer's loop; the slots follow the options
 Assignments = Sequence[tuple[str, str]]
 
 

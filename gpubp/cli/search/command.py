@@ -104,9 +104,9 @@ def search(
 ) -> None:
     """Search the best settings for DATA: all candidates are trained at once, on folds of its training rows.
 
-    They are ranked by validation loss, or as --rank-by says. The best is trained again on all training rows and kept
-    like that of "gpubp train", beside results.csv. Ctrl-C ends the search early; if a candidate is done by then, the
-    best one is still trained.
+    They are ranked by validation loss, or as --rank-by says. The best is trained again on all training rows and saved
+    like that of "gpubp train", together with results.csv. Ctrl-C ends the search early; if a candidate is done by then,
+    the best one is still trained.
     """
     searched = _parse_grid(ctx, grid, Settings(values))
     number, fraction = _parse_split(folds, validation)
