@@ -59,7 +59,7 @@ class LayerTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """What `MLP.trace` returns; ``print`` shows it beside the four equations.
+    """What `MLP.trace` returns; ``print`` shows it next to the four equations.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
-"""The machines: one protocol of about a dozen operations, and how a device is chosen.
+"""The backends: one protocol of about a dozen operations, and the choice of a device.
 
-Every array that an operation takes or fills has a leading axis of K networks (or of 1, where the networks
-share it); its batch stride is free, so a slice of rows is as good as a whole buffer. Operations write into
-their ``out`` arguments and allocate nothing that grows with the network.
+Every array that an operation takes or fills has a leading axis of K networks (or of 1 if the networks share it); its
+batch stride is free, so a slice of rows works like a whole buffer. Operations write into their ``out`` arguments and
+allocate nothing that grows with the network.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ _CPU = ("cpu", "cpu-reference")
 
 
 class Backend(Protocol):
-    """What `backprop` and `training` ask of a machine."""
+    """The operations that `backprop` and `training` need from a device."""
 
     name: str
     device: str
     reason: str
     precision: str
     dtype: Any  # of parameters and gradients
-    storage: Any  # of batches, activations and δ, and of weights as products read them
+    storage: Any  # of batches, activations and δ, and of weights as read by products
     accumulator: Any  # of sums over a batch: float64
-    gemm_table: str | None  # the hash of the user's table of algorithms that products follow, where there is one
+    gemm_table: str | None  # the hash of the user's table of algorithms for products, if there is one
     xp: Namespace
-    shuffles_rows: bool  # whether `gather` works out an epoch's order from its keys at no price; else it is sent one
+    shuffles_rows: bool  # whether `gather` derives an epoch's order from its keys at no cost; else it is sent
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """An array on the device, of the backend's dtype unless another is named; contents undefined."""
+        """An array on the device, of the backend's dtype unless another is given; contents undefined."""
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
         """An array of zeros on the device."""
@@ -77,16 +77,16 @@ class Backend(Protocol):
         """Bytes that can still be allocated on the device; infinite on the CPU, which swaps before it fails."""
 
     def loss_scale(self, networks: int) -> LossScale | None:
-        """The state of loss scaling at the start of a training, None where `storage` needs none."""
+        """The state of loss scaling at the start of a training; None if `storage` needs none."""
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
-        """A host array, or one that is there already, on the device and in one piece; copied only where it must be."""
+        """A host array, or one already there, on the device and contiguous; copied only if necessary."""
 
     def to_host(self, array: Array) -> Any:
         """A NumPy array of the same values; waits for the device."""
 
     def matmul(self, a: Array, b: Array, out: Array, *, transpose_a: bool = False, transpose_b: bool = False) -> None:
-        """out = op(a) op(b): one GEMM per network; an operand whose leading axis is 1 is shared."""
+        """out = op(a) op(b): one GEMM per network; an operand with leading axis 1 is shared."""
 
     def dense(
         self, activation: Activation, a_prev: Array, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
@@ -96,7 +96,7 @@ class Backend(Protocol):
     def bias_activation(
         self, activation: Activation, layer: Layer, cache: LayerCache, dropout: Dropout | None = None
     ) -> None:
-        """cache.z += b by rows, then cache.a = σ(z); where the cache has a mask, a = mask ⊙ σ(z)/(1 − rate)."""
+        """cache.z += b by rows, then cache.a = σ(z); if the cache has a mask, a = mask ⊙ σ(z)/(1 − rate)."""
 
     def dense_backward(
         self,
@@ -107,10 +107,10 @@ class Backend(Protocol):
         below: Below | None = None,
         dropout: Dropout | None = None,
     ) -> None:
-        """BP4 of a layer, then BP2 and BP3 of the one below: two products and `hadamard_derivative`, in as few passes.
+        """BP4 of a layer, then BP2 and BP3 of the one below: two products and `hadamard_derivative`, in few passes.
 
         grad.W (K, n_in, n_out) = a_prevᵀ δ; below.cache.delta = (δ Wᵀ) ⊙ σ′ and its sums below.grad_b, which may be
-        left to the next call, that of the layer below: as grad.b then.
+        left to the next call, for the layer below, as its grad.b.
         """
 
     def hadamard_derivative(
@@ -128,70 +128,70 @@ class Backend(Protocol):
     def dense_loss(
         self, loss: Loss, a_prev: Array, layer: Layer, cache: LayerCache, batch: Batch, epoch: Epoch, grad_b: Array
     ) -> None:
-        """The output layer's logits, then BP1: `dense` and `loss_delta`, in as few passes.
+        """The output layer's logits, then BP1: `dense` and `loss_delta`, in few passes.
 
         grad_b may be left to the next call, `dense_backward` of this layer.
         """
 
     def output(self, activation: Activation | Softmax, logits: Array) -> None:
-        """logits become a^L in place."""
+        """Turn logits into a^L in place."""
 
     def optimizer_step(self, state: OptimizerState, theta: Array, grad: Array, epoch: Epoch) -> None:
         """One update of θ (K, P), with l2 and clipping of the gradient, and decoupled weight decay.
 
-        A network whose totals or gradient norm are not finite is made inactive, and the step noted, before
-        anything of it is written. This ends the step: the cursor moves on.
+        A network whose totals or gradient norm are not finite is made inactive, and the step recorded, before anything
+        of it is written. This ends the step: the cursor moves on.
         """
 
     def gather(self, data: Batch, epoch: Epoch, out: Batch) -> None:
         """X, y and weights of the step's rows: out[k, i] = data (K or 1, m, …)[k, the i-th row of network k], cast.
 
-        What is None in `out` is left away.
+        Arrays that are None in `out` are skipped.
         """
 
     def feed(self, arrays: Sequence[Array]) -> Feed:
-        """What fills arrays (1, n, …) on the device from another thread, while it works with what they hold."""
+        """A feed that fills arrays (1, n, …) on the device from another thread while the device works with them."""
 
     def cast(self, source: Array, out: Array) -> None:
-        """out = source, rounded to out's type; of one shape."""
+        """out = source, rounded to out's type; both have the same shape."""
 
     def assign(self, target: Array, values: Any, who: Any) -> None:
-        """target[k] = values[k], or values if it is a number, for the networks of the host's (K,) bool `who`."""
+        """target[k] = values[k], or values if it is a number, for the networks in `who`, (K,) bool on the host."""
 
     def copy_networks(self, source: Array, taken: Any, target: Array, places: Any) -> None:
-        """target[places[i]] = source[taken[i]] for all i; host's (n,) int arrays, and buffers that do not overlap."""
+        """target[places[i]] = source[taken[i]] for all i; (n,) int arrays on the host, buffers without overlap."""
 
     def finite(self, array: Array) -> Any:
-        """Per network, on the host: (K,) bool, whether all its values are finite."""
+        """Whether all values of each network are finite, (K,) bool on the host."""
 
     def computing(self) -> AbstractContextManager[Any]:
-        """Where operations are called outside a captured step."""
+        """A context for calling operations outside a captured step."""
 
     def capture(
         self, step: Callable[[int], None], prepare: Callable[[int], None] | None = None
     ) -> Callable[[int, int], None]:
         """``run(count, rows)`` takes `count` steps of `rows` rows each: calls here, a replayed graph on a GPU.
 
-        A GPU calls the first step of so many rows, which compiles and allocates what a graph cannot. Where
-        ``prepare(rows)`` does that, it is called instead, and all steps are replayed; ``run(0, rows)`` prepares alone.
+        A GPU calls the first step of each number of rows, which compiles and allocates what a graph cannot. If
+        ``prepare(rows)`` does that, it is called instead, and all steps are replayed; ``run(0, rows)`` only prepares.
         """
 
     def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function between two operations of a captured step.
 
-        On a CPU that is whenever the step gets there; on a GPU when it is captured, for what then launches its work.
+        On a CPU, it is called in every step; on a GPU, only at capture, when it launches its work.
         """
 
     def device_sum(self, processes: Processes) -> GradientSum | None:
-        """What adds up arrays on the devices of several processes; None where they go through the host's memory."""
+        """The sum of arrays on the devices of several processes; None if they go through host memory."""
 
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays
     ) -> tuple[str, Callable[[int, int], None]]:
-        """How training steps are taken, in a word, and ``run(count, rows)``, which takes them.
+        """The name of the way training steps are taken, and ``run(count, rows)``, which takes them.
 
-        ``step(rows)`` takes one by this backend's operations, and `capture` of it is what there is to be had
-        everywhere. A backend may take the same steps in another way, which leaves in `training` what they would.
+        ``step(rows)`` takes one step with this backend's operations, and every backend can `capture` it. A backend may
+        take the steps in another way that leaves the same results in `training`.
         """
 
 
@@ -201,18 +201,18 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
     Parameters
     ----------
     device : {"auto", "cpu", "cpu-reference", "cuda", "cuda:1", "cuda-unfused", ...} or Backend
-        "auto" is a GPU where one works: it is made to run a kernel and a matrix product first. "cpu" compiles its
-        loops where Numba is installed. "cpu-reference" and "cuda-unfused" run the reference formulas, for
-        comparison. "gpu" is "cuda". A backend is returned as it is, with the precision that it has.
+        "auto" is a GPU if one works, which is tested by running a kernel and a matrix product. "cpu" compiles its loops
+        if Numba is installed. "cpu-reference" and "cuda-unfused" run the reference formulas, for comparison. "gpu" is
+        "cuda". A backend is returned as it is, with its own precision.
     precision : {"float32", "float64", "tf32", "bfloat16", "float16"}
         The last three on a GPU only.
 
     Raises
     ------
     DeviceError
-        For a GPU that cannot work here, or not in this precision: why, and the remedy.
+        For a GPU that does not work here or in this precision; the message says why, and the remedy.
     UsageError
-        For an unknown device or precision, or one that the CPU does not have.
+        For an unknown device or precision, or a precision that the CPU lacks.
     """
     from gpubp.backends.cpu import on_the_cpu
 
@@ -233,7 +233,7 @@ def get_backend(device: str | Backend = "auto", precision: str = "float32") -> B
 
 
 def loadable_precision(device: str | Backend, precision: str) -> str:
-    """`precision`, or where `device` means the CPU and that lacks it, the type that parameters are kept in."""
+    """`precision`, or if `device` is a CPU, which may lack it, the type of its parameters."""
     if not isinstance(device, str):
         return _backend(device).precision
     _, kind, index = _parse(device)
@@ -247,14 +247,14 @@ def loadable_precision(device: str | Backend, precision: str) -> str:
 
 
 def _backend(device: Backend) -> Backend:
-    """`device`, which is no name; refused where it is no backend either, such as PyTorch's number of a GPU."""
+    """`device`, which is not a name; refused if it is not a backend either, such as PyTorch's number of a GPU."""
     if not hasattr(device, "loss_delta"):
         raise UsageError(f"device={device!r} does not fit; give one of {', '.join(DEVICES)}, or cuda:1")
     return device
 
 
 def _parse(device: str) -> tuple[str, str, int]:
-    """A device's name, with "cuda" for "gpu"; which of DEVICES that is, and the index of a GPU."""
+    """A device's name, with "cuda" for "gpu"; its entry in DEVICES, and the index of a GPU."""
     kind, colon, index = device.partition(":")
     kind = "cuda" if kind == "gpu" else kind
     if kind not in DEVICES or (colon and not (kind.startswith("cuda") and index.isdecimal())):

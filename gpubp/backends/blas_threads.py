@@ -1,7 +1,7 @@
-"""How many threads BLAS uses for the products of a training.
+"""The number of threads that BLAS uses for the products of a training.
 
-Threads of a product wait for each other at its end, and where other programs keep the cores busy, one of them gets its
-turn milliseconds later: many times as long as a small product takes.
+Threads of a product wait for each other at its end, and if other programs keep the cores busy, one of them may run
+milliseconds later, many times as long as a small product takes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# Multiply-adds of a product up to which one thread is used: about a tenth of a millisecond of one core.
+# Multiply-adds of a product up to which one thread is used: about a tenth of a millisecond on one core.
 MOST_FOR_ONE_THREAD = 1 << 21
-_LIMITED = threading.RLock()  # BLAS has one number of threads for the whole process: one thread at a time sets it
-_before: int | None = None  # how many there were before it was set
+_LIMITED = threading.RLock()  # BLAS's number of threads is per process: one thread at a time sets it
+_before: int | None = None  # the number before it was set
 
 
 @contextmanager
@@ -37,9 +37,9 @@ def one_blas_thread() -> Iterator[None]:
 
 @contextmanager
 def threads_for_products(multiply_adds: int) -> Iterator[None]:
-    """One thread where no product is larger than small, and in a program's main thread.
+    """One thread, if all products are small and the caller is the program's main thread.
 
-    What another thread sets, OpenBLAS does not raise again, and the program would be left with one.
+    OpenBLAS does not raise again what another thread has set, so the program would be left with one thread.
     """
     if multiply_adds > MOST_FOR_ONE_THREAD or threading.current_thread() is not threading.main_thread():
         yield
@@ -50,9 +50,9 @@ def threads_for_products(multiply_adds: int) -> Iterator[None]:
 
 @contextmanager
 def share_of_cores(processes: int) -> Iterator[None]:
-    """BLAS with no more threads than this process's share of the cores, which so many processes run on.
+    """BLAS with at most this process's share of the cores, which `processes` processes run on.
 
-    In a program's main thread, for the reason that `threads_for_products` has.
+    Only in the program's main thread, for the same reason as `threads_for_products`.
     """
     if processes == 1 or threading.current_thread() is not threading.main_thread():
         yield
@@ -62,7 +62,7 @@ def share_of_cores(processes: int) -> Iterator[None]:
 
 
 def blas_threads() -> int:
-    """As many as BLAS uses where it is not limited to one, but no more than there are cores."""
+    """The threads that BLAS uses when not limited to one, at most the number of cores."""
     return _before or _threads_now()
 
 

@@ -1,4 +1,4 @@
-"""Which backend the CPU gets: compiled loops where Numba is installed and works, else the reference."""
+"""The backend for the CPU: compiled loops if Numba is installed and works, otherwise the reference."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gpubp.errors import UsageError
 
 
 def on_the_cpu(device: str, precision: str, reason: str) -> Backend:
-    """The backend for "cpu-reference", or for any other name that came to mean the CPU.
+    """The backend for "cpu-reference", or for any other name that resolved to the CPU.
 
     Raises
     ------
     UsageError
-        For a precision that the CPU does not have.
+        For a precision that the CPU lacks.
     """
     if precision not in CPU_PRECISIONS:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""How rows get to the device while it trains on others: from one thread to another, by way of buffers of their own."""
+"""Transfer of rows to the device while it trains on others: from one thread to another, through separate buffers."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from gpubp._typing import Array
 
 
 class Feed(Protocol):
-    """What fills some arrays on the device, (1, n, …) each, from a thread that reads ahead.
+    """Fills some arrays on the device, (1, n, …) each, from a thread that reads ahead.
 
     Attributes
     ----------
     host : tuple of (n, …) arrays
-        For that thread to fill.
+        Buffers for that thread to fill.
     """
 
     host: tuple[NDArray[Any], ...]
 
     def send(self, rows: int) -> None:
-        """In that thread: bring the first rows of `host` near; then they may be written anew, but not sent again."""
+        """In that thread: transfer the first rows of `host`; then they may be overwritten, but not sent again."""
 
     def take(self, rows: int) -> None:
-        """In the thread that trains: put what was sent into the arrays, after all work so far."""
+        """In the training thread: put the rows sent into the arrays, after all work so far."""
 
 
 class HostFeed:
-    """The feed of arrays that lie on the host.
+    """The feed of arrays on the host.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class HostFeed:
         self.host = tuple(np.empty(array.shape[1:], array.dtype) for array in arrays)
 
     def send(self, rows: int) -> None:
-        """They are as near as they can be."""
+        """Do nothing: the rows are already in host memory."""
 
     def take(self, rows: int) -> None:
         for array, host in zip(self.arrays, self.host, strict=True):

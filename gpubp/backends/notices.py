@@ -1,4 +1,4 @@
-"""What gpubp has to say beside its results: once each, through the logger ``gpubp``."""
+"""Notices besides the results, each given once, through the logger ``gpubp``."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ import logging
 
 @functools.cache
 def say_once(message: str) -> None:
-    """Log `message` as a warning, which Python prints unless told otherwise, the first time it comes up."""
+    """Log `message` as a warning, which Python prints by default, the first time it occurs."""
     logging.getLogger("gpubp").warning(message)

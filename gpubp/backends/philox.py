@@ -1,8 +1,7 @@
 """Philox 4x32-10, the counter-based generator behind dropout masks.
 
-A word depends on key and counter alone, so every backend, stack and batch split draws the same mask
-without keeping any state. Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as
-1, 2, 3", 2011.
+A word depends only on key and counter, so every backend, stack and batch split draws the same mask without any state.
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What operations read and write: layers and their caches, batches, the tables of an epoch, the state of an update.
+"""The data that operations read and write: layers and their caches, batches, the tables of an epoch, optimizer state.
 
-Every array has a leading axis of K networks, or of 1 where the networks share it.
+Every array has a leading axis of K networks, or of 1 if the networks share it.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ class Layer:
 
 @dataclass(slots=True)
 class LayerCache:
-    """What the forward pass of one layer leaves for the backward pass, arrays (K, rows, n).
+    """What the forward pass of one layer keeps for the backward pass, arrays (K, rows, n).
 
     Attributes
     ----------
     index : int
-        Which layer it is, counted from 0; its dropout masks depend on that.
+        The number of the layer, counted from 0; its dropout masks depend on it.
     z, a : arrays
-        One array where σ′ is read off a.
+        The same array if σ′ is computed from a.
     delta : array
-        Receives δ. For the output layer it is the memory of `a`: its logits are not needed once δᴸ is known.
+        Receives δ. For the output layer it shares the memory of `a`: its logits are not needed once δᴸ is known.
     mask : bool array or None
-        Which elements dropout kept; None without dropout.
+        The elements that dropout kept; None without dropout.
     again_from : int or None
-        Where layers share memory, and others have written into it by the time that the backward pass comes here: the
-        first of the layers to be run again, of which this one is the last.
+        If layers share memory that others have overwritten by the time the backward pass gets here: the first of the
+        layers to run again, of which this one is the last.
     sums_due : bool
-        Whether BP3 of the layer is left to its own `dense_backward`; a backend's business.
+        Whether BP3 of the layer is left to its own `dense_backward`; internal to a backend.
     """
 
     index: int
@@ -59,7 +59,7 @@ class LayerCache:
         return LayerCache(self.index, z, a, self.delta[:, :rows], mask, self.again_from)
 
     def derivative_input(self, activation: Activation) -> Array:
-        """The array that σ′ is read off: z or a."""
+        """The array from which σ′ is computed: z or a."""
         return self.a if activation.derivative_from == "a" else self.z
 
 
@@ -91,7 +91,7 @@ class Batch:
     weight : (K or 1, rows) float64 or None
         Sample weights; None stands for ones.
     smoothing : (K,) float64
-        How much labels are smoothed.
+        Label smoothing.
     """
 
     X: Array
@@ -148,7 +148,7 @@ class LossScale:
 class Epoch:
     """The tables of an epoch on the device, and how far it has got.
 
-    Operations read the row that the cursor points at, and the last one of a step moves it on, so a step is
+    Operations read the row at the cursor, and the last operation of a step advances it, so a step is
     the same function every time and can be replayed.
 
     Attributes
@@ -160,21 +160,21 @@ class Epoch:
     batch_size : int
         Step i takes the positions i·batch_size, … of the order.
     order : (K or 1, m) int64 or None
-        Rows of the data as each network sees them, 1 where all see the same; None for all rows as they lie. With
-        `keys`, each network's own rows, which they shuffle.
+        Rows of the data as each network sees them, 1 if all see the same; None for all rows in stored order. With
+        `keys`, each network's own rows, which the keys shuffle.
     normalizer, learning_rate : (K, steps) float64
     totals : (K, steps, 2) float64
         Filled: Σ weight · (value, metric) over the rows of each step.
     loss_scale : LossScale or None
-        Where the backend's storage is float16.
+        Set if the backend's storage is float16.
     keys : (K or 1, ROUNDS, 2) uint32 or None
-        Of the bijection that shuffles a network's rows (`gpubp.backends.shuffle`): position p takes its row
-        bijection(p). None leaves them in their order.
+        Keys of the bijection that shuffles a network's rows (`gpubp.backends.shuffle`): position p takes its row
+        bijection(p). None keeps their order.
     counts : (K or 1,) int64 or None
-        How many rows the bijection is of; given with `keys`.
+        The number of rows that the bijection permutes; given with `keys`.
     period : int
-        Where a part of the rows is there at a time, how many positions: they are counted anew after so many. 0 where
-        all rows are there.
+        If only part of the rows is on the device at a time, the number of positions after which counting restarts;
+        otherwise 0.
     """
 
     cursor: Array
@@ -192,7 +192,7 @@ class Epoch:
 
 @dataclass(slots=True)
 class OptimizerState:
-    """Everything an update reads and writes besides θ and its gradient. K networks, P parameters each.
+    """Everything that an update reads and writes besides θ and its gradient, for K networks with P parameters each.
 
     Attributes
     ----------
@@ -204,22 +204,22 @@ class OptimizerState:
     updates : (K,) int64
         Updates applied so far; bias corrections count these.
     active : (K,) bool
-        Nothing of a network that is not active is written.
+        Nothing is written for an inactive network.
     fault_step : (K,) int64
         The step at which a non-finite loss or gradient made a network inactive; −1 if none did.
     largest_update : (K,) float64 or None
-        Where tracked, the largest |Δθ| of any parameter in any step since it was last cleared.
+        If tracked, the largest |Δθ| of any parameter in any step since it was last cleared.
     n_weights : int
-        θ[:, :n_weights] are weights, the rest biases: decay and l2 concern weights alone. A multiple of 128,
-        as P is, so that kernels can take several parameters at a time.
+        θ[:, :n_weights] are weights, the rest biases: decay and l2 apply only to weights. Like P, it is a multiple of
+        128, so that kernels can process several parameters at a time.
     l2, weight_decay, max_grad_norm : (K,) float64 or None
-        None where no network uses it.
+        None if no network uses it.
     l2_by_batch : bool
-        Whether the penalty is part of what the normalizer divides: the gradient then gains l2 · normalizer · W.
+        Whether the normalizer also divides the penalty: the gradient then gains l2 · normalizer · W.
     penalty : (K, steps) float64 or None
-        Where recorded, ½ l2 Σ W² of the weights that each step of the epoch read; a step that is not taken writes none.
+        If recorded, ½ l2 Σ W² of the weights that each step of the epoch read; a step that is not taken writes none.
     operands : (K, P) array or None
-        Where matrix products read a copy of θ in another type, that copy, written along with θ.
+        If matrix products read a copy of θ in another type, that copy, written along with θ.
     """
 
     rule: Optimizer
@@ -240,22 +240,22 @@ class OptimizerState:
 
 @dataclass(frozen=True, slots=True)
 class TrainingArrays:
-    """What a training step reads and writes besides its own buffers, for a backend that takes steps in its own way.
+    """What a training step reads and writes besides its own buffers, for backends with their own kind of steps.
 
     Attributes
     ----------
     shapes : sequence of (n_in, n_out)
-        Of every layer.
+        The shape of every layer's weights.
     starts : sequence of (int, int)
-        Where its weights and its biases begin in a row of θ.
+        Where each layer's weights and biases begin in a row of θ.
     activations : sequence of Activation
         One per layer; the last one leaves the logits as they are.
     loss : Loss
     theta : (K, P) array
     data : Batch
-        All rows, which a step gathers its batch from.
+        All rows, from which a step gathers its batch.
     batch_size : int
-        Rows of a step at most.
+        Maximum rows of a step.
     epoch : Epoch
     dropout : Dropout or None
     optimizer : OptimizerState

@@ -1,7 +1,7 @@
 """Every operation in plain array code: the definition that all other backends are tested against.
 
-Formulas run over blocks of rows that fit the processor's caches, so temporaries stay small whatever the
-network. No result depends on how a stack is cut into blocks: what is summed is summed in one call.
+Formulas run over blocks of rows that fit the processor's caches, so temporaries stay small for any network. No result
+depends on how a stack is cut into blocks: every sum is computed in one call.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from gpubp.backends.shuffle import rows_at
 from gpubp.losses import Loss
 
 _TINY = float(np.finfo(np.float64).tiny)
-NO_ACTIVATION = identity()  # of the output layer: what its logits become is the loss's business
+NO_ACTIVATION = identity()  # of the output layer: the loss decides what becomes of its logits
 BLOCK = 32768  # elements of a temporary: 128 kB in float32, so that a few of them share a core's L2
 
 
 class NumpyNamespace:
-    """NumPy, and from SciPy what NumPy lacks."""
+    """NumPy, with SciPy's functions where NumPy lacks them."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("erf", "erfc"):
@@ -49,7 +49,7 @@ class NumpyNamespace:
             function = getattr(special, name)
         else:
             function = getattr(np, name)
-        setattr(self, name, function)  # found at once from now on
+        setattr(self, name, function)  # found directly from now on
         return function
 
 
@@ -61,15 +61,15 @@ class ReferenceBackend:
     dtype : numpy.dtype
         float32, float64, or complex128 for complex-step differentiation.
     reason : str
-        Why this device was chosen, in a few words.
+        A short reason for the choice of this device.
     """
 
     name = "reference"
     device = "cpu"
     gemm_table: str | None = None
     block = BLOCK  # elements of a temporary
-    way = "calls"  # how `capture` runs steps, in a word
-    shuffles_rows = False  # a whole epoch's order takes NumPy less time than that of batch after batch
+    way = "calls"  # how `capture` runs steps
+    shuffles_rows = False  # a whole epoch's order takes NumPy less time than one batch after another
 
     def __init__(self, dtype: Any, reason: str = "asked for") -> None:
         self.dtype = np.dtype(dtype)
@@ -78,8 +78,8 @@ class ReferenceBackend:
         self.accumulator = np.result_type(self.dtype, np.float64)
         self.reason = reason
         self.xp: Namespace = NumpyNamespace()
-        # Once glibc's malloc has freed a piece as large as this, it keeps the memory that temporaries leave; before,
-        # it may return it to the system at every block and fetch it again page by page.
+        # Once glibc's malloc has freed a piece as large as this, it keeps the memory of freed temporaries; before, it
+        # may return it to the system at every block and fetch it again page by page.
         np.empty(64 * BLOCK, np.uint8)
 
     # -- memory ---------------------------------------------------------------------------------------
@@ -113,8 +113,8 @@ class ReferenceBackend:
             for k, data in enumerate(source):
                 out[k] = data[rows[k if len(rows) > 1 else 0]]
         elif source.dtype == out.dtype:
-            rows = np.broadcast_to(rows, (len(out), rows.shape[1]))  # networks with weights of their own share an order
-            np.take(source[0], rows, axis=0, out=out, mode="clip")  # "clip" spares a buffered copy
+            rows = np.broadcast_to(rows, (len(out), rows.shape[1]))  # networks with their own weights share an order
+            np.take(source[0], rows, axis=0, out=out, mode="clip")  # "clip" avoids a buffered copy
         else:
             out[...] = source[0][rows]
 
@@ -132,7 +132,7 @@ class ReferenceBackend:
             target[who] = values
 
     def copy_networks(self, source: Array, taken: Any, target: Array, places: Any) -> None:
-        for place, k in zip(places.tolist(), taken.tolist(), strict=True):  # faster than an index, and takes no copy
+        for place, k in zip(places.tolist(), taken.tolist(), strict=True):  # faster than indexing, and without a copy
             target[place] = source[k]
 
     def finite(self, array: Array) -> Any:
@@ -197,7 +197,7 @@ class ReferenceBackend:
                 scale = self._survivor_scale(dropout)
                 delta *= cache.mask[:, rows] * scale
                 if activation.derivative_from == "a":
-                    x = x / scale  # what is cached is mask ⊙ a/(1 − rate)
+                    x = x / scale  # the cached value is mask ⊙ a/(1 − rate)
             delta *= activation.derivative(self.xp, x)
         grad_b[...] = cache.delta.sum(axis=-2, keepdims=True)
 
@@ -278,7 +278,7 @@ class ReferenceBackend:
     # -- how steps are run ----------------------------------------------------------------------------
 
     def computing(self) -> AbstractContextManager[Any]:
-        return np.errstate(all="ignore")  # what is not finite is found by the step itself
+        return np.errstate(all="ignore")  # the step itself detects non-finite values
 
     def capture(
         self, step: Callable[[int], None], prepare: Callable[[int], None] | None = None
@@ -323,7 +323,7 @@ class ReferenceBackend:
         return epoch.order[:, start : start + count]
 
     def _cast(self, per_network: Array) -> Array:
-        """(K,) in float64 as (K, 1) in the backend's dtype, so that a stack and a solo run round alike."""
+        """(K,) in float64 as (K, 1) in the backend's dtype, so that a stack and a single network round alike."""
         return per_network.astype(self.dtype)[:, None]
 
     def _survivor_scale(self, dropout: Dropout) -> Array:
@@ -331,7 +331,7 @@ class ReferenceBackend:
         return self._cast(1.0 / (1.0 - dropout.rate))[..., None]
 
     def _squared_norm(self, array: Array) -> Array:
-        """Σ x² per network, (K,): one BLAS call each, again in float64 where float32 overflows."""
+        """Σ x² per network, (K,): one BLAS call each, repeated in float64 if float32 overflows."""
         with np.errstate(all="ignore"):
             square = np.matmul(array[:, None, :], array[:, :, None])[:, 0, 0].astype(self.accumulator)
             for k in np.flatnonzero(~np.isfinite(square)):

@@ -1,7 +1,7 @@
-"""Products of the CPU whose rows have the same bits wherever they stand and whatever stands beside them.
+"""Products on the CPU whose rows have the same bits wherever they are and whatever the other rows are.
 
-BLAS cuts a product into tiles, and sums a tile at an edge in another order than one in the middle; where the edges are
-depends on how many rows there are. How many rows it treats alike depends on the machine, the number of threads and the
+BLAS cuts a product into tiles, and sums a tile at an edge in a different order than one in the middle; the number of
+rows determines where the edges are. How many rows it treats alike depends on the machine, the number of threads and the
 shapes, so it is tried out.
 """
 
@@ -13,15 +13,15 @@ import numpy as np
 
 from gpubp._typing import Array
 
-MOST_ROWS = 48  # of a product; with more, products are hardly faster
+MOST_ROWS = 48  # of a product; more make products hardly faster
 CANDIDATES = (48, 16, 8, 4)  # divisors of MOST_ROWS
-COMPARED = 256  # sums at least that have to come out alike at every place
-MULTIPLICATIONS = 1 << 23  # of a batch: some milliseconds, beside which what a batch costs in Python is little
+COMPARED = 256  # the least number of sums that must be equal at every place
+MULTIPLICATIONS = 1 << 23  # of a batch: some milliseconds, compared to which Python's overhead is small
 MOST_IN_BATCH = 64 * MOST_ROWS
 
 
 def batch_rows(multiplications: int) -> int:
-    """How many rows a batch of predictions has, a multiple of MOST_ROWS, where each takes so many multiplications."""
+    """The rows of a batch of predictions, a multiple of MOST_ROWS, if each row takes `multiplications`."""
     return MOST_ROWS * max(1, min(MULTIPLICATIONS // multiplications, MOST_IN_BATCH) // MOST_ROWS)
 
 
@@ -32,8 +32,8 @@ def product(a: Array, W: Array, out: Array) -> None:
 
 @cache
 def rows_treated_alike(n_in: int, n_out: int, dtype: str) -> int:
-    """How many rows at a time a product may take, so that no row's bits depend on its place."""
-    # A single row has one place only.
+    """The number of rows that a product may take at a time so that no row's bits depend on its place."""
+    # A single row has only one place.
     return next((rows for rows in CANDIDATES if _are_alike(rows, n_in, n_out, dtype)), 1)
 
 
@@ -42,7 +42,7 @@ def _product(a: Array, W: Array, out: Array, rows: int) -> None:
 
 
 def _are_alike(rows: int, n_in: int, n_out: int, dtype: str) -> bool:
-    """Whether some rows get the same bits at every place of a product of so many rows."""
+    """Whether rows get the same bits at every place of a product of `rows` rows."""
     rng = np.random.default_rng(0)
     W = rng.standard_normal((1, n_in, n_out)).astype(dtype)
     a, out = np.empty((1, MOST_ROWS, n_in), dtype), np.empty((1, MOST_ROWS, n_out), dtype)

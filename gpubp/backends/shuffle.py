@@ -1,11 +1,11 @@
-"""The order of rows in an epoch: a keyed bijection of a network's rows, evaluated where a row is needed.
+"""The order of rows in an epoch: a keyed bijection of a network's rows, evaluated when a row is needed.
 
-No table of orders is drawn, kept or sent: whoever gathers a batch asks which row comes at each of its positions.
-The bijection is a Feistel network over the smallest domain of 2^bits >= count positions. Each round changes one half
-of a position's bits by the other: the upper bits of (half * a + b) mod 2^32, with random 32-bit a and b. Over two
+No table of orders is drawn, kept or sent: the code that gathers a batch asks which row comes at each of its positions.
+The bijection is a Feistel network over the smallest domain of 2^bits >= count positions. Each round changes one half of
+a position's bits using the other: the upper bits of (half * a + b) mod 2^32, with random 32-bit a and b. Over two
 halves these are independent and uniform (Dietzfelbinger, "Universal hashing and k-wise independence via integer
-arithmetic without primes", 1996), so the rounds alone decide how uniform pairs of positions come out. Whatever leaves
-[0, count) is sent through again, until it is back inside ("cycle walking": Black and Rogaway, "Ciphers with arbitrary
+arithmetic without primes", 1996), so only the number of rounds decides how uniform pairs of positions are. A result
+outside [0, count) is sent through again until it is inside ("cycle walking": Black and Rogaway, "Ciphers with arbitrary
 finite domains", 2002). Keys of zero leave every row in its place.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gpubp.backends.philox import philox4x32
 
-ROUNDS = 24  # halves of one or two bits need so many until every two rows are neighbours equally often
+ROUNDS = 24  # with halves of one or two bits, this many until every two rows are neighbours equally often
 MOST_ROWS = 1 << 32
 _STREAM = 1  # the last word of the counter, which is 0 for dropout's masks
 _LOW = 0xFFFFFFFF
@@ -41,7 +41,7 @@ def rows_at(
     keys: NDArray[np.uint32] | None,
     counts: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Which rows of the data come at some positions of an epoch, (K or 1, n); 0 beyond a network's last row.
+    """The rows of the data at some positions of an epoch, (K or 1, n); 0 beyond a network's last row.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def rows_at(
     order : (K or 1, m) int or None
     keys : (K or 1, ROUNDS, 2) uint32 or None
     counts : (K or 1,) int
-        All three as `Epoch` has them.
+        All three as in `Epoch`.
     """
     networks = max(len(array) for array in (order, keys, counts) if array is not None)
     rows = np.zeros((networks, len(positions)), np.int64)

@@ -1,4 +1,4 @@
-"""Where gpubp keeps files of the user's that other processes find again."""
+"""The folder of user files that later processes find again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def user_cache() -> Path:
-    """``gpubp`` in the user's cache, which need not exist."""
+    """``gpubp`` in the user's cache; it need not exist."""
     if sys.platform == "win32":
         caches = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":

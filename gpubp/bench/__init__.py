@@ -1,1 +1,1 @@
-"""Measuring: a network's steps on every backend of this machine, and whether what is computed on it is right."""
+"""Measures a network's steps on every backend of this machine, and checks that its results are right."""

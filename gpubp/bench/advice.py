@@ -1,4 +1,4 @@
-"""Which device to use for a network, from what ``gpubp bench`` measured and some more looking around it."""
+"""Which device to use for a network, from the measurements of ``gpubp bench`` and some more around them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpubp.bench.steps import Steps, Workload, rounds, workload
 from gpubp.bench.timing import ratio
 from gpubp.errors import DeviceError
 
-WIDTHS, BATCH_SIZES = (16, 64, 256, 1024, 4096), (1, 8, 32, 128, 512, 2048)  # where GPU and CPU are compared
+WIDTHS, BATCH_SIZES = (16, 64, 256, 1024, 4096), (1, 8, 32, 128, 512, 2048)  # at which GPU and CPU are compared
 LOOKING = 15.0  # seconds of that comparison
 
 
 def advice(report: Report) -> list[str]:
-    """Which device for this network, by the first precision that has figures, in sentences."""
+    """Sentences on which device to use for this network, by the first precision with measurements."""
     measured = [row for row in report.rows if row.measured]
     if not measured:
         return ["nothing could be measured; gpubp doctor says more"]
@@ -39,13 +39,13 @@ def advice(report: Report) -> list[str]:
 
 
 def _crossovers(measured: Workload, precision: str, optimizer: str) -> list[str]:
-    """From what width of the hidden layers, and from what batch size on, the GPU is faster."""
+    """The width of the hidden layers and the batch size from which the GPU is faster."""
     first, *hidden, last = measured.layer_sizes
     end = time.perf_counter() + LOOKING
     cpu = precision if precision in CPU_PRECISIONS else "float32"
 
     def wins(case: Workload) -> bool | None:
-        """None where there is no time left, or no memory for it."""
+        """None if no time is left, or not enough memory."""
         if time.perf_counter() > end:
             return None
         try:
@@ -68,7 +68,7 @@ def _crossovers(measured: Workload, precision: str, optimizer: str) -> list[str]
 
 
 def _from(cases: dict[int, Workload], wins: Callable[[Workload], bool | None], where: str) -> str:
-    """A sentence on the first of the cases in which the GPU wins; none where none could be tried."""
+    """A sentence on the first of the cases in which the GPU wins; empty if none could be tried."""
     tried = 0
     for value, case in cases.items():
         won = wins(case)

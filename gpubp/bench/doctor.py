@@ -1,7 +1,7 @@
-"""What this machine can run, why, and what to install or set: what ``gpubp doctor`` finds.
+"""The findings of ``gpubp doctor``: what this machine can run, why, and what to install or set.
 
-Nothing here prints. `findings` looks; `checks_of_this_machine` computes: float32 against float64, and the
-four equations against complex-step differentiation.
+Nothing here prints. `findings` inspects the machine; `checks_of_this_machine` computes: float32 against float64, and
+the four equations against complex-step differentiation.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ OPTIONAL = {
     "h5py": "pip install 'gpubp[hdf5]' to read .h5 files",
 }
 
-# From the slowest to the fastest kernels that OpenBLAS, MKL and BLIS may be told to use, by the processor's
-# flags that they need. Families that are not listed (other architectures') are never judged.
+# Kernels that OpenBLAS, MKL and BLIS may be told to use, from the slowest to the fastest, with the processor flags that
+# they need. Families that are not listed (other architectures') are never judged.
 LEVELS = ("SSE", "AVX", "AVX2", "AVX-512")
 FLAGS: tuple[tuple[str, ...], ...] = (
     (),
@@ -51,19 +51,19 @@ FAMILIES: dict[str, int] = {
 PINS = ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR", "BLIS_ARCH_TYPE")
 THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
 
-PARITY_LIMIT = 1e-5  # normwise; the float32 unit roundoff is 6e-8, and a few layers of sums stand between
+PARITY_LIMIT = 1e-5  # normwise; the float32 unit roundoff is 6e-8, and a few layers of sums add to it
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of what was found.
+    """One line of the findings.
 
     Attributes
     ----------
     subject, found : str
         "BLAS", "OpenBLAS 0.3.31, SkylakeX kernels, 2 threads".
     warning : str
-        What is wrong or slower than need be, and what to install or set; empty where all is well.
+        What is wrong or slower than necessary, and what to install or set; empty if all is well.
     """
 
     subject: str
@@ -79,7 +79,7 @@ class Check:
     ----------
     name : str
     error, limit : float
-        The largest relative error found, and what is allowed.
+        The largest relative error, and the allowed one.
     """
 
     name: str
@@ -127,7 +127,7 @@ def slow_kernels(environment: Mapping[str, str], flags: frozenset[str]) -> list[
     environment : mapping
         ``os.environ``.
     flags : frozenset of str
-        The processor's, as Linux names them; empty where unknown, and then nothing is said.
+        The processor's flags, as Linux names them; if they are unknown, it is empty and there are no warnings.
     """
     best = max((i for i, needed in enumerate(FLAGS) if flags.issuperset(needed)), default=0)
     warnings = []
@@ -163,7 +163,7 @@ def _cupy() -> Finding:
 
 
 def _on_chip(backend: Any) -> list[Finding]:
-    """Whether small networks are trained on the chip, where a device can."""
+    """Whether small networks are trained on the chip, if a device can."""
     if not hasattr(backend, "on_chip"):
         return []
     room = f"trained on the chip where {backend.driver.shared_memory >> 10} KB of shared memory hold them"
@@ -171,7 +171,7 @@ def _on_chip(backend: Any) -> list[Finding]:
 
 
 def _gemm_table(table: str | None) -> Iterator[Finding]:
-    """Its hash, where the user made one."""
+    """The hash of the user's table, if there is one."""
     if table is not None:
         yield Finding("GEMM table", f"{table}, made by gpubp bench --tune")
 
@@ -203,7 +203,7 @@ def _cpu_flags() -> frozenset[str]:
 
 
 def _blas() -> Iterator[Finding]:
-    """NumPy's BLAS as threadpoolctl finds it in this process, or as NumPy was built with."""
+    """NumPy's BLAS as threadpoolctl finds it in this process, or the one NumPy was built with."""
     libraries = _loaded_blas()
     for library in libraries:
         version = library.get("version") or "of unknown version"
@@ -252,7 +252,7 @@ def _computed(net: MLP, X: Array, y: Array) -> list[Array]:
 
 
 def _example(loss: Loss, activation: str, precision: str, device: str = "auto") -> tuple[MLP, Array, Array]:
-    """A small network with hidden layers, inputs that float32 holds exactly, and targets that fit the loss."""
+    """A small network with hidden layers, inputs that are exact in float32, and targets that fit the loss."""
     rng = np.random.default_rng(0)
     net = MLP([6, 8, 7, 4], activation, loss, seed=1, device=device, precision=precision)
     X = rng.normal(size=(32, 6)).astype(np.float32)

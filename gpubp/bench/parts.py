@@ -20,9 +20,9 @@ from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import draw_table
 
 BATCHES = 16  # in the rows that steps are taken on
-ROUNDS = 5  # in each of which everything is timed once
-PATIENCE = 2.0  # seconds after which no further round is begun
-RATE = 1e-9  # learning rate: what is timed is not to learn
+ROUNDS = 5  # everything is timed once per round
+PATIENCE = 2.0  # seconds after which no new round starts
+RATE = 1e-9  # learning rate: timed steps must not change the network much
 MOST_NUMBERS = 2**26  # of X in all batches
 
 
@@ -33,14 +33,14 @@ class StepParts:
     Attributes
     ----------
     device, backend, precision : str
-        What it was measured on.
+        What the step was measured on.
     batch_size : int
     step : float
-        Seconds of a whole step, the least of some rounds, in which a busy machine shows least.
+        Seconds of a whole step: the minimum over rounds, which a busy machine affects least.
     parts : dict of str to float
-        Seconds of what a step does, each by itself; empty where the backend takes steps in a single launch.
+        Seconds of each part of a step, timed separately; empty if the backend takes steps in a single launch.
     products : float
-        Seconds of its matrix products and nothing else, which are in the two passes.
+        Seconds of its matrix products alone, which are included in the two passes.
     """
 
     device: str
@@ -53,16 +53,16 @@ class StepParts:
 
 
 def step_parts(net: MLP, X: Any, y: Any, batch_size: int, optimizer: str = "adam", dropout: float = 0.0) -> StepParts:
-    """Time training steps of a single network, whose parameters are left as they are.
+    """Time training steps of a single network without changing its parameters.
 
-    Each part is timed by itself, so together they may take a little more or less than a step does. Takes about a
-    second, and longer where a step takes more than 0.1.
+    Each part is timed separately, so together they may take slightly more or less than a step. This takes about a
+    second, and longer if a step takes more than 0.1 seconds.
 
     Parameters
     ----------
     net : MLP
     X, y : arrays
-        Rows to take steps on, repeated where they are fewer than a batch.
+        Rows to take steps on, repeated if they are fewer than a batch.
     batch_size : int
     optimizer : str
     dropout : float
@@ -94,7 +94,7 @@ def step_parts(net: MLP, X: Any, y: Any, batch_size: int, optimizer: str = "adam
 
 
 def _measured(entrants: dict[str, Repeated]) -> list[dict[str, float]]:
-    """Seconds of everyone, round by round."""
+    """Seconds of every entrant, round by round."""
     measured, start = [], time.perf_counter()
     for seconds in islice(rounds(entrants), ROUNDS):
         measured.append(seconds)
@@ -104,7 +104,7 @@ def _measured(entrants: dict[str, Repeated]) -> list[dict[str, float]]:
 
 
 def _training_step(net: MLP, data: tuple[Any, Any, None], size: int, optimizer: str, dropout: float) -> TrainingStep:
-    """A step that is at the first batch of its rows, in an order of its own."""
+    """A step at the first batch of its rows, in a shuffled order."""
     rule, stack = get_optimizer(optimizer), net.stack
     options = {name: np.array([value]) for name, value in rule.options.items()}
     step = TrainingStep(
@@ -121,7 +121,7 @@ def _training_step(net: MLP, data: tuple[Any, Any, None], size: int, optimizer: 
 
 
 def _parts(step: TrainingStep, size: int) -> dict[str, Callable[[int], None]]:
-    """What a step does, one after the other, each by itself on what the one before it left: ``part(rows)``."""
+    """The parts of a step in order, each run alone on the results of the previous one: ``part(rows)``."""
     stack, state, workspace = step.live, step.state, step.workspace
     backend, network, caches = stack.backend, stack.network, workspace.caches
     slice_step = SliceStep(stack, state, workspace)
@@ -147,7 +147,7 @@ def _parts(step: TrainingStep, size: int) -> dict[str, Callable[[int], None]]:
 
 
 class _Taken(Repeated):
-    """Steps, or parts of steps, on the batches in turn.
+    """Steps, or parts of steps, on one batch after another.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ class _Taken(Repeated):
         self.step, self.size, self.take = step, size, run
 
     def run(self, count: int) -> None:
-        """From the first batch on, and again after the last, beyond which there are no rows."""
+        """Start at the first batch, and again after the last one."""
         while count:
             taken = min(count, BATCHES)
             self.step.seek(0)

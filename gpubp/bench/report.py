@@ -1,4 +1,4 @@
-"""What ``gpubp bench`` found, as it is printed and kept."""
+"""The results of ``gpubp bench``, as printed and saved."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class BackendRow:
     ----------
     backend, precision : str
     reason : str
-        Why it has no figures, in one line; empty where it has.
+        Why it has no measurements, in one line; empty if it has.
     way : str
         How the backend takes steps: "calls", "program", "graph" or "on-chip".
     seconds, floor : list of float
-        Seconds of a step, and of its bare matrix products on the same device, one each per round.
+        Seconds of a step, and of its bare matrix products on the same device, one value per round.
     memory : int
-        Bytes that training takes beside the data.
+        Bytes of memory that training takes besides the data.
     error : float
-        Relative error of the first steps, against float64.
+        Relative error of the first steps compared with float64.
     """
 
     backend: str
@@ -42,7 +42,7 @@ class BackendRow:
 
     @property
     def measured(self) -> bool:
-        """Whether it has figures."""
+        """Whether it has measurements."""
         return bool(self.seconds) and not self.reason
 
     @property
@@ -52,24 +52,24 @@ class BackendRow:
 
     @property
     def of_floor(self) -> Spread:
-        """The bare matrix products' part of a step's time."""
+        """The fraction of a step's time taken by the bare matrix products."""
         return ratio(self.floor, self.seconds)
 
 
 @dataclass
 class Report:
-    """What was found, so far: it is filled as the measuring goes on.
+    """The results so far; they are filled in while measuring.
 
     Attributes
     ----------
     network : Workload
-        Which network, and the batches that its steps take.
+        The network, and the batches of its steps.
     optimizer : str
     machine : dict of str to str
-        What it was measured on, as `gpubp.bench.doctor` finds it, warnings included.
+        The machine, as found by `gpubp.bench.doctor`, including warnings.
     rows : list of BackendRow
     advice : list of str
-        Which device for this network, in sentences.
+        Sentences on which device to use for this network.
     interrupted : bool
         Whether Ctrl-C ended it early.
     """
@@ -82,11 +82,11 @@ class Report:
     interrupted: bool = False
 
     def gflops(self, row: BackendRow) -> float:
-        """Rate of the step's matrix products, over the time of the whole step."""
+        """Rate of the step's matrix products, relative to the time of the whole step."""
         return self.network.flops_per_row * self.network.batch_size / row.step.median / 1e9
 
     def save(self, path: Path) -> None:
-        """As JSON, whole or not at all."""
+        """Write JSON, whole or not at all."""
         rows: list[dict[str, Any]] = []
         for row in self.rows:
             name = {"backend": row.backend, "precision": row.precision}

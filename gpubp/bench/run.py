@@ -1,7 +1,7 @@
-"""What ``gpubp bench`` measures: one network's training steps on every backend of this machine, side by side.
+"""The measurements of ``gpubp bench``: one network's training steps on every backend of this machine, side by side.
 
-Backends take turns, so that a slow spell of the machine is in all of their figures, and none is timed before its
-first steps were seen to agree with float64's.
+Backends are timed alternately, so that a slow phase of the machine affects all of them, and none is timed before its
+first steps have been verified against float64.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from gpubp.bench.steps import (
 )
 from gpubp.errors import DeviceError, GpubpError
 
-# Every backend by its own name, and the device by which it is asked for.
+# Every backend by its own name, and the device name that selects it.
 DEVICES = {"compiled": "cpu", "reference": "cpu-reference", "cuda": "cuda", "cuda-unfused": "cuda-unfused"}
-# Of what gpubp doctor finds, what figures depend on.
+# The findings of gpubp doctor on which measurements depend.
 SUBJECTS = ("gpubp", "Python", "numpy", "processor", "BLAS", "BLAS kernels", "CuPy", "GEMM table")
 
-# The bare products on each backend's device; of two backends, the first in DEVICES, which launches faster, runs them.
+# The bare products on each backend's device; if two backends share it, the first in DEVICES, which launches faster,
+# runs them.
 FLOORS = {name: f"bare GEMMs, {'GPU' if name.startswith('cuda') else 'CPU'}" for name in DEVICES}
 
 
 def bench(workload: Workload, precisions: Sequence[str] = ("float32",), optimizer: str = "adam") -> Report:
-    """Measure a network's steps on every backend; takes less than a minute per precision.
+    """Measure a network's steps on every backend, in less than a minute per precision.
 
-    A backend that is not there, fails or is wrong says so in its row. Ctrl-C ends the measuring, not the report.
+    The row of a backend that is missing, fails or is wrong says so. Ctrl-C ends the measurements, not the report.
     """
     report = Report(workload, optimizer, _machine())
     try:
@@ -63,21 +64,21 @@ def _machine() -> dict[str, str]:
 
 
 def open_backend(name: str, precision: str) -> Backend:
-    """A backend by its own name.
+    """Open a backend by its own name.
 
     Raises
     ------
     GpubpError
-        Where this machine does not have it, or not in this precision: why.
+        If this machine does not have it, or not in this precision; the message says why.
     """
     backend = get_backend(DEVICES[name], precision)
-    if backend.name != name:  # the CPU falls back on the reference
+    if backend.name != name:  # the CPU falls back to the reference
         raise DeviceError(backend.reason.removeprefix("asked for; "))
     return backend
 
 
 def _measure(report: Report, precision: str) -> None:
-    """Rows of one precision: verify everyone, then let them take turns."""
+    """Rows of one precision: verify all backends, then time them alternately."""
     workload, verified = report.network, verified_rows(report.network)
     expected = displacements(workload, report.optimizer, verified)
     steps_of: dict[str, Steps] = {}
@@ -91,7 +92,7 @@ def _measure(report: Report, precision: str) -> None:
             row.way = steps.step.way
             row.memory = steps.stack.memory(workload.batch_size, report.optimizer)["total"]
             _verify(steps, row, expected, verified)
-            steps.seconds(1)  # whatever a whole batch may lack, such as memory, shows here
+            steps.seconds(1)  # shows what a whole batch may lack, such as memory
             floor = FLOORS[name]
             if floor not in floors:
                 floors[floor] = UntilFailure(BareGemms(workload, steps.backend))
@@ -108,13 +109,13 @@ def _measure(report: Report, precision: str) -> None:
 
 
 class UntilFailure(Repeated):
-    """What takes turns until it fails, or until all rows that it is measured for have failed: the others go on.
+    """An entrant that is timed until it fails, or until all rows it is measured for have failed; the others go on.
 
     Parameters
     ----------
     repeated : Repeated
     *rows : BackendRow
-        Where a failure is noted.
+        The rows in which a failure is recorded.
     """
 
     def __init__(self, repeated: Repeated, *rows: BackendRow) -> None:
@@ -127,7 +128,7 @@ class UntilFailure(Repeated):
         self.repeated.wait()
 
     def seconds(self, count: int) -> float:
-        """Without end for what has failed."""
+        """Infinite after a failure."""
         if not all(row.reason for row in self.rows):
             with _failures_noted(*self.rows):
                 return super().seconds(count)
@@ -136,7 +137,7 @@ class UntilFailure(Repeated):
 
 @contextmanager
 def _failures_noted(*rows: BackendRow) -> Iterator[None]:
-    """What keeps rows from being measured stands in them, and keeps no others."""
+    """Record in these rows what prevents their measurement, without affecting others."""
     try:
         yield
     except GpubpError as error:

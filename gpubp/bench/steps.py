@@ -1,4 +1,4 @@
-"""What is measured: a network's training steps and their bare matrix products, and whether the steps are right."""
+"""The measured work: a network's training steps and their bare matrix products, with verification of the steps."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from gpubp.training.slice_step import initial_state
 from gpubp.training.step import TrainingStep
 from gpubp.training.step_table import draw_table
 
-RESIDENT = 64e6  # bytes of the rows that are trained on
-ROUNDS, TURN = 31, 0.02  # rounds at most; seconds of a turn
-PATIENCE = 12.0  # seconds after which no further round is begun
+RESIDENT = 64e6  # bytes of the training rows
+ROUNDS, TURN = 31, 0.02  # maximum rounds; seconds per entrant and round
+PATIENCE = 12.0  # seconds after which no new round starts
 
-SAMPLE = 65_536  # elements of a tensor that are compared when steps are verified
+SAMPLE = 65_536  # elements of a tensor compared in verification
 VERIFIED = 2  # steps
-VERIFYING = 1e11  # floating-point operations that the float64 reference may take for them
-# Relative error of what those did to a tensor, against float64. Adam's first steps make a change of sign of a
-# rounding error in a small gradient, hence the width; the steps of another network are off by more than 1.
+VERIFYING = 1e11  # floating-point operations that the float64 reference may use for them
+# Relative error of these steps' changes to a tensor, compared with float64. In Adam's first steps, a rounding error in
+# a small gradient can flip an update's sign, hence the wide limit; the steps of another network are off by more than 1.
 TOLERANCE = {"float64": 1e-3, "float32": 0.05, "tf32": 0.3, "float16": 0.3, "bfloat16": 0.6}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A network to be trained, on which batches of which rows, and from which weights on: alike for whoever trains it.
+    """A network to train, with its batches, rows and initial weights: the same for every entrant.
 
-    Rows and weights are random numbers. The loss is cross-entropy, or half the squared error for a single output.
+    Rows and weights are random. The loss is cross-entropy, or half the squared error for a single output.
     """
 
     layer_sizes: tuple[int, ...]
     batch_size: int
-    batches: int  # in the resident data set, which is used again and again; 2 or more, so that rows are selected
+    batches: int  # in the resident data set, which is reused; 2 or more, so that rows are selected
     activation: str = "relu"
 
     @property
@@ -72,7 +72,7 @@ class Workload:
 
     @property
     def loss(self) -> str:
-        """Its name in gpubp."""
+        """The loss's name in gpubp."""
         return "cross_entropy" if self.layer_sizes[-1] > 1 else "half_squared_error"
 
     @property
@@ -87,14 +87,14 @@ class Workload:
 
 
 def workload(layer_sizes: Sequence[int], batch_size: int, activation: str = "relu") -> Workload:
-    """The workload of a network on as many batches as `RESIDENT` bytes hold, 2 at least and 64 at most."""
+    """The workload of a network on as many batches as fit in `RESIDENT` bytes, from 2 to 64."""
     batches = int(np.clip(RESIDENT / (4 * batch_size * layer_sizes[0]), 2, 64))
     return Workload(tuple(layer_sizes), batch_size, batches, activation)
 
 
 @lru_cache(maxsize=1)
 def _weights(workload: Workload) -> list[tuple[Any, Any]]:
-    """He's uniform draw, so that signals neither vanish nor explode; biases off zero, so that their use shows."""
+    """He's uniform draw, so that signals neither vanish nor explode; nonzero biases, so that their use shows."""
     rng = np.random.default_rng(0)
 
     def uniform(*shape: int) -> Any:
@@ -116,18 +116,18 @@ def _rows(workload: Workload) -> tuple[Any, Any, Any]:
 
 
 class Repeated(ABC):
-    """Something that can be done again and again."""
+    """Work that can be repeated."""
 
     @abstractmethod
     def run(self, count: int) -> None:
-        """Launch it `count` times."""
+        """Launch the work `count` times."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Until all of it is done."""
+        """Wait until all of it is done."""
 
     def seconds(self, count: int) -> float:
-        """From the first launch until the device is done."""
+        """Seconds from the first launch until the device is done."""
         start = time.perf_counter()
         self.run(count)
         self.wait()
@@ -135,14 +135,14 @@ class Repeated(ABC):
 
 
 class Steps(Repeated):
-    """Training steps on resident rows, ready to be taken; after the last batch of the order comes the first again.
+    """Prepared training steps on resident rows; after the last batch of the order, the first follows again.
 
-    Selecting the batch belongs to a step.
+    A step includes selecting the batch.
 
     Parameters
     ----------
     workload : Workload
-        Where its weights are (K, n_in, n_out) and its order is (K, m), it is that of a stack of K networks.
+        With weights (K, n_in, n_out) and an order (K, m), it is that of a stack of K networks.
     backend : Backend
     optimizer : str
     learning_rate, dropout : float
@@ -182,7 +182,7 @@ class Steps(Repeated):
         self.at = 0
 
     def run(self, count: int, rows: int | None = None) -> None:
-        """Launch the next steps, on the first `rows` rows of their batches or on whole ones."""
+        """Launch the next steps, on the first `rows` rows of their batches or on whole batches."""
         while count:
             taken = min(count, self.workload.batches - self.at)
             self.step.run_steps(taken, rows or self.workload.batch_size)
@@ -191,22 +191,22 @@ class Steps(Repeated):
                 self.step.seek(0)
 
     def wait(self) -> None:
-        """Until the last step has moved the cursor on."""
+        """Wait until the last step has advanced the cursor."""
         self.step.position()
 
     def weights(self) -> list[Any]:
-        """W and b of every layer in turn, on the host; of a stack, those of its first network, of its second, …"""
+        """W and b of every layer in turn, on the host; for a stack, those of its first network, then its second, …"""
         layers, to_host = self.step.live.layers, self.backend.to_host
         tensors = [to_host(tensor) for layer in layers for tensor in (layer.W, layer.b[:, 0])]
         return [tensor[k] for k in range(self.stack.models) for tensor in tensors]
 
     def diverged(self) -> bool:
-        """Whether a network left the finite numbers: steps do nothing to it from then on."""
+        """Whether a network diverged: from then on, steps do not change it."""
         return not self.step.active().all()
 
 
 class BareGemms(Repeated):
-    """The matrix products of a step and nothing else, captured as the step is: the floor under any step."""
+    """The matrix products of a step alone, captured like the step: a lower bound for any step."""
 
     def __init__(self, workload: Workload, backend: Backend) -> None:
         self.workload, self.backend = workload, backend
@@ -218,12 +218,12 @@ class BareGemms(Repeated):
         self.products(count, self.workload.batch_size)
 
     def wait(self) -> None:
-        """Copying to the host waits for all work before it."""
+        """Copying to the host waits for all earlier work."""
         self.backend.to_host(self.last)
 
 
 def _products(workload: Workload, backend: Backend) -> Callable[[int], None]:
-    """Forward products, then BP4 and BP2 of every layer from the last, on operands of the sizes of the step."""
+    """Forward products, then BP4 and BP2 of every layer from the last, on operands of the step's sizes."""
     rng = np.random.default_rng(2)
     storage, batch_size, shapes = backend.storage, workload.batch_size, workload.shapes
 
@@ -249,7 +249,7 @@ def _products(workload: Workload, backend: Backend) -> Callable[[int], None]:
 
 
 def rounds(entrants: Mapping[str, Repeated]) -> Iterator[dict[str, float]]:
-    """Seconds of one step of everyone, round after round, for PATIENCE seconds or ROUNDS rounds."""
+    """Seconds of one step of every entrant, round after round, for PATIENCE seconds or ROUNDS rounds."""
     counts = {}
     for name, entrant in entrants.items():
         entrant.seconds(1)  # compiles, captures
@@ -267,12 +267,12 @@ def rounds(entrants: Mapping[str, Repeated]) -> Iterator[dict[str, float]]:
 
 
 def sample(tensor: Any) -> Any:
-    """At most SAMPLE or so elements, evenly spread."""
+    """About SAMPLE elements at most, evenly spread."""
     return tensor.ravel()[:: max(1, tensor.size // SAMPLE)].copy()
 
 
 def verified_rows(workload: Workload) -> int:
-    """Rows of a batch that verification takes: all of them, unless the reference would be long at it."""
+    """The rows of a batch used in verification: all, unless the reference would take too long."""
     return int(np.clip(VERIFYING / (VERIFIED * workload.flops_per_row), 1, workload.batch_size))
 
 
@@ -295,9 +295,9 @@ def error(workload: Workload, sampled: Sequence[Any], expected: Sequence[Any]) -
     ----------
     workload : Workload
     sampled : sequence of arrays
-        The tensors after those steps, by `sample`.
+        The tensors after those steps, from `sample`.
     expected : sequence of arrays
-        What the steps should have added to them, by `displacements`.
+        The changes that the steps should have made to them, from `displacements`.
     """
     moved = [w - s for w, s in zip(sampled, first_weights(workload), strict=True)]
     pairs = zip(moved, expected, strict=True)

@@ -1,4 +1,4 @@
-"""Timing functions against each other on a machine that is not quiet."""
+"""Times functions against each other on a busy machine."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def spread(values: Any) -> Spread:
 
 
 def ratio(a: Any, b: Any) -> Spread:
-    """Median and quartiles of a/b, formed round by round: a slow spell of the machine is in both."""
+    """Median and quartiles of a/b, computed round by round: a slow phase of the machine affects both."""
     return spread(np.divide(a, b))
 
 
 def turns(functions: Mapping[str, Callable[[], object]]) -> Iterator[dict[str, float]]:
-    """Round after round without end, the seconds that each function takes, one after the other."""
+    """In endless rounds, the seconds that each function takes, one after the other."""
     while True:
         seconds = {}
         for name, function in functions.items():

@@ -19,10 +19,10 @@ from gpubp.bench.steps import Repeated, Steps, Workload, rounds
 from gpubp.bench.timing import Spread, ratio, spread
 from gpubp.serialization import atomic_write
 
-LAUNCHES = 20  # of a product in one graph, so that it is the product that is timed
+LAUNCHES = 20  # of a product in one graph, so that the product itself is timed
 NOISE = 0.02  # cuBLASLt's first proposal stays unless another takes less of its time than 1 minus this
 
-# Relative difference of two right algorithms, which add in different orders; of TF32's, one may not round inputs.
+# Relative difference of two correct algorithms, which add in different orders; with TF32, one may not round inputs.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "tf32": 2e-3, "float16": 2e-3, "bfloat16": 1e-2}
 
 
@@ -34,10 +34,10 @@ class Tuned:
     ----------
     spec : GemmSpec
     proposals, refused : int
-        Algorithms that cuBLASLt proposed, and how many of them were wrong, or not the same twice.
+        Algorithms that cuBLASLt proposed, and how many of them were wrong or not reproducible.
     chosen : Algorithm
     first, best : Spread
-        Seconds of a product by cuBLASLt's first proposal, and by the one chosen.
+        Seconds of a product with cuBLASLt's first proposal, and with the chosen one.
     """
 
     spec: GemmSpec
@@ -51,22 +51,22 @@ class Tuned:
 def tune(workload: Workload, precisions: Sequence[str] = ("float32",)) -> tuple[GemmTable, list[Tuned]]:
     """Choose an algorithm for every product of a step, and write the choices into the user's table.
 
-    Those for other products stay in it. Processes that start from now on use it.
+    Entries for other products are kept. Processes started from now on use the table.
 
     Raises
     ------
     DeviceError
-        Where no GPU works here, or not in these precisions: why, and the remedy.
+        If no GPU works here, or not in these precisions; the message says why, and the remedy.
     UsageError
-        Where the table cannot be written.
+        If the table cannot be written.
     """
     for precision in precisions:
-        get_backend("cuda", precision)  # or why not
-    driver = CupyDriver()  # a new one has prepared no products yet
+        get_backend("cuda", precision)  # raises if there is none
+    driver = CupyDriver()  # a new driver has prepared no products yet
     cublas = driver.cublas
     for precision in precisions:
         backend = CudaBackend(driver, precision)
-        backend.on_chip = False  # where there are no products of cuBLASLt's
+        backend.on_chip = False  # which uses no products of cuBLASLt
         steps = Steps(workload, backend)
         steps.seconds(1)
     products = []
@@ -86,7 +86,7 @@ def tuned(driver: CupyDriver, cublas: CublasLt, spec: GemmSpec) -> Tuned:
     first, *others = products
 
     def computed(algorithm: Algorithm) -> Any:
-        operands[2].view(np.uint8).fill(0xFF)  # not a number in any type: what is not written shows
+        operands[2].view(np.uint8).fill(0xFF)  # NaN in every type, so that unwritten elements show
         products[algorithm](*operands)
         return np.asarray(driver.to_host(operands[2]), np.float64)
 
@@ -115,13 +115,13 @@ def tuned(driver: CupyDriver, cublas: CublasLt, spec: GemmSpec) -> Tuned:
 
 
 class Captured(Repeated):
-    """LAUNCHES of a product, as a graph.
+    """LAUNCHES of a product as a graph.
 
     Parameters
     ----------
     driver : CupyDriver
     product : Gemm
-        One that was run before.
+        A product that has run before.
     operands : tuple of arrays
     """
 
@@ -138,12 +138,12 @@ class Captured(Repeated):
             self.replay()
 
     def wait(self) -> None:
-        """Until the device is done."""
+        """Wait until the device is done."""
         self.driver.synchronize()
 
 
 def _operands(driver: CupyDriver, spec: GemmSpec) -> tuple[Array, ...]:
-    """Random a and b, room for out, and a bias where the epilogue adds one, aligned as the step's are."""
+    """Random a and b, room for out, and a bias if the epilogue adds one, aligned like the step's."""
     rng = np.random.default_rng(0)
     last = spec.networks - 1
 

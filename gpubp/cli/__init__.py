@@ -1,8 +1,8 @@
 """The command line; `main` is the console script.
 
-`app` has the commands and how they fail, `options` what they take, `parsing` its small languages, `settings` a value
-for each option on a network and its training. `train` and `search` are the commands that train; `display` is what is
-printed, `run_folder` what is kept.
+`app` has the commands and their error handling, `options` their options, `parsing` the small languages of these,
+`settings` a value for each option on a network and its training. `train` and `search` are the commands that train;
+`display` prints, `run_folder` saves.
 """
 
 from gpubp.cli.app import main

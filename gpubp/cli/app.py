@@ -1,4 +1,4 @@
-"""The command line. Each command reads, checks and calls; what is printed is made in `display`."""
+"""The command line. Each command reads, checks and calls; `display` makes the printed text."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from gpubp.errors import CheckpointError, DivergenceError, GpubpError, RankError
 from gpubp.optimizers import get_optimizer
 from gpubp.training.ranks import ALONE
 
-NO_MEMORY_FOR_LIBRARY = ("failed to map segment", "annot allocate memory")  # what the linker of Linux says
+NO_MEMORY_FOR_LIBRARY = ("failed to map segment", "annot allocate memory")  # messages of Linux's dynamic linker
 MOST_SHOWN_CLASSES = 10  # in a confusion matrix
 
 
 class Commands(TyperGroup):
-    """The commands, with one place where errors become one line and an exit code."""
+    """The commands, with a single place that turns errors into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command: 1 where the training or a checkpoint failed, 2 for wrong usage or data, 130 for Ctrl-C.
+        """Run a command; exit with 1 if training or a checkpoint failed, 2 for wrong usage or data, 130 for Ctrl-C.
 
-        Where a launcher of MPI started several processes, all end together, and the first alone prints.
+        If an MPI launcher started several processes, all end together, and only the first prints.
         """
         try:
             with processes.joined() as ranks:
@@ -60,17 +60,17 @@ class Commands(TyperGroup):
             raise typer.Exit(130) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command of that name; refused where it is for one process, and there are several."""
+        """The command of that name; refused if it is for one process and there are several."""
         name, command, rest = super().resolve_command(ctx, args)
         processes.check(ctx.obj or ALONE, name)
         return name, command, rest
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Print wrong usage as every other error: ``Error: …``, not in a box that breaks lines."""
+        """Print usage errors like all others: ``Error: …``, not in a box that breaks lines."""
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except Exception as error:
-            show = getattr(error, "show", None)  # the mark of typer's errors, which have no public base class
+            show = getattr(error, "show", None)  # marks typer's errors, which have no public base class
             if show is None:
                 raise
             if processes.speaks():
@@ -85,7 +85,7 @@ def _say(text: str) -> None:
 
 
 def _is_of_memory(error: BaseException) -> bool:
-    """Whether there was no memory, for arrays or for a library that was to be imported."""
+    """Whether memory ran out, for arrays or for importing a library."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     return isinstance(error, ImportError) and any(text in str(error) for text in NO_MEMORY_FOR_LIBRARY)
@@ -167,7 +167,7 @@ def evaluate(
     name = metrics.baseline_name(preprocessing) if reached is not None else None
     matrix = metrics.confusion(preprocessing, y, net.forward(X))
     known = training_rows.known(model, X, y, preprocessing)
-    console = display.make_console(stderr=as_json)  # so that standard output is one JSON object
+    console = display.make_console(stderr=as_json)  # keeps standard output one JSON object
     display.show_notes(console, source.notes)
     classes = preprocessing["target"].get("classes")
     if as_json:
@@ -185,7 +185,7 @@ def evaluate(
 
 
 def _read_rows(data: str, trained: dict[str, Any], delimiter: str | None, encoding: str | None) -> Any:
-    """Rows as a network's training read them, but for how the file is written, which may be another."""
+    """Read rows in the way a network's training rows were; the file's format may differ."""
     from gpubp import data as reading
 
     return reading.read(data, trained=trained, delimiter=parse_delimiter(delimiter), encoding=encoding)
@@ -222,14 +222,14 @@ def bench(
     json_file: options.JsonFile = None,
     tune: options.Tune = False,
 ) -> None:
-    """Time training steps of a network of yours on every backend of this machine, and say which to use."""
+    """Time training steps of your network on every backend of this machine, and say which to use."""
     from gpubp.bench import run as measuring
     from gpubp.bench.steps import workload
     from gpubp.cli import display
 
     network = workload(parse_layers(layers), batch_size, get_activation(activation).name)
     precisions = parse_precisions(precision)
-    get_optimizer(optimizer)  # so that an unknown one is refused before anything is measured
+    get_optimizer(optimizer)  # refuses an unknown one before anything is measured
     if tune and json_file is not None:
         raise UsageError("--json keeps figures, and --tune writes a table of its own; leave out one of them")
     if json_file is not None and not json_file.parent.is_dir():
@@ -281,7 +281,7 @@ app.command()(demo)
 def main() -> None:
     """The console script ``gpubp``."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character of a file's or a column's name shows "?" for it.
+        # For a character in a name that a terminal cannot show, it shows "?".
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     app(prog_name="gpubp")

@@ -1,4 +1,4 @@
-"""The losses of a training as a small picture of characters, for terminals."""
+"""The losses of a training as a small character picture, for terminals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from gpubp.training.history import History
 
 WIDTH, HEIGHT = 60, 8  # characters, at most
-LABEL = 10  # characters that the scale takes beside the picture
-# Colours of the losses of gpubp.plots.ROWS, and their letters where a terminal has no braille dots.
+LABEL = 10  # characters for the scale next to the picture
+# Colours of the losses of gpubp.plots.ROWS, and their letters for terminals without braille dots.
 STYLES = {"": ("blue", "t"), "validation_": ("yellow", "v"), "watched_test_": ("green", "w")}
-# The bit of each dot of a braille character, 4 rows of 2, and the empty character that they are added to.
+# The bit of each dot of a braille character, 4 rows of 2, and the empty character to which they are added.
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 BLANK = 0x2800
 
 
 def show_curves(console: Console, history: History) -> None:
-    """The losses by epoch, where there is a terminal to show them on and more than one epoch."""
+    """Show the losses by epoch, if there are a terminal and more than one epoch."""
     if not console.is_terminal or console.quiet or history.epochs < 2:
         return
     letters = console.options.ascii_only
@@ -35,7 +35,7 @@ def show_curves(console: Console, history: History) -> None:
 
 
 def curve_lines(history: History, width: int, *, letters: bool = False) -> list[Text]:
-    """The picture of one network's losses, line by line: curves with their scale, epochs, and which curve is which.
+    """The picture of one network's losses, line by line: curves with their scale, epochs, and a legend.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def curve_lines(history: History, width: int, *, letters: bool = False) -> list[
     width : int
         Characters of a line of the picture, without the scale.
     letters : bool
-        Draw with letters instead of braille dots, which not every terminal has.
+        Draw with letters instead of braille dots, which some terminals lack.
     """
     losses = {rows: history.curve(f"{rows}loss")[:, 0] for rows in ROWS if getattr(history, f"{rows}loss")}
     finite = np.concatenate(list(losses.values()))
@@ -91,7 +91,7 @@ def _drawn(
 def _dots(
     curve: NDArray[np.float64], ends: tuple[float, float], logarithmic: bool, width: int, height: int
 ) -> Iterator[tuple[int, int]]:
-    """Which dots of a picture of width x height a curve takes, those in between included; the first row is the top."""
+    """The dots of a curve in a picture of width x height, including those in between; the first row is the top."""
     low, high = np.log(ends) if logarithmic else ends
     epochs = np.linspace(0, len(curve) - 1, width)
     known = np.flatnonzero(np.isfinite(curve))

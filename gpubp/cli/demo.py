@@ -38,7 +38,7 @@ def demo(name: Name = None, out: Picture = None) -> None:
 
 
 def draw(lesson: Lesson, measured: dict[str, Any], out: Path) -> None:
-    """Draw what a lesson measured to a file."""
+    """Draw a lesson's measurements to a file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -49,7 +49,7 @@ def draw(lesson: Lesson, measured: dict[str, Any], out: Path) -> None:
 
 
 def _check(out: Path) -> None:
-    """Refuse a picture that cannot be drawn, before anything is computed for it."""
+    """Refuse a picture that cannot be drawn before computing anything for it."""
     if out.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"--out {out}: a picture is a .png, .svg or .pdf file")
     if out.exists():

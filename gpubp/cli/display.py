@@ -34,7 +34,7 @@ UNITS = ("B", "kB", "MB", "GB")
 
 
 def show_notes(console: Console, notes: Iterable[str]) -> None:
-    """What was guessed, left out or replaced, a line each."""
+    """What was guessed, left out or replaced, one line each."""
     for note in notes:
         say(console, f"  {note}", "dim")
 
@@ -50,7 +50,7 @@ def show_network(console: Console, net: MLP) -> None:
 
 
 def show_weights(console: Console, net: MLP) -> None:
-    """Layers, shapes and parameters, with norm and range of what they hold."""
+    """Layers, shapes and parameters, with norm and range of the weights and biases."""
     ranges = (">norm of W", ">min W", ">max W", ">min b", ">max b")
     table = make_table("layer", "activation", ">weights", ">parameters", *ranges)
     for number, (activation, W, b) in enumerate(_layers(net), start=1):
@@ -61,7 +61,7 @@ def show_weights(console: Console, net: MLP) -> None:
 
 
 def show_health(console: Console, health: Health) -> None:
-    """How the layers fare, and what is wrong."""
+    """The health of the layers, and problems."""
     table = make_table(
         "layer", "activation", ">mean a", ">std of a", ">norm of δ", ">norm of ∂C/∂W", ">saturated", ">dead"
     )
@@ -75,7 +75,7 @@ def show_health(console: Console, health: Health) -> None:
 
 
 def show_verdicts(console: Console, verdicts: Sequence[str]) -> None:
-    """What is wrong with the layers of a network, a sentence each."""
+    """Problems of a network's layers, a sentence each."""
     for sentence in verdicts:
         say(console, sentence, "yellow")
     if not verdicts:
@@ -83,7 +83,7 @@ def show_verdicts(console: Console, verdicts: Sequence[str]) -> None:
 
 
 def describe_data(name: str, prepared: PreparedData) -> str:
-    """One line on what is learned from how many rows."""
+    """One line on what is learned, and from how many rows."""
     task = {
         "classification": f"classification into {len(prepared.classes or ())} classes",
         "multilabel": f"classification with {prepared.n_outputs} labels",
@@ -96,7 +96,7 @@ def describe_data(name: str, prepared: PreparedData) -> str:
 
 
 def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]:
-    """Lines on how raw rows become inputs, and outputs predictions."""
+    """Lines on how raw rows become inputs, and how outputs become predictions."""
     if preprocessing is None:
         return ["no preprocessing: inputs and outputs are the network's own"]
     features, target = preprocessing["features"], preprocessing["target"]
@@ -120,7 +120,7 @@ def describe_preprocessing(preprocessing: Mapping[str, Any] | None) -> list[str]
 
 
 def show_preset(console: Console, model: TabularModel) -> None:
-    """The stacks of a preset, what they count, and what their inputs and outputs mean."""
+    """The stacks of a preset, their weights, and the meaning of their inputs and outputs."""
     about = model.about
     counted = f"{plural(model.models, 'network')}, {model.parameters:,} parameters"
     say(console, f"preset {about['preset']}: {counted}", "bold")
@@ -152,7 +152,7 @@ def show_metrics(console: Console, parts: Mapping[str, Mapping[str, float | None
 def with_baseline(
     parts: Mapping[str, Mapping[str, float | None]], baseline: Mapping[str, Any]
 ) -> dict[str, Mapping[str, float | None]]:
-    """The metrics of parts of the data with the baseline's on the last part below; `baseline` is of metrics.json."""
+    """The metrics of parts of the data, with the baseline's on the last part below; `baseline` is from metrics.json."""
     last = list(parts)[-1]
     if baseline.get(last) is None:
         return dict(parts)
@@ -166,7 +166,7 @@ def baseline_in_short(baseline: Mapping[str, Any], part: str) -> str:
 
 
 def show_confusion(console: Console, classes: Sequence[Any], matrix: Sequence[Sequence[int]]) -> None:
-    """How many rows of each class are predicted as each class."""
+    """The number of rows of each class predicted as each class."""
     table = make_table("class", *(f">as {name}" for name in classes))
     for name, counts in zip(classes, matrix, strict=True):
         table.add_row(str(name), *(f"{count:,}" for count in counts))
@@ -174,7 +174,7 @@ def show_confusion(console: Console, classes: Sequence[Any], matrix: Sequence[Se
 
 
 def show_findings(console: Console, findings: Iterable[Finding]) -> None:
-    """What doctor found, warnings below the line that they belong to."""
+    """The findings of doctor, with warnings below their lines."""
     table = Table.grid(padding=(0, 2))
     for finding in findings:
         table.add_row(finding.subject, finding.found)
@@ -184,7 +184,7 @@ def show_findings(console: Console, findings: Iterable[Finding]) -> None:
 
 
 def show_checks(console: Console, checks: Iterable[Check]) -> None:
-    """The checks as they were run."""
+    """The checks, while they run."""
     table = make_table("check on this machine", ">error", ">limit", "")
     for check in checks:
         verdict = Text("ok", "green") if check.ok else Text("FAILED", "bold red")
@@ -193,7 +193,7 @@ def show_checks(console: Console, checks: Iterable[Check]) -> None:
 
 
 def show_bench(console: Console, report: Report) -> None:
-    """What was measured on what, why the rest was not, and the advice."""
+    """The measurements, the machine, why backends are missing, and the advice."""
     about = Table.grid(padding=(0, 2))
     for subject, description in report.machine.items():
         about.add_row(subject, description)
@@ -218,7 +218,7 @@ def show_bench(console: Console, report: Report) -> None:
 
 
 def show_tuned(console: Console, table: GemmTable, tuned: Sequence[Tuned]) -> None:
-    """What was chosen for each product and what it brings, and where the choices are kept."""
+    """The choice for each product and its gain, and where the choices are saved."""
     rows = make_table("product", ">tried", ">refused", ">first, us", ">chosen, us")
     for product in tuned:
         name = str(product.spec).removeprefix("product of 1 x ").removesuffix(", epilogue none")
@@ -231,7 +231,7 @@ def show_tuned(console: Console, table: GemmTable, tuned: Sequence[Tuned]) -> No
 
 
 def figure(name: str, value: float | None) -> str:
-    """A metric as it is printed: accuracies and r2 with four decimals, others with four digits or more."""
+    """A printed metric: accuracies and r2 with four decimals, others with four or more digits."""
     if value is None:
         return "-"
     if name in ("accuracy", "balanced_accuracy", "auc", "exact_match", "label_accuracy", "r2"):
@@ -258,8 +258,13 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} {UNITS[unit]}" if unit else f"{n_bytes:.0f} B"
 
 
+<<<<<<< HEAD
 class PresetProgress(ProgressBar):
     """One bar for all that a preset trains: live on a terminal, else some lines.
+=======
+class PresetProgress(AbstractContextManager["PresetProgress"]):
+    """One bar for everything that a preset trains: live on a terminal, otherwise some lines.
+>>>>>>> english3
 
     Parameters
     ----------
@@ -272,7 +277,7 @@ class PresetProgress(ProgressBar):
         self.lines = 0
 
     def __call__(self, done: float, text: str) -> None:
-        """After an epoch, with the part of all work that is done."""
+        """After an epoch, with the finished fraction of all work."""
         if self.live:
             self.show(done, text)
         elif int(done * PLAIN_LINES) > self.lines:
@@ -281,7 +286,7 @@ class PresetProgress(ProgressBar):
 
 
 def how_it_ended(history: History, patience: int | None, tolerance: float | None) -> str:
-    """One line on a training that is over."""
+    """One line on a finished training."""
     text = f"{plural(history.epochs, 'epoch')}, {plural(history.steps, 'step')} in {history.seconds[-1]:.1f} s"
     text += f", {history.samples_per_second:,.0f} samples/s"
     if history.overflows:
@@ -309,7 +314,7 @@ def _some(names: Sequence[Any], limit: int = 12) -> str:
 
 
 def make_table(*columns: str) -> Table:
-    """A table without lines but the one below its head; columns named ``>…`` are aligned to the right."""
+    """A table with only a line below its head; columns named ``>…`` are right-aligned."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
         table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left")

@@ -24,7 +24,7 @@ Data = Annotated[
 Row = Annotated[int, typer.Option(help="Which row of DATA; the first is 1.", metavar="N", min=1)]
 Demo = Annotated[bool, typer.Option("--demo", help="Show a 2-2-1 network on one sample instead.")]
 
-# The demonstration: numbers short enough to be followed on paper. tests/cli/test_explain.py works them out by hand.
+# The demonstration: numbers short enough to follow on paper. tests/cli/test_explain.py works them out by hand.
 DEMO_WEIGHTS = ([[0.1, -0.4], [0.3, 0.2]], [[0.5], [-0.6]])
 DEMO_BIASES = ([0.1, -0.2], [0.3])
 DEMO_SAMPLE = ([[1.0, 2.0]], [[1.0]])
@@ -83,7 +83,7 @@ def _explain_row(model: Path, data: str, row: int) -> None:
 
 
 def _cells(source: RawData, row: int, limit: int = 12) -> str:
-    """What a row of a table says before it is encoded."""
+    """A table's row before it is encoded."""
     names = list(source.columns)
     if not names:
         return ""

@@ -35,7 +35,7 @@ def export(model: options.Model, out: Out) -> None:
 
 
 def _write_onnx(path: Path, out: Path) -> str:
-    """Write the ONNX model of a model file; what it takes and gives."""
+    """Write the ONNX model of a model file; returns a description of its inputs and outputs."""
     from gpubp.interchange.export import to_onnx
     from gpubp.interchange.saved import load
     from gpubp.network import MLP
@@ -53,7 +53,7 @@ def _names(values: Any) -> str:
 
 
 def _write_state_dict(path: Path, out: Path) -> str:
-    """Write the weights of a model file by PyTorch's names; the network that they are of."""
+    """Write the weights of a model file under PyTorch's names; returns a description of the network."""
     from gpubp.interchange.state_dict import write_state_dict
     from gpubp.network import MLP
 

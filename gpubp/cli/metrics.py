@@ -1,4 +1,4 @@
-"""How well a network predicts, beside what predicting without looking at the inputs would reach."""
+"""How well a network predicts, compared with predictions that ignore the inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpubp.tabular.model import TabularModel
 Scores = dict[str, float | None]
 
 LARGE_GAP = 0.15  # of accuracy or r2, between training and test rows
-MOST_CONFUSED = 100  # classes of a confusion matrix
+MOST_CONFUSED = 100  # most classes of a confusion matrix
 
 
 def score(net: MLP | TabularModel, X: Any, y: Array) -> Scores:
@@ -26,21 +26,21 @@ def score(net: MLP | TabularModel, X: Any, y: Array) -> Scores:
     Parameters
     ----------
     net : MLP or TabularModel
-        With its preprocessing, which `y` was encoded by.
+        With the preprocessing that encoded `y`.
     X : (m, n_0) array, or TableRows of a TabularModel
     y : (m,) or (m, n_L) array
 
     Returns
     -------
     dict
-        ``loss``, in the units that the network was trained in, and the figures of `measure`.
+        ``loss``, in the units of training, and the figures of `measure`.
     """
     assert net.preprocessing is not None
     return {"loss": net.evaluate(X, y)["loss"], **measure(net.preprocessing, y, net.forward(X))}
 
 
 def measure(preprocessing: dict[str, Any], y: Array, outputs: Array) -> Scores:
-    """Figures of a network by its outputs for encoded targets.
+    """Metrics of a network from its outputs for encoded targets.
 
     Parameters
     ----------
@@ -53,10 +53,10 @@ def measure(preprocessing: dict[str, Any], y: Array, outputs: Array) -> Scores:
     dict
         For classes ``accuracy``, ``balanced_accuracy``, the mean over classes of the fraction of their rows that are
         right, and ``auc``, the area under the ROC curve, for several classes the mean of each against all others; None
-        where rows are all of one class. For several labels ``exact_match``, the fraction of rows all of whose labels
-        are right (scikit-learn's accuracy), and ``label_accuracy``, the fraction of labels. For values ``rmse``,
-        ``mae`` and ``r2`` in the target's own units, averaged over targets where there are several; r2 is None for a
-        single row. Beside them ``pinball_loss`` where the outputs are several quantiles.
+        if all rows are of one class. For several labels ``exact_match``, the fraction of rows all of whose labels are
+        right (scikit-learn's accuracy), and ``label_accuracy``, the fraction of labels. For values ``rmse``, ``mae``
+        and ``r2`` in the target's own units, averaged over several targets; r2 is None for a single row. In addition
+        ``pinball_loss`` if the outputs are several quantiles.
     """
     kind = preprocessing["target"]["type"]
     if kind == "labels":
@@ -75,9 +75,9 @@ def measure(preprocessing: dict[str, Any], y: Array, outputs: Array) -> Scores:
 
 
 def baseline(preprocessing: dict[str, Any], y: Array) -> Scores | None:
-    """The figures of `measure` for a network that knows the mean of the training targets, and none of the inputs.
+    """The figures of `measure` for a network that knows the mean of the training targets and ignores the inputs.
 
-    Of classes, it always predicts that of most training rows. None for a network saved without that mean.
+    For classes, it always predicts the most frequent one. None for a network saved without that mean.
     """
     mean = preprocessing["target"].get("training_mean")
     return None if mean is None else measure(preprocessing, y, np.tile(np.array(mean), (len(y), 1)))
@@ -95,7 +95,7 @@ def baseline_name(preprocessing: dict[str, Any]) -> str:
 def confusion(preprocessing: dict[str, Any], y: Array, outputs: Array) -> list[list[int]] | None:
     """How many rows of each class (a row of the matrix) are predicted as each class (a column); None for other tasks.
 
-    None too where there are more than 100 classes.
+    Also None for more than 100 classes.
     """
     classes = preprocessing["target"].get("classes")
     if classes is None or len(classes) > MOST_CONFUSED:
@@ -107,15 +107,15 @@ def confusion(preprocessing: dict[str, Any], y: Array, outputs: Array) -> list[l
 
 
 def remarks(preprocessing: dict[str, Any], matrix: list[list[int]] | None, parts: Mapping[str, Scores]) -> list[str]:
-    """What the figures of a trained network might hide: that it predicts one class only, and that it overfits.
+    """Warnings about what the figures might hide: predictions of a single class, and overfitting.
 
     Parameters
     ----------
     preprocessing : dict
     matrix : list of list of int, or None
-        As `confusion` returns it, of the last of the parts.
+        The result of `confusion` for the last part.
     parts : mapping of str to Scores
-        Of the parts of the data by name, "train" first.
+        The scores of the parts of the data by name, "train" first.
     """
     said = []
     last = list(parts)[-1]
@@ -149,18 +149,18 @@ def true_classes(preprocessing: dict[str, Any], y: Array) -> NDArray[np.int64]:
 
 
 def predicted_classes(preprocessing: dict[str, Any], outputs: Array) -> NDArray[np.int64]:
-    """The class (m,) that is predicted by outputs (m, n_L)."""
+    """The class (m,) predicted by outputs (m, n_L)."""
     return np.asarray(_by_class(preprocessing, outputs).argmax(axis=1), np.int64)
 
 
 def _by_class(preprocessing: dict[str, Any], outputs: Array) -> NDArray[Any]:
-    """An output (m, classes) for each class, though a network for two classes may have one for the second only."""
+    """An output (m, classes) for each class, even if a network for two classes has only one, for the second."""
     outputs = np.asarray(outputs)
     return np.hstack([1 - outputs, outputs]) if preprocessing["target"]["type"] == "binary" else outputs
 
 
 def _area_under_curve(codes: NDArray[np.int64], outputs: NDArray[Any]) -> float | None:
-    """The area under the ROC curve, of several classes the mean over those that some rows are of and some are not."""
+    """The area under the ROC curve; for several classes, the mean over those that contain some rows but not all."""
     from sklearn.metrics import roc_auc_score
 
     k = outputs.shape[1]

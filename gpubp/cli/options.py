@@ -1,7 +1,7 @@
-"""The arguments and options of the commands: types, help texts, and choices read off the registries.
+"""The arguments and options of the commands: types, help texts, and choices taken from the registries.
 
 Options on the network and its training are records: `train` and `search` take them all, a search's grid varies them,
-and `gpubp.cli.settings.Settings` holds a value of each.
+and `gpubp.cli.settings.Settings` holds a value for each.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def takes_options(before: str) -> Callable[[Command], Command]:
     Returns
     -------
     callable
-        A decorator. It changes nothing but the signature that typer reads.
+        A decorator that only changes the signature that typer reads.
     """
 
     def decorate(command: Command) -> Command:
@@ -121,7 +121,7 @@ def _parameter(option: Option, panel: str) -> inspect.Parameter:
 
 
 def _declaration(option: Option, panel: str, default: Any = ...) -> Any:
-    """What typer is told of an option, but its type; the bounds of numbers that are not whole are left to `train`."""
+    """typer's declaration of an option without its type; bounds of non-integer numbers are left to `train`."""
     return typer.Option(
         default,
         help=option.help,

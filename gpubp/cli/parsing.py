@@ -17,7 +17,7 @@ _SIZE = re.compile(r"0*[1-9][0-9]*", re.ASCII)
 
 
 def parse_list(text: str) -> list[str]:
-    """The parts of a list with commas; commas inside parentheses belong to a part.
+    """The parts of a comma-separated list; commas inside parentheses belong to a part.
 
     >>> parse_list("elu(alpha=0.5), huber(1,2)")
     ['elu(alpha=0.5)', 'huber(1,2)']
@@ -81,12 +81,12 @@ def parse_precisions(text: str) -> list[str]:
 
 
 def parse_size(text: str | None) -> int | None:
-    """A number of bytes: ``4GB``, ``500 MB``, ``1.5GiB``; None stays None. Without its unit, 4 might mean anything.
+    """A number of bytes: ``4GB``, ``500 MB``, ``1.5GiB``; None stays None. The unit is required.
 
     Raises
     ------
     UsageError
-        If it is none.
+        If it is not such a number.
     """
     if text is None:
         return None
@@ -97,7 +97,7 @@ def parse_size(text: str | None) -> int | None:
 
 
 def parse_test(text: str | None) -> float | str | None:
-    """``--test``: a number is a fraction of the rows, anything else the place of the test data."""
+    """``--test``: a number is a fraction of the rows, anything else the path of the test data."""
     try:
         return None if text is None else float(text)
     except ValueError:
@@ -105,12 +105,12 @@ def parse_test(text: str | None) -> float | str | None:
 
 
 def parse_class_weight(text: str | None, classes: Sequence[Any] | None) -> Any:
-    """``--class-weight``: "balanced", or weights by the names of classes, which become those by their numbers.
+    """``--class-weight``: "balanced", or weights by class name, converted to weights by class index.
 
     Raises
     ------
     UsageError
-        If there are no classes, or one that is named is none, or has no weight.
+        If there are no classes, a name is not a class, or a weight is missing.
     """
     if text is None or classes is None:
         if text is not None:
@@ -132,17 +132,17 @@ def parse_class_weight(text: str | None, classes: Sequence[Any] | None) -> Any:
 
 
 def parse_table_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `gpubp.data.read` that the options of a command say how a table is read by.
+    """The arguments of `gpubp.data.read` for a command's options on reading a table.
 
     Parameters
     ----------
     values : mapping
-        The command's parameters by name; a column's name that has a comma stands in quotes.
+        The command's parameters by name; a column name with a comma is quoted.
 
     Raises
     ------
     UsageError
-        If ``--kind`` does not name columns and kinds, or ``--encoding`` names how numbers are encoded.
+        If ``--kind`` does not name columns and kinds, or ``--encoding`` names an encoding of numbers.
     """
     asked = values.get("header", False)
     header = False if values["no_header"] else True if asked else None
@@ -176,10 +176,10 @@ def parse_delimiter(text: str | None) -> str | None:
 
 
 def _parse_texts(text: str | None) -> list[str]:
-    """The parts of a list with commas; a part that has a comma itself stands in quotes."""
+    """The parts of a comma-separated list; a part with a comma is quoted."""
     return next(csv.reader([text], skipinitialspace=True)) if text else []
 
 
 def dashed(name: str) -> str:
-    """The name of an option as the command line writes it: ``batch-size``."""
+    """The name of an option on the command line: ``batch-size``."""
     return name.replace("_", "-")

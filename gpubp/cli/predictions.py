@@ -1,4 +1,4 @@
-"""Predictions, written where the user asks: into a file, through a link, into a pipe or device, to standard output."""
+"""Writes predictions where the user asks: to a file, through a link, to a pipe or device, to standard output."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ STANDARD_OUTPUT = Path("-")
 
 
 def check(out: Path, source: str) -> None:
-    """Refuse a place that predictions cannot go to, before anything is computed.
+    """Refuse an output to which predictions cannot be written, before computing anything.
 
     Parameters
     ----------
     out : Path
         A file, a link to one, a pipe, a device, or "-", standard output.
     source : str
-        What is predicted from, which must not be overwritten.
+        The source of the rows, which must not be overwritten.
 
     Raises
     ------
     UsageError
-        Naming what is in the way.
+        Naming the obstacle.
     """
     if goes_to_standard_output(out):
         return
@@ -51,17 +51,17 @@ def check(out: Path, source: str) -> None:
 
 
 def goes_to_standard_output(out: Path) -> bool:
-    """Whether `out` is standard output, by "-" or by another name, so that nothing else may be printed there."""
+    """Whether `out` is standard output, as "-" or under another name, so that nothing else may be printed there."""
     if out == STANDARD_OUTPUT:
         return True
     try:
         return os.path.samestat(out.stat(), os.fstat(sys.stdout.fileno()))
-    except (OSError, ValueError):  # there is no such file, or standard output is none
+    except (OSError, ValueError):  # no such file, or standard output is not a file
         return False
 
 
 def write(out: Path, columns: Mapping[str, Array]) -> None:
-    """Write columns of predictions (m,): into a file whole or not at all, into a stream as they come.
+    """Write columns of predictions (m,): to a file whole or not at all, to a stream as they come.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def write(out: Path, columns: Mapping[str, Array]) -> None:
 
 
 def _is_stream(out: Path) -> bool:
-    """Whether a pipe or a device is there, which takes what is written and cannot be replaced by a file."""
+    """Whether `out` is a pipe or a device, which must be written to and cannot be replaced by a file."""
     return out.exists() and not stat.S_ISREG(out.stat().st_mode)
 
 
@@ -89,17 +89,17 @@ def _ending(out: Path) -> str | None:
 
 
 def _write_to_standard_output(text: bytes) -> None:
-    """Write and flush; a reader that has read enough, such as ``head``, is no error."""
+    """Write and flush; a reader that stops early, such as ``head``, is not an error."""
     sys.stdout.flush()
     try:
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush as Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush when Python exits
 
 
 def _csv(columns: Mapping[str, Array]) -> bytes:
-    """Write columns as CSV text, floats with as few digits as tell them apart."""
+    """Write columns as CSV text, with as few digits per float as identify it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -108,7 +108,7 @@ def _csv(columns: Mapping[str, Array]) -> bytes:
 
 
 def _gzipped_csv(columns: Mapping[str, Array]) -> bytes:
-    return gzip.compress(_csv(columns), mtime=0)  # the time of writing would make equal predictions differ
+    return gzip.compress(_csv(columns), mtime=0)  # a timestamp would make equal predictions differ
 
 
 def _parquet(columns: Mapping[str, Array]) -> bytes:

@@ -1,4 +1,4 @@
-"""Commands that a launcher of MPI, such as ``mpiexec -n 4``, starts several times: which of them are one training."""
+"""Commands that an MPI launcher, such as ``mpiexec -n 4``, starts several times: how they form one training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpubp.data.streamed import half_of_memory
 from gpubp.errors import DeviceError, UsageError
 from gpubp.training.ranks import ALONE, MpiRanks, Ranks, described, ranks_of
 
-# What launchers tell the processes that they start: MPICH and its kin, Open MPI, MVAPICH, and whoever speaks PMIx.
+# Environment variables that launchers set: MPICH and its derivatives, Open MPI, MVAPICH, and users of PMIx.
 SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK")
 INSTALL = "pip install 'gpubp[mpi]'"
@@ -30,7 +30,7 @@ def joined() -> Ranks:
     Raises
     ------
     DeviceError
-        Where a launcher started several, and MPI cannot bring them together: why, and the remedy.
+        If a launcher started several and MPI cannot connect them; the message says why, and the remedy.
     """
     size = _told(SIZES)
     if size == 1 or (size is None and _told(RANKS) is None):
@@ -46,17 +46,17 @@ def joined() -> Ranks:
         )
     ranks = ranks_of(MPI.COMM_WORLD)
     if ranks.rank > 0:
-        logging.disable(logging.WARNING)  # rank 0 says it
+        logging.disable(logging.WARNING)  # rank 0 reports it
     return ranks
 
 
 def speaks() -> bool:
-    """Whether this process prints: one alone does, and the first of several."""
+    """Whether this process prints: a single process does, and the first of several."""
     return not _told(RANKS)
 
 
 def check(ranks: Ranks, command: str | None) -> None:
-    """Refuse commands that several processes would each run for themselves, in each other's way."""
+    """Refuse commands that several processes would run independently, interfering with each other."""
     if ranks.size > 1 and command != TRAINS:
         raise UsageError(
             f"{ranks.size} processes run gpubp {command}, which is for one; start it without mpiexec. Several train a "
@@ -65,12 +65,12 @@ def check(ranks: Ranks, command: str | None) -> None:
 
 
 def device_of(ranks: Ranks, device: str) -> str:
-    """The device of a rank, for what the command line says of all: each takes a GPU of its own.
+    """The device of a rank, given the command line's device for all: each takes a GPU of its own.
 
     Raises
     ------
     DeviceError, UsageError
-        Where there are not as many, or one is named for all.
+        If there are too few, or a single one is named for all.
     """
     if not isinstance(ranks, MpiRanks) or device.startswith("cpu"):
         return device
@@ -81,19 +81,19 @@ def device_of(ranks: Ranks, device: str) -> str:
 
     index = own_device(local.index(ranks.rank), len(local))
     if index is None:
-        return device  # "auto" is the CPU, all others say what is missing
+        return device  # "auto" is then the CPU, and all others report what is missing
     return f"{'cuda' if device in ('auto', 'gpu') else device}:{index}"
 
 
 def memory_limit(ranks: Ranks, asked: int | None) -> int | None:
-    """Bytes of memory for each rank, where nothing is asked for: its share of half of the machine's."""
+    """Bytes of memory for each rank; by default its share of half of the machine's."""
     together = len(ranks.alike())
     return half_of_memory() // together if asked is None and ranks.size > 1 else asked
 
 
 @contextmanager
 def claimed(ranks: Ranks, folder: Path | None, name: str, size: int = 0) -> Iterator[Path]:
-    """As `run_folder.claimed`, which the first rank does for all."""
+    """Like `run_folder.claimed`, done by the first rank for all."""
     if ranks.rank > 0:
         yield Path(ranks.texts("")[0])
         return
@@ -103,7 +103,7 @@ def claimed(ranks: Ranks, folder: Path | None, name: str, size: int = 0) -> Iter
 
 
 def _told(names: tuple[str, ...]) -> int | None:
-    """The first number that the environment has under one of the names."""
+    """The first number in the environment under one of these names."""
     return next((int(value) for name in names if (value := os.environ.get(name, "")).isdecimal()), None)
 
 
@@ -111,12 +111,12 @@ def _mpi(size: int | None) -> Any:
     """mpi4py.MPI, which joins the processes when it is imported."""
     started = f"a launcher started {size or 'several'} processes, but"
     try:
-        with warnings.catch_warnings():  # of a launcher that does not fit, which is said more precisely
+        with warnings.catch_warnings():  # about a mismatched launcher, which is reported more precisely
             warnings.simplefilter("ignore")
             from mpi4py import MPI
     except ModuleNotFoundError:
         raise DeviceError(f"{started} mpi4py is not installed for {sys.executable}; {INSTALL}") from None
     except (ImportError, RuntimeError, OSError) as error:
-        reason = " / ".join(described(error).splitlines()[:2])  # what it is, and the first place that was looked at
+        reason = " / ".join(described(error).splitlines()[:2])  # the error, and the first place searched
         raise DeviceError(f"{started} mpi4py finds no MPI to load ({reason}); {INSTALL}") from error
     return MPI

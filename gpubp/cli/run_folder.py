@@ -45,19 +45,19 @@ MODEL = MODEL_FILE
 HISTORY = "history.csv"
 METRICS = "metrics.json"
 PARTS = ("train", "validation", "test")
-HEALTH = "health.csv"  # of a training whose layers were looked at
+HEALTH = "health.csv"  # of a training with diagnostics
 REPORT = "report.html"
 FILES = (MODEL, METRICS, HISTORY)
 DRAWN = ("curves", "confusion", "health", "weights")  # what ``gpubp plot`` draws
 ONLY_WATCHED = "only watched: no weights, epoch or setting was chosen by these rows"
-MODEL_DIGEST = "model_digest"  # the entry of metrics.json that says which network they are of
-NAME_WITH_DATE = r"[\w-]+-\d{8}-\d{6}(-\d+)?"  # of a run whose folder was not named
-ABANDONED = 60.0  # seconds after which an empty folder that nobody holds is nobody's
-STAGE = "run"  # what a folder is called within that of the run while files are written into it
+MODEL_DIGEST = "model_digest"  # the entry of metrics.json that identifies its network
+NAME_WITH_DATE = r"[\w-]+-\d{8}-\d{6}(-\d+)?"  # the folder name of a run without a given folder
+ABANDONED = 60.0  # seconds after which an empty folder without a lock is abandoned
+STAGE = "run"  # the name of the folder inside the run's folder while files are written to it
 
 
 def summarize(net: MLP, prepared: PreparedData, history: History, config: dict[str, Any]) -> dict[str, Any]:
-    """The contents of metrics.json; the network is evaluated on every part of the data as it is now."""
+    """The contents of metrics.json; the network is evaluated in its current state on every part of the data."""
     every_part = dict(zip(PARTS, (prepared.train, prepared.validation, prepared.test), strict=True))
     parts = {name: part for name, part in every_part.items() if part is not None}
     return {
@@ -97,7 +97,7 @@ def summarize_preset(
 
 
 def how_well(net: MLP | TabularModel, preprocessing: dict[str, Any], parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of every part beside the baseline's, and the confusion of classes in the last of them."""
+    """Scores of every part and the baseline's, and the confusion of classes in the last part."""
     X, y = list(parts.values())[-1]
     return {
         **{name: metrics.score(net, *part) for name, part in parts.items()},
@@ -122,7 +122,7 @@ def _how_trained(net: MLP | TabularModel, history: History | TabularHistory) -> 
 
 
 def _watched(history: History) -> dict[str, Any]:
-    """What was looked at in each epoch, and changed nothing of the training."""
+    """What was watched in each epoch without affecting the training."""
     seen: dict[str, Any] = {}
     if history.watched_test_loss:
         loss, metric = (history.curve(name)[:, 0].tolist() for name in WATCHED)
@@ -139,7 +139,7 @@ def files_of(folder: Path) -> tuple[str, ...]:
 
 
 def picture(what: str) -> str:
-    """The file that ``gpubp plot`` draws into, where none is named."""
+    """The default file of ``gpubp plot``."""
     return f"{what}.png"
 
 
@@ -152,7 +152,7 @@ def _versions() -> dict[str, str]:
 
 
 def default_folder(name: str) -> Path:
-    """``runs/NAME-DATE`` for a data set of this name; a folder that does not exist yet."""
+    """``runs/NAME-DATE`` for a data set of this name, a folder that does not exist yet."""
     stem = re.sub(r"[^\w-]+", "-", name.partition(".")[0]).strip("-") or "data"
     first = Path("runs") / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, n = first, 1
@@ -163,12 +163,12 @@ def default_folder(name: str) -> Path:
 
 
 def choose(out: Path | None, resume: Path | None, overwrite: bool, also: Sequence[str] = ()) -> Path | None:
-    """The folder of a run that is named, or gone on with; None for a new one. It is checked before all else.
+    """The folder of a run that is given or resumed; None for a new one. It is checked before anything else.
 
     Raises
     ------
     UsageError
-        Where options do not go together, the folder cannot be written to, or holds a run already.
+        If options conflict, or if the folder cannot be written to or already holds a run.
     """
     if resume is not None and (out is not None or overwrite):
         raise UsageError(f"--resume {resume} goes on in that folder; leave out --out and --overwrite")
@@ -180,9 +180,9 @@ def choose(out: Path | None, resume: Path | None, overwrite: bool, also: Sequenc
 
 @contextmanager
 def claimed(folder: Path | None, name: str, size: int = 0) -> Iterator[Path]:
-    """`folder`, or a new ``runs/NAME-DATE``, which is there from now on, and goes if nothing is written into it.
+    """`folder`, or a new ``runs/NAME-DATE``, created now and removed again if nothing is written to it.
 
-    It is proved that `size` bytes can be written into it. What commands that were killed left in ``runs`` is removed.
+    It is verified that `size` bytes can be written to it. Leftovers of killed commands in ``runs`` are removed.
 
     Raises
     ------
@@ -203,13 +203,13 @@ def claimed(folder: Path | None, name: str, size: int = 0) -> Iterator[Path]:
                 raise UsageError(f"{folder}: cannot be written to ({error.strerror}); choose another --out") from error
             yield folder
     finally:
-        with suppress(OSError):  # it holds something
+        with suppress(OSError):  # it is not empty
             for path in made:
                 path.rmdir()
 
 
 def _new_default_folder(name: str, made: list[Path]) -> Path:
-    """Make a folder that nobody else has, and add it to those that were `made`; empty ones of the dead are removed."""
+    """Make a folder that no other process uses, and add it to `made`; empty ones of dead processes are removed."""
     while True:
         folder = default_folder(name)
         _make(folder.parent, made)
@@ -217,33 +217,33 @@ def _new_default_folder(name: str, made: list[Path]) -> Path:
             if re.fullmatch(NAME_WITH_DATE, entry.name) and time.time() - entry.stat().st_mtime > ABANDONED:
                 remove_unlocked(entry, Path.rmdir)
         sweep(folder.parent, NAME_WITH_DATE)
-        with suppress(FileExistsError):  # another command took it
+        with suppress(FileExistsError):  # another command created it
             folder.mkdir()
             made.insert(0, folder)
             return folder
 
 
 def _make(folder: Path, made: list[Path]) -> None:
-    """Make a folder with those above it where they are missing, and add them to those that were `made`."""
+    """Make a folder and its missing parents, and add them to `made`."""
     missing = [path for path in (folder, *folder.absolute().parents) if not os.path.exists(path)]
     folder.mkdir(parents=True, exist_ok=True)
     made[:0] = missing
 
 
 def _prove_writable(folder: Path, size: int) -> None:
-    """Write a file of so many bytes into a folder as a run is written, and take it away."""
+    """Write a file of `size` bytes into a folder as a run is written, and remove it."""
     with folder_beside(folder / STAGE) as stage, (stage / MODEL).open("wb") as file:
-        if hasattr(os, "posix_fallocate"):  # takes the place on the disk at once
+        if hasattr(os, "posix_fallocate"):  # allocates the space on disk at once
             try:
                 os.posix_fallocate(file.fileno(), 0, max(size, 1))
             except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of file systems that cannot
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # file systems without support
                     raise
         file.write(b"\0")
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a folder that cannot be made or written to, before anything is computed for it.
+    """Refuse a folder that cannot be made or written to, before computing anything for it.
 
     Raises
     ------
@@ -258,7 +258,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_new(folder: Path, overwrite: bool, also: Sequence[str] = ()) -> None:
-    """Refuse a folder that holds a run already, before anything is computed for it, unless it is to be overwritten.
+    """Refuse a folder that already holds a run, before computing anything for it, unless `overwrite` is given.
 
     Parameters
     ----------
@@ -286,7 +286,7 @@ def write(
     summary: dict[str, Any],
     rows: Sequence[Array] = (),
 ) -> None:
-    """Write the run folder. It appears whole; in one that exists, files of two runs never stand side by side.
+    """Write the run folder. It appears whole; an existing folder never has files of two runs at once.
 
     Parameters
     ----------
@@ -296,8 +296,7 @@ def write(
     summary : dict
         The contents of metrics.json.
     rows : sequence of (n,) array
-        What `training_rows.numbers_of` gives for the rows that it was trained and validated on; none where they are
-        not kept.
+        The result of `training_rows.numbers_of` for its training and validation rows; empty if they are not kept.
 
     Raises
     ------
@@ -319,7 +318,7 @@ def _put(
     summary: dict[str, Any],
     rows: Sequence[Array],
 ) -> None:
-    """Write the run folder, as `write` says."""
+    """Write the run folder, as described in `write`."""
     within = folder.is_dir() and (any(folder.iterdir()) or folder.is_mount() or not os.access(folder.parent, os.W_OK))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder_beside(folder / STAGE if within else folder) as stage:
@@ -337,7 +336,7 @@ def _put(
             sync_folder(folder.parent)
             return
         others = HISTORY, HEALTH, training_rows.FILE
-        for name in (METRICS, REPORT, *map(picture, DRAWN), *others):  # those of another run go before its network does
+        for name in (METRICS, REPORT, *map(picture, DRAWN), *others):  # another run's are removed before its network is
             (folder / name).unlink(missing_ok=True)
         sync_folder(folder)
         for name in (MODEL, *(other for other in others if (stage / other).exists()), METRICS):
@@ -346,8 +345,8 @@ def _put(
 
 
 def _rename(stage: Path, folder: Path) -> None:
-    """Let a folder take the place of an empty one, or of none, without a moment in which it is free for others."""
-    if os.name == "nt":  # where a folder cannot be replaced
+    """Move a folder over an empty or a missing one, without a moment in which others could take it."""
+    if os.name == "nt":  # Windows cannot replace a folder
         with suppress(FileNotFoundError):
             folder.rmdir()
     stage.rename(folder)
@@ -360,7 +359,7 @@ def _put_elsewhere(
     summary: dict[str, Any],
     rows: Sequence[Array],
 ) -> str:
-    """Write a run that cannot be written where it belongs among temporary files, and say where."""
+    """Write a run that cannot be written to its folder among temporary files, and report where."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{name[:50]}-"))
     except OSError as error:
@@ -385,13 +384,13 @@ def load_model(path: Path, device: str = "auto") -> MLP | TabularModel:
 
 
 def load_predictor(path: Path, decimal: str | None = None) -> tuple[MLP | TabularModel, dict[str, Any]]:
-    """What predicts in a run folder or model file, and how raw rows are encoded for it.
+    """The model in a run folder or model file, and its encoding of raw rows.
 
     Parameters
     ----------
     path : Path
     decimal : {".", ","}, optional
-        What stands before decimals in raw rows, where that is not what did in training.
+        The decimal sign in raw rows, if it differs from that in training.
 
     Raises
     ------
@@ -408,7 +407,7 @@ def load_predictor(path: Path, decimal: str | None = None) -> tuple[MLP | Tabula
 
 
 def health(path: Path, data: str) -> Health:
-    """One look at the layers of the network in a run folder or model file, with rows of `data`."""
+    """Examine the layers of the network in a run folder or model file once, with rows of `data`."""
     net, preprocessing = load_predictor(path)
     if isinstance(net, TabularModel):
         raise UsageError(
@@ -422,7 +421,7 @@ def health(path: Path, data: str) -> Health:
 
 
 def unseen_part(data: RawData) -> RawData:
-    """The data's own test part, where it has one, else all of it."""
+    """The data's own test part if it has one, otherwise all of it."""
     part = data.test_part
     if part is None:
         return data

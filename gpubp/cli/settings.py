@@ -1,4 +1,4 @@
-"""A value of every option on a network and its training: one set of them in `train`, many in `search`."""
+"""Values for all options on a network and its training: one set in `train`, many in `search`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from gpubp.training.options import EPOCHS, FEWEST_STEPS, TRAINING_OPTIONS
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options on a network and its training are set to.
+    """The values of the options on a network and its training.
 
     Attributes
     ----------
     values : dict
-        A value for each of OPTIONS by its name, as it is typed: ``{"hidden": "512,256", ...}``.
+        A value for each of OPTIONS by name, as typed: ``{"hidden": "512,256", ...}``.
     optimizer_options : dict of float
-        Options of the optimizer that only a search's grid names: ``{"beta2": 0.99}``.
+        Options of the optimizer that only a search's grid can name: ``{"beta2": 0.99}``.
     """
 
     values: Mapping[str, Any]
@@ -37,32 +37,32 @@ class Settings:
         return self.values[name]
 
     def get(self, name: str) -> Any:
-        """The value of an option, which may be the optimizer's; None where it is not set."""
+        """The value of an option, which may be the optimizer's; None if not set."""
         return self.as_dict().get(name)
 
     def as_dict(self) -> dict[str, Any]:
-        """All values by name, those of the optimizer's options last."""
+        """All values by name, with the optimizer's options last."""
         return {**self.values, **self.optimizer_options}
 
     def changed(self, values: Mapping[str, Any]) -> Settings:
-        """A copy in which these options, which may be the optimizer's, have other values."""
+        """A copy with other values for these options, which may be the optimizer's."""
         of_optimizer = {name: value for name, value in values.items() if name not in OPTIONS}
         others = {name: value for name, value in values.items() if name in OPTIONS}
         return Settings({**self.values, **others}, {**self.optimizer_options, **of_optimizer})
 
     def with_epochs(self, rows: int) -> Settings:
-        """A copy with a number of epochs that suits so many training rows, where none is set."""
+        """A copy with a number of epochs that suits `rows` training rows, if none is set."""
         if self["epochs"] is not None:
             return self
         return self.changed({"epochs": default_epochs(rows, self["batch_size"])})
 
     def check_names(self) -> None:
-        """Look up whatever is called by a name.
+        """Look up everything that is given by name.
 
         Raises
         ------
         UsageError
-            For a name that is unknown, with the nearest that is known.
+            For an unknown name, with the nearest known one.
         """
         parse_hidden(self["hidden"])
         for name in parse_list(self["activation"]):
@@ -78,7 +78,7 @@ class Settings:
     def network(
         self, n_inputs: int, n_outputs: int, loss: str, seed: int | Sequence[int], device: str, precision: str
     ) -> MLP:
-        """The network; with a list of seeds, a stack of as many."""
+        """The network; with a list of seeds, a stack with one network per seed."""
         activations = parse_list(self["activation"])
         return MLP(
             [n_inputs, *parse_hidden(self["hidden"]), n_outputs],
@@ -95,7 +95,7 @@ class Settings:
     def train_arguments(self) -> dict[str, Any]:
         """The keyword arguments of `gpubp.train`; `epochs` must be known."""
         arguments = {name: self[name] for name, option in TRAINING_OPTIONS.items() if not option.of_optimizer}
-        if arguments["weight_decay"] is None:  # else a stack could not mix networks with and without it
+        if arguments["weight_decay"] is None:  # otherwise a stack could not mix networks with and without it
             arguments["weight_decay"] = get_optimizer(self["optimizer"]).weight_decay
         return arguments | {"optimizer_options": self._optimizer_options()}
 

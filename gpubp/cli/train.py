@@ -1,4 +1,4 @@
-"""The command `train`, and what other commands that train a network share with it."""
+"""The command `train`, and the parts it shares with other commands that train a network."""
 
 from __future__ import annotations
 
@@ -35,9 +35,16 @@ if TYPE_CHECKING:
     from gpubp.network import MLP
     from gpubp.training.history import History
 
+<<<<<<< HEAD
 NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
 WITHOUT_EFFECT = ("checkpoint_every", "recompute", "resume")  # options on how one network is trained, on its weights
 EVERY_ON_RANKS = "10minutes"  # a checkpoint, unless said otherwise: one of several machines is lost sooner than one
+=======
+NOT_REPEATED = ("out", "overwrite", "resume")  # options on where to write, not on what to train
+# On the result.
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "report", "quiet", "help")
+EVERY_ON_RANKS = "10minutes"  # a checkpoint by default: with several machines, losing one is more likely
+>>>>>>> english3
 
 
 @options.takes_options(before="seed")
@@ -76,7 +83,7 @@ def train(
 ) -> None:
     """Train a network on DATA, and keep it with its metrics in a folder.
 
-    On tables, what is not said is as in --preset fast; --preset good and best train several networks.
+    On tables, options that are not given are as in --preset fast; --preset good and best train several networks.
 
     Names take arguments where they have parameters: 'leaky_relu(0.2)', 'quantile(0.9)', 'warmup(cosine,0.1)'.
     """
@@ -125,7 +132,7 @@ def train(
 
 
 def _opened(ctx: typer.Context, limit: int | None) -> tuple[RawData, LargeData | None, Preset | None]:
-    """The data, or of a file that is to be read in blocks the first block and the file; and the preset for them."""
+    """The data, or for a file to be read in blocks, the first block and the file; and the preset for them."""
     from gpubp import data as reading
 
     params, table_options = ctx.params, parse_table_options(ctx.params)
@@ -138,7 +145,7 @@ def _opened(ctx: typer.Context, limit: int | None) -> tuple[RawData, LargeData |
 
 
 def _read(ctx: typer.Context, settings: Settings, limit: int | None, dtype: Any) -> tuple[PreparedData, dict[str, Any]]:
-    """The data, encoded, and their name, with the preset for them and what it says of the encoding."""
+    """The encoded data and their name, with the preset for them and its choice of encoding."""
     from gpubp import data as reading
 
     source, large, chosen = _opened(ctx, limit)
@@ -163,12 +170,12 @@ def _read(ctx: typer.Context, settings: Settings, limit: int | None, dtype: Any)
 
 
 def _check_before_reading(params: Mapping[str, Any]) -> None:
-    """Refuse what is wrong whatever the data are, before they are read and trained on."""
+    """Refuse options that are wrong for any data, before reading and training."""
     presets.check(params["preset"], params["numbers"], params["time_limit"])
     if params["checkpoint_every"] is not None:
         Interval.parse(params["checkpoint_every"])
     if params["report"]:
-        new_axes()  # says so where Matplotlib is missing
+        new_axes()  # raises if Matplotlib is missing
 
 
 def _fit_and_save(
@@ -181,9 +188,9 @@ def _fit_and_save(
     folder: Path,
     others: dict[str, Any],
 ) -> None:
-    """Train with checkpoints in the folder, and write the run into it, even if it is interrupted.
+    """Train with checkpoints in the folder, and write the run to it, even if interrupted.
 
-    Of several ranks, the first writes.
+    With several ranks, the first writes.
     """
     from gpubp.cli import display
 
@@ -201,7 +208,7 @@ def _fit_and_save(
     except TrainingInterrupted as error:
         interruption, signal, history = error, error.signal, error.history
     except CheckpointError as error:
-        with suppress(UsageError):  # there is no room for the network either
+        with suppress(UsageError):  # there may be no room for the network either
             save(console, net, prepared, error.history, config, folder, quiet)
         raise
     if (most := config.get("epochs_on_all_rows")) and interruption is None and history.stopped != "callback":
@@ -224,7 +231,7 @@ def _fit_and_save(
 
 
 def _how_well_validated(net: MLP, prepared: PreparedData) -> dict[str, Any]:
-    """How well a network predicts the validation rows, as `run_folder.how_well` says it."""
+    """The scores of a network on the validation rows, as in `run_folder.how_well`."""
     from gpubp.cli import run_folder
 
     net.preprocessing = prepared.preprocessing
@@ -232,7 +239,7 @@ def _how_well_validated(net: MLP, prepared: PreparedData) -> dict[str, Any]:
 
 
 def choose_epochs(console: Console, candidates: Sequence[Settings], rows: int) -> list[Settings]:
-    """Settings with a number of epochs that suits so many training rows, where none is set; that is said."""
+    """Settings with a number of epochs that suits `rows` training rows where none is set; reports it."""
     from gpubp.cli import display
 
     with_epochs = [settings.with_epochs(rows) for settings in candidates]
@@ -253,7 +260,7 @@ def fit(
     seed: int,
     others: Mapping[str, Any] = MappingProxyType({}),
 ) -> History:
-    """Train `net` on the data, and show it all; `others` are more arguments of `gpubp.train`, and a ``time_limit``."""
+    """Train `net` on the data, and show it; `others` are further arguments of `gpubp.train`, and a ``time_limit``."""
     from gpubp.cli import display
     from gpubp.cli.curves import show_curves
     from gpubp.training import train as run_training
@@ -289,7 +296,7 @@ def fit(
 
 
 def command_to_resume(ctx: typer.Context, folder: Path) -> str:
-    """The command as it was typed, but to go on in `folder`."""
+    """The command as typed, changed to resume in `folder`."""
     words = [] if ctx.obj.size == 1 else ["mpiexec", "-n", str(ctx.obj.size)]
     words += ["gpubp", str(ctx.info_name)]
     for parameter in ctx.command.params:
@@ -303,7 +310,13 @@ def command_to_resume(ctx: typer.Context, folder: Path) -> str:
 
 
 def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) -> dict[str, Any]:
+<<<<<<< HEAD
     """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
+=======
+    """The origin of the network, for metrics.json: the command's options, and what was decided since."""
+    asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
+    config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
+>>>>>>> english3
     unless_given = (*presets.PARAMETERS, "memory_limit")
     asked = {key: value for key, value in options.asked_for(ctx).items() if key not in WITHOUT_EFFECT}
     config = {key: value for key, value in asked.items() if value is not None or key not in unless_given}
@@ -320,9 +333,9 @@ def save(
     quiet: bool,
     validated: dict[str, Any] | None = None,
 ) -> None:
-    """Measure a trained network, write its folder, and say so; if `quiet`, in one line.
+    """Measure a trained network, write its folder, and report it; if `quiet`, in one line.
 
-    `validated` says how well it predicted the validation rows before it was trained on them.
+    `validated` has its scores on the validation rows before it was trained on them.
     """
     from gpubp.cli import run_folder, training_rows
 
@@ -338,7 +351,7 @@ def save(
 
 
 def write_report(console: Console, folder: Path) -> None:
-    """Write the page on a run into its folder, and say so."""
+    """Write the page on a run into its folder, and report it."""
     from gpubp.cli import display, run_folder
     from gpubp.cli.report.command import write_page
 
@@ -354,7 +367,7 @@ def write_report(console: Console, folder: Path) -> None:
 def show_result(
     console: Console, preprocessing: dict[str, Any], summary: dict[str, Any], folder: Path, quiet: bool
 ) -> None:
-    """Say how well it predicts and where it is; if `quiet`, in one line."""
+    """Report how well it predicts and where it is; if `quiet`, in one line."""
     from gpubp.cli import display, metrics, run_folder
 
     scores = {part: summary[part] for part in run_folder.PARTS if part in summary}

@@ -1,4 +1,4 @@
-"""Which rows a network was trained on: a number for each, kept in its run, by which `evaluate` knows them again."""
+"""The rows a network was trained on: a number for each, kept in its run, by which `evaluate` recognizes them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from gpubp.errors import DataError
 from gpubp.tabular.model import TableRows
 
 FILE = "training_rows.safetensors"
-MOST = 2**17  # numbers that are kept, the smallest: 1 MiB
+MOST = 2**17  # numbers kept, the smallest ones: 1 MiB
 NUMBERS = "numbers"  # the tensor of the file
-NETWORK = "model_digest"  # the entry of its header that says which network they are of
-VALUES_PER_BLOCK = 2**18  # inputs of rows that are gone through at a time
+NETWORK = "model_digest"  # the entry of its header that identifies the network
+VALUES_PER_BLOCK = 2**18  # inputs processed at a time
 
 
 @dataclass(frozen=True)
 class KnownRows:
-    """How many of some rows a network was trained or validated on, their inputs and targets being the same.
+    """How many of some rows, with equal inputs and targets, a network was trained or validated on.
 
     Attributes
     ----------
     count, rows : int
-        So many of how many.
+        The number of known rows, and of all rows.
     exact : bool
-        Whether they were counted, and not estimated.
+        Whether they were counted instead of estimated.
     """
 
     count: int
@@ -41,7 +41,7 @@ class KnownRows:
     exact: bool
 
     def remark(self) -> str:
-        """What is to be said of figures for such rows."""
+        """A remark on scores for such rows."""
         some = f"{self.count:,}" if self.exact else f"about {self.count / self.rows:.0%}"
         return (
             f"{some} of {self.rows:,} rows were trained or validated on (inputs and target are the same), and are "
@@ -50,23 +50,23 @@ class KnownRows:
 
 
 def numbers_of(X: Any, y: Array, preprocessing: dict[str, Any]) -> NDArray[np.uint64]:
-    """A number (m,) for each row and its target, the same for the same values, however many rows there are.
+    """A number (m,) for each row and its target that depends only on its values.
 
-    It is the sum of the bits of all values in float32, each times a random number of 64 bits, modulo 2**64. Two rows
-    that differ have the same number in one of 2**33 cases at most, and where they differ by more than the leading bit
-    of a value, in fewer.
+    It is the sum of the bits of all values in float32, each times a random 64-bit number, modulo 2**64. Two different
+    rows have the same number in at most one of 2**33 cases, and in fewer if they differ by more than the leading bit of
+    a value.
 
     Parameters
     ----------
     X : (m, n_0) array, SparseRows or TableRows
-        As networks take it. For the networks of a preset, each of which has an encoding of its own, rows are encoded
-        by that of their preprocessing.
+        As networks take it. For the networks of a preset, which each have their own encoding, rows are encoded by the
+        model's preprocessing.
     y : (m,) or (m, n_L) array
         Encoded targets.
     preprocessing : dict
     """
     if isinstance(X, TableRows):
-        data, encoding = replace(X.data, notes=[]), preprocessing["features"]  # what rows lack was said before
+        data, encoding = replace(X.data, notes=[]), preprocessing["features"]  # missing values were reported before
         height = VALUES_PER_BLOCK // features.width(encoding) + 1
         blocks = [X.index[start : start + height] for start in range(0, len(X), height)]
         sums = [_sums(features.apply(encoding, data, rows), 0) for rows in blocks]
@@ -78,7 +78,7 @@ def numbers_of(X: Any, y: Array, preprocessing: dict[str, Any]) -> NDArray[np.ui
 
 
 def save(folder: Path, numbers: Sequence[NDArray[np.uint64]], network: str | None) -> None:
-    """Write the numbers of all rows that the network with this digest was trained or validated on into its run."""
+    """Write the numbers of all training and validation rows of the network with this digest into its run."""
     smallest = np.unique(np.concatenate(numbers))[:MOST]
     serialization.save(folder / FILE, {NUMBERS: smallest.view(np.int64)}, {NETWORK: network})
 
@@ -86,8 +86,8 @@ def save(folder: Path, numbers: Sequence[NDArray[np.uint64]], network: str | Non
 def known(path: Path, X: Any, y: Array, preprocessing: dict[str, Any]) -> KnownRows | None:
     """How many of these rows the network in a run folder, or in a model file in it, was trained or validated on.
 
-    Where the run keeps but the smallest numbers of its rows, they tell of those rows whose numbers are as small, and
-    from these it is estimated. None where the run keeps none, or there are no such rows.
+    If the run keeps only the smallest numbers of its rows, the result is estimated from those rows whose numbers are as
+    small. None if the run keeps none, or there are no such rows.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def known(path: Path, X: Any, y: Array, preprocessing: dict[str, Any]) -> KnownR
 
 
 def _load(path: Path) -> NDArray[np.uint64] | None:
-    """The numbers (n,) that the run of a network keeps, in ascending order; None where it keeps none."""
+    """The numbers (n,) that the run of a network keeps, in ascending order; None if it keeps none."""
     model = serialization.model_file(path)
     file = model.with_name(FILE)
     if not file.is_file():
@@ -118,7 +118,7 @@ def _load(path: Path) -> NDArray[np.uint64] | None:
 
 
 def _sums(values: Any, skipped: int) -> NDArray[np.uint64]:
-    """The sum (m,) for rows (m, n), with the multipliers behind the first `skipped`; zeros add nothing to it."""
+    """The sum (m,) for rows (m, n), with the multipliers after the first `skipped`; zeros add nothing to it."""
     multipliers = np.random.PCG64(0).random_raw(skipped + values.shape[1])[skipped:]
     if isinstance(values, SparseRows):
         matrix = values.matrix
@@ -133,9 +133,9 @@ def _sums(values: Any, skipped: int) -> NDArray[np.uint64]:
 
 
 def _bits(values: Any) -> NDArray[np.uint64]:
-    """The bits of values in float32, the upper half also in the lower one, where round numbers have zeros alone.
+    """The bits of values in float32, with the upper half mixed into the lower one, where round numbers have only zeros.
 
-    Otherwise these would differ by multiples of 2**16, which leave 48 bits of a sum to chance, and not 64.
+    Otherwise these would differ by multiples of 2**16, so that only 48 bits of a sum would be random instead of 64.
     """
-    bits = (np.asarray(values, np.float32) + np.float32(0)).view(np.uint32)  # + 0, as -0 is 0
+    bits = (np.asarray(values, np.float32) + np.float32(0)).view(np.uint32)  # + 0 turns -0 into 0
     return (bits ^ (bits >> np.uint32(16))).astype(np.uint64)

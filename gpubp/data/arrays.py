@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError, GpubpError, suggest
 
-# What X, y, X_test and y_test are called in a file: by gpubp, by Keras, by users of scikit-learn, in the cat pictures.
+# The names of X, y, X_test and y_test in files: gpubp's, Keras's, those of scikit-learn users, those of the cat
+# pictures.
 LAYOUTS = (
     {name: name for name in ("X", "y", "X_test", "y_test")},
     {"X": "x_train", "y": "y_train", "X_test": "x_test", "y_test": "y_test"},
     {"X": "X_train", "y": "y_train", "X_test": "X_test", "y_test": "y_test"},
     {"X": "train_set_x", "y": "train_set_y", "X_test": "test_set_x", "y_test": "test_set_y"},
 )
-# What the file of the targets is called where that of the inputs is called "x_train.npy", "images.npy", …
+# The name of the targets' file for inputs called "x_train.npy", "images.npy", …
 INPUTS_AND_TARGETS = (("X", "y"), ("x", "y"), ("images", "labels"), ("data", "labels"))
 LAST_CHARACTER = 0x10FFFF  # of Unicode
 
 
 def read_npz(path: Path) -> RawData:
-    """Read X, y and, if they are there, X_test and y_test, by the names of one of LAYOUTS."""
+    """Read X, y and, if present, X_test and y_test, by the names of one of LAYOUTS."""
     with _damage_as_data_error(path.name), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         layout = find_layout(members, ("X",))
@@ -47,16 +48,16 @@ def read_npz(path: Path) -> RawData:
 
 
 def find_layout(names: Container[str], enough: Sequence[str]) -> dict[str, str] | None:
-    """Find the first of LAYOUTS of which a file that holds arrays of these names has one of those that are enough."""
+    """Find the first of LAYOUTS for which a file with arrays of these names has at least one of those in `enough`."""
     return next((layout for layout in LAYOUTS if any(layout[part] in names for part in enough)), None)
 
 
 def read_npy(path: Path) -> RawData:
-    """Read a matrix as a table with columns "1", "2", …, of which the last is the target; other arrays as inputs.
+    """Read a matrix as a table with columns "1", "2", …, where the last is the target; other arrays as inputs.
 
-    Inputs are an array of more dimensions (pictures), or any whose targets lie in a file beside it: ``y_train.npy``
-    for ``x_train.npy``, ``labels.npy`` for ``images.npy``. Where files beside it are called "test" instead of
-    "train", they are the test part.
+    Inputs are an array of more dimensions (pictures), or any array whose targets are in a file next to it:
+    ``y_train.npy`` for ``x_train.npy``, ``labels.npy`` for ``images.npy``. Files next to it with "test" instead of
+    "train" in their names are the test part.
     """
     array = map_npy(path)
     targets_path = file_beside(path, INPUTS_AND_TARGETS)
@@ -84,7 +85,7 @@ def read_npy(path: Path) -> RawData:
 
 
 def npy_test_part(path: Path, targets_path: Path) -> dict[str, NDArray[Any]]:
-    """X and y of the test part in files beside a .npy file and its targets, mapped; empty if there is none."""
+    """X and y of the test part in files next to a .npy file and its targets, memory-mapped; empty if there is none."""
     test, targets = file_beside(path, (("train", "test"),)), file_beside(targets_path, (("train", "test"),))
     if test is None or targets is None:
         return {}
@@ -100,7 +101,7 @@ def as_inputs(data: RawData, kind: str, width: int) -> RawData:
     kind : {"table", "arrays", "images"}
         Of the data that the network was trained on.
     width : int
-        How many numbers a row has for the network.
+        How many numbers the network takes per row.
 
     Returns
     -------
@@ -121,15 +122,15 @@ def as_inputs(data: RawData, kind: str, width: int) -> RawData:
 def from_arrays(
     name: str, arrays: Mapping[str, NDArray[Any] | None], class_names: Sequence[str] | None = None
 ) -> RawData:
-    """Make a data set of the arrays X, y, X_test and y_test, of which X must be there, and check that they fit.
+    """Make a data set of the arrays X, y, X_test and y_test, check that they fit, and require X.
 
     Parameters
     ----------
     name : str
-        Of the file, for messages.
+        The name of the file, for messages.
     arrays : dict of str to ndarray or None
     class_names : list of str, optional
-        What the numbers 0, 1, … in y stand for.
+        The classes that the numbers 0, 1, … in y stand for.
     """
     X = _check_inputs(f'{name}, array "X"', arrays["X"])
     y = _check_targets(f'{name}, array "y"', arrays.get("y"), len(X))
@@ -152,7 +153,7 @@ def from_arrays(
 
 
 def _check_inputs(where: str, X: NDArray[Any] | None) -> NDArray[Any]:
-    """Return X as a matrix (rows, numbers a row); raise if it is empty or no numbers."""
+    """Return X as a matrix (rows, numbers per row); raise if it is empty or holds no numbers."""
     assert X is not None
     _require_numbers(where, X)
     if X.ndim < 2 or 0 in X.shape:
@@ -161,12 +162,12 @@ def _check_inputs(where: str, X: NDArray[Any] | None) -> NDArray[Any]:
 
 
 def _check_targets(where: str, y: NDArray[Any] | None, rows: int) -> NDArray[Any] | None:
-    """Return y as (rows,) or (rows, outputs), bytes decoded; raise if it is no target of so many rows of X."""
+    """Return y as (rows,) or (rows, outputs), with bytes decoded; raise if it is not a target for `rows` rows of X."""
     if y is None:
         return None
     if y.dtype.kind not in "biufUS":
         raise DataError(f"{where}: {y.dtype} cannot be predicted; save numbers or texts")
-    if y.shape == (1, rows):  # a row of targets, as the cats' are made into
+    if y.shape == (1, rows):  # a row of targets, as in the cat pictures
         y = y[0]
     if y.ndim not in (1, 2) or len(y) != rows:
         raise DataError(f"{where}: shape {y.shape}, for {rows} rows of X; ({rows},) or ({rows}, outputs) is needed")
@@ -178,14 +179,14 @@ def _check_targets(where: str, y: NDArray[Any] | None, rows: int) -> NDArray[Any
 
 
 def _require_text(where: str, y: NDArray[Any]) -> None:
-    """Raise for bytes that are not UTF-8, and for characters that do not exist."""
+    """Raise for bytes that are not UTF-8, and for invalid characters."""
     if y.dtype.kind == "S":
         try:
             np.char.decode(y, "utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{where}: is not UTF-8 ({error.reason}); save texts, or bytes in UTF-8") from None
     elif y.dtype.itemsize:
-        # NumPy hands out characters unchecked; those beyond Unicode's last break Python wherever they go.
+        # NumPy does not check characters; those beyond Unicode's last break Python wherever they are used.
         code_points = np.ascontiguousarray(y).view(f"{y.dtype.str[0]}u4")
         wrong = (code_points > LAST_CHARACTER) | ((code_points >= 0xD800) & (code_points < 0xE000))
         if wrong.any():
@@ -200,9 +201,9 @@ def _require_numbers(where: str, X: NDArray[Any]) -> None:
 
 
 def map_npy(path: Path, texts: bool = False) -> NDArray[Any]:
-    """Open an array of numbers, or of texts where they are allowed, without reading it.
+    """Open an array of numbers, or of strings if `texts` allows them, without reading it.
 
-    It is mapped, not read, so that a header that declares more than the file holds costs nothing.
+    It is memory-mapped, so that a header that declares more than the file holds costs nothing.
     """
     with _damage_as_data_error(path.name), np.errstate(over="ignore"):  # shapes whose product overflows are refused
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -215,7 +216,7 @@ def map_npy(path: Path, texts: bool = False) -> NDArray[Any]:
 
 
 def file_beside(path: Path, words: Sequence[tuple[str, str]]) -> Path | None:
-    """Find the file whose name has one of the words replaced by the other; None if there is no such file."""
+    """Find the file whose name has the first word of a pair replaced by the second; None if there is no such file."""
     for word, other in words:
         stem = re.sub(rf"(?<![A-Za-z]){word}(?![A-Za-z])", other, path.stem)
         if stem != path.stem and (sibling := path.with_name(stem + path.suffix)).is_file():
@@ -224,7 +225,7 @@ def file_beside(path: Path, words: Sequence[tuple[str, str]]) -> Path | None:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> NDArray[Any]:
-    """Read one .npy file of the archive, its header checked first: NumPy allocates what the header declares."""
+    """Read one .npy file of the archive after checking its header: NumPy allocates what the header declares."""
     with archive.open(info) as stream:
         shape, dtype = _read_npy_header(stream, where)
         declared = math.prod(shape) * dtype.itemsize
@@ -249,9 +250,9 @@ def _read_npy_header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np
 
 @contextmanager
 def _damage_as_data_error(name: str) -> Iterator[None]:
-    """Turn what the parsers raise on damaged bytes into a DataError that names the file.
+    """Turn errors that parsers raise on damaged bytes into a DataError that names the file.
 
-    Files made to do harm bring the parsers to raise every type of error listed here.
+    Malicious files can make the parsers raise every type of error listed here.
     """
     try:
         yield

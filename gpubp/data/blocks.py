@@ -1,4 +1,4 @@
-"""Files that are read a block of rows at a time: Parquet, .npy and HDF5."""
+"""Files read one block of rows at a time: Parquet, .npy and HDF5."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from gpubp.data.source import RawData
 from gpubp.errors import DataError
 
 BLOCK_BYTES = 1 << 25  # of the numbers of a block, 8 bytes each
-IN_MEMORY = 4  # times the bytes of its numbers, or of a CSV file's text: what a data set takes that is read as a whole
+IN_MEMORY = 4  # memory of a data set read as a whole, as a multiple of the bytes of its numbers or of a CSV file's text
 
 
 class RowBlocks(Protocol):
-    """A file's rows, a block at a time.
+    """A file's rows, one block at a time.
 
     Attributes
     ----------
     name : str
-        The file's, for messages.
+        The file's name, for messages.
     starts : (blocks + 1,) int
-        The first row of each block, and behind the last one the number of rows.
+        The first row of each block, followed by the number of rows.
     row_bytes : int
-        What the numbers of a row take, 8 bytes each.
+        Bytes of the numbers in a row, 8 each.
     options : TableOptions or None
         How the columns of a table are read; None for arrays.
     header : str or None
-        Names the line that the columns' names come from, where it may be a row.
+        Names the line from which the column names come, if it may be a row.
     test_part : RawData or None
-        The rows that the data set itself keeps for testing.
+        The test rows of the data set itself.
     """
 
     name: str
@@ -50,7 +50,7 @@ class RowBlocks(Protocol):
     test_part: RawData | None
 
     def read(self, block: int) -> RawData:
-        """The rows of a block, as reading the whole file would give them.
+        """The rows of a block, as if the whole file had been read.
 
         Raises
         ------
@@ -60,17 +60,17 @@ class RowBlocks(Protocol):
 
 
 def release(data: RawData) -> None:
-    """Give the columns of a block up: they and the block know each other, so they would stay until Python looks."""
+    """Release the columns of a block: they and the block form a cycle, which would stay until a collection."""
     data.columns = {}
 
 
 def too_large(size: float, limit: float) -> bool:
-    """Whether numbers, or text, of so many bytes would take more than the limit if they were read as a whole."""
+    """Whether numbers or text of `size` bytes would take more than the limit if read as a whole."""
     return IN_MEMORY * size > limit
 
 
 class FileBlocks(ABC):
-    """What all files that are read in blocks have in common.
+    """What all files read in blocks have in common.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class FileBlocks(ABC):
         self._stamp = _stamp(path)
 
     def divide(self, rows: Sequence[int], numbers: int) -> None:
-        """Let blocks have so many rows each, a row so many numbers."""
+        """Set the number of rows of each block, and of numbers per row."""
         self.starts, self.row_bytes = np.concatenate([[0], np.cumsum(rows)]).astype(np.int64), 8 * numbers
 
     def read(self, block: int) -> RawData:
@@ -106,7 +106,7 @@ class FileBlocks(ABC):
 
     @abstractmethod
     def _read(self, block: int, first: int, end: int) -> RawData:
-        """The rows first … end − 1, which are those of a block."""
+        """The rows first … end − 1, which form a block."""
 
     def _check_unchanged(self, row: int) -> None:
         before, now = self._stamp, _stamp(self.path)
@@ -120,7 +120,7 @@ class FileBlocks(ABC):
 
 
 class ParquetBlocks(FileBlocks):
-    """A Parquet file, whose row groups are blocks, or cut into blocks of equal size."""
+    """A Parquet file, whose row groups are blocks or are cut into blocks of equal size."""
 
     def __init__(self, file: tables.ParquetFile, options: TableOptions) -> None:
         super().__init__(file.path, options)
@@ -148,16 +148,16 @@ class ParquetBlocks(FileBlocks):
 
 
 class ArrayBlocks(FileBlocks):
-    """Arrays X and y, or a matrix whose columns are those of a table, of which stretches are read.
+    """Arrays X and y, or a matrix whose columns are those of a table, read in ranges of rows.
 
     Parameters
     ----------
     path : Path
     rows : int
     numbers : int
-        In a row.
+        Numbers per row.
     stretch : callable
-        ``stretch(first, end)`` is X and y of these rows, or a matrix and None.
+        ``stretch(first, end)`` returns X and y of these rows, or a matrix and None.
     options : TableOptions or None
         For a table; None for X and y.
     """
@@ -176,7 +176,7 @@ class ArrayBlocks(FileBlocks):
 
     @classmethod
     def open_npy(cls, path: Path, options: TableOptions, limit: float) -> ArrayBlocks | None:
-        """A .npy file, with its targets in a file beside it or in the last column, if it is too large."""
+        """A .npy file, with its targets in a file next to it or in the last column, if it is too large."""
         X, targets_path = map_npy(path), file_beside(path, INPUTS_AND_TARGETS)
         numbers = int(np.prod(X.shape[1:]))
         if X.ndim < 2 or 0 in X.shape or not too_large(8 * X.size, limit):
@@ -193,13 +193,13 @@ class ArrayBlocks(FileBlocks):
 
     @classmethod
     def open_hdf5(cls, path: Path, options: TableOptions, limit: float) -> ArrayBlocks | None:
-        """An HDF5 file with X and y, by one of the names that they have, if it is too large."""
+        """An HDF5 file with X and y under one of their names, if it is too large."""
         try:
             import h5py
 
             file = h5py.File(path, "r")
         except (ImportError, OSError):
-            return None  # whoever reads it as a whole says why
+            return None  # reading it as a whole reports the reason
         layout = find_layout(file, ("X",))
         if layout is None or layout["y"] not in file or "list_classes" in file:
             return None
@@ -212,7 +212,7 @@ class ArrayBlocks(FileBlocks):
         return blocks.with_test_part(hdf5_test_part(path), limit)
 
     def with_test_part(self, arrays: dict[str, Any], limit: float) -> ArrayBlocks:
-        """These, with the test part that the arrays X and y are, if there are any."""
+        """These blocks with the test part in the arrays X and y, if there is one."""
         if arrays:
             if too_large(8 * arrays["X"].size, limit):
                 raise DataError(f"{self.name}: its test part takes too much memory, too; raise --memory-limit")
@@ -232,7 +232,7 @@ class ArrayBlocks(FileBlocks):
 
 
 def _npy_reader(path: Path, array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
-    """What reads stretches of rows of a .npy file, which `array` maps: mapped rows would count as memory in use."""
+    """A reader of ranges of rows of a .npy file that `array` maps: mapped rows would count as memory in use."""
     if not array.flags.c_contiguous:
         raise DataError(
             f"{path.name}: is written column by column, and too large to be read as a whole; save it in C order"
@@ -251,7 +251,7 @@ def _npy_reader(path: Path, array: NDArray[Any]) -> Callable[[int, int], NDArray
 
 
 def _cut(rows: int, most: int) -> list[int]:
-    """Rows in as few blocks of about equal size as there can be with at most so many."""
+    """Rows in the fewest blocks of about equal size with at most `most` rows each."""
     parts = -(-rows // most)
     borders = [rows * i // parts for i in range(parts + 1)]
     return [end - first for first, end in pairwise(borders)]

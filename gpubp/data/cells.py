@@ -1,4 +1,4 @@
-"""The cells of a table as its file has them: texts in one buffer, or numbers that are numbers in the file too."""
+"""The cells of a table as stored in its file: texts in one buffer, or numbers if the file has types."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-CELLS_PER_BLOCK = 2**16  # read as numbers at a time; what that needs stays in the cache
+CELLS_PER_BLOCK = 2**16  # parsed at a time, so that temporaries stay in the cache
 MOST_DIGITS = 15  # beyond it, digits / 10^k would not be the float64 nearest to the text
-WIDEST = MOST_DIGITS + 1  # bytes of a plain number without its sign: a point among the digits
+WIDEST = MOST_DIGITS + 1  # bytes of a plain number without its sign: digits and a point
 POWERS_OF_TEN = 10.0 ** np.arange(WIDEST)
 WHOLE_POWERS = 10 ** np.arange(WIDEST, dtype=np.int64)
 
@@ -27,10 +27,9 @@ class PlainNumbers:
     odd : (n,) int
         The rows of these cells.
     zero_padded : bool
-        Whether a cell begins with a zero that a number would not have: 007.
+        Whether a cell has leading zeros, such as 007.
     decimals : int or None
-        How many digits stand behind the point, in all cells with a point; 0 if there is no such cell, None if they
-        differ.
+        The number of digits after the point in all cells with a point; 0 if there is no such cell, None if it varies.
     """
 
     values: NDArray[np.float64]
@@ -40,7 +39,7 @@ class PlainNumbers:
 
 
 class Cells(Protocol):
-    """What a reader hands over: `rows` cells in each of the columns `names`."""
+    """The output of a reader: `rows` cells in each of the columns `names`."""
 
     names: list[str]
     rows: int
@@ -63,9 +62,9 @@ class TextCells:
     buffer : bytes
         UTF-8.
     starts, ends : (rows, columns) int
-        Where in the buffer each cell begins, and where the byte behind it stands.
+        The start of each cell in the buffer, and the position after its end.
     delimiter : str, optional
-        What separated the cells in the file.
+        The separator of cells in the file.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class TextCells:
             starts, ends = starts[rows], ends[rows]
         buffer = self.buffer
         raw = [buffer[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-        decoded = {cell: cell.decode("utf-8", "surrogatepass").strip() for cell in set(raw)}  # equal cells share a text
+        decoded = {cell: cell.decode("utf-8", "surrogatepass").strip() for cell in set(raw)}  # equal cells share one
         return [decoded[cell] for cell in raw]
 
     def _trim(self) -> None:
@@ -128,7 +127,7 @@ class TypedCells:
     numbers : dict of str to (rows,) float64
         The columns of numbers, NaN where a value is missing.
     others : dict of str to TextCells
-        A table of one column for each of the others.
+        A one-column table for each of the others.
     """
 
     names: list[str]
@@ -153,12 +152,12 @@ class TypedCells:
 
 
 def text_column(name: str, texts: Sequence[str]) -> TextCells:
-    """Make a table of one column of these texts."""
+    """Make a one-column table of these texts."""
     return TextCells([name], *join_texts(texts, 1))
 
 
 def join_texts(texts: Sequence[str], columns: int) -> tuple[bytes, NDArray[np.int64], NDArray[np.int64]]:
-    """Put texts, row after row of so many columns, into one buffer with their starts and ends (rows, columns)."""
+    """Put texts, row after row of `columns` columns, into one buffer with their starts and ends (rows, columns)."""
     encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
     ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
@@ -178,7 +177,7 @@ def _is_blank(characters: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Decimals:
-    """Cells read as decimal numbers, each (n,): the values, whether they are such, and how they are written."""
+    """Cells read as decimal numbers, each (n,): the values, whether they are valid, and how they are written."""
 
     values: NDArray[np.float64]
     plain: NDArray[np.bool_]
@@ -189,8 +188,8 @@ class _Decimals:
 def _parse_decimals(buffer: NDArray[np.uint8], starts: NDArray[Any], lengths: NDArray[Any]) -> _Decimals:
     """Read cells as decimal numbers of at most 15 digits, all cells at once, character by character from the right.
 
-    Digits and a power of ten that float64 holds exactly are divided once, so that each value is the float64 nearest
-    to its text, as Python's ``float`` has it.
+    Digits are divided once by a power of ten, both exact in float64, so that each value is the float64 nearest to its
+    text, as with Python's ``float``.
     """
     n = len(starts)
     first = buffer[starts]
@@ -206,7 +205,7 @@ def _parse_decimals(buffer: NDArray[np.uint8], starts: NDArray[Any], lengths: ND
         inside = unread > k
         character = buffer.take(position, mode="clip")
         is_point = (character == ord(".")) & inside
-        character -= np.uint8(ord("0"))  # wraps around: whatever is no digit is above 9
+        character -= np.uint8(ord("0"))  # wraps around: anything but a digit is above 9
         is_digit = (character < 10) & inside
         character *= is_digit
         mantissa += character * np.where(has_point, WHOLE_POWERS[k - 1], WHOLE_POWERS[k])

@@ -1,4 +1,4 @@
-"""The columns of a table, each read from its cells as the schema says, when it is asked for."""
+"""The columns of a table, each read from its cells by the schema on demand."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Columns(Mapping[str, NDArray[Any]]):
     where : callable
         ``where(row, column)`` names a cell for a message.
     say : callable
-        Takes what the user should be told.
+        Called with notices for the user.
     schema : Schema, optional
-        What the columns are; if it is not given, it is inferred from the cells once it is needed.
+        The types of the columns; if not given, they are inferred from the cells when needed.
     header : str, optional
-        Names the line of a file that the names come from, for a message.
+        Names the line of a file from which the names come, for a message.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Columns(Mapping[str, NDArray[Any]]):
 
     @cached_property
     def schema(self) -> Schema:
-        """What the columns are.
+        """The schema of the columns.
 
         Raises
         ------
         DataError
-            If it cannot be told from the cells; the message says which option decides.
+            If the cells are ambiguous; the message says which option decides.
         """
         if self._trained is not None:
             return self._trained
@@ -83,7 +83,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         return self.cells.rows
 
     def read_as(self, schema: Schema) -> Columns:
-        """Return the same cells, to be read as another table's schema says."""
+        """Return the same cells, to be read by another table's schema."""
         return Columns(self.cells, schema.options, self.where, self.say, schema)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
@@ -102,12 +102,12 @@ class Columns(Mapping[str, NDArray[Any]]):
 
     @property
     def _is_decided(self) -> bool:
-        """Whether it is known what the columns are, without inferring it now."""
+        """Whether the schema is known without inferring it now."""
         return self._trained is not None or "schema" in self.__dict__
 
     @cached_property
     def _derived(self) -> dict[str, tuple[str, str, str]]:
-        """The columns that stand for parts of dates, each with that of the date, the part, and sine or cosine."""
+        """The columns for parts of dates, each with the date's column, the part, and sine or cosine."""
         return {
             derived: (name, *what)
             for name, column in self.schema.columns.items()
@@ -122,10 +122,10 @@ class Columns(Mapping[str, NDArray[Any]]):
         return len(self.cells.names)
 
     def _numbers(self, name: str, column: ColumnSchema) -> NDArray[np.float64]:
-        """Read a column of numbers; raise for the first cell that is none."""
+        """Read a column of numbers; raise for the first cell that is not one."""
         plain = self._plain_numbers(name)
         typed = isinstance(self.cells, TypedCells) and name in self.cells.numbers
-        # Where "1.234" is no decimal number, what was read as such has to be read again.
+        # If "1.234" is not a decimal number, cells read as such must be read again.
         rows = plain.odd if column.style.is_plain or typed else np.arange(self.rows)
         texts = self.cells.texts(name, rows) if len(rows) else []
         values = plain.values.copy()
@@ -140,7 +140,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         return values
 
     def _dates(self, name: str, column: ColumnSchema) -> NDArray[np.float64]:
-        """Read a column of dates as seconds since 1970; raise for the first cell that is none."""
+        """Read a column of dates as seconds since 1970; raise for the first cell that is not one."""
         texts = self.cells.texts(name)
         seconds: dict[str, float | None] = {}
         for text in set(texts):
@@ -155,7 +155,7 @@ class Columns(Mapping[str, NDArray[Any]]):
         return np.array([seconds[text] for text in texts], dtype=np.float64)
 
     def _part_of_date(self, name: str) -> NDArray[np.float64]:
-        """Make a column that stands for part of a date; raise KeyError if there is no such column."""
+        """Make a column for part of a date; raise KeyError if there is no such column."""
         date, part, wave = self._derived[name]
         return derived_column(self[date], part, wave)
 
@@ -166,9 +166,9 @@ class Columns(Mapping[str, NDArray[Any]]):
         return BOOLEAN_NUMBERS.get(text.lower()) if number is None else number
 
     def _plain_numbers(self, name: str) -> PlainNumbers:
-        """Take a column of numbers out of the pass over all of them."""
+        """Get a column of numbers from the single pass over all of them."""
         if name not in self._plain:
-            schema = self.schema  # which may fill the dictionary
+            schema = self.schema  # this may fill the dictionary
             names = [n for n in self.cells.names if n in schema.columns and schema.columns[n].kind == "number"]
             names = names if name in names else [name]
             self._plain |= dict(zip(names, self.cells.plain_numbers(names), strict=True))
@@ -188,16 +188,16 @@ class Columns(Mapping[str, NDArray[Any]]):
 
 
 class JoinedColumns(Mapping[str, NDArray[Any]]):
-    """A table's columns, of which several are one: the target, a matrix.
+    """A table's columns with several joined into one: the target, a matrix.
 
     Parameters
     ----------
     columns : mapping of str to ndarray
-        The table's own.
+        The table's own columns.
     names : sequence of str
-        Those that are joined.
+        The joined columns.
     target : str
-        What they are called together.
+        The name of the joined column.
     matrix : (m, n) array
     """
 
@@ -218,12 +218,12 @@ class JoinedColumns(Mapping[str, NDArray[Any]]):
 
 
 def schema_of(data: RawData) -> Schema:
-    """Tell what the columns of a table are; of arrays in memory, the type tells.
+    """Determine the schema of a table's columns; for arrays in memory, from their types.
 
     Raises
     ------
     DataError
-        If it cannot be told from the cells of a file.
+        If the cells of a file are ambiguous.
     """
     if isinstance(data.columns, JoinedColumns):
         return schema_of(replace(data, columns=data.columns.columns))
@@ -233,12 +233,12 @@ def schema_of(data: RawData) -> Schema:
 
 
 def read_as(data: RawData, schema: Schema) -> RawData:
-    """Return a table whose cells are read as this schema of another one says; arrays in memory stay as they are."""
+    """Return a table whose cells are read by another table's schema; arrays in memory stay as they are."""
     return replace(data, columns=data.columns.read_as(schema)) if isinstance(data.columns, Columns) else data
 
 
 def schema_of_format_1(encoding: Mapping[str, Any], target: Mapping[str, Any]) -> Schema:
-    """Make the schema that a network saved without one was trained by."""
+    """Make the schema for a network that was saved without one."""
     columns = {name: ColumnSchema("number", "format 1") for name in encoding["numbers"]["names"] or ()}
     for column in encoding["categories"]:
         known = tuple(value for value in column["values"] if is_missing(value))
@@ -252,7 +252,7 @@ def schema_of_format_1(encoding: Mapping[str, Any], target: Mapping[str, Any]) -
 
 
 def _decimal_hint(text: str, style: NumberStyle) -> str:
-    """The option by which a text would be a number, where another sign before decimals makes it one."""
+    """The option that would make a text a number, if another decimal sign does."""
     other = "," if style.decimal == "." else "."
     if style.with_decimal(other).parse(text) is None:
         return ""

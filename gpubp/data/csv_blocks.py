@@ -1,4 +1,4 @@
-"""A CSV file that is read a piece at a time: whole rows, behind the lines that the file begins with."""
+"""A CSV file read one piece at a time: whole rows, together with the first lines of the file."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from gpubp.errors import DataError
 from gpubp.scratch import scratch_folder
 
 PIECE = 1 << 22  # bytes of text
-MOST_PIECES = 8  # that one row, with newlines in quotes, may reach across
+MOST_PIECES = 8  # that one row, with newlines in quotes, may span
 
 
 class _Piece(NamedTuple):
-    """Where a piece begins and ends in the file, and how many lines lie between it and the file's head."""
+    """The start and end of a piece in the file, and the number of lines between the file's head and it."""
 
     start: int
     end: int
@@ -65,7 +65,7 @@ class CsvBlocks(FileBlocks):
         if options.header is None:
             self.header = f"{path.name}, line {self._head_lines}"
         counted = [(piece, self._count_rows(piece)) for piece in self._find_pieces()]
-        self._pieces = [piece for piece, rows in counted if rows]  # else there are blank lines alone
+        self._pieces = [piece for piece, rows in counted if rows]  # others have only blank lines
         self.divide([rows for _, rows in counted if rows], len(names))
 
     @classmethod
@@ -75,9 +75,7 @@ class CsvBlocks(FileBlocks):
         if path.suffix.lower() == ".gz" and size >= 4:
             with path.open("rb") as file:
                 file.seek(-4, 2)
-                size = max(
-                    size, int.from_bytes(file.read(4), "little")
-                )  # what it unpacks to, but for multiples of 4 GiB
+                size = max(size, int.from_bytes(file.read(4), "little"))  # its unpacked size, modulo 4 GiB
         return cls(path, options) if too_large(size, limit) else None
 
     def _read(self, block: int, first: int, end: int) -> RawData:
@@ -87,7 +85,7 @@ class CsvBlocks(FileBlocks):
         return tables.with_columns(data, cells, self.options, None)
 
     def _find_pieces(self) -> Iterator[_Piece]:
-        """Cut the file behind the last row that is whole in each piece."""
+        """Cut the file after the last complete row in each piece."""
         start, lines, rest = len(self._head), 0, b""
         while more := self._bytes(start + len(rest), PIECE):
             rest += more
@@ -132,13 +130,13 @@ class CsvBlocks(FileBlocks):
 
 
 def _of_whole_rows(text: CsvText) -> CsvText:
-    """The beginning of a file without a row at its end that is cut, within a cell in quotes perhaps."""
+    """The beginning of a file without an incomplete row at its end, which may be cut inside a quoted cell."""
     first = sum(len(line) + 1 for line in text.body.split(b"\n", text.skipped)[: text.skipped])
     return replace(text, body=text.body[: first + _whole_rows(text.body[first:])])
 
 
 def _whole_rows(text: bytes) -> int:
-    """How many bytes the rows take that are whole: they end with a newline that stands behind closed quotes."""
+    """The number of bytes of complete rows, which end with a newline outside quotes."""
     end = text.rfind(b"\n") + 1
     quotes = text.count(b'"', 0, end)
     while quotes % 2:
@@ -149,7 +147,7 @@ def _whole_rows(text: bytes) -> int:
 
 
 def _unpacked(path: Path) -> IO[bytes]:
-    """The text of a gzipped file, in a scratch file."""
+    """Unpack a gzipped file into a scratch file."""
     file = tempfile.TemporaryFile(dir=scratch_folder())
     try:
         with gzip.open(path) as packed:

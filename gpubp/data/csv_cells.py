@@ -1,4 +1,4 @@
-"""The rows of a CSV file as cells of text, and the first line that is no row, for the error message."""
+"""The rows of a CSV file as cells of text, and the first line that is not a row, for the error message."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gpubp.data.source import printable
 from gpubp.errors import DataError
 
 NEWLINE, QUOTE = ord("\n"), b'"'
-CELLS_PER_PIECE = 2**18  # of a file with quotes, held as Python's texts at a time
-INDEX_NAME = "Unnamed: 0"  # pandas' name for the first column, where it has none: the row numbers that it wrote
+CELLS_PER_PIECE = 2**18  # of a file with quotes, held as Python strings at a time
+INDEX_NAME = "Unnamed: 0"  # pandas' name for an unnamed first column: the row numbers that it wrote
 
 
 def read_cells(text: CsvText, header: bool | None = None) -> tuple[TextCells, NDArray[np.int64]]:
-    """Take the text apart into cells.
+    """Split the text into cells.
 
     Parameters
     ----------
     text : CsvText
     header : bool or None
-        Whether the first line names the columns; if not, they are called "1", "2", …. With None it does, and is refused
-        if it holds nothing but numbers.
+        Whether the first line names the columns; if not, they are called "1", "2", …. None means that it does, but a
+        line of only numbers is refused.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def read_cells(text: CsvText, header: bool | None = None) -> tuple[TextCells, ND
     Raises
     ------
     DataError
-        For a column without a name or with that of another, and for the first line that is no row.
+        For a column without a name or with another's name, and for the first line that is not a row.
     """
     _check_lines(text)
     width, names = _read_names(text, header)
@@ -79,7 +79,7 @@ def _read_names(text: CsvText, header: bool | None) -> tuple[int, list[str]]:
 def _unquoted_cells(
     text: CsvText, width: int, names: list[str]
 ) -> tuple[bytes, NDArray[Any], NDArray[Any], NDArray[np.int64]]:
-    """Find the cells of a file without quotes: what stands between delimiters and newlines."""
+    """Find the cells of a file without quotes: the text between delimiters and newlines."""
     body = text.body if text.body.endswith(b"\n") else text.body + b"\n"
     characters = np.frombuffer(body, np.uint8)
     ends = np.flatnonzero((characters == ord(text.delimiter)) | (characters == NEWLINE))
@@ -100,7 +100,7 @@ def _unquoted_cells(
 
 
 def _numbers(text: CsvText, lines: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers that lines of the text have in the file."""
+    """The line numbers in the file for lines of the text."""
     return lines + text.left_out * (lines > text.head)
 
 

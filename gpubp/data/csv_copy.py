@@ -1,4 +1,4 @@
-"""Tables that reach gpubp as no CSV file: they are made one, and read by the rules of CSV files."""
+"""Tables that do not come as CSV files: they are written to one, and read by the rules of CSV files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def read_standard_input(options: TableOptions, schema: Schema | None) -> RawData
 
 
 def read_copy(name: str, write: Callable[[IO[bytes]], object], options: TableOptions, schema: Schema | None) -> RawData:
-    """Read what `write` writes into a CSV file called `name`, in messages too.
+    """Read what `write` writes into a CSV file called `name`, also in messages.
 
-    The file lies in a folder of its own and stays for as long as rows can be asked for their lines.
+    The file is in a folder of its own and stays as long as the lines of rows can be requested.
     """
     folder = Path(tempfile.mkdtemp(prefix="gpubp-"))
     try:

@@ -18,7 +18,7 @@ DELIMITERS = ",;\t|"
 LONGEST_LINE = 2_000_000  # bytes
 SEPARATOR_LINE = re.compile(r"sep=(.)")
 BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-LOOKED_AT = 1000  # bytes that tell UTF-16 without a mark
+LOOKED_AT = 1000  # bytes examined to recognize UTF-16 without a byte order mark
 DAMAGED = "the gzip data are damaged ({}); download or copy it again"
 
 
@@ -31,12 +31,12 @@ class CsvText:
     name : str
         The file's name, for messages.
     body : bytes
-        All of it in UTF-8, lines ended by a newline alone.
+        The whole text in UTF-8, with lines ended by a newline alone.
     skipped : int
-        How many lines stand before the one that names the columns.
+        The number of lines before the one that names the columns.
     delimiter : str
     head, left_out : int
-        Where the body is a piece of the file behind its first `head` lines, how many lines between them it lacks.
+        If the body is the file's first `head` lines and a later piece, the number of lines missing between them.
     """
 
     name: str
@@ -47,7 +47,7 @@ class CsvText:
     left_out: int = 0
 
     def number(self, line: int) -> int:
-        """The number that a line of the body, counted from 1, has in the file."""
+        """The line number in the file of a line of the body, counted from 1."""
         return line + self.left_out * (line > self.head)
 
     def line(self, number: int) -> str:
@@ -56,18 +56,18 @@ class CsvText:
 
 
 def read_csv_text(path: Path, options: TableOptions, say: Callable[[str], None]) -> CsvText:
-    """Read a CSV file, find its encoding and its delimiter, and skip what stands before the names of the columns.
+    """Read a CSV file, find its encoding and its delimiter, and skip the lines before the column names.
 
     Raises
     ------
     DataError
-        If the file is empty, damaged, not in the encoding that was named, or no text.
+        If the file is empty, damaged, not in the given encoding, or not text.
     """
     return text_of(path.name, _unpack(path), options, say)
 
 
 def text_of(name: str, raw: bytes, options: TableOptions, say: Callable[[str], None]) -> CsvText:
-    """All bytes of a file as `read_csv_text` reads them."""
+    """Read all bytes of a file as `read_csv_text` does."""
     body = _one_line_ending(name, _to_utf8(name, raw, options, say))
     skipped, declared = _lines_before_header(name, body, options, say)
     first_line = _line(body, skipped + 1)
@@ -80,7 +80,7 @@ def text_of(name: str, raw: bytes, options: TableOptions, say: Callable[[str], N
 
 
 def _unpack(path: Path) -> bytes:
-    """Read all bytes of the file; refuse a .csv.gz that unpacks to far more than text does."""
+    """Read all bytes of the file; refuse a .csv.gz that unpacks to far more than text would."""
     if path.suffix.lower() != ".gz":
         return path.read_bytes()
     pieces, unpacked = [], 0
@@ -96,7 +96,7 @@ def _unpack(path: Path) -> bytes:
 
 
 def _to_utf8(name: str, raw: bytes, options: TableOptions, say: Callable[[str], None]) -> bytes:
-    """Write the file's bytes in UTF-8, without a byte order mark."""
+    """Convert the file's bytes to UTF-8, without a byte order mark."""
     encoding = options.encoding or _marked_encoding(raw)
     if encoding is None:
         try:
@@ -122,7 +122,7 @@ def _to_utf8(name: str, raw: bytes, options: TableOptions, say: Callable[[str], 
 
 
 def _marked_encoding(raw: bytes) -> str | None:
-    """Tell the encoding by the byte order mark, or by every other byte being zero."""
+    """Detect the encoding from the byte order mark, or from every other byte being zero."""
     for mark, encoding in BYTE_ORDER_MARKS.items():
         if raw.startswith(mark):
             return encoding
@@ -141,9 +141,9 @@ def _single_byte_encoding(raw: bytes) -> str:
 
 
 def _one_line_ending(name: str, body: bytes) -> bytes:
-    """Replace the line endings by newlines; raise where a line ends otherwise than the first."""
+    """Replace the line endings by newlines; raise if a line ends differently than the first."""
     pairs, returns, newlines = body.count(b"\r\n"), body.count(b"\r"), body.count(b"\n")
-    if returns and (not newlines or pairs == returns == newlines or b'"' in body):  # a cell in quotes may hold any
+    if returns and (not newlines or pairs == returns == newlines or b'"' in body):  # a quoted cell may hold any ending
         return body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if not returns:
         return body
@@ -165,7 +165,7 @@ def _one_line_ending(name: str, body: bytes) -> bytes:
 def _lines_before_header(
     name: str, body: bytes, options: TableOptions, say: Callable[[str], None]
 ) -> tuple[int, str | None]:
-    """Count lines that are no part of the table, a comment or title; return the delimiter too that one may declare."""
+    """Count comment and title lines before the table; also return the delimiter that one may declare."""
     skipped, declared = 0, None
     while True:
         line = _line(body, skipped + 1)
@@ -196,7 +196,7 @@ def _is_title(body: bytes, number: int, delimiter: str | None) -> bool:
 
 
 def _line(body: bytes, number: int, encoding: str = "utf-8") -> str:
-    """Return a line, counted from 1, without its ending; "" behind the last."""
+    """Return a line, counted from 1, without its ending; "" after the last."""
     start = 0
     for _ in range(number - 1):
         start = body.find(b"\n", start) + 1

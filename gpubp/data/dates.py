@@ -1,4 +1,4 @@
-"""Dates and times as numbers: seconds, and where a date stands in the year, the week and the day."""
+"""Dates and times as numbers: seconds, and the position of a date in the year, the week and the day."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 ISO = "ISO 8601"
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?)? ?(Z|[-+]\d{2}(:?\d{2})?)?", re.ASCII)
-# Other ways to write a date that say, in some cell, which number is the day.
+# Other formats, in which some cell shows which number is the day.
 FORMATS = tuple(
     f"{day}{time}"
     for day in ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%d %b %Y", "%b %d, %Y")
@@ -20,12 +20,12 @@ FORMATS = tuple(
 )
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY, HOUR = 86400.0, 3600.0
-# Parts of a date that recur: a name and how many there are.
+# Periodic parts of a date: a name and the length of the period.
 PERIODS = {"month": 12.0, "weekday": 7.0, "hour": 24.0}
 
 
 def parse_date(text: str, date_format: str) -> float | None:
-    """Read a date as seconds since 1970, in UTC; without a time zone it is taken to be in UTC. None if it is none."""
+    """Read a date as seconds since 1970, in UTC; without a time zone, UTC is assumed. None if it is not a date."""
     try:
         if date_format == ISO:
             moment = datetime.fromisoformat(text) if ISO_DATE.fullmatch(text) else None
@@ -39,7 +39,7 @@ def parse_date(text: str, date_format: str) -> float | None:
 
 
 def possible_formats(texts: Iterable[str]) -> list[str]:
-    """Find the formats in which all these texts are dates: more than one if the day cannot be told from the month."""
+    """Find the formats in which all these texts are dates: more than one if day and month are ambiguous."""
     every = list(texts)
     if not every or not any(character.isdigit() for character in every[0]):
         return []
@@ -48,7 +48,7 @@ def possible_formats(texts: Iterable[str]) -> list[str]:
 
 
 def part_of_date(seconds: NDArray[Any], part: str) -> NDArray[np.float64]:
-    """Say where dates (m,) stand in a period: the month from 0 to 11, the weekday from Monday, 0, or the hour.
+    """The position of dates (m,) in a period: the month from 0 to 11, the weekday from 0 for Monday, or the hour.
 
     NaN where the date is missing.
     """
@@ -65,12 +65,12 @@ def part_of_date(seconds: NDArray[Any], part: str) -> NDArray[np.float64]:
 
 
 def varying_parts(seconds: NDArray[Any]) -> tuple[str, ...]:
-    """Name the parts in which these dates differ."""
+    """The names of the parts in which these dates differ."""
     return tuple(part for part in PERIODS if len(np.unique(part_of_date(seconds[np.isfinite(seconds)], part))) > 1)
 
 
 def derived_names(name: str, parts: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name the columns that stand for parts of a date: the column of each to (its part, "sine" or "cosine")."""
+    """Name the columns for parts of a date: each column's name to (its part, "sine" or "cosine")."""
     return {f"{name} ({part}, {wave})": (part, wave) for part in parts for wave in ("sine", "cosine")}
 
 

@@ -1,4 +1,4 @@
-"""Rows that are drawn from a file read in blocks, put together as a data set that lies in memory."""
+"""Rows drawn from a file read in blocks, collected as a data set in memory."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class DrawnRows:
         self._places += other._places
 
     def values(self, name: str) -> set[Any]:
-        """The different values of a column."""
+        """The distinct values of a column."""
         return {value for piece in self._pieces.get(name, ()) for value in np.unique(piece, axis=0).tolist()}
 
     def data(self, target: str | None) -> RawData:
-        """All of them as a data set; of a table with this column as its target, if one is named."""
+        """All rows as a data set; for a table, with this column as its target if given."""
         assert self._like is not None
         places = self._places
         data = replace(self._like, place=places.__getitem__, notes=[])
@@ -68,7 +68,7 @@ class DrawnRows:
         return data if target is None else with_target(data, target)
 
     def _cells(self) -> Cells:
-        """Those of a table."""
+        """The cells of a table."""
         texts = {
             name: [text for piece in pieces for text in piece]
             for name, pieces in self._pieces.items()
@@ -84,7 +84,7 @@ class DrawnRows:
 
 
 def column_names(raw: RawData) -> list[str]:
-    """The columns of a block that were read, which ignored ones are not always; "X" and "y" of arrays."""
+    """The columns of a block that were read, which may exclude ignored ones; "X" and "y" for arrays."""
     if raw.kind != "table":
         return ["X"] if raw.y is None else ["X", "y"]
     cells = raw.columns.cells if isinstance(raw.columns, Columns) else None
@@ -92,7 +92,7 @@ def column_names(raw: RawData) -> list[str]:
 
 
 def column(raw: RawData, name: str, rows: NDArray[np.int64]) -> NDArray[Any] | list[str]:
-    """Some rows of a column as it stands in the file: numbers, or texts."""
+    """Some rows of a column as stored in the file: numbers or texts."""
     if raw.kind != "table":
         array: NDArray[Any] = getattr(raw, name)
         return array[rows]
@@ -105,18 +105,18 @@ def column(raw: RawData, name: str, rows: NDArray[np.int64]) -> NDArray[Any] | l
 
 
 def take(blocks: RowBlocks, target: str, parts: Mapping[str, NDArray[np.int64]], sample: str) -> dict[str, DrawnRows]:
-    """The rows of each part, in one pass over all.
+    """The rows of each part, in one pass over the file.
 
     Parameters
     ----------
     blocks : RowBlocks
     target : str
-        The column of it, or "y".
+        The target's column, or "y".
     parts : mapping of str to (n,) int
         Rows in order.
     sample : str
-        The part to which a row is added of every class that it lacks, for all classes must be known: a row of no other
-        part, where there is one.
+        The part to which a row of every missing class is added, because all classes must be known; preferably a row of
+        no other part.
     """
     drawn = {name: DrawnRows(blocks) for name in parts}
     others = np.sort(np.concatenate([rows for name, rows in parts.items() if name != sample]))
@@ -138,12 +138,12 @@ def take(blocks: RowBlocks, target: str, parts: Mapping[str, NDArray[np.int64]],
 
 
 class _Classes:
-    """A row of every class of the target, where its values may be classes: texts or whole numbers, and few of them.
+    """A row of every class of the target, if its values may be classes: few distinct texts or whole numbers.
 
     Attributes
     ----------
     rows : dict
-        By class, whether the row is in no part but the sample, and the row; empty where there are no classes.
+        By class, whether the row is in no part except the sample, and the row; empty if there are no classes.
     """
 
     def __init__(self, blocks: RowBlocks, target: str) -> None:
@@ -152,7 +152,7 @@ class _Classes:
         self._may_be_classes = True
 
     def look(self, raw: RawData, in_others: NDArray[np.bool_]) -> None:
-        """Look for new classes in a block, of whose rows some are in other parts."""
+        """Look for new classes in a block, some of whose rows are in other parts."""
         if not self._may_be_classes or self.target not in column_names(raw):
             return
         values = np.asarray(column(raw, self.target, np.arange(raw.rows)))

@@ -23,7 +23,7 @@ def read_excel(path: Path, options: TableOptions, schema: Schema | None) -> RawD
         import openpyxl
     except ImportError:
         raise UsageError(f"{path.name}: reading Excel files needs openpyxl; pip install 'gpubp[excel]'") from None
-    # Files are opened here, since openpyxl leaves those open that it cannot read.
+    # Open files here, since openpyxl does not close those that it cannot read.
     with path.open("rb") as first, path.open("rb") as second:
         with _damage_as_data_error(path):
             with zipfile.ZipFile(path) as archive:
@@ -41,7 +41,7 @@ def read_excel(path: Path, options: TableOptions, schema: Schema | None) -> RawD
 
 @contextmanager
 def _damage_as_data_error(path: Path) -> Iterator[None]:
-    """Turn whatever openpyxl raises, which has no error of its own for what is no workbook, into a DataError."""
+    """Turn any error of openpyxl, which has none of its own for files that are not workbooks, into a DataError."""
     try:
         yield
     except DataError:
@@ -53,7 +53,7 @@ def _damage_as_data_error(path: Path) -> Iterator[None]:
 def _rows(path: Path, values: Any, formulas: Any) -> Iterator[list[str]]:
     """Yield the rows as texts, all as long as the first and without empty ones at the end.
 
-    A formula whose value the file lacks would be read as a missing value; only Excel can tell it.
+    Raise for a formula whose value is not in the file: it would be read as missing, and only Excel can compute it.
     """
     values.reset_dimensions()
     formulas.reset_dimensions()
@@ -86,13 +86,13 @@ def _rows(path: Path, values: Any, formulas: Any) -> Iterator[list[str]]:
 
 
 def _both(path: Path, values: Any, formulas: Any) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """Yield each row of values with that of formulas; they are read as they are asked for, and may be damaged."""
+    """Yield each row of values with its row of formulas; they are read on demand, and may be damaged."""
     with _damage_as_data_error(path):
         yield from zip(values.iter_rows(values_only=True), formulas.iter_rows(values_only=True), strict=True)
 
 
 def _text(value: Any) -> str:
-    """Write a cell as CSV has it, on one line, so that a row's number is its line's."""
+    """Write a cell as in CSV, on one line, so that a row's number is its line's."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -107,4 +107,4 @@ def _text(value: Any) -> str:
 def _write_csv(file: IO[bytes], rows: Iterator[list[str]]) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(rows)
-    text.detach()  # writes what is left, and leaves the file open
+    text.detach()  # flushes the rest, and leaves the file open

@@ -1,9 +1,9 @@
-"""The encoding of raw rows as the network's input X. What is fitted on the training rows is plain JSON.
+"""The encoding of raw rows as the network's input X. An encoding fitted on the training rows is plain JSON.
 
 The columns of X are, in this order: every column of numbers, standardized or otherwise encoded (`encodings`); an
-indicator (0 or 1) for each column of numbers that lacked a value somewhere in the training rows; for every column of
-categories a one-hot block, one column a category, and behind it an indicator where the column lacked a value in the
-training rows.
+indicator (0 or 1) for each column of numbers with missing values in the training rows; for every column of categories a
+one-hot block with one column per category, followed by an indicator if the column had missing values in the training
+rows.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from gpubp.errors import DataError, UsageError
 
 RowIndices = NDArray[np.int64]
 RowSelection = RowIndices | slice
-Encoding = dict[str, Any]  # what was fitted, of all columns or of one; plain JSON
+Encoding = dict[str, Any]  # fitted, of all columns or of one; plain JSON
 ALL_ROWS = slice(None)
-STANDARD = "standard"  # the encoding of numbers where none is asked for
+STANDARD = "standard"  # the default encoding of numbers
 
 NUMBERS_PER_BLOCK = 2**18  # numbers encoded at a time, in float64
-# Beyond it the variance would leave float64; itself float64, so that smaller types are compared in that.
-UNSEEN = -1  # the code of a cell that holds no known category
-LARGEST_DENSE = 2**26  # bytes of an input that is an array however many zeros it holds
-FEW_FILLED = 4  # a larger one is sparse if at most one number in so many is filled
+# Beyond it the variance would overflow float64; a float64 itself, so that smaller types are compared in that type.
+UNSEEN = -1  # the code of a cell without a known category
+LARGEST_DENSE = 2**26  # bytes up to which an input is an array however many zeros it holds
+FEW_FILLED = 4  # a larger one is sparse if at most one number in this many is nonzero
 LARGEST_MAGNITUDE = np.float64(1e100)
 KINDS = {
     "table": "a table with named columns",
@@ -47,7 +47,7 @@ def fit(
     target: encodings.Target | None = None,
     seed: int = 0,
 ) -> Encoding:
-    """Fit the encoding of all columns of `data` but the target, on these rows alone.
+    """Fit the encoding of all columns of `data` except the target, on only these rows.
 
     Parameters
     ----------
@@ -56,23 +56,23 @@ def fit(
     numbers : str
         How columns of numbers are encoded: names in `encodings.ENCODINGS`, combined by ``+``. Tables only.
     target : Target or None
-        Of these rows, for encodings that look at it.
+        The target of these rows, for encodings that use it.
     seed : int
-        Of what encodings draw.
+        Seed of encodings with random numbers.
 
     Returns
     -------
     dict
-        ``kind`` of the data. ``numbers``: the names of these columns (None for arrays), how many they are (width),
-        mean, scale and fill (what replaces a missing value) of each, and the indices of those with an indicator;
-        pixels share one mean and one scale; ``encodings``, what was fitted of each, where it is not standardizing
-        alone. ``categories``: for each column its name, its values, and whether it has an indicator. ``left_out``,
-        for tables: why each column that is not used is not.
+        ``kind`` of the data. ``numbers``: the names of these columns (None for arrays), their number (width), mean,
+        scale and fill (which replaces a missing value) of each, and the indices of those with an indicator; pixels
+        share one mean and one scale; ``encodings``, fitted for each, if there is more than standardizing.
+        ``categories``: for each column its name, its values, and whether it has an indicator. ``left_out``, for tables:
+        why each unused column is unused.
 
     Raises
     ------
     UsageError
-        For an encoding that is unknown, and for any but the standard one where there are no columns.
+        For an unknown encoding, and for any but the standard one if there are no columns.
     """
     encodings.get_encodings(numbers)
     if data.kind != "table":
@@ -83,7 +83,7 @@ def fit(
     of_numbers, categories = [], []
     for name in names:
         values = data.columns[name][rows]
-        # One number or nothing: another number, unknown in training, must not be scaled by what never varied.
+        # One number or nothing: a number unknown in training must not be scaled by a constant column.
         if values.dtype == object or np.fmin.reduce(values) == np.fmax.reduce(values):
             categories.append(_fit_categories(name, _as_texts(values)))
         else:
@@ -115,7 +115,7 @@ def _width_of_numbers(numbers: Encoding) -> int:
 def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtype: Any = np.float32) -> Any:
     """Encode these rows of `data` as the network's input X (rows, n_inputs): an array, C-contiguous, or SparseRows.
 
-    It is sparse where it would be large and holds little but the zeros of categories.
+    It is sparse if it would be large and consists mostly of zeros from categories.
     """
     check_columns(encoding, data)
     index = np.arange(data.rows)[rows]
@@ -155,7 +155,7 @@ def _fit_numbers(data: RawData, names: list[str] | None, rows: RowSelection) -> 
     extreme &= ~np.isnan(values).all(axis=0)
     if extreme.any():
         _raise_for_extreme_value(data, names, np.arange(data.rows)[rows], values, np.abs(values) >= LARGEST_MAGNITUDE)
-    scaler = StandardScaler().fit(values)  # leaves missing values out, gives constant columns the scale 1
+    scaler = StandardScaler().fit(values)  # ignores missing values, and gives constant columns the scale 1
     missing = np.flatnonzero(np.isnan(values).any(axis=0))
     mean = np.nan_to_num(scaler.mean_)
     fill = mean.copy()
@@ -184,7 +184,7 @@ def _shared_scale(values: NDArray[Any], mean: float, scale: float) -> Encoding:
 
 
 def _apply_numbers(numbers: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
-    """Write the encoded numbers and, behind them, their indicators into `out`."""
+    """Write the encoded numbers, followed by their indicators, into `out`."""
     if not numbers["width"]:
         return
     values = _number_matrix(data, numbers["names"], rows).astype(np.float64)  # (rows, n)
@@ -203,14 +203,14 @@ def _apply_numbers(numbers: Encoding, data: RawData, rows: RowIndices, out: NDAr
 
 
 def _filled_numbers(numbers: Encoding, data: RawData, rows: RowSelection) -> NDArray[np.float64]:
-    """Take the columns of numbers with what replaces a missing value in its place."""
+    """Get the columns of numbers with missing values replaced."""
     values = _number_matrix(data, numbers["names"], rows).astype(np.float64)
     np.copyto(values, numbers["fill"], where=np.isnan(values))
     return values
 
 
 def _number_matrix(data: RawData, names: list[str] | None, rows: RowSelection) -> NDArray[Any]:
-    """Take these rows of the columns of numbers: (rows, width), with NaN where a value is missing."""
+    """Get these rows of the columns of numbers: (rows, width), with NaN for missing values."""
     if names is None:
         assert data.X is not None
         return data.X[rows]
@@ -218,7 +218,7 @@ def _number_matrix(data: RawData, names: list[str] | None, rows: RowSelection) -
 
 
 def _column_as_numbers(data: RawData, name: str) -> NDArray[Any]:
-    """Take a column as numbers; where it was read as texts, each of them must be a number."""
+    """Get a column as numbers; if it was read as texts, each must be a number."""
     values = data.columns[name]
     if values.dtype != object:
         return values
@@ -241,16 +241,16 @@ def _fit_categories(name: str, values: NDArray[Any]) -> Encoding:
 
 
 def _as_texts(values: NDArray[Any]) -> NDArray[Any]:
-    """Take a column as texts, with None where a value is missing."""
+    """Get a column as texts, with None for missing values."""
     if values.dtype == object:
         return values
     return np.array([None if np.isnan(value) else as_text(value) for value in values], dtype=object)
 
 
 def _category_codes(column: Encoding, data: RawData, rows: RowIndices) -> NDArray[np.int64]:
-    """Find the column of the one-hot block that is 1 in each row, UNSEEN where none is.
+    """Find the column of the one-hot block that is 1 in each row, or UNSEEN if there is none.
 
-    A missing value is in the last column, the indicator, where there is one; a category unknown in training in none.
+    A missing value maps to the last column, the indicator, if there is one; a category unknown in training to none.
     """
     position = {value: i for i, value in enumerate(column["values"])}
     missing = len(position) if column["indicator"] else UNSEEN
@@ -268,13 +268,13 @@ def _category_codes(column: Encoding, data: RawData, rows: RowIndices) -> NDArra
 
 
 def say_unknown_categories(encoding: Encoding, data: RawData) -> None:
-    """Add to the notes of a table which of its categories did not occur in training."""
+    """Add a note to a table about categories that did not occur in training."""
     for column in encoding["categories"]:
         _category_codes(column, data, np.arange(data.rows))
 
 
 def is_sparse(encoding: Encoding, rows: int, dtype: Any) -> bool:
-    """Whether the input of so many rows would be large, and hold little but zeros."""
+    """Whether the input of `rows` rows would be large, and mostly zeros."""
     columns = width(encoding)
     numbers = encoding["numbers"]
     filled = _width_of_numbers(numbers) - len(numbers["indicators"]) + len(encoding["categories"])
@@ -299,14 +299,14 @@ def _apply_sparsely(encoding: Encoding, data: RawData, rows: RowIndices, dtype: 
 
 
 def _category_code(value: str, position: dict[str, int]) -> int:
-    """Find the number of a category; 1.0 is the category "1", as programs write whole numbers with a point."""
+    """Find the number of a category; 1.0 is the category "1", since programs write whole numbers with a point."""
     if value not in position and PLAIN_NUMBER.fullmatch(value) and not value.startswith("0"):
         value = as_text(float(value))
     return position.get(value, UNSEEN)
 
 
 def check_columns(encoding: Encoding, data: RawData) -> None:
-    """Raise if the data are of another kind than those fitted on, or lack a column of theirs."""
+    """Raise if the data are of another kind than the training data, or lack one of their columns."""
     if data.kind != encoding["kind"]:
         raise DataError(f"{data.name}: is {KINDS[data.kind]}; the network was trained on {KINDS[encoding['kind']]}")
     if data.kind != "table":

@@ -1,4 +1,4 @@
-"""The training rows of a data set cut into folds, each encoded by what was fitted on its own training rows alone."""
+"""The training rows of a data set in folds, each with an encoding fitted only on its own training rows."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from gpubp.losses import get_loss
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """A split of the rows into those that a network is trained on and those that it is validated on.
+    """A split of the rows into training and validation rows of a network.
 
     Attributes
     ----------
     number : int
         Counted from 1.
     X, y : ndarray, or SparseRows for X
-        As in `PreparedData`. Folds whose inputs are equally wide share these arrays, which hold all training rows of
-        the data set once for each different encoding.
+        As in `PreparedData`. Folds with equally wide inputs share these arrays, which hold all training rows of the
+        data set once per distinct encoding.
     train, validation : (n,) int
         The fold's rows of X and y.
     preprocessing : dict
-        What was fitted on the rows in `train`, as in `PreparedData`.
+        The encoding fitted on the rows in `train`, as in `PreparedData`.
     """
 
     number: int
@@ -56,22 +56,22 @@ def cut(
     seed: int,
     dtype: Any,
 ) -> tuple[list[Fold], list[str]]:
-    """Cut the rows that `prepare` would train on into folds, with the classes in proportion.
+    """Split the rows that `prepare` would train on into folds, stratified by class.
 
     Parameters
     ----------
     data, loss, output_activation, test, seed, dtype
         As for `prepare`.
     folds : int
-        How many; each row is validated on in one of them. 1 is a single split.
+        The number of folds; each row is validated on in one of them. 1 is a single split.
     validation : float
-        The fraction of the rows that the single split validates on.
+        The fraction of validation rows in a single split.
 
     Returns
     -------
     folds : list of Fold
     notes : list of str
-        What the user should be told.
+        Notices for the user.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def _split_into_folds(
             few = f"{count} training rows" if count > 1 else "1 training row, without which one fold is trained"
             data.say(f'class "{target["classes"][int(code)]}": {few}; not every fold is validated on it')
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class")  # said above, with its name
+        warnings.filterwarnings("ignore", "The least populated class")  # reported above, with the class's name
         return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, strata))
 
 
@@ -134,7 +134,7 @@ def encode_folds(
     dtype: Any,
     padded: bool = False,
 ) -> list[Fold]:
-    """Encode `rows` once for each different preprocessing, in one pair (X, y) for folds of equally wide inputs.
+    """Encode `rows` once per distinct preprocessing, in one pair (X, y) for folds with equally wide inputs.
 
     Parameters
     ----------
@@ -143,10 +143,10 @@ def encode_folds(
     splits : sequence of (train, validation)
         Positions in `rows`.
     preprocessings : sequence of dict
-        Of each split.
+        The preprocessing of each split.
     dtype : dtype
     padded : bool
-        Whether all inputs are made as wide as the widest, by columns of zeros behind the others.
+        Whether to pad all inputs to the widest with columns of zeros.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def encode_folds(
 def _inputs(
     encodings: Sequence[features.Encoding], data: RawData, rows: RowIndices, width: int, dtype: Any
 ) -> NDArray[Any] | SparseRows:
-    """The rows by each encoding, one block after the other, sparse if any is: blocks may lie on both sides of that."""
+    """The rows in each encoding, one block after the other; all sparse if any block is."""
     if any(features.is_sparse(encoding, len(rows), dtype) for encoding in encodings):
         from scipy.sparse import csr_matrix, vstack
 

@@ -1,4 +1,4 @@
-"""The reader of HDF5 files, which follows no link out of the file and reads no objects."""
+"""The reader of HDF5 files, which follows no links out of the file and reads no objects."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from gpubp.errors import DataError, UsageError, suggest
 
 ENDINGS = (".h5", ".hdf5")
 PARTS = ("X", "y", "X_test", "y_test")
-TEXTS_AT_ONCE = 128  # texts of any length are read so many at a time: each may be as long as the file
+TEXTS_AT_ONCE = 128  # variable-length texts read at a time: each may be as long as the file
 
 
 def read_hdf5(path: Path) -> RawData:
     """Read X, y, X_test and y_test from a file.
 
-    Where the file has no test part and "train" in its name, a file beside it with "test" instead gives the test part.
+    If the file has no test part and "train" in its name, the file next to it with "test" instead is the test part.
     """
     arrays, classes = _read_arrays_and_classes(path)
     test_path = path.with_name(path.name.replace("train", "test"))
@@ -40,7 +40,7 @@ def read_hdf5(path: Path) -> RawData:
 
 
 def hdf5_test_part(path: Path) -> dict[str, Any]:
-    """X and y of the test part in a file, or in one beside it with "test" for "train"; empty if there is none."""
+    """X and y of the test part in a file, or in the one next to it with "test" for "train"; empty if there is none."""
     test_path = path.with_name(path.name.replace("train", "test"))
     for place in dict.fromkeys((path, test_path)):
         if place.is_file():
@@ -51,7 +51,7 @@ def hdf5_test_part(path: Path) -> dict[str, Any]:
 
 
 def read_folder(folder: Path) -> RawData:
-    """Read the folder's only HDF5 file, or the one with "train" in its name, and the test file beside it."""
+    """Read the folder's only HDF5 file, or the one with "train" in its name, and the test file next to it."""
     paths = files_of(folder)
     training = [path for path in paths if "train" in path.name] or paths
     if len(training) > 1:
@@ -67,7 +67,7 @@ def files_of(folder: Path) -> list[Path]:
 def _read_arrays_and_classes(
     path: Path, names: Sequence[str] = PARTS
 ) -> tuple[dict[str, NDArray[Any] | None], list[str]]:
-    """Read those arrays of these names that the file holds, and the names of the classes, if it lists them."""
+    """Read the arrays of these names that exist in the file, and the class names if it lists them."""
     try:
         import h5py
     except ImportError:
@@ -91,9 +91,9 @@ def _read_arrays_and_classes(
 
 
 def _read_array(path: Path, file: Any, name: str, texts: bool = False) -> NDArray[Any]:
-    """Read one array, whose bytes must lie in this very file and be as many as it declares.
+    """Read one array, whose bytes must be in this file and as many as it declares.
 
-    Texts of any length, as pandas and h5py write them, are read only where `texts` are expected.
+    Variable-length texts, as pandas and h5py write them, are read only if `texts` are expected.
     """
     import h5py
 
@@ -108,7 +108,7 @@ def _read_array(path: Path, file: Any, name: str, texts: bool = False) -> NDArra
 
 
 def stored_array(path: Path, file: Any, name: str) -> Any:
-    """The data set of this name, whose bytes must lie in this very file."""
+    """The data set of this name, whose bytes must be in this file."""
     import h5py
 
     where = f'{path.name}, array "{name}"'
@@ -122,7 +122,7 @@ def stored_array(path: Path, file: Any, name: str) -> Any:
 
 
 def _read_texts(where: str, dataset: Any, stored: int) -> NDArray[Any]:
-    """Read texts of any length (rows,), of which a file made to do harm may name one long one many times over."""
+    """Read variable-length texts (rows,); a malicious file may refer to one long text many times."""
     blocks, size = [], 0
     for start in range(0, len(dataset), TEXTS_AT_ONCE):
         block = dataset[start : start + TEXTS_AT_ONCE]
@@ -131,5 +131,5 @@ def _read_texts(where: str, dataset: Any, stored: int) -> NDArray[Any]:
         blocks.append([text.decode("utf-8") if isinstance(text, bytes) else str(text) for text in block])
     texts = [text for block in blocks for text in block]
     longest = max(map(len, texts), default=0)
-    check_size(where, 4 * longest * len(texts), stored)  # an array of texts takes the longest for each
+    check_size(where, 4 * longest * len(texts), stored)  # each element of an array takes the longest text's size
     return np.array(texts, dtype=str)

@@ -22,7 +22,7 @@ UNSIGNED_BYTES = 0x08
 
 
 def read_folder(folder: Path) -> RawData:
-    """Read ``train-images…``, ``train-labels…`` and, if they are there, ``t10k-`` or ``test-`` files."""
+    """Read ``train-images…``, ``train-labels…`` and, if present, ``t10k-`` or ``test-`` files."""
     name = folder.resolve().name
     arrays: dict[str, NDArray[Any] | None] = {
         "X": _read_part(folder, ("train-images",), dimensions=3),
@@ -36,11 +36,11 @@ def read_folder(folder: Path) -> RawData:
 
 
 def _read_part(folder: Path, names: tuple[str, ...], dimensions: int) -> NDArray[Any] | None:
-    """Read the one file of the folder with one of these names in its own; None if there is no such file."""
+    """Read the one file of the folder whose name contains one of these names; None if there is no such file."""
     paths = sorted({path for name in names for path in folder.glob(f"*{name}*") if path.is_file()})
     if not paths:
         return None
-    if len(paths) == 2 and paths[1].name == f"{paths[0].name}.gz":  # a download beside what was unpacked from it
+    if len(paths) == 2 and paths[1].name == f"{paths[0].name}.gz":  # a download next to its unpacked file
         array = _read_file(paths[0], dimensions)
         if _unpacks_to(paths[1], paths[0]):
             return array
@@ -50,7 +50,7 @@ def _read_part(folder: Path, names: tuple[str, ...], dimensions: int) -> NDArray
 
 
 def _unpacks_to(packed: Path, plain: Path) -> bool:
-    """Whether a gzipped file holds what lies unpacked beside it."""
+    """Whether a gzipped file holds the unpacked file next to it."""
     expected = plain.read_bytes()
     try:
         with gzip.open(packed) as stream:

@@ -1,7 +1,7 @@
-"""What the columns of a table are, inferred from its cells: numbers in which style, categories, or neither surely.
+"""Infers the columns of a table from its cells: numbers in which style, categories, or neither for certain.
 
-What is inferred and might surprise is said. Where cells contradict each other, it is an error if they are few, and
-else said, with what the user can do about it.
+Surprising inferences are reported. Cells that contradict the others are an error if they are few; otherwise they are
+reported, with what the user can do about it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gpubp.data.schema import ColumnSchema, Schema, TableOptions
 from gpubp.data.source import option, printable
 from gpubp.errors import DataError
 
-# Cells that contradict all others are mistakes if they are at most this fraction of the cells, or at most so many;
-# where they are more, all cells are categories.
+# Cells that contradict all others are mistakes if they are at most this fraction of the cells, or at most this many; if
+# there are more, all cells are categories.
 FEW_TEXTS_FRACTION = 0.05
 FEW_TEXTS = 3
-MOST_NUMBERED_CODES = 20  # so many different numbers among texts may be codes, more are measurements
-LONGEST_LIST = 3  # texts that a message shows
+MOST_NUMBERED_CODES = 20  # up to this many distinct numbers among texts may be codes; more are measurements
+LONGEST_LIST = 3  # texts shown in a message
 GROUPED_BY_POINTS = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+", re.ASCII)
 BOOLEAN_TEXTS = frozenset({"true", "false"})
 
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 
 def infer(cells: Cells, options: TableOptions, where: Where, say: Say) -> tuple[Schema, dict[str, PlainNumbers]]:
-    """Tell what the columns of a table are.
+    """Infer the schema of a table.
 
     Parameters
     ----------
@@ -44,18 +44,18 @@ def infer(cells: Cells, options: TableOptions, where: Where, say: Say) -> tuple[
     where : callable
         ``where(row, column)`` names a cell for a message.
     say : callable
-        Takes what the user should be told.
+        Called with notices for the user.
 
     Returns
     -------
     schema : Schema
     plain : dict of str to PlainNumbers
-        The pass over the cells that the schema came from, for whoever reads the columns next.
+        The parsed cells behind the schema, for the next reader of the columns.
 
     Raises
     ------
     DataError
-        If a few cells of a column contradict the others, or a column can be read in two ways.
+        If a few cells of a column contradict the others, or a column is ambiguous.
     """
     read = [name for name in cells.names if name not in options.ignore]
     plain = dict(zip(read, cells.plain_numbers(read), strict=True))
@@ -80,7 +80,7 @@ def infer(cells: Cells, options: TableOptions, where: Where, say: Say) -> tuple[
 
 
 def header_is_a_row(cells: Cells, schema: Schema) -> bool:
-    """Whether the names of the columns look like the cells below: numbers above numbers, known texts above texts."""
+    """Whether the column names look like the cells below: numbers above numbers, known texts above texts."""
     names: dict[str, list[str]] = {"number": [], "category": []}
     for name, column in schema.columns.items():
         if column.kind in names and column.why != "empty":
@@ -91,24 +91,24 @@ def header_is_a_row(cells: Cells, schema: Schema) -> bool:
         return False
     if all(recurs) or not numbers:
         return all(recurs) and bool(recurs)
-    # Years and other numbers that count up may well name columns.
+    # Years and other ascending numbers may well be column names.
     years = [float(name) for name in numbers if name.isdecimal()]
     return len(years) < len(numbers) or years != sorted(set(years))
 
 
 class _Facts:
-    """The cells of a column, sorted by what they can be.
+    """The cells of a column, grouped by what they can be.
 
     Attributes
     ----------
     n_plain : int
         Cells that are plain numbers.
     texts : dict of str to int
-        How often each other text occurs that is no sign of a missing value.
+        Counts of every other text that is not a marker of a missing value.
     markers : dict of str to int
-        How often texts occur that are signs of a missing value among numbers only.
+        Counts of texts that mark missing values only among numbers.
     missing : tuple of str
-        Signs of missing values that occur anywhere.
+        Markers of missing values that occur anywhere.
     """
 
     def __init__(self, name: str, cells: Cells, plain: PlainNumbers, options: TableOptions) -> None:
@@ -131,11 +131,11 @@ class _Facts:
 
     @property
     def all_plain(self) -> bool:
-        """Whether every cell that is filled is a plain number, 15 digits or more."""
+        """Whether every filled cell is a plain number, even of more than 15 digits."""
         return all(PLAIN_NUMBER.fullmatch(text) for text in self.texts)
 
     def all_texts(self) -> Counter[str]:
-        """Count the texts of all cells that have a value, plain numbers too."""
+        """Count the texts of all filled cells, including plain numbers."""
         counts = Counter(self.cells.texts(self.name))
         unwanted = [text for text in counts if text in self.markers or is_missing(text, self.options.missing)]
         for text in unwanted:
@@ -148,7 +148,7 @@ class _Facts:
 
 
 def _number_styles(facts: _Facts) -> list[NumberStyle]:
-    """Find how the cells of a column can be read as numbers, all of them; nothing if they cannot."""
+    """Find the styles in which all cells of a column are numbers; empty if there is none."""
     asked = facts.options.kinds.get(facts.name)
     if asked not in (None, "number") or not (facts.n_plain or facts.texts):
         return []
@@ -162,19 +162,19 @@ def _number_styles(facts: _Facts) -> list[NumberStyle]:
 
 
 def _plain_styles(facts: _Facts) -> list[NumberStyle]:
-    """Find the styles of plain numbers; where "1.234" may be thousands, that is another."""
+    """Find the styles of plain numbers, including thousands if "1.234" may mean them."""
     if facts.options.decimal == "," and not facts.texts and (styles := possible_styles(facts.all_texts())):
         return _preferred(facts, styles)
     return [NumberStyle()]
 
 
 def _preferred(facts: _Facts, styles: list[NumberStyle]) -> list[NumberStyle]:
-    """Keep the styles with the decimal sign that the user gave, where there are such."""
+    """Keep the styles with the user's decimal sign, if there are any."""
     return [style for style in styles if style.decimal == facts.options.decimal] or styles
 
 
 def _choose_style(facts: _Facts, styles: list[NumberStyle], decimals: set[str], where: Where) -> NumberStyle:
-    """Choose by the other columns, or by the currency or the delimiter, what a comma or point means."""
+    """Choose what a comma or point means by the other columns, the currency or the delimiter."""
     by_decimal = {style.decimal: style for style in styles}
     if len(decimals) == 1:
         return by_decimal[next(iter(decimals))]
@@ -190,7 +190,7 @@ def _choose_style(facts: _Facts, styles: list[NumberStyle], decimals: set[str], 
 
 
 def _decimal_mark(facts: _Facts, style: NumberStyle) -> str | None:
-    """Tell which decimal sign a column of numbers shows, None if it has no decimals."""
+    """The decimal sign that a column of numbers uses, None if it has no decimals."""
     if style.decimal == "," or style.thousands == ",":
         return "," if style.decimal == "," else "."
     if style.thousands == ".":
@@ -199,7 +199,7 @@ def _decimal_mark(facts: _Facts, style: NumberStyle) -> str | None:
 
 
 def _decide(facts: _Facts, style: NumberStyle | None, where: Where, say: Say, problems: dict[str, str]) -> ColumnSchema:
-    """Tell what a column is, given how it can be read as numbers, if it can."""
+    """Decide the type of a column, given its style as numbers, if any."""
     asked = facts.options.kinds.get(facts.name)
     if asked is not None:
         return _decide_as_asked(facts, asked, style, where)
@@ -216,7 +216,7 @@ def _decide(facts: _Facts, style: NumberStyle | None, where: Where, say: Say, pr
 
 
 def _decide_among_dates(facts: _Facts, formats: list[str], say: Say) -> ColumnSchema:
-    """Tell what a column of dates is; where day and month cannot be told apart, its texts are categories."""
+    """Decide the type of a column of dates; if day and month are ambiguous, its texts are categories."""
     example = printable(next(iter(facts.texts)))
     if len(formats) > 1:
         say(
@@ -238,7 +238,7 @@ def _decide_among_dates(facts: _Facts, formats: list[str], say: Say) -> ColumnSc
 
 
 def _decide_without_texts(facts: _Facts, say: Say) -> ColumnSchema:
-    """Tell what a column is that holds codes such as 007, or nothing."""
+    """Decide the type of a column of codes such as 007, or of an empty one."""
     if not facts.n_plain:
         if facts.markers:
             return ColumnSchema("category", "texts", missing=facts.missing)
@@ -265,7 +265,7 @@ def _decide_as_asked(facts: _Facts, asked: str, style: NumberStyle | None, where
             )
         return replace(_decide_among_dates(facts, formats, lambda note: None), why=why)
     if asked == "category":
-        # Whoever says that texts are categories means all of them: NA is Namibia.
+        # A user who declares texts to be categories means all of them: NA is Namibia.
         known = tuple(text for text in facts.missing if not is_declared(text, facts.options.missing))
         missing = tuple(text for text in facts.missing if text not in known)
         return ColumnSchema("category", why, boolean=_is_boolean(facts), missing=missing, categories=known)
@@ -280,7 +280,7 @@ def _decide_as_asked(facts: _Facts, asked: str, style: NumberStyle | None, where
 
 
 def _decide_among_texts(facts: _Facts, where: Where, say: Say, problems: dict[str, str]) -> ColumnSchema:
-    """Tell what a column is in which not all cells are numbers, or not all written alike."""
+    """Decide the type of a column whose cells are not all numbers, or not all written alike."""
     texts = facts.all_texts()
     numbers = {text: count for text, count in texts.items() if split_number(text) is not None}
     n_numbers = sum(numbers.values())
@@ -308,14 +308,14 @@ def _decide_among_texts(facts: _Facts, where: Where, say: Say, problems: dict[st
 
 
 def _say_mixed(facts: _Facts, texts: Counter[str], say: Say) -> None:
-    """Say that a column of categories holds numbers too, if it does."""
+    """Report numbers in a column of categories."""
     numbers = sum(count for text, count in texts.items() if PLAIN_NUMBER.fullmatch(text))
     if numbers:
         say(f'column "{facts.name}": {numbers} numbers and {texts.total() - numbers} texts, read as categories')
 
 
 def _say_missing_codes(facts: _Facts, say: Say) -> None:
-    """Say which letters among the texts mean that a value is missing: they may be codes, as NA is Namibia's."""
+    """Report texts read as missing values that may be codes, as NA is Namibia's."""
     codes = [text for text in facts.missing if text.isalpha() and not is_declared(text, facts.options.missing)]
     if codes:
         count = sum(text in codes for text in facts.cells.texts(facts.name))
@@ -326,7 +326,7 @@ def _say_missing_codes(facts: _Facts, say: Say) -> None:
 
 
 def _minority(numbers: dict[str, int]) -> dict[str, int]:
-    """Find the numbers that are not written as most are, where each alone could be one."""
+    """Find the numbers written unlike most, if each alone could be one."""
     groups: dict[tuple[str, str], dict[str, int]] = {}
     for text, count in numbers.items():
         style = (possible_styles([text]) or [NumberStyle()])[0]
@@ -337,7 +337,7 @@ def _minority(numbers: dict[str, int]) -> dict[str, int]:
 
 
 def _first_contradiction(facts: _Facts) -> str:
-    """Find a text that is no number, or not written as most."""
+    """Find a text that is not a number, or written unlike most."""
     texts = facts.all_texts()
     return next((text for text in texts if split_number(text) is None), None) or next(iter(_minority(texts)))
 
@@ -379,7 +379,7 @@ def _numbers(facts: _Facts, style: NumberStyle, why: str) -> ColumnSchema:
 
 
 def _say_how_numbers_are_written(facts: _Facts, style: NumberStyle, say: Say) -> None:
-    """Say what was taken off or understood, with an example, and what was taken for missing."""
+    """Report what was stripped or interpreted, with an example, and what was taken for missing."""
     if style != NumberStyle():
         texts = facts.texts or facts.all_texts()
         text = max(texts, key=len)
@@ -400,8 +400,8 @@ def _say_how_numbers_are_written(facts: _Facts, style: NumberStyle, say: Say) ->
 
 
 def _possible_thousands(facts: _Facts) -> str | None:
-    """Return a text of a column of plain numbers in which each point could stand between thousands."""
-    # As thousands, 1.25 would not have two digits behind the point, nor 0.123 begin with zero.
+    """Return a text of a column of plain numbers whose points could all separate thousands."""
+    # As thousands, 1.25 would not have two digits after the point, nor would 0.123 begin with zero.
     if facts.options.decimal == "." or facts.plain.decimals != 3 or (np.abs(facts.plain.values) < 1).any():
         return None
     texts = [text for text in facts.cells.texts(facts.name) if "." in text]

@@ -1,10 +1,10 @@
-"""Texts that stand for a value that is missing."""
+"""Texts that stand for a missing value."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Everywhere, in any case: what pandas takes for missing by default, and "?".
+# Everywhere, in upper or lower case: pandas' default markers, and "?".
 ALWAYS = frozenset("|?|na|nan|-nan|nat|null|n/a|<na>|#n/a|#n/a n/a|#na|1.#ind|-1.#ind|1.#qnan|-1.#qnan".split("|"))
 # Among numbers and dates only: elsewhere "none" and "unknown" may well be categories, or classes to predict.
 AMONG_NUMBERS = frozenset(
@@ -23,7 +23,7 @@ def is_missing(text: str, declared: Iterable[str] = (), among_numbers: bool = Fa
     text : str
         Without spaces around it.
     declared : iterable of str
-        What the user says to be missing; where both are numbers, "-999" is "-999.0" too.
+        Markers declared by the user; as numbers, "-999" and "-999.0" are equal.
     among_numbers : bool
         Whether the column is one of numbers or dates.
     """
@@ -34,12 +34,12 @@ def is_missing(text: str, declared: Iterable[str] = (), among_numbers: bool = Fa
 
 
 def is_declared(text: str, declared: Iterable[str]) -> bool:
-    """Whether the user says that a cell with this text lacks a value."""
+    """Whether the user declared this text to mean a missing value."""
     return any(text == marker or _same_number(text, marker) for marker in declared)
 
 
 def declared_numbers(declared: Iterable[str]) -> list[float]:
-    """The numbers among what the user says to be missing."""
+    """The numbers among the markers that the user declared."""
     return [number for marker in declared if (number := _as_number(marker)) is not None]
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 PLAIN_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|[-+]?inf(?:inity)?", re.ASCII | re.IGNORECASE)
-SEPARATORS = {",": ",", ".": ".", " ": "[ \u00a0\u2009\u202f]", "'": "['\u2019]"}  # of thousands, with their variants
+SEPARATORS = {",": ",", ".": ".", " ": "[ \u00a0\u2009\u202f]", "'": "['\u2019]"}  # of thousands, with variants
 CURRENCIES = frozenset("us$ r$ rs. rs kr zł eur usd gbp jpy chf inr cny sek nok dkk".split())
-# Units that may follow a number without a space; with a space between them, any word may.
+# Units that may follow a number without a space; after a space, any word may.
 UNITS = frozenset(
     "% ‰ ° °c °f mm cm m km µm nm in ft yd mi mg g kg t lb lbs oz ml cl dl l ms s sec min h hr hrs d w kw mw kwh v a "
     "ma hz khz mhz ghz kb mb gb tb j kj mj kcal cal pa hpa kpa bar psi k km/h kmh mph m/s m2 m² m3 m³ km2 km² ha sqft "
@@ -33,7 +33,7 @@ class NumberStyle:
     decimal : {".", ","}
     thousands : {"", ",", ".", " ", "'"}
     unit : str
-        What stands before or behind each number, in lower case: "$", "%", "cm".
+        The text before or after each number, in lower case: "$", "%", "cm".
     """
 
     decimal: str = "."
@@ -42,11 +42,11 @@ class NumberStyle:
 
     @property
     def is_plain(self) -> bool:
-        """Whether a number without a unit or separators means here what it means in a program."""
+        """Whether a number without a unit or separators has its usual meaning in programs."""
         return self.decimal == "." and self.thousands != "."
 
     def parse(self, text: str) -> float | None:
-        """Read a number in this style, None if it is not written so; the unit may be absent."""
+        """Read a number in this style, or None if it has another; the unit may be absent."""
         if self.is_plain and PLAIN_NUMBER.fullmatch(text):
             return float(text)
         parts = split_number(text)
@@ -59,12 +59,12 @@ class NumberStyle:
         return -number if parts.negative else number
 
     def with_decimal(self, decimal: str) -> NumberStyle:
-        """The style with another sign before decimals; thousands are not separated by the same."""
+        """The style with another decimal sign, which then does not separate thousands."""
         other = "," if decimal == "." else "."
         return replace(self, decimal=decimal, thousands=other if self.thousands == decimal else self.thousands)
 
     def describe(self) -> str:
-        """Say how the numbers are written, for a note."""
+        """Describe how the numbers are written, for a note."""
         how = [f'"{self.unit}" left off'] if self.unit else []
         if self.thousands:
             how.append(f'"{self.thousands}" between thousands')
@@ -77,14 +77,14 @@ class NumberStyle:
         whole = r"\d+"
         if self.thousands:
             separator = SEPARATORS[self.thousands].replace(".", r"\.")
-            # Two digits between separators as well as three: 12,34,567.
+            # Two digits between separators are allowed too: 12,34,567.
             whole += rf"|[1-9]\d{{0,2}}(?:{separator}\d{{2,3}})*{separator}\d{{3}}"
         return re.fullmatch(rf"(?:{whole})(?:{point}\d*)?|{point}\d+", body, re.ASCII) is not None
 
 
 @dataclass(frozen=True)
 class NumberParts:
-    """A number taken apart, its digits and separators not yet understood."""
+    """The parts of a number, with digits and separators not yet interpreted."""
 
     negative: bool
     body: str
@@ -93,7 +93,7 @@ class NumberParts:
 
 
 def split_number(text: str) -> NumberParts | None:
-    """Take apart sign, unit and digits of a text that may be a number; None if it is none in any style."""
+    """Split a text into sign, unit and digits; None if it is not a number in any style."""
     match = NUMBER_WITH_UNIT.fullmatch(text)
     if match is None or (match["open"] is None) != (match["close"] is None):
         return None
@@ -110,9 +110,9 @@ def split_number(text: str) -> NumberParts | None:
 
 
 def possible_styles(texts: Iterable[str]) -> list[NumberStyle]:
-    """Find the styles that all these texts are numbers in, with at most one unit among them.
+    """Find the styles in which all these texts are numbers, with at most one unit among them.
 
-    More than one if it cannot be told from these texts whether "1,234" has thousands or decimals.
+    There are several if these texts do not show whether "1,234" has thousands or decimals.
     """
     parts = []
     for text in texts:
@@ -121,7 +121,7 @@ def possible_styles(texts: Iterable[str]) -> list[NumberStyle]:
             return []
         parts.append(part)
     units = {part.unit for part in parts if part.unit}
-    # A zero may stand without its unit; another number without it may mean something else: 45% and 0.45.
+    # A zero may lack the unit; another number without it may mean something else: 45% and 0.45.
     bare = [part for part in parts if not part.unit and part.body.strip("0.,")]
     if len(units) > 1 or (units and bare and not all(map(_is_currency, units))):
         return []
@@ -130,7 +130,7 @@ def possible_styles(texts: Iterable[str]) -> list[NumberStyle]:
     letters = set("".join(bodies))
     used = ["", *(mark for mark, variants in SEPARATORS.items() if letters & set(variants.strip("[]")))]
     styles = [NumberStyle(decimal, mark, unit) for decimal, mark in product(".,", used) if decimal != mark]
-    # Separators that do not occur tell nothing: the plainer style stands for the others.
+    # Separators that do not occur give no information: the plainest style represents the others.
     styles = [style for style in styles if style.decimal == "." or "," in letters or style.thousands == "."]
     return [
         style

@@ -1,4 +1,4 @@
-"""The reader of folders of pictures, one folder a class, through Pillow (extra ``images``)."""
+"""The reader of folders of pictures, one folder per class, through Pillow (extra ``images``)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gpubp.errors import DataError, UsageError
 ENDINGS = (".png", ".jpg", ".jpeg")
 GREY_MODES = ("1", "L")
 COLOUR_MODES = ("P", "PA", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-PARTS = (("train", "test"), ("training", "testing"))  # folders that hold the folders of classes, where there are two
-ORIENTATION = 0x0112  # Exif's tag: from 5 on, width and height are exchanged to show the picture
+PARTS = (("train", "test"), ("training", "testing"))  # the parts' folders, which hold the folders of classes
+ORIENTATION = 0x0112  # Exif tag: from 5 on, width and height are swapped for display
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -30,10 +30,10 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def read_folder(folder: Path) -> RawData:
-    """Read a folder of pictures, all of one size; shades of grey are one number a pixel, colours three.
+    """Read a folder of pictures, all of one size; grey takes one number per pixel, colour three.
 
-    It holds a folder of pictures for each class; or two such folders, ``train`` and ``test``; or, to be predicted,
-    pictures.
+    It holds a folder of pictures for each class, or folders ``train`` and ``test`` of that kind, or, for prediction,
+    just pictures.
     """
     for train, test in PARTS:
         if (folder / train).is_dir() and (folder / test).is_dir():
@@ -56,7 +56,7 @@ def read_folder(folder: Path) -> RawData:
 
 
 def _list_pictures(folder: Path) -> list[tuple[Path, str | None]]:
-    """List the pictures below a folder with their classes, or those in it, which have none."""
+    """List the pictures in subfolders with their classes, or those directly in the folder, which have none."""
     plain = _pictures(folder)
     inner = {place.name: _pictures(place) for place in _folders(folder)}
     if plain and any(inner.values()):
@@ -85,7 +85,7 @@ def _classes(pictures: Sequence[tuple[Path, str | None]]) -> NDArray[Any] | None
 
 
 def _read_pictures(paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Read pictures of one size as (pictures, height, width), or (…, 3) where one of them has colours."""
+    """Read pictures of one size as (pictures, height, width), or (…, 3) if any of them has colours."""
     sizes_and_modes = [_size_and_mode(path) for path in paths]
     size = sizes_and_modes[0][0]
     for path, (other, _) in zip(paths, sizes_and_modes, strict=True):
@@ -105,7 +105,7 @@ def _read_pictures(paths: Sequence[Path]) -> NDArray[np.uint8]:
 
 
 def _size_and_mode(path: Path) -> tuple[tuple[int, int], str]:
-    """Read width and height, as the picture is shown, and how it stores a pixel."""
+    """Read the displayed width and height, and the pixel mode."""
     with _open(path) as picture:
         mode = str(picture.mode)
         if mode not in (*GREY_MODES, *COLOUR_MODES):
@@ -125,7 +125,7 @@ def _decode(path: Path, mode: str) -> NDArray[np.uint8]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Open a picture, of which nothing is decoded until it is asked for; raise by its name where it is damaged."""
+    """Open a picture, which is decoded only on demand; if it is damaged, the error names it."""
     try:
         from PIL import Image
     except ImportError:

@@ -45,20 +45,19 @@ class PreparedData:
     ----------
     task : {"classification", "multilabel", "regression"}
     loss : str
-        Its name: the loss that was asked for, or the one that the target implies.
+        The name of the requested loss, or of the one that the target implies.
     train, validation, test : (X, y) or None
-        X (m, n_inputs) C-contiguous, or SparseRows where that would be large and mostly zeros;
-        y (m,) int64 for cross-entropy, otherwise (m, n_outputs) of
-        X's dtype.
+        X (m, n_inputs) C-contiguous, or SparseRows if that would be large and mostly zeros; y (m,) int64 for
+        cross-entropy, otherwise (m, n_outputs) of X's dtype.
     n_inputs, n_outputs : int
     preprocessing : dict
-        What was fitted, for `encode` and `decode`: plain JSON.
+        The fitted encoding, for `encode` and `decode`: plain JSON.
     classes : list or None
-        The class that each index stands for, where each row has one class.
+        The class of each index, if each row has one class.
     notes : list of str
-        What was guessed, left out or replaced, to be said aloud.
+        What was guessed, left out or replaced, to be reported.
     stream : ScratchRows or None
-        Where not all training rows lie in memory: all of them, for `gpubp.train(net, batches=...)`. `train` are some.
+        If not all training rows are in memory: all of them, for `gpubp.train(net, batches=...)`. `train` has only some.
     """
 
     task: str
@@ -75,12 +74,12 @@ class PreparedData:
 
     @property
     def rows(self) -> int:
-        """Training rows."""
+        """The number of training rows."""
         return len(self.train[0]) if self.stream is None else self.stream.shape[0]
 
     @property
     def training_arguments(self) -> dict[str, Any]:
-        """The training rows, as `gpubp.train` takes them."""
+        """The training rows, as arguments of `gpubp.train`."""
         return dict(zip("Xy", self.train, strict=True)) if self.stream is None else {"batches": self.stream}
 
     @property
@@ -101,7 +100,7 @@ def prepare(
     seed: int = 0,
     dtype: Any = np.float32,
 ) -> PreparedData:
-    """Split a data set and encode it, everything fitted on the training rows alone.
+    """Split a data set and encode it, with everything fitted only on the training rows.
 
     Parameters
     ----------
@@ -110,20 +109,19 @@ def prepare(
     loss : str or Loss
         "auto" chooses by the target (see `gpubp.data.targets.infer_loss`) and says so in the notes.
     output_activation : str, Activation, Softmax or tuple of these
-        What the network's outputs come from, or those of several networks that are compared. Values to be predicted
-        are scaled to what all of them can reach. "auto" is the loss's own.
+        The output activation of the network, or those of several networks that are compared. Target values are scaled
+        to a range that all of them can reach. "auto" is the loss's own.
     test : float, path or None
-        A fraction of the rows (0 for no test part), a file of test rows, or None: the test part that
-        the data set came with, else 20 % of the rows.
+        A fraction of the rows (0 for no test part), a file of test rows, or None: the data set's own test part, else 20
+        % of the rows.
     validation : float or None
         A fraction of the rows that the test part leaves for training; 0 and None for no validation part.
     numbers : str
-        How the columns of numbers of a table are encoded: names in `gpubp.data.encodings.ENCODINGS`, with ``+``
-        between those that are combined.
+        The encoding of a table's columns of numbers: names in `gpubp.data.encodings.ENCODINGS`, combined with ``+``.
     seed : int
-        The seed of the random splits, which keep the classes in proportion, and of what encodings draw.
+        The seed of the random splits, which are stratified by class, and of encodings with random numbers.
     dtype : dtype
-        The type of X, and of y where it is not class indices.
+        The type of X, and of y unless it holds class indices.
 
     Raises
     ------
@@ -164,7 +162,7 @@ def prepare(
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """What is learned from a data set, and which rows are kept for testing.
+    """What to learn from a data set, and which rows are kept for testing.
 
     Attributes
     ----------
@@ -173,14 +171,14 @@ class Chosen:
     loss : Loss
     outputs : Outputs
     target : dict
-        The encoding of the target, without mean and scale yet.
+        The encoding of the target, still without mean and scale.
     strata : (data.rows,) or None
         The class of each row.
     rows : (n,) int
         The rows of `data` to train and validate on.
     test_rows : (n_test,) int
     test_data : RawData
-        The data set that these are rows of.
+        The data set that contains these rows.
     """
 
     data: RawData
@@ -200,21 +198,25 @@ def choose(
     test: float | str | Path | None,
     seed: int,
 ) -> Chosen:
-    """Choose target, loss and test rows as `prepare` says."""
+    """Choose target, loss and test rows as described in `prepare`."""
     data = with_default_target(data)
     chosen_loss = targets.infer_loss(data) if loss == "auto" else get_loss(loss)
     outputs = targets.Outputs.of(chosen_loss, output_activation)
     target = targets.fit(data, chosen_loss, outputs)
     strata = targets.class_indices(target, data)
     rows, test_rows, test_data = split_test(data, test, strata, seed)
+<<<<<<< HEAD
     raw_values(test_data)  # raises where the test rows have no target
+=======
+    targets.raw_values(test_data)  # raises if the test rows have no target
+>>>>>>> english3
     return Chosen(data, chosen_loss, outputs, target, strata, rows, test_rows, test_data)
 
 
 def encode(
     preprocessing: dict[str, Any], data: RawData, *, with_target: bool = True, dtype: Any = np.float32
 ) -> tuple[Any, NDArray[Any] | None]:
-    """Encode raw rows as a trained network takes them.
+    """Encode raw rows for a trained network.
 
     Parameters
     ----------
@@ -223,9 +225,9 @@ def encode(
     data : RawData
         A table's columns may come in any order. What was replaced or ignored is added to ``data.notes``.
     with_target : bool
-        Whether to encode the target where `data` has it; predicting needs none.
+        Whether to encode the target if `data` has one; predicting needs none.
     dtype : dtype
-        The type of X, and of y where it is not class indices.
+        The type of X, and of y unless it holds class indices.
 
     Returns
     -------
@@ -236,19 +238,19 @@ def encode(
     Raises
     ------
     DataError
-        If columns are missing, or a value is not of the kind that the network was trained on.
+        If columns are missing, or a value has another kind than in training.
     """
     data = as_trained(preprocessing, data, with_target)
     return _encode_rows(preprocessing, data, features.ALL_ROWS, dtype, with_target)
 
 
 def as_trained(preprocessing: dict[str, Any], data: RawData, with_target: bool = True) -> RawData:
-    """Read raw rows as those were that a network was trained on, and note what they lack, exceed, or have besides.
+    """Read raw rows in the way a network's training rows were, and note what they lack, exceed, or have in addition.
 
     Raises
     ------
     DataError
-        As `encode`.
+        As in `encode`.
     """
     encoding, target = preprocessing["features"], preprocessing["target"]
     data = as_inputs(data, encoding["kind"], encoding["numbers"]["width"])
@@ -280,7 +282,7 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
     -------
     dict of str to ndarray (m,)
         ``prediction``, the class or the value in raw units, and ``probability_CLASS`` for each class
-        (``output_CLASS`` where a loss on values tells them apart); with several labels or values ``prediction_0``,
+        (``output_CLASS`` for a loss on values); with several labels or values ``prediction_0``,
         ``prediction_1``, … (and ``probability_0``, … for labels), or the names of the target's columns instead of
         numbers.
     """
@@ -288,7 +290,7 @@ def decode(preprocessing: dict[str, Any], outputs: NDArray[Any]) -> dict[str, ND
 
 
 def schema_of_network(preprocessing: Mapping[str, Any]) -> Schema:
-    """What the columns of the table are that a network was trained on.
+    """The schema of the table that a network was trained on.
 
     Parameters
     ----------
@@ -299,7 +301,7 @@ def schema_of_network(preprocessing: Mapping[str, Any]) -> Schema:
 
 
 def with_decimal(preprocessing: dict[str, Any], decimal: str) -> dict[str, Any]:
-    """The preprocessing for rows whose numbers have another sign before decimals than those of training had.
+    """The preprocessing for rows whose numbers use another decimal sign than in training.
 
     Parameters
     ----------
@@ -325,14 +327,14 @@ def fit_features(
     seed: int,
     weight: NDArray[np.float64] | None = None,
 ) -> features.Encoding:
-    """Fit the encoding of the columns on these rows, with bins by their targets where `numbers` asks for such."""
+    """Fit the encoding of the columns on these rows, with bins chosen by their targets if `numbers` requires it."""
     y = targets.apply(target, data, rows, np.float64) if numbers != features.STANDARD else None
     to_predict = None if y is None else Target(y, target["type"] in ("classes", "binary", "labels"), weight)
     return features.fit(data, rows, numbers, to_predict, seed)
 
 
 def with_schema(encoding: features.Encoding, data: RawData) -> dict[str, Any]:
-    """The encoding of the columns; for a table, with what they were read as."""
+    """The encoding of the columns; for a table, with its schema."""
     if data.kind != "table":
         return {"features": encoding}
     return {"features": encoding, "schema": schema_of(data).with_left_out(encoding["left_out"]).to_json()}
@@ -347,9 +349,9 @@ def _encode_rows(
 
 
 def with_default_target(data: RawData) -> RawData:
-    """Make the last column of a table without a target its target, with a note; return other data as they are.
+    """If a table has no target, make its last column the target, with a note; return other data as they are.
 
-    Columns that are left out or number the rows are no default.
+    Columns that are left out or number the rows are skipped.
 
     Raises
     ------
@@ -380,7 +382,7 @@ def with_default_target(data: RawData) -> RawData:
 def split_test(
     data: RawData, test: float | str | Path | None, strata: NDArray[Any] | None, seed: int
 ) -> tuple[features.RowIndices, features.RowIndices, RawData]:
-    """Choose the test rows as `prepare` says.
+    """Choose the test rows as described in `prepare`.
 
     Returns
     -------
@@ -388,7 +390,7 @@ def split_test(
         The rows of `data` that are left for training and validation.
     test_rows : (n_test,) int
     test_data : RawData
-        The data set that they are rows of: `data`, its test part or another file.
+        The data set that contains them: `data`, its test part or another file.
     """
     rows = np.arange(data.rows)
     part = data.test_part
@@ -404,7 +406,7 @@ def split_test(
 
 
 def _read_test_file(data: RawData, path: str | Path) -> RawData:
-    """Read another file as `data` was read."""
+    """Read another file in the way `data` was read."""
     if data.kind != "table":
         return read(path)
     schema = schema_of(data)
@@ -416,9 +418,9 @@ def _read_test_file(data: RawData, path: str | Path) -> RawData:
 def split_rows(
     data: RawData, rows: features.RowIndices, fraction: float, strata: NDArray[Any] | None, seed: int, part: str
 ) -> tuple[features.RowIndices, features.RowIndices]:
-    """Draw a random fraction of `rows`, of each class alike where `strata` are given.
+    """Draw a random fraction of `rows`, stratified by class if `strata` are given.
 
-    Where scikit-learn's ``train_test_split`` can do it, the rows are those that it draws with the same seed.
+    If scikit-learn's ``train_test_split`` can do it, the rows are those it draws with the same seed.
 
     Parameters
     ----------
@@ -447,7 +449,7 @@ def split_rows(
         single = counts[inverse] == 1  # a class of one row can only be learned from
         singletons, rows = rows[single], rows[~single]
         labels = strata[rows]
-        fewest = int((counts > 1).sum())  # in either part, one row a class
+        fewest = int((counts > 1).sum())  # in either part, one row per class
     else:
         fewest = 1
     if not len(rows):

@@ -1,4 +1,4 @@
-"""What a model file says of raw rows, checked as a whole: none of it is used before it is known to fit together."""
+"""Checks a model file's description of raw rows as a whole: nothing is used before all of it is consistent."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ TARGET = {
     "training_mean?": _NUMBERS,
 }
 PREPROCESSING = {"features": FEATURES, "target": TARGET, "schema?": SCHEMA}
-TRIED_ROWS = 3  # of zeros, that encodings of numbers are tried on
+TRIED_ROWS = 3  # of zeros, on which encodings of numbers are tried
 
 
 def check_preprocessing(where: str, preprocessing: Any, n_inputs: int | None, n_outputs: int) -> None:
-    """Refuse what a model file says of raw rows unless all of it fits together, and fits the network.
+    """Refuse a model file's description of raw rows unless it is consistent, and fits the network.
 
     Parameters
     ----------
     where : str
         The file, and the entry in it, for messages.
     preprocessing
-        As `prepare` makes it.
+        As made by `prepare`.
     n_inputs : int or None
-        n_0 of the network that takes the encoded rows; None where several networks have encodings of their own.
+        n_0 of the network that takes the encoded rows; None if several networks have encodings of their own.
     n_outputs : int
 
     Raises
@@ -99,7 +99,7 @@ def check_preprocessing(where: str, preprocessing: Any, n_inputs: int | None, n_
 
 
 def check_features(where: str, encoding: Any) -> None:
-    """Refuse the encoding of inputs, as `gpubp.data.features.fit` makes it, where it does not fit together.
+    """Refuse an inconsistent encoding of inputs, which `gpubp.data.features.fit` makes.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def _try_encodings(where: str, fitted: list[dict[str, Any]], columns: int) -> No
 
 
 def _check_target(where: str, target: dict[str, Any], n_outputs: int) -> None:
-    """Refuse the encoding of a target, as `gpubp.data.targets.fit` makes it, where it does not fit together."""
+    """Refuse an inconsistent encoding of a target, which `gpubp.data.targets.fit` makes."""
     if target["outputs"] != n_outputs:
         refuse_metadata(f"{where}.outputs", target["outputs"], f"{n_outputs}, the outputs of the network")
     kind = target["type"]
@@ -159,7 +159,7 @@ def _check_target(where: str, target: dict[str, Any], n_outputs: int) -> None:
 
 
 def _check_schema(where: str, saved: dict[str, Any], encoding: dict[str, Any]) -> None:
-    """Refuse the schema of a table that lacks a column of the encoding, or has options that there are not."""
+    """Refuse a table's schema that lacks a column of the encoding, or has unknown options."""
     try:
         schema = Schema.from_json(saved)
         schema.options.check()
@@ -178,7 +178,7 @@ def _names(encoding: dict[str, Any]) -> list[str]:
 
 
 def _check_lengths(where: str, record: dict[str, Any], length: int, *names: str) -> None:
-    """Refuse lists, where a record has them, that are not of this length."""
+    """Refuse lists in a record that do not have this length."""
     for name in names:
         if name in record and len(record[name]) != length:
             raise DataError(f"{where}.{name} has {len(record[name])} entries, not {length}; the file is damaged")

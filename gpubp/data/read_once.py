@@ -1,7 +1,7 @@
-"""A data set for several processes: on each machine one of them reads and encodes it, and all use the same memory.
+"""A data set for several processes: on each machine, one of them reads and encodes it, and all use the same memory.
 
-Arrays lie in memory that has no name, and rows that do not fit into memory in a scratch file that has none either; the
-others open both by way of the process that made them, so nothing is left behind however the processes end.
+Arrays are in anonymous memory, and rows that do not fit into memory are in an unnamed scratch file; the other processes
+open both through the process that made them, so nothing is left behind however the processes end.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ from gpubp.data.prepare import PreparedData
 from gpubp.scratch import ScratchRows
 
 PARTS = ("train", "validation", "test")
-SAID = ("task", "loss", "n_inputs", "n_outputs", "preprocessing", "classes", "notes")  # of PreparedData, in JSON
-ALIGNMENT = 64  # bytes of a line of cache
+SAID = ("task", "loss", "n_inputs", "n_outputs", "preprocessing", "classes", "notes")  # of PreparedData, as JSON
+ALIGNMENT = 64  # bytes of a cache line
 OF_MATRIX = ("data", "indices", "indptr")
 
 
 class Processes(Protocol):
-    """What is needed of the processes that train together; `gpubp.training.ranks.Ranks` has it."""
+    """What is needed from the processes that train together; `gpubp.training.ranks.Ranks` provides it."""
 
     rank: int
 
     def alike(self, text: str) -> list[int]:
-        """The processes on this machine that give the text that this one does."""
+        """The processes on this machine that pass the same text as this one."""
 
     def texts(self, text: str) -> list[str]:
-        """The texts that the processes give, in their order."""
+        """The texts that the processes pass, in process order."""
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true of any of them."""
+        """Whether the flag is true in any of them."""
 
 
 Prepare = Callable[[], tuple[PreparedData, dict[str, Any]]]
 
 
 def prepared_once(ranks: Processes, asked: str, prepare: Prepare) -> tuple[PreparedData, dict[str, Any]]:
-    """What `prepare` returns, which one rank calls for all on its machine that ask for the same.
+    """The result of `prepare`, which one rank calls for all ranks on its machine with the same request.
 
     Parameters
     ----------
     ranks : Processes
     asked : str
-        What data are read and how: ranks that differ in it read for themselves.
+        Which data are read and how: ranks that differ in it read for themselves.
     prepare : callable
-        Returns encoded data, and what else is to be known of them, as JSON holds it.
+        Returns encoded data, and further facts about them, JSON-serializable.
 
     Returns
     -------
     PreparedData
-        Whose arrays lie once in the memory of the machine.
+        Its arrays exist only once in the machine's memory.
     dict
     """
     together = ranks.alike(asked)
@@ -91,7 +91,7 @@ def prepared_once(ranks: Processes, asked: str, prepare: Prepare) -> tuple[Prepa
 def _described(
     prepared: PreparedData, known: dict[str, Any], memory: BinaryIO, layout: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What other processes need to open the data, as JSON holds it."""
+    """What other processes need to open the data, JSON-serializable."""
     stream = prepared.stream
     return {
         "said": {name: getattr(prepared, name) for name in SAID},
@@ -103,7 +103,7 @@ def _described(
 
 
 def _opened(about: Mapping[str, Any]) -> tuple[PreparedData, dict[str, Any]] | None:
-    """The data that another process shares; None where it cannot be reached."""
+    """The data that another process shares; None if it cannot be reached."""
     stream, memory = None, _borrowed(about["memory"])
     if memory is None:
         return None
@@ -122,7 +122,7 @@ def _opened(about: Mapping[str, Any]) -> tuple[PreparedData, dict[str, Any]] | N
 
 
 def _arrays_of(prepared: PreparedData) -> dict[str, list[NDArray[Any]]]:
-    """The arrays of each part: of X, as it is or as a sparse matrix has them, and y."""
+    """The arrays of each part: X, or the arrays of its sparse matrix, and y."""
     parts = {name: part for name in PARTS if (part := getattr(prepared, name)) is not None}
     return {
         name: [*(getattr(X.matrix, attribute) for attribute in OF_MATRIX), y] if isinstance(X, SparseRows) else [X, y]
@@ -131,7 +131,7 @@ def _arrays_of(prepared: PreparedData) -> dict[str, list[NDArray[Any]]]:
 
 
 def _layout(prepared: PreparedData) -> dict[str, Any]:
-    """Where each array lies in the memory of all: the shape of X, and start, shape and type of each."""
+    """The layout of the arrays in shared memory: the shape of X, and start, shape and type of each array."""
     start, layout = 0, dict[str, Any]()
     for name, arrays in _arrays_of(prepared).items():
         places = []
@@ -147,7 +147,7 @@ def _room(array: NDArray[Any]) -> int:
 
 
 def _memory(prepared: PreparedData) -> BinaryIO | None:
-    """The arrays, one behind the other, in memory that other processes can map; None where the system has none."""
+    """The arrays, one after the other, in memory that other processes can map; None if the system has none."""
     try:
         file = os.fdopen(os.memfd_create("gpubp"), "r+b")
     except (AttributeError, OSError):  # another system, or a container that forbids it
@@ -155,14 +155,14 @@ def _memory(prepared: PreparedData) -> BinaryIO | None:
     for array in itertools.chain.from_iterable(_arrays_of(prepared).values()):
         file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         file.write(bytes(_room(array) - array.nbytes))
-    file.write(bytes(ALIGNMENT))  # what is empty cannot be mapped
+    file.write(bytes(ALIGNMENT))  # an empty file cannot be mapped
     file.flush()
     return file
 
 
 def _mapped(file: BinaryIO, layout: Mapping[str, Any]) -> dict[str, tuple[Any, NDArray[Any]]]:
-    """The parts of a data set, where they lie in a file."""
-    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # who writes to it has a copy of the page
+    """The parts of a data set, mapped from a file."""
+    memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # copy-on-write
 
     def part(shape: Sequence[int], arrays: Sequence[tuple[int, Sequence[int], str]]) -> tuple[Any, NDArray[Any]]:
         *inputs, y = (np.ndarray(tuple(size), dtype, memory, start) for start, size, dtype in arrays)
@@ -176,9 +176,9 @@ def _mapped(file: BinaryIO, layout: Mapping[str, Any]) -> dict[str, tuple[Any, N
 
 
 def _give_back_memory() -> None:
-    """Have the C library give back what raw rows took: it keeps that for itself, and a training has no use for it."""
-    gc.collect()  # tables and their columns know each other
-    with suppress(AttributeError, OSError, TypeError):  # it is glibc's
+    """Make the C library return the memory of raw rows, which it would keep although training does not need it."""
+    gc.collect()  # tables and their columns form cycles
+    with suppress(AttributeError, OSError, TypeError):  # only glibc has it
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -186,12 +186,12 @@ def _give_back_memory() -> None:
 
 
 def _lent(file: BinaryIO) -> list[Any]:
-    """What another process on this machine needs to open a file that is open here."""
+    """What another process on this machine needs to open a file that this process has open."""
     return [os.getpid(), file.fileno(), _identity(file)]
 
 
 def _borrowed(lent: Sequence[Any]) -> BinaryIO | None:
-    """A file that another process has open; None where it cannot be reached, or is another one."""
+    """A file that another process has open; None if it cannot be reached, or is a different one."""
     process, number, identity = lent
     with suppress(OSError):
         file = open(f"/proc/{process}/fd/{number}", "r+b")

@@ -1,4 +1,4 @@
-"""Reading a data set by the name of a built-in one, a file or a folder."""
+"""Reads a data set: a built-in one by name, a file or a folder."""
 
 from __future__ import annotations
 
@@ -47,39 +47,38 @@ def read(
     header: bool | None = None,
     trained: Mapping[str, Any] | None = None,
 ) -> RawData:
-    """Read a data set as it stands, nothing encoded yet.
+    """Read a raw data set, without encoding it.
 
-    What the columns of a table are is inferred once they are asked for, as `prepare` does; all other options tell
-    what cannot be inferred, or is inferred wrongly.
+    The types of a table's columns are inferred when first needed, as in `prepare`; the options below supply what cannot
+    be inferred, or is inferred wrongly.
 
     Parameters
     ----------
     source : str, Path or pandas.DataFrame
-        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz
-        (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
-        columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz,
-        or train_set_x, train_set_y, test_set_x, test_set_y), or an .xlsx workbook, whose first sheet is read; a folder
-        of MNIST-format IDX files, of one HDF5 file for training and one for testing, or of a folder of pictures (PNG,
+        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz (arrays
+        X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its columns
+        are "1", "2", …; or inputs with their targets in a file next to it) or .h5/.hdf5 file (the names of .npz, or
+        train_set_x, train_set_y, test_set_x, test_set_y), or an .xlsx workbook, whose first sheet is read; a folder of
+        MNIST-format IDX files, of one HDF5 file for training and one for testing, or of a folder of pictures (PNG,
         JPEG) for each class; "-" for CSV on standard input; a data frame.
     target : str, optional
-        The column to be predicted, for tables, or several with commas between them; `prepare` takes the last column
-        where none is given.
+        The column to be predicted, for tables, or several separated by commas; `prepare` takes the last column if none
+        is given.
     ignore : sequence of str
         Columns of a table that are left out.
     kinds : mapping of str to {"number", "category", "date", "ignored"}
-        What single columns are.
+        The kinds of single columns.
     missing : sequence of str
-        Texts that mean that a value is missing, such as "-999".
+        Texts that mark missing values, such as "-999".
     decimal : {".", ","}, optional
-        What stands before decimals, where the numbers of a column leave it open.
+        The decimal sign, where the numbers of a column leave it open.
     delimiter, encoding : str, optional
-        Of a CSV file; both are detected.
+        For a CSV file; both are detected by default.
     header : bool, optional
-        Whether the first line of a CSV file names the columns. If it is not given, it does, and is refused where it
-        looks like data.
+        Whether the first line of a CSV file names the columns. By default it does, and is refused if it looks like
+        data.
     trained : mapping, optional
-        The preprocessing of a trained network, whose options are taken instead of these, but for a delimiter and an
-        encoding that are given.
+        The preprocessing of a trained network, whose options replace these, except a given delimiter and encoding.
 
     Returns
     -------
@@ -89,9 +88,10 @@ def read(
     ------
     DataError
         If there is no such data set, or it cannot be read without guessing; the message names the file, the
-        line, the column, the text and the remedy. For cells it is raised once the columns are asked for.
+        line, the column, the text and the remedy. For cells, it is raised when the columns are first used.
     UsageError
-        If a target or an option on columns is given for data without named columns, or names none of them.
+        If a target or an option on columns is given for data without named columns, or names a column that does not
+        exist.
     """
     schema = saved_schema(trained)
     if schema is None:
@@ -107,7 +107,7 @@ def read(
 
 
 def _without_effect(source: Any, delimiter: str | None, encoding: str | None, header: bool | None) -> str:
-    """Which of these options say nothing of `source`, as it is no text; a workbook's first sheet has a header too."""
+    """Which of these options have no effect as `source` is not text; a workbook's first sheet also has a header."""
     name = "" if tables.is_frame(source) else str(source).lower()
     if name == csv_copy.STANDARD_INPUT or name.endswith(TEXTS):
         return ""
@@ -126,14 +126,14 @@ def options_on_tables(
     encoding: str | None = None,
     header: bool | None = None,
 ) -> TableOptions:
-    """The options on tables that `read` takes, checked."""
+    """The checked options on tables that `read` takes."""
     options = TableOptions(tuple(ignore), dict(kinds or {}), tuple(missing), decimal, delimiter, encoding, header)
     options.check()
     return options
 
 
 def read_with(source: Any, target: str | None, options: TableOptions, schema: Schema | None) -> RawData:
-    """Read a data set with these options, and as this schema of another table says, where there is one."""
+    """Read a data set with these options, and by this schema of another table, if given."""
     if tables.is_frame(source):
         data = tables.read_frame(source, options, schema)
     elif str(source) in BUILTIN:
@@ -152,7 +152,7 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
 
 
 def saved_schema(preprocessing: Mapping[str, Any] | None) -> Schema | None:
-    """The schema that was kept with a network; None in files of format 1, and for arrays and images."""
+    """The schema saved with a network; None in files of format 1, and for arrays and images."""
     saved = preprocessing.get("schema") if preprocessing is not None else None
     return None if saved is None else Schema.from_json(saved)
 
@@ -178,14 +178,14 @@ def _read_path(path: Path, options: TableOptions, schema: Schema | None) -> RawD
 
 
 def _read_folder(folder: Path) -> RawData:
-    """Read a folder by what it holds: HDF5 files, pictures, or IDX files, which are also named where it holds none."""
+    """Read a folder by its contents: HDF5 files, pictures, or IDX files, which are also named if it holds none."""
     if hdf5.files_of(folder):
         return hdf5.read_folder(folder)
     return pictures.read_folder(folder) if pictures.holds_pictures(folder) else idx.read_folder(folder)
 
 
 def with_target(data: RawData, target: str) -> RawData:
-    """Set the target's column, or several with commas between them, which become one that is a matrix."""
+    """Set the target's column, or several separated by commas, which are joined into a matrix."""
     if data.kind != "table":
         raise UsageError(f'{data.name} has no named columns, so no target "{target}"; leave the target out')
     if target in data.columns:

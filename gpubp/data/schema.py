@@ -1,4 +1,4 @@
-"""What the columns of a table are: decided once, on the table that a network is trained on, and kept in its file."""
+"""The schema of a table: decided once, on the table that a network is trained on, and kept in the network's file."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What the user says about a table, over what would be inferred.
+    """The user's settings for a table, which override inference.
 
     Attributes
     ----------
     ignore : tuple of str
         Columns that are left out.
     kinds : dict of str to Kind
-        What single columns are.
+        The kinds of single columns.
     missing : tuple of str
-        Texts that mean that a value is missing, in all columns.
+        Texts that mark missing values, in all columns.
     decimal : {".", ","} or None
-        What stands before decimals, where a column leaves it open.
+        The decimal sign, where a column leaves it open.
     delimiter : str or None
-        What separates the cells of a CSV file.
+        The separator of cells in a CSV file.
     encoding : str or None
-        How a CSV file writes its characters, by Python's name for it.
+        The character encoding of a CSV file, by Python's name.
     header : bool or None
-        Whether the first line of a CSV file names the columns; if not, they are called "1", "2", …. With None it does,
-        and is refused where it looks like data.
+        Whether the first line of a CSV file names the columns; if not, they are called "1", "2", …. None means that it
+        does, but a line that looks like data is refused.
     """
 
     ignore: tuple[str, ...] = ()
@@ -46,12 +46,12 @@ class TableOptions:
     header: bool | None = None
 
     def check(self) -> None:
-        """Raise if a value is none that the option can have.
+        """Raise for an invalid value of an option.
 
         Raises
         ------
         UsageError
-            Naming the option and what it can be.
+            Naming the option and its allowed values.
         """
         for column, kind in self.kinds.items():
             if kind not in KINDS:
@@ -62,12 +62,12 @@ class TableOptions:
             raise UsageError(f'--delimiter "{self.delimiter}": name one character, such as ";" or a tab')
 
     def check_arrays(self, name: str) -> None:
-        """Raise if anything is said of columns, for data that have none.
+        """Raise if an option concerns columns, for data that have none.
 
         Raises
         ------
         UsageError
-            Naming the option, which would silently do nothing: -999 would stay a number.
+            Naming the option, which would silently have no effect: -999 would stay a number.
         """
         said = {"--ignore": self.ignore, "--kind": self.kinds, "--missing": self.missing, "--decimal": self.decimal}
         for option, value in said.items():
@@ -92,25 +92,25 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class ColumnSchema:
-    """What one column is, and how its cells are written.
+    """The type of one column, and how its cells are written.
 
     Attributes
     ----------
     kind : Kind
     why : str
-        What it was taken so for.
+        The reason for its kind.
     style : NumberStyle
         Numbers only.
     boolean : bool
-        Whether the categories are truth values, in whatever spelling.
+        Whether the categories are booleans, in any spelling.
     missing : tuple of str
-        What stands in cells of the training table that have no value, beside nothing at all.
+        Texts in the training table's cells that mark missing values, besides empty cells.
     date_format : str
-        Dates only: how they are written.
+        Dates only: their format.
     parts : tuple of str
-        Dates only: the parts, such as the weekday, that vary and are inputs beside the seconds.
+        Dates only: the parts, such as the weekday, that vary and are inputs besides the seconds.
     categories : tuple of str
-        Texts that are categories although elsewhere they mean that a value is missing.
+        Texts that are categories here although elsewhere they mark missing values.
     """
 
     kind: Kind
@@ -124,22 +124,22 @@ class ColumnSchema:
 
     @property
     def chosen_by_user(self) -> bool:
-        """Whether the user said what the column is."""
+        """Whether the user set the column's kind."""
         return self.why.startswith("--")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What all columns are.
+    """The types of all columns.
 
     Attributes
     ----------
     columns : dict of str to ColumnSchema
         In the order of the table.
     options : TableOptions
-        What the user said.
+        The user's settings.
     problems : dict of str to str
-        Columns read as categories though most of their cells are numbers: what is wrong, and what to do. Not saved.
+        Columns read as categories although most of their cells are numbers: what is wrong, and what to do. Not saved.
     """
 
     columns: dict[str, ColumnSchema]
@@ -152,7 +152,7 @@ class Schema:
         return replace(self, columns=self.columns | ignored)
 
     def with_decimal(self, decimal: str) -> Schema:
-        """Return a schema of columns whose numbers are written with this sign before decimals."""
+        """Return a schema whose numbers are written with this decimal sign."""
         options = replace(self.options, decimal=decimal)
         options.check()
         columns = {
@@ -161,7 +161,7 @@ class Schema:
         return replace(self, columns=columns, options=options)
 
     def to_json(self) -> dict[str, Any]:
-        """Write the schema as plain JSON: lists for tuples, and nothing that is as in most columns."""
+        """Write the schema as plain JSON: lists for tuples, and without default values."""
         columns = {name: _without_defaults(column) for name, column in self.columns.items()}
         options = {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.options).items()

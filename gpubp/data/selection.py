@@ -13,12 +13,12 @@ from gpubp.data.source import RawData, option
 from gpubp.errors import DataError
 
 MOST_CATEGORIES = 1000
-FEWEST_COUNTED_ROWS = 20  # so many whole numbers in increasing order are a counter; fewer may be so by chance
-INDEX_NAMES = ("Unnamed: 0", "__index_level_0__")  # what pandas calls the row numbers that it writes
+FEWEST_COUNTED_ROWS = 20  # this many whole numbers in increasing order are a counter; fewer may be by chance
+INDEX_NAMES = ("Unnamed: 0", "__index_level_0__")  # pandas' names for the row numbers that it writes
 
 
 def choose_columns(data: RawData, rows: NDArray[np.int64] | slice) -> tuple[list[str], dict[str, str]]:
-    """Choose the columns that the training rows of a table can teach something, and say what is left out.
+    """Choose the columns from whose training rows a network can learn, and report what is left out.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def choose_columns(data: RawData, rows: NDArray[np.int64] | slice) -> tuple[list
     -------
     names : list of str
     left_out : dict of str to str
-        Why each other column, the target excepted, is left out.
+        Why each other column, except the target, is left out.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def is_counter(name: str, values: NDArray[Any]) -> bool:
 
 
 def _why_useless(values: NDArray[Any]) -> str | None:
-    """Say why training rows with these values teach nothing, None if they may.
+    """Say why nothing can be learned from these values; None if something may be.
 
-    Names and identifiers say who a row is, and nothing about other rows.
+    Names and identifiers identify a row, and say nothing about other rows.
     """
     if values.dtype != object:
         missing = np.isnan(values)

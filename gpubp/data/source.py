@@ -21,7 +21,7 @@ LONGEST_SHOWN = 60  # characters of a file's text in a message
 
 @dataclass
 class RawData:
-    """A data set as its file has it, nothing encoded yet.
+    """A data set as stored in its file, with nothing encoded yet.
 
     Attributes
     ----------
@@ -32,23 +32,23 @@ class RawData:
     X, y : ndarray or None
         Arrays and images only: (m, n), and (m,) or (m, n_out).
     X_test, y_test : ndarray or None
-        The test part, where the data set comes with one.
+        The test part, if the data set has one.
     class_names : sequence of str or None
-        What the numbers 0, 1, … in y stand for, where the data set says so.
+        The classes that the numbers 0, 1, … in y stand for, if the data set says so.
     one_unit : bool
         Whether all columns of X measure the same thing (pixels), so that they share one mean and one scale:
         standardizing each would blow up the nearly constant ones.
     columns : mapping of str to ndarray
         Tables only, in file order: float64 with NaN, or object (str) with None, where a value is missing. Those of a
-        file are `gpubp.data.columns.Columns`: what they are is inferred when the first of them is asked for.
+        file are `gpubp.data.columns.Columns`: their schema is inferred when the first is used.
     target : str or None
-        The target's column, where it is known.
+        The target's column, if known.
     target_columns : sequence of str or None
         Tables only: the columns of the file that were joined to `target`, a matrix, where it has several.
     notes : list of str
-        What the user should be told: everything that was guessed, left out or replaced.
+        Notices for the user: everything that was guessed, left out or replaced.
     place : callable
-        ``place(row)`` names a row, counted from 0, as the user finds it: "line 118", "row 117".
+        ``place(row)`` names a row, counted from 0, so that the user finds it: "line 118", "row 117".
     """
 
     name: str
@@ -67,7 +67,7 @@ class RawData:
 
     @property
     def rows(self) -> int:
-        """Number of rows, without those of the test part that the data set may come with."""
+        """The number of rows, without those of the data set's own test part."""
         if self.X is not None:
             return len(self.X)
         rows = getattr(self.columns, "rows", None)  # of columns that are not read yet
@@ -75,7 +75,7 @@ class RawData:
 
     @property
     def test_part(self) -> RawData | None:
-        """The test part that the data set came with, as a data set, or None."""
+        """The data set's own test part, as a data set, or None."""
         if self.X_test is None:
             return None
         return RawData(
@@ -105,9 +105,9 @@ def check_size(name: str, declared: int, stored: int) -> None:
     name : str
         The file, and the part of it, for the message.
     declared : int
-        How many bytes it would take in memory.
+        Bytes that it would take in memory.
     stored : int
-        How many bytes it takes on disk.
+        Bytes that it takes on disk.
 
     Raises
     ------
@@ -122,12 +122,12 @@ def check_size(name: str, declared: int, stored: int) -> None:
 
 
 def option(name: str, value: str) -> str:
-    """Write an option as it is to be typed: ``--missing '<1.0'``."""
+    """Write an option as the user would type it: ``--missing '<1.0'``."""
     return f"{name} {shlex.quote(value)}"
 
 
 def printable(text: str) -> str:
-    """Make text of a file fit for a message: cut to 60 characters, control characters escaped."""
+    """Make text from a file printable in a message: cut to 60 characters, control characters escaped."""
     text = text.strip()
     shortened = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in shortened)

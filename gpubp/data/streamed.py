@@ -1,8 +1,8 @@
-"""A file that is larger than memory, encoded block by block into a scratch file that a training streams from.
+"""A file larger than memory, encoded block by block into a scratch file from which a training streams.
 
-Two passes: the first draws rows with a seed, on some of which the schema and the encoding are fitted, while others are
-kept for testing and validating; the second encodes all others. So whatever is wrong with a row is said before a
-training begins, and no epoch reads or encodes a raw row again.
+There are two passes: the first draws rows with a seed; the schema and the encoding are fitted on some of them, and
+others are kept for testing and validating. The second pass encodes all other rows. So any error in a row is reported
+before training begins, and no epoch reads or encodes a raw row again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from gpubp.data.source import RawData
 from gpubp.errors import DataError, UsageError
 from gpubp.scratch import ScratchRows, scratch_folder
 
-SHARE = 32  # of the limit, that the rows of each part that is held in memory may take
+SHARE = 32  # the fraction 1/32 of the limit is for the rows of each part held in memory
 MOST_ROWS = 100_000  # of such a part
-WINDOW_SHARE = 16  # of the limit, that rows may take which are shuffled together
-BATCH_BYTES = 1 << 25  # of encoded rows that are made dense at a time
+WINDOW_SHARE = 16  # the fraction 1/16 of the limit is for rows shuffled together
+BATCH_BYTES = 1 << 25  # of encoded rows made dense at a time
 
 OPENERS = {
     ".parquet": ParquetBlocks.open,
@@ -47,17 +47,17 @@ OPENERS = {
 
 @dataclass
 class LargeData:
-    """A file that is read in blocks, because as a whole it would take more memory than there is to be used.
+    """A file that is read in blocks because as a whole it would take more memory than allowed.
 
     Attributes
     ----------
     blocks : RowBlocks
     target : str or None
-        The column of a table to be predicted, or several with commas; None for the last one.
+        The column of a table to be predicted, or several separated by commas; None for the last one.
     limit : int
         Bytes.
     head : RawData
-        The first block, with the notes on all.
+        The first block, with the notes on all blocks.
     """
 
     blocks: RowBlocks
@@ -72,31 +72,31 @@ class LargeData:
 
     @property
     def target_column(self) -> str | None:
-        """The column of a table to be predicted, or several with commas; None for arrays."""
+        """The column of a table to be predicted, or several separated by commas; None for arrays."""
         return self.target or self.head.target
 
     @property
     def rows(self) -> int:
-        """Of all blocks."""
+        """The rows of all blocks."""
         return int(self.blocks.starts[-1])
 
 
 def open_large(source: Any, target: str | None = None, limit: int | None = None, **options: Any) -> LargeData | None:
-    """A data set to be read in blocks; None where reading it as a whole stays below the limit, or is all that can be.
+    """A data set to be read in blocks; None if reading it as a whole stays below the limit, or is the only way.
 
     Parameters
     ----------
     source : str or Path
     target : str, optional
     limit : int, optional
-        Bytes of memory; if it is not given, half of the machine's.
+        Bytes of memory; by default, half of the machine's.
     **options
-        On tables, as `read` takes them.
+        Options on tables, as in `read`.
 
     Raises
     ------
     DataError
-        If the file is damaged, or is written in a way that cannot be read in blocks.
+        If the file is damaged, or has a format that cannot be read in blocks.
     UsageError
         If an option names a column that the table lacks.
 
@@ -131,26 +131,26 @@ def prepare_streamed(
     dtype: Any = np.float32,
     **options: Any,
 ) -> PreparedData:
-    """Encode a file that is larger than memory, as `prepare` does with one that is not.
+    """Encode a file larger than memory, as `prepare` does with smaller ones.
 
     Parameters
     ----------
     data : LargeData
     test, validation, seed, dtype, **options
-        As `prepare` takes them. Rows for testing and validating are drawn from all, the same of each class on average,
-        and at most 100,000, or what a 32nd of the limit holds; that is said.
+        As in `prepare`. Rows for testing and validating are drawn from all, on average stratified by class, and at most
+        100,000, or as many as fit in a 32nd of the limit; a note says so.
 
     Returns
     -------
     PreparedData
-        Whose `stream` has the training rows, and whose `train` those of them that the encoding was fitted on.
+        Its `stream` has the training rows, and its `train` those on which the encoding was fitted.
 
     Raises
     ------
     DataError
-        As `prepare`, for any row of the file; also where the file changes while it is read.
+        As in `prepare`, for any row of the file; also if the file changes while it is read.
     UsageError
-        Where there is no room for the scratch file.
+        If there is no room for the scratch file.
     """
     blocks, rows = data.blocks, data.rows
     own_test = blocks.test_part if test is None else None
@@ -193,7 +193,7 @@ def prepare_streamed(
 
 
 def _draw(data: LargeData, fractions: dict[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
-    """The rows, in order, that are kept in memory: of each part, and a sample of those that are left to train on."""
+    """The rows kept in memory, in order: those of each part, and a sample of those left for training."""
     rows = data.rows
     most = min(MOST_ROWS, max(2, data.limit // SHARE // data.blocks.row_bytes))
     for name, fraction in fractions.items():
@@ -211,7 +211,7 @@ def _draw(data: LargeData, fractions: dict[str, float], seed: int) -> dict[str, 
 def _encode_all(
     data: LargeData, preprocessing: dict[str, Any], held: NDArray[np.int64], stream: ScratchRows, dtype: Any
 ) -> list[str]:
-    """Write all rows but those that are held into the stream; what is to be said of them, once for each column."""
+    """Write all rows except those held in memory to the stream; returns notes on them, one per column."""
     blocks = data.blocks
     notes: dict[str, list[str]] = {}
     for block in range(len(blocks.starts) - 1):
@@ -234,17 +234,17 @@ def _encode_all(
 
 
 def half_of_memory() -> int:
-    """Half the bytes of the machine's memory, or of what the process may take of it, always the same on a machine."""
+    """Half the bytes of the machine's memory, or of the process's limit; always the same on a machine."""
     limits = [1 << 62]
     with suppress(AttributeError, ValueError, OSError):
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(ValueError, OSError):  # "max" where there is no limit
+    with suppress(ValueError, OSError):  # "max" if there is no limit
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
     return min(limits) // 2
 
 
 def _check_room(name: str, size: int) -> None:
-    """Refuse to begin where the scratch file will not fit."""
+    """Refuse to begin if the scratch file will not fit."""
     folder = scratch_folder()
     if (free := shutil.disk_usage(folder).free) < size:
         raise UsageError(

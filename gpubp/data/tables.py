@@ -18,9 +18,7 @@ from gpubp.data.schema import Schema, TableOptions
 from gpubp.data.source import RawData, check_size
 from gpubp.errors import DataError
 
-COLUMNS_PER_QUERY = (
-    64  # of a Parquet file; a query over all columns of a wide one takes time that grows with its square
-)
+COLUMNS_PER_QUERY = 64  # of a Parquet file; the time of a query over all columns grows with the square of their number
 NUMBER_TYPE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
 TEXT_TYPE = re.compile(r"VARCHAR|BOOLEAN|UUID|ENUM\(.*\)|DATE|TIME.*|\"NULL\"")
 
@@ -36,14 +34,14 @@ def read_csv(path: Path, options: TableOptions, schema: Schema | None = None) ->
 
 
 def read_parquet(path: Path, options: TableOptions, schema: Schema | None = None) -> RawData:
-    """Read a Parquet file of numbers, texts, truth values and dates (as texts)."""
+    """Read a Parquet file of numbers, texts, booleans and dates (as texts)."""
     file = ParquetFile(path, options)
     file.check_texts()
     return file.read(options, schema)
 
 
 class ParquetFile:
-    """A Parquet file that is open, to be read as a whole or in stretches of rows.
+    """An open Parquet file, to be read as a whole or in ranges of rows.
 
     Parameters
     ----------
@@ -54,13 +52,13 @@ class ParquetFile:
     Attributes
     ----------
     columns : dict of str to str
-        Their types, by DuckDB's names.
+        The types of the columns, by DuckDB's names.
     rows : int
 
     Raises
     ------
     DataError
-        If it is none, holds no row, or would unpack to far more than real data do.
+        If it is not a Parquet file, holds no rows, or would unpack to far more than real data do.
     """
 
     def __init__(self, path: Path, options: TableOptions) -> None:
@@ -84,7 +82,7 @@ class ParquetFile:
         self.kept = {name: kind for name, kind in self.columns.items() if name not in options.ignore}
 
     def execute(self, query: str) -> list[Any]:
-        """The rows of a query's result, in which $1 is the file."""
+        """The rows of a query's result; $1 in the query is the file."""
         rows: list[Any] = self._run(query, "fetchall")
         return rows
 
@@ -114,14 +112,14 @@ class ParquetFile:
         except duckdb.Error as error:
             raise DataError(f"{self.path.name}: cannot be read as Parquet: {str(error).splitlines()[0]}") from error
         except RuntimeError as error:
-            if "interrupted" in str(error):  # what DuckDB makes of Ctrl-C
+            if "interrupted" in str(error):  # DuckDB's error for Ctrl-C
                 raise KeyboardInterrupt from None
             raise
 
     def check_texts(self) -> None:
-        """Raise for texts that take far more memory than the file: a dictionary holds a long one once for all rows.
+        """Raise for texts that take far more memory than the file: a dictionary may hold one long text for all rows.
 
-        DuckDB counts their bytes without writing them out.
+        DuckDB counts their bytes without materializing them.
         """
         texts = [name.replace('"', '""') for name, kind in self.kept.items() if kind == "VARCHAR"]
         for start in range(0, len(texts), COLUMNS_PER_QUERY):
@@ -131,12 +129,12 @@ class ParquetFile:
 
 
 def is_frame(source: Any) -> bool:
-    """Whether `source` is a pandas data frame; pandas itself is not needed to tell."""
+    """Whether `source` is a pandas data frame; works without importing pandas."""
     return hasattr(source, "iloc") and hasattr(source, "columns")
 
 
 def read_frame(frame: Any, options: TableOptions, schema: Schema | None = None) -> RawData:
-    """Read a pandas data frame as a file with the same values would be."""
+    """Read a pandas data frame like a file with the same values."""
     data = RawData(name="data frame", kind="table")
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names):
@@ -157,7 +155,7 @@ def read_frame(frame: Any, options: TableOptions, schema: Schema | None = None) 
 
 
 def with_options(data: RawData, options: TableOptions, schema: Schema | None) -> RawData:
-    """Let a table of arrays be read as options or a schema say; raise for options on data that are no table."""
+    """Apply options or a schema to a table of arrays; raise for options on data that are not a table."""
     if options == TableOptions() and schema is None:
         return data
     if data.kind != "table":
@@ -176,7 +174,7 @@ def with_options(data: RawData, options: TableOptions, schema: Schema | None) ->
 def with_columns(
     data: RawData, cells: Cells, options: TableOptions, schema: Schema | None, header: str | None = None
 ) -> RawData:
-    """Give a table its columns, which are read from these cells; `header` names the line that their names come from."""
+    """Give a table its columns, read from these cells; `header` names the line from which their names come."""
     if schema is None:
         options.check_columns(data.name, cells.names)
     data.columns = Columns(cells, options, data.where, data.say, schema, header)
@@ -194,7 +192,7 @@ def _parquet_sql(path: Path, i: int, name: str, kind: str) -> str:
 
 
 def _put_column(cells: TypedCells, name: str, values: NDArray[Any]) -> None:
-    """Put a column that DuckDB fetched, masked where it is null, among those of its type."""
+    """Add a column that DuckDB fetched, masked where it is null, to those of its type."""
     if values.dtype == object:
         mask = np.ma.getmaskarray(values)
         texts = ["" if null else text for text, null in zip(np.ma.getdata(values).tolist(), mask.tolist(), strict=True)]

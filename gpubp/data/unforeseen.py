@@ -1,4 +1,4 @@
-"""What rows to predict hold that no training row did: said once, with counts."""
+"""Notes, once and with counts, what rows to predict hold that no training row did."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def say_unforeseen(encoding: dict[str, Any], data: RawData) -> None:
     Parameters
     ----------
     encoding : dict
-        Of the features, as `gpubp.data.features.fit` returns it.
+        The encoding of the features, from `gpubp.data.features.fit`.
     data : RawData
-        A table with the columns that the network needs, of which those of numbers are read as numbers.
+        A table with the columns that the network needs, with columns of numbers read as numbers.
     """
     numbers = encoding["numbers"]
     for j, name in enumerate(numbers["names"]):
         values = data.columns[name]
-        if values.dtype == object:  # texts of an array in memory: they are read as numbers, or refused, later
+        if values.dtype == object:  # texts of an array in memory, which are later read as numbers or refused
             continue
         missing = int(np.isnan(values).sum())
         _say_missing(data, name, missing, j in numbers["indicators"], "the median of training")
@@ -44,7 +44,7 @@ def say_unforeseen(encoding: dict[str, Any], data: RawData) -> None:
 
 
 def _say_missing(data: RawData, name: str, missing: int, known: bool, replacement: str) -> None:
-    """Say that a column is empty, or lacks values where no training row did."""
+    """Note that a column is empty, or lacks values although no training row did."""
     if missing == data.rows:
         data.say(f'column "{name}": no value in any of the {missing} rows of {data.name}, read as {replacement}')
     elif missing and not known:

@@ -1,4 +1,4 @@
-"""Judging gradients: against the complex step, and by name where they are wrong."""
+"""Checks gradients against the complex step, and names their faults."""
 
 from gpubp.diagnostics.gradient_check import GradientCheck, check_gradients, complex_step
 

@@ -1,4 +1,4 @@
-"""Checking gradients against an independent derivative."""
+"""Checks gradients against an independent derivative."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STACK = 1 << 20  # elements of a stack of perturbed networks: 16 MB of complex 
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """What `check_gradients` found.
+    """The result of `check_gradients`.
 
     Attributes
     ----------
@@ -31,10 +31,10 @@ class GradientCheck:
         ‖g − g*‖ / ‖g*‖ per parameter tensor, ``weights.0``, …, over the parameters compared; g* is the complex-step
         derivative; infinite for a tensor of another shape.
     tolerance : float
-        What rounding in the network's precision explains.
+        The error that rounding in the network's precision can explain.
     faults : tuple of str
-        Where gradients are wrong, a sentence for each equation that is broken: which of BP1 to BP4, in which layer,
-        and how. Layers count from 1 to L, as in the equations.
+        If gradients are wrong, a sentence for each violated equation: which of BP1 to BP4, in which layer, and how.
+        Layers count from 1 to L, as in the equations.
     """
 
     errors: dict[str, float]
@@ -66,9 +66,9 @@ def check_gradients(
 ) -> GradientCheck:
     """Compare `MLP.gradients`, or gradients of your own, with the complex-step derivative of the loss.
 
-    ∂C/∂θ = Im C(θ + ih)/h with h = 1e-200 is exact to rounding, and shares no formula with the backward
-    pass. All perturbations of a part of the network are run as one stack. Source: Squire and Trapp, 1998.
-    Where gradients are wrong, `faults` names the equation, the layer and the usual mistake that explains it.
+    ∂C/∂θ = Im C(θ + ih)/h with h = 1e-200 is exact to rounding, and shares no formula with the backward pass. All
+    perturbations of a part of the network are run as one stack. Source: Squire and Trapp, 1998. If gradients are wrong,
+    `faults` names the equation, the layer and the usual mistake that explains it.
 
     Parameters
     ----------
@@ -77,10 +77,10 @@ def check_gradients(
     X, y, sample_weight, l2, dropout
         As for `MLP.gradients`. A few rows are enough.
     per_tensor : int
-        Of a larger tensor, so many parameters are compared, drawn at random.
+        In larger tensors, only this many randomly drawn parameters are compared.
     gradients : Gradients or (weights, biases), optional
-        What you computed for this network and batch, an array per layer: (n_in, n_out) and (n_out,). Their shapes are
-        judged first. Faults are named for gradients without dropout.
+        Your own gradients for this network and batch, an array per layer: (n_in, n_out) and (n_out,). Their shapes are
+        checked first. Faults are named for gradients without dropout.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def check_gradients(
     UsageError
         For a stack of several networks.
     DataError
-        Where `gradients` has not an array for each layer.
+        If `gradients` does not have an array for each layer.
 
     Examples
     --------
@@ -140,7 +140,7 @@ def check_gradients(
 
 
 def _per_layer(gradients: Gradients | tuple[Any, Any], layers: int) -> Gradients:
-    """What a user passes as gradients, with an array for each layer."""
+    """A user's gradients, checked to have an array for each layer."""
     try:
         weights, biases = gradients
         given = Gradients(tuple(weights), tuple(biases))
@@ -163,7 +163,7 @@ def _on_host(net: MLP, gradients: Gradients) -> Gradients:
 def complex_step(
     stack: Stack, positions: NDArray[np.int64], batch: tuple[Array, Array, Array | None], l2: float, dropout: float
 ) -> NDArray[np.float64]:
-    """∂C/∂θ at the given positions of θ, each network of a stack perturbed in one of them; `batch` is checked."""
+    """∂C/∂θ at the given positions of θ, with each network of a stack perturbed in one of them; `batch` is checked."""
     backend = ReferenceBackend(np.complex128)
     theta = stack.backend.to_host(stack.theta).astype(np.complex128)
     height = max(1, _STACK // theta.shape[1])

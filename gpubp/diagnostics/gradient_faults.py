@@ -1,8 +1,8 @@
-"""Which of BP1 to BP4 a wrong gradient breaks, in which layer, and how.
+"""Finds which of BP1 to BP4 a wrong gradient violates, in which layer, and how.
 
-The exact δ of every layer comes from complex steps through the loss and through each σ by itself, so a record's own
-derivative is never believed. From the output layer down, each gradient is compared with what the exact δ gives, and
-with what the mistakes give that people make.
+The exact δ of every layer comes from complex steps through the loss and through each σ separately, so a record's own
+derivative is never trusted. From the output layer down, each gradient is compared with the result of the exact δ, and
+with the results of common mistakes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ExactLayer:
-    """What the equations need of a layer, in float64: what feeds it, its W, z, a, σ′(z) and its exact δ."""
+    """What the equations need from a layer, in float64: its input, W, z, a, σ′(z) and exact δ."""
 
     a_prev: Floats
     W: Floats
@@ -36,7 +36,7 @@ class ExactLayer:
 
 
 def shape_faults(given: Gradients, right: Gradients, rows: int) -> list[str]:
-    """A sentence on every tensor of `given` that has not the shape of `right`'s."""
+    """A sentence on every tensor of `given` whose shape differs from that in `right`."""
     faults = []
     for l, (W, right_W) in enumerate(zip(given.weights, right.weights, strict=True)):
         if W.shape != right_W.shape:
@@ -57,7 +57,7 @@ def shape_faults(given: Gradients, right: Gradients, rows: int) -> list[str]:
 
 
 def value_faults(stack: Stack, batch: tuple[Any, Any, Any], given: Gradients, tolerance: float) -> list[str]:
-    """A sentence on each equation that `given`, of the right shapes, does not follow; none where it is right."""
+    """A sentence on each equation that `given`, of the right shapes, violates; empty if it is right."""
     layers = exact_layers(stack, *batch)
     exact = Gradients(
         tuple(layer.a_prev.T @ layer.delta for layer in layers), tuple(layer.delta.sum(axis=0) for layer in layers)
@@ -71,7 +71,7 @@ def value_faults(stack: Stack, batch: tuple[Any, Any, Any], given: Gradients, to
 
 
 def exact_layers(stack: Stack, X: Any, y: Any, weight: Any) -> list[ExactLayer]:
-    """The forward pass in float64 and the exact δ of every layer of a stack of one, for checked rows."""
+    """The forward pass in float64 and the exact δ of every layer of a single-network stack, for checked rows."""
     xp = NumpyNamespace()
     weights, biases = stack.parameters_of(0)
     hosted = [
@@ -125,13 +125,13 @@ def same(mine: Floats, right: Floats, tolerance: float) -> bool:
 
 
 def _common_factor(tensors: Sequence[tuple[Floats, Floats]], tolerance: float) -> float | None:
-    """r where every tensor is r times what it should be."""
+    """r if every tensor is r times its correct value."""
     mine = np.concatenate([np.ravel(given) for given, _ in tensors])
     right = np.concatenate([np.ravel(exact) for _, exact in tensors])
     if not right.any() or not mine.any():
         return None
     factor = float(mine @ right) / float(right @ right)
-    if abs(factor - 1) < 1e-3:  # an error too small to have a name of its own
+    if abs(factor - 1) < 1e-3:  # an error too small to be named
         return None
     return factor if all(same(given, factor * exact, tolerance * abs(factor)) for given, exact in tensors) else None
 
@@ -188,7 +188,7 @@ def _output_deltas(layer: ExactLayer) -> Iterator[tuple[str, Floats]]:
 
 
 def _hidden_deltas(layer: ExactLayer, above: ExactLayer, delta: Floats) -> Iterator[tuple[str, Floats]]:
-    """δ as it should be, given the one above, and as the usual mistakes make it."""
+    """The correct δ, given the one above, and those of the usual mistakes."""
     W, derivative = above.W, layer.derivative
     yield "", (delta @ W.T) * derivative
     yield "σ′(z) is missing: δˡ = (δˡ⁺¹ Wˡ⁺¹ᵀ) ⊙ σ′(zˡ)", delta @ W.T
@@ -199,7 +199,7 @@ def _hidden_deltas(layer: ExactLayer, above: ExactLayer, delta: Floats) -> Itera
 
 
 def _unnamed(layer: ExactLayer, mine_b: Floats, equation: str) -> str:
-    """How far off a δ is that no usual mistake gives, and where to look."""
+    """How far off a δ is that no usual mistake explains, and where to look."""
     right = layer.delta.sum(axis=0)
     error = np.linalg.norm(mine_b - right) / (np.linalg.norm(right) or 1.0)
     where = "the loss's gradient" if equation == "BP1" else "σ′ of this layer"

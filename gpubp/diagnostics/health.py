@@ -1,4 +1,4 @@
-"""How layers fare in a training: norms, saturation, dead units; and what is wrong, in a sentence each with a remedy."""
+"""The health of layers in a training: norms, saturation, dead units; and a sentence with a remedy on each problem."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from gpubp.trace import Trace, trace
 if TYPE_CHECKING:
     from gpubp.losses import Loss
 
-MOST_ROWS = 256  # that are looked at
-ROWS_PER_LOOK = 64  # of every so many training rows one is looked at, so that a look is a small part of an epoch
-FLAT = 0.05  # where |σ′| is below this part of its largest value, a unit hardly learns
+MOST_ROWS = 256  # that are examined
+ROWS_PER_LOOK = 64  # one in this many training rows is examined, so that a look is a small part of an epoch
+FLAT = 0.05  # if |σ′| is below this fraction of its largest value, a unit hardly learns
 
 # Thresholds of the verdicts, with where they come from.
 SATURATED = 0.5  # of a layer's activations; Glorot and Bengio, 2010, section 3.1, show networks that stall there
-DEAD = 0.4  # of a layer's units; the share that Stanford's course CS231n warns of
+DEAD = 0.4  # of a layer's units; the fraction that Stanford's course CS231n warns of
 VANISHING = 1e-4  # ‖∂C/∂W¹‖ over ‖∂C/∂Wᴸ‖: what seven sigmoids leave at best, 4⁻⁷ = 6e-5
 GROWTH = 10.0  # of activations from the inputs to the last hidden layer before training; He et al., 2015, keep it at 1
 LARGE_INPUT, SMALL_INPUT = 30.0, 1e-3  # root mean square of the largest column; standardized columns have 1
@@ -33,12 +33,12 @@ RISES = 1 / 3  # of the epochs in which the training loss rose by RISE
 RISE = 0.05
 ABOVE, FIRST_ABOVE = 1.02, 3.0  # times the loss of the best constant prediction, at the end and in the first epoch
 NO_BETTER = 0.98  # of the loss of the best constant prediction; above it nothing was learned
-FEWEST_EPOCHS = 5  # before curves are judged
+FEWEST_EPOCHS = 5  # required before curves are judged
 
 
 @dataclass(frozen=True)
 class LayerHealth:
-    """How a layer fares on the rows looked at.
+    """The state of a layer on the examined rows.
 
     Attributes
     ----------
@@ -48,13 +48,13 @@ class LayerHealth:
     weight_norm, gradient_norm, delta_norm : float
         ‖Wˡ‖, ‖∂C/∂Wˡ‖ and ‖δˡ‖.
     activation_mean, activation_std, activation_rms : float
-        Of aˡ, over rows and units.
+        Statistics of aˡ, over rows and units.
     change : float
         ‖ΔWˡ‖/‖Wˡ‖ since the last look, an epoch ago; NaN at the first.
     saturated : float
-        Share of aˡ where |σ′(zˡ)| is below 5 % of the largest that σ′ takes. For ReLU about half is as it should be.
+        Fraction of aˡ where |σ′(zˡ)| is below 5 % of the largest value of σ′. About half is normal for ReLU.
     dead : float
-        Share of units of which that holds in every row looked at: units that never learn from these rows.
+        Fraction of units for which that holds in every examined row: units that never learn from these rows.
     """
 
     number: int
@@ -70,23 +70,23 @@ class LayerHealth:
     dead: float
 
 
-MEASURES = tuple(entry.name for entry in fields(LayerHealth))[2:]  # what is measured of a layer: numbers all
+MEASURES = tuple(entry.name for entry in fields(LayerHealth))[2:]  # the measures of a layer: all numbers
 
 
 @dataclass
 class Health:
-    """What was seen of one network: before the training, and after each epoch.
+    """Measurements of one network before training and after each epoch.
 
     Attributes
     ----------
     looks : list of tuple of LayerHealth
-        A look before the first step, then one after each epoch; in each, a record per layer.
+        One look before the first step, then one after each epoch, with a record per layer.
     epochs : list of int
-        After how many epochs each look was; 0 for that before the first step.
+        The number of epochs before each look; 0 for the one before the first step.
     largest_input : float
-        Root mean square of the input column that has the largest.
+        The largest root mean square of an input column.
     constant_loss : float
-        The loss of the best prediction that is the same for all rows; NaN for losses that have no formula for it.
+        The loss of the best constant prediction; NaN for losses without a formula for it.
     bounded : tuple of bool
         Whether each layer's activation has bounds at both ends, as the sigmoid and tanh have.
     """
@@ -118,7 +118,7 @@ class Health:
         return {"health": looks, "health_epochs": np.array(self.epochs)}
 
     def restore(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Take over the looks that another record of this network had as `tensors`, in place of those that are here."""
+        """Replace the looks by the `tensors` of another record of this network."""
         layers = self.looks[0]
         self.epochs = tensors["health_epochs"].tolist()
         self.looks = [
@@ -130,12 +130,12 @@ class Health:
         ]
 
     def verdicts(self, history: Any = None) -> list[str]:
-        """What is wrong, a sentence each with a remedy; none where nothing is.
+        """A sentence with a remedy on each problem; empty if there is none.
 
         Parameters
         ----------
         history : History, optional
-            The curves, without which the learning rate and what was learned cannot be judged.
+            The curves; without them, the learning rate and the learning progress cannot be judged.
 
         Returns
         -------
@@ -145,7 +145,7 @@ class Health:
         if history is None:
             return found
         of_curves = self._of_learning_rate(history)
-        if not found and not of_curves:  # otherwise the cause is known
+        if not found and not of_curves:  # otherwise the cause is already known
             of_curves = self._of_what_was_learned(history)
         return [*found, *of_curves]
 
@@ -162,7 +162,7 @@ class Health:
         ]
 
     def _of_first_weights(self) -> list[str]:
-        """Only where the first look was before any training."""
+        """Only if the first look was before any training."""
         hidden = self.looks[0][:-1]
         scale = max(self.largest_input, SMALL_INPUT)
         if not hidden or not np.isnan(hidden[0].change) or hidden[-1].activation_rms < GROWTH * scale:
@@ -232,17 +232,17 @@ class Health:
 
 
 class HealthWatch:
-    """A callback of `gpubp.train` that looks at the network before the training and after every epoch.
+    """A callback of `gpubp.train` that examines the network before training and after every epoch.
 
     Parameters
     ----------
     stack : Stack
-        Of one network.
+        A stack of one network.
     X, y, weight : arrays
         Checked; the weights (m,) or (1, m).
     rows : (n,) int or None
-        Those of them that the network trains on, None for all; up to 256 of these, one in 64, are looked at, always
-        the same ones.
+        The rows that the network trains on, None for all; up to 256 of these, one in 64, are examined, always the same
+        ones.
     """
 
     def __init__(
@@ -262,14 +262,14 @@ class HealthWatch:
         self.weights = _weights(stack)
 
     def __call__(self, net: Any, history: Any) -> None:
-        """Look, and put what was seen into ``history.health``."""
+        """Examine the network, and add the result to ``history.health``."""
         before, self.weights = self.weights, _weights(net.stack)
         self.health.looks.append(look(trace(net.stack, *self.batch, None), _activations(net.stack), before))
         self.health.epochs.append(history.epochs)
         history.health = self.health
 
     def go_on(self, stack: Stack, history: Any, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Go on with a training whose weights are those of `stack`, with the looks so far, if `tensors` has some."""
+        """Continue a training whose weights are those of `stack`, with the looks so far, if `tensors` has any."""
         self.weights = _weights(stack)
         if "health" in tensors:
             self.health.restore(tensors)
@@ -277,12 +277,12 @@ class HealthWatch:
 
 
 def read_looks(text: str) -> Health:
-    """A record with the looks that `Health.to_csv` wrote, for pictures: nothing can be judged by it.
+    """A record with the looks that `Health.to_csv` wrote, only for pictures: it gives no verdicts.
 
     Raises
     ------
     ValueError, KeyError, TypeError
-        Where it is no such text.
+        If it is not such a text.
     """
     looks: dict[int, list[LayerHealth]] = {}
     for row in csv.DictReader(io.StringIO(text)):
@@ -295,7 +295,7 @@ def read_looks(text: str) -> Health:
 
 
 def examine(stack: Stack, X: Any, y: Any, weight: Any = None) -> Health:
-    """One look at a trained network of a stack of one, on up to 256 of these checked rows."""
+    """One look at a trained single-network stack, on up to 256 of these checked rows."""
     rows = sample_of_rows(len(X), everything=True)
     constant = loss_of_constant(stack.loss, y, weight, stack.layer_sizes[-1])
     health = first_look(stack, X[rows], y[rows], constant)
@@ -304,7 +304,7 @@ def examine(stack: Stack, X: Any, y: Any, weight: Any = None) -> Health:
 
 
 def first_look(stack: Stack, X: Any, y: Any, constant_loss: float) -> Health:
-    """The record with a first look in it."""
+    """A record that holds a first look."""
     traced = trace(stack, X, y, None)
     activations = _activations(stack)
     columns = np.sqrt(np.mean(np.square(traced.X, dtype=np.float64), axis=0))
@@ -315,7 +315,7 @@ def first_look(stack: Stack, X: Any, y: Any, constant_loss: float) -> Health:
 def look(
     traced: Trace, activations: Sequence[Any], weights_before: Sequence[NDArray[Any]] | None
 ) -> tuple[LayerHealth, ...]:
-    """What one pass shows of every layer."""
+    """The measurements of every layer from one pass."""
     layers = []
     for l, (layer, activation) in enumerate(zip(traced.layers, activations, strict=True)):
         a, norm = layer.a.astype(np.float64), float(np.linalg.norm(layer.W))
@@ -344,7 +344,7 @@ def look(
 
 
 def sample_of_rows(m: int, *, everything: bool = False) -> NDArray[np.int64]:
-    """Which rows are looked at: spread evenly, one in 64 but 32 at least, 256 at most."""
+    """The rows to examine: evenly spread, one in 64, but at least 32 and at most 256."""
     wanted = MOST_ROWS if everything else max(32, m // ROWS_PER_LOOK)
     return np.unique(np.linspace(0, m - 1, min(m, wanted, MOST_ROWS)).astype(np.int64))
 
@@ -357,7 +357,7 @@ def steepest(activation: Activation) -> float:
 
 
 def loss_of_constant(loss: Loss, y: NDArray[Any], weight: Any, n_outputs: int) -> float:
-    """The loss of the best prediction that is the same for every row; NaN for a loss without a formula here."""
+    """The loss of the best constant prediction; NaN for a loss without a formula here."""
     if loss.integer_targets and y.ndim == 1:
         y = np.eye(n_outputs)[y]
     y = y.reshape(len(y), -1).astype(np.float64)

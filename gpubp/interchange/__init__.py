@@ -1,4 +1,4 @@
-"""Networks for other programs: ONNX models, and weights by PyTorch's names."""
+"""Networks for other programs: ONNX models, and weights under PyTorch's names."""
 
 from gpubp.interchange.export import to_onnx
 from gpubp.interchange.pipelines import register_with_skl2onnx

@@ -24,14 +24,14 @@ def encoded_rows(graph: Graph, preprocessing: Mapping[str, Any], dtype: DTypeLik
     ----------
     graph : Graph
     preprocessing : dict
-        As the model file holds it.
+        As stored in the model file.
     dtype : dtype
-        The network's.
+        The network's dtype.
 
     Raises
     ------
     UsageError
-        Naming a column that operators of ONNX cannot read.
+        Naming a column that ONNX operators cannot read.
     """
     encoding = preprocessing["features"]
     numbers = encoding["numbers"]
@@ -48,7 +48,7 @@ def encoded_rows(graph: Graph, preprocessing: Mapping[str, Any], dtype: DTypeLik
 
 
 def _encoded_numbers(values: Tensor, numbers: Mapping[str, Any], dtype: DTypeLike) -> Tensor:
-    """Numbers (rows, n) in float64, filled where they are missing, encoded, and behind them their indicators."""
+    """Numbers (rows, n) in float64, with missing ones filled, encoded, followed by their indicators."""
     graph = values.graph
 
     def fitted(name: str) -> Tensor:
@@ -66,7 +66,7 @@ def _encoded_numbers(values: Tensor, numbers: Mapping[str, Any], dtype: DTypeLik
 
 
 class _Columns:
-    """The columns of a table that the network needs, each (rows, 1), of which those in its file become inputs."""
+    """The columns of a table that the network needs, each (rows, 1); those in the table's file become inputs."""
 
     def __init__(self, graph: Graph, encoding: Mapping[str, Any], schema: Schema) -> None:
         self.graph, self.schema = graph, schema
@@ -88,7 +88,7 @@ class _Columns:
         self._numbers: dict[str, Tensor] = {}
 
     def numbers(self, name: str) -> Tensor:
-        """A column of numbers, of dates as seconds, or one that stands for part of a date; NaN where it is missing."""
+        """A column of numbers, of dates as seconds, or for part of a date; NaN where it is missing."""
         if name not in self._numbers:
             self._numbers[name] = self._read_numbers(name)
         return self._numbers[name]
@@ -117,9 +117,9 @@ class _Columns:
         return codes.equals(self.graph.constant(places))
 
     def _codes(self, name: str, values: list[str]) -> Tensor:
-        """The number of the category in each row, their count where a value is missing, another for an unknown one."""
+        """The number of the category in each row; their count for a missing value, another for an unknown one."""
         graph, column, cells = self.graph, self.schema.columns[name], self.inputs[name]
-        no_place = dict.fromkeys(column.categories, len(values) + 1)  # texts that mean no missing value, as elsewhere
+        no_place = dict.fromkeys(column.categories, len(values) + 1)  # texts that are not missing values here
         code_of = no_place | {
             value: code
             for code, value in enumerate(values)

@@ -15,32 +15,32 @@ from gpubp.stack import Stack
 
 
 def to_onnx(model: Any, *, raw_rows: bool = False) -> Any:
-    """A network, a fitted estimator or an ensemble as an ONNX model, checked by onnx's checker.
+    """Convert a network, a fitted estimator or an ensemble to an ONNX model, checked by onnx's checker.
 
     Its input ``X`` (rows, n_inputs) is what `predict` takes, in the dtype of the weights. It has the outputs ``label``
-    (rows,) and ``probabilities`` (rows, n_classes) for classes; both (rows, n_labels) where there are several labels a
-    row; or ``values`` (rows, n_outputs). The outputs of a stack or an ensemble are the means over its networks.
-    What computes in 16 bits is exported in float32.
+    (rows,) and ``probabilities`` (rows, n_classes) for classes; both are (rows, n_labels) with several labels per row;
+    or ``values`` (rows, n_outputs). The outputs of a stack or an ensemble are the means over its networks. Models that
+    compute in 16 bits are exported in float32.
 
     Parameters
     ----------
     model : MLP, MLPClassifier, MLPRegressor, MLPEnsembleClassifier, MLPEnsembleRegressor, search or Pipeline
-        A search stands for its best estimator. A pipeline is converted by skl2onnx, where that is installed.
+        A search stands for its best estimator. A pipeline is converted by skl2onnx, if installed.
     raw_rows : bool
-        For a network with its encoding of raw rows, as `gpubp train` keeps it: put the encoding into the model, which
-        then takes raw rows, for a table one input (rows, 1) per column, float64 or text, and gives classes by their
-        names and values in their own units.
+        For a network with its encoding of raw rows, as `gpubp train` saves it: put the encoding into the model, which
+        then takes raw rows (for a table, one input (rows, 1) per column, float64 or text) and returns classes by name
+        and values in their own units.
 
     Returns
     -------
     onnx.ModelProto
-        ``onnx.save(model, path)`` writes it. Its ``metadata_props`` have the order of the classes.
+        ``onnx.save(model, path)`` writes it. Its ``metadata_props`` hold the order of the classes.
 
     Raises
     ------
     UsageError
-        If onnx is not installed, the model is of another kind or not to be expressed: an activation of one's own
-        without a scalar expression, a column of dates with names of months, more than 2 GB.
+        If onnx is not installed, or if the model is of another kind or cannot be expressed: a user's activation without
+        a scalar expression, a column of dates with month names, more than 2 GB.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def to_onnx(model: Any, *, raw_rows: bool = False) -> Any:
 
 
 class Networks:
-    """A stack of networks with what its outputs mean.
+    """A stack of networks with the meaning of its outputs.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Networks:
         Raises
         ------
         UsageError
-            If it is of another class, or predicts in a way of its own.
+            If it is of another class, or overrides prediction.
         """
         from sklearn.utils.validation import check_is_fitted
 
@@ -113,13 +113,13 @@ class Networks:
         return cls(stack, stack.output_activation, Meaning.of_estimator(model.estimators_[0]))
 
     def add_to(self, X: Tensor) -> None:
-        """Add the networks to the graph of encoded rows X, and its outputs."""
+        """Add the networks, applied to encoded rows X, and the outputs to the graph."""
         a = layers.outputs(X, self.stack, self.output_activation)
         self.meaning.add_outputs(a, self.stack.layer_sizes[-1], self.stack.models)
 
 
 def _require_usual_predictions(est: Any, kind: Any) -> None:
-    """Raise if an estimator predicts otherwise than its class of gpubp's."""
+    """Raise if an estimator predicts differently than its gpubp class."""
     for name in ("predict", "predict_proba", "_forward", "_class_probabilities"):
         if getattr(type(est), name, None) is not getattr(kind, name, None):
             raise UsageError(f"{type(est).__name__} has a {name} of its own, of which an ONNX model knows nothing")

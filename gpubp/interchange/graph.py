@@ -1,4 +1,4 @@
-"""An ONNX graph that is being built, whose tensors are computed with as NumPy's arrays are."""
+"""An ONNX graph under construction, whose tensors support arithmetic like NumPy's arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpubp.errors import UsageError
 OPSET, ML_OPSET = 20, 4  # the first with RegexFullMatch and StringSplit; of the domains "" and ai.onnx.ml
 ML = "ai.onnx.ml"
 MOST_BYTES = 2**31 - 2**20  # of a protobuf message, less room for all but the weights
-ROWS = "rows"  # the name of the dimension that is free
+ROWS = "rows"  # the name of the free dimension
 TEXT = np.dtype(object)
 
 Number: TypeAlias = "Tensor | float"
@@ -95,7 +95,7 @@ class Tensor:
         return self._with("Equal", other, np.bool_)
 
     def apply(self, op_type: str, *, dtype: DTypeLike | None = None, **attributes: Any) -> Tensor:
-        """The result of an operator of this tensor alone; of its dtype unless another is given."""
+        """The result of a unary operator, of this tensor's dtype unless another is given."""
         return self.graph.node(op_type, [self], self.dtype if dtype is None else dtype, **attributes)
 
     def cast(self, dtype: DTypeLike) -> Tensor:
@@ -105,12 +105,12 @@ class Tensor:
         return self.apply("Cast", dtype=dtype, to=self.graph.type_of(dtype))
 
     def mean(self, axis: int) -> Tensor:
-        """The mean over an axis, which is gone then."""
+        """The mean over an axis, which is removed."""
         axes = self.graph.constant(np.array([axis]))
         return self.graph.node("ReduceMean", [self, axes], self.dtype, keepdims=0)
 
     def sum(self, axis: int) -> Tensor:
-        """The sum over an axis, which stays with length 1."""
+        """The sum over an axis, which is kept with length 1."""
         axes = self.graph.constant(np.array([axis]))
         return self.graph.node("ReduceSum", [self, axes], self.dtype, keepdims=1)
 
@@ -128,7 +128,7 @@ class Graph:
     Parameters
     ----------
     name_for : callable, optional
-        ``name_for(stem)`` gives a name that nothing in the graph has yet, where the graph becomes part of another.
+        ``name_for(stem)`` returns an unused name, for a graph that becomes part of another.
     """
 
     def __init__(self, name_for: Callable[[str], str] | None = None) -> None:
@@ -141,17 +141,17 @@ class Graph:
         self._names: set[str] = set()
 
     def type_of(self, dtype: DTypeLike) -> int:
-        """ONNX's number of a type."""
+        """ONNX's number for a type."""
         return int(self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def input(self, name: str, dtype: DTypeLike, columns: int) -> Tensor:
-        """What users feed: a tensor (rows, columns)."""
+        """Add an input: a tensor (rows, columns)."""
         self._names.add(name)
         self.inputs.append(self.onnx.helper.make_tensor_value_info(name, self.type_of(dtype), [ROWS, columns]))
         return Tensor(self, name, dtype)
 
     def output(self, name: str, values: Tensor, columns: int | None = None) -> None:
-        """What users get: a tensor (rows, columns), or (rows,); its name gets a suffix where an input has it."""
+        """Add an output: a tensor (rows, columns), or (rows,); its name gets a suffix if an input has the same."""
         shape = [ROWS] if columns is None else [ROWS, columns]
         while name in self._names:
             name += "_output"
@@ -160,7 +160,7 @@ class Graph:
         self.outputs.append(self.onnx.helper.make_tensor_value_info(name, self.type_of(values.dtype), shape))
 
     def constant(self, values: NDArray[Any], stem: str = "constant") -> Tensor:
-        """An array that the model holds, under a name that begins so."""
+        """An array stored in the model, under a name that starts with `stem`."""
         name = self._name_for(stem)
         self.initializers.append(self.onnx.numpy_helper.from_array(np.asarray(values, order="C"), name))
         return Tensor(self, name, values.dtype)
@@ -168,9 +168,9 @@ class Graph:
     def node(
         self, op_type: str, inputs: Sequence[Tensor], dtype: DTypeLike, *, domain: str = "", **attributes: Any
     ) -> Tensor:
-        """The first output of an operator."""
+        """Add an operator; returns its first output."""
         name = self._name_for(op_type)
-        names = [name, self._name_for("pieces")] if op_type == "StringSplit" else [name]  # which counts them too
+        names = [name, self._name_for("pieces")] if op_type == "StringSplit" else [name]  # its second output: counts
         made = self.onnx.helper.make_node(op_type, [x.name for x in inputs], names, name, domain=domain, **attributes)
         self.nodes.append(made)
         return Tensor(self, name, dtype)
@@ -180,7 +180,7 @@ class Graph:
         return self.node("Where", [condition, chosen, other], chosen.dtype)
 
     def concatenate(self, parts: Sequence[Tensor], axis: int) -> Tensor:
-        """Tensors of one type, one behind the other."""
+        """Concatenate tensors of one type."""
         return parts[0] if len(parts) == 1 else self.node("Concat", parts, parts[0].dtype, axis=axis)
 
     def take(self, values: Tensor, indices: Tensor, axis: int = 0) -> Tensor:
@@ -193,7 +193,7 @@ class Graph:
         Parameters
         ----------
         metadata : dict
-            JSON-able values by name, which travel in the model.
+            JSON-serializable values by name, stored in the model.
 
         Returns
         -------

@@ -12,7 +12,7 @@ from gpubp.errors import UsageError
 from gpubp.interchange.graph import Tensor
 from gpubp.stack import Stack
 
-# Activations that are one operator of ONNX, by their scalar expressions: a record's formula counts, not its name.
+# Activations that are a single ONNX operator, by their scalar expressions: a record's formula matters, not its name.
 OPERATORS: Mapping[str | None, str] = {
     identity().scalar_f: "Identity",
     relu().scalar_f: "Relu",
@@ -23,19 +23,19 @@ OPERATORS: Mapping[str | None, str] = {
 
 
 def _erf(x: Tensor) -> Tensor:
-    return x.cast(np.float32).apply("Erf").cast(x.dtype)  # runtimes have it in float32 alone
+    return x.cast(np.float32).apply("Erf").cast(x.dtype)  # runtimes only have it in float32
 
 
 def _log1p(x: Tensor) -> Tensor:
-    """ln(1 + x) without a loss for small x: what rounding 1 + x loses, ln u / (u − 1) makes good. After Kahan."""
+    """ln(1 + x) without loss for small x: ln u / (u − 1) compensates for the rounding of 1 + x. After Kahan."""
     u = 1.0 + x
     one = u.equals(1.0)
-    divisor = x.graph.where(one, u, u - 1.0)  # nothing is divided by 0
+    divisor = x.graph.where(one, u, u - 1.0)  # avoids division by 0
     return x.graph.where(one, x, u.apply("Log") * x / divisor)
 
 
 def _expm1(x: Tensor) -> Tensor:
-    """eˣ − 1 = 2t / (1 − t) with t = tanh ½x, without a loss for small x."""
+    """eˣ − 1 = 2t / (1 − t) with t = tanh ½x, without loss for small x."""
     t = (0.5 * x).apply("Tanh")
     return 2.0 * t / (1.0 - t)
 
@@ -61,14 +61,14 @@ def outputs(X: Tensor, stack: Stack, output_activation: Activation | Softmax) ->
     Parameters
     ----------
     X : Tensor
-        Of the networks' dtype.
+        In the networks' dtype.
     stack : Stack
     output_activation : Activation or Softmax
 
     Raises
     ------
     UsageError
-        Naming an activation that has no ONNX form.
+        Naming an activation that ONNX cannot express.
     """
     graph, backend = X.graph, stack.backend
     a = X
@@ -87,7 +87,7 @@ def activate(activation: Activation | Softmax, z: Tensor) -> Tensor:
     Raises
     ------
     UsageError
-        If it is a record without a scalar expression, or with one that has no ONNX form.
+        If it is a record without a scalar expression, or with one that ONNX cannot express.
     """
     if isinstance(activation, Softmax):
         return z.apply("Softmax", axis=-1)

@@ -1,4 +1,4 @@
-"""The encodings of numbers (`gpubp.data.encodings`) as operators of ONNX."""
+"""The encodings of numbers (`gpubp.data.encodings`) as ONNX operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def encoded(fitted: Mapping[str, Any], values: Tensor) -> Tensor:
     Raises
     ------
     UsageError
-        For an encoding that has no form in ONNX.
+        For an encoding that ONNX cannot express.
     """
     name, _, arguments = parse("encoding of numbers", fitted["name"])
     if name not in FORMS:
@@ -55,7 +55,7 @@ def _piecewise(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str
 
 
 def _steps(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """1 where lower < value ≤ upper; the outermost bins have no end."""
+    """1 where lower < value ≤ upper; the outermost bins are unbounded."""
     graph, (columns, lower, upper) = values.graph, _bins(fitted)
     widths = [len(edges) - 1 for edges in fitted["edges"]]
     last = np.cumsum(widths) - 1
@@ -86,7 +86,7 @@ def _smoothly_clipped(fitted: Mapping[str, Any], values: Tensor, clip: float) ->
 
 
 def _bins(fitted: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Of every bin of all columns: which column it is of, its lower and its upper edge."""
+    """For every bin of all columns: its column, its lower and its upper edge."""
     edges = fitted["edges"]
     columns = np.repeat(np.arange(len(edges)), [len(of_column) - 1 for of_column in edges])
     lower = np.array(list(chain.from_iterable(of_column[:-1] for of_column in edges)))

@@ -1,4 +1,4 @@
-"""Pipelines through skl2onnx, which knows scikit-learn's transformers and is told here of gpubp's estimators."""
+"""Pipelines through skl2onnx, which supports scikit-learn's transformers and here learns about gpubp's estimators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpubp.interchange.graph import OPSET, Graph, Tensor
 
 
 def register_with_skl2onnx() -> None:
-    """Let skl2onnx convert MLPClassifier, MLPRegressor and the ensembles, alone or in what it knows itself.
+    """Let skl2onnx convert MLPClassifier, MLPRegressor and the ensembles, alone or inside models it supports.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def register_with_skl2onnx() -> None:
 def pipeline_model(pipeline: Any) -> Any:
     """The ONNX model of a fitted pipeline that takes a matrix of numbers, ``X`` (rows, n_features) in float32.
 
-    Runtimes have some of skl2onnx's operators in float32 alone.
+    Runtimes have some of skl2onnx's operators only in float32.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def _skl2onnx() -> Any:
 
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
-    """Add an estimator to what skl2onnx builds: label and probabilities, or the values."""
+    """Add an estimator to skl2onnx's graph: label and probabilities, or values."""
     from gpubp.interchange.export import Networks
 
     networks = Networks.of_estimator(operator.raw_operator)
@@ -88,7 +88,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
     for node in graph.nodes:
         attributes = {a.name: graph.onnx.helper.get_attribute_value(a) for a in node.attribute}
         (name,) = node.output
-        if name in wanted:  # the last nodes, which name the outputs; skl2onnx says of what type they are
+        if name in wanted:  # the last nodes, which name the outputs; skl2onnx declares their types
             to = graph.type_of(_dtype(wanted[name].type))
             container.add_node("Cast", list(node.input), wanted[name].full_name, to=to)
         else:
@@ -96,7 +96,7 @@ def _convert(scope: Any, operator: Any, container: Any) -> None:
 
 
 def _dtype(of: Any) -> Any:
-    """The NumPy type of a type of skl2onnx's."""
+    """The NumPy type for an skl2onnx type."""
     from onnx.helper import tensor_dtype_to_np_dtype
     from skl2onnx.common.data_types import guess_proto_type
 

@@ -1,4 +1,4 @@
-"""What the outputs of networks mean, and as what an ONNX model gives it: labels and probabilities, or values."""
+"""The meaning of networks' outputs, and the ONNX outputs for it: labels and probabilities, or values."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from gpubp.network import MLP
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the outputs aᴸ of a network stand for.
+    """The meaning of a network's outputs aᴸ.
 
     Attributes
     ----------
     kind : {"classes", "labels", "values"}
-        One class a row, several labels a row, or values.
+        One class per row, several labels per row, or values.
     classes : (n_classes,) array or None
         In the order of the outputs; two for a single output, which is the probability of the second.
     each_against_the_rest : bool
-        Whether probabilities of classes are to be divided by their sum.
+        Whether to divide the probabilities of classes by their sum.
     are_probabilities : bool
-        Whether a classifier's outputs are probabilities: squared errors make none.
+        Whether a classifier's outputs are probabilities, which those of squared errors are not.
     mean, scale : (n_L,) array or None
-        With which values were standardized.
+        The standardization of values.
     names : list of str or None
-        Of the labels or values.
+        The names of the labels or values.
     bounds : pair of (n_L,) arrays, or None
-        The least and the largest value that is predicted, in own units.
+        The lowest and the highest predicted value, in original units.
     """
 
     kind: Literal["classes", "labels", "values"]
@@ -46,7 +46,7 @@ class Meaning:
 
     @classmethod
     def of_network(cls, net: MLP) -> Meaning:
-        """What `MLP.predict` makes of the outputs."""
+        """The meaning that `MLP.predict` gives the outputs."""
         n = net.layer_sizes[-1]
         if net.loss.integer_targets or net.output_activation.name == "softmax":
             return cls("classes", np.arange(n), are_probabilities=net.loss.classification)
@@ -56,7 +56,7 @@ class Meaning:
 
     @classmethod
     def of_target(cls, target: Mapping[str, Any]) -> Meaning:
-        """What `gpubp.data.decode` makes of the outputs, by the encoding of the target."""
+        """The meaning that `gpubp.data.decode` gives the outputs, from the encoding of the target."""
         names = target.get("columns")
         if target["type"] == "values":
             if "quantiles" in target:
@@ -71,7 +71,7 @@ class Meaning:
 
     @classmethod
     def of_estimator(cls, est: Any) -> Meaning:
-        """What `predict` and `predict_proba` of a fitted estimator make of the outputs."""
+        """The meaning that `predict` and `predict_proba` of a fitted estimator give the outputs."""
         if not hasattr(est, "classes_"):
             return cls("values")
         if est._target_type == "multilabel-indicator":
@@ -86,7 +86,7 @@ class Meaning:
         return classes | ({} if self.names is None else {"columns": self.names})
 
     def add_outputs(self, a: Tensor, n_outputs: int, models: int) -> None:
-        """Make what the outputs mean the outputs of the graph, averaged over networks.
+        """Add the meaning of the outputs, averaged over networks, as the outputs of the graph.
 
         Parameters
         ----------
@@ -120,7 +120,7 @@ class Meaning:
         return a / a.sum(-1) if self.each_against_the_rest else a
 
     def _in_own_units(self, values: Tensor) -> Tensor:
-        """Values as they were before they were standardized, in float64; others as they are."""
+        """Standardized values converted back to their original units, in float64; others unchanged."""
         if self.mean is None or self.scale is None:
             return values
         graph = values.graph

@@ -1,4 +1,4 @@
-"""What a model file holds, as that which was saved."""
+"""Loads a model file as the kind of object that was saved."""
 
 from __future__ import annotations
 

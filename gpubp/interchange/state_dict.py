@@ -1,4 +1,4 @@
-"""Weights by the names of PyTorch's ``state_dict``: those of an ``nn.Sequential`` of linear layers and activations."""
+"""Weights under the names of PyTorch's ``state_dict`` for an ``nn.Sequential`` of linear layers and activations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gpubp.serialization import atomic_write
 
 
 def to_state_dict(net: MLP) -> dict[str, NDArray[Any]]:
-    """The parameters of a network by PyTorch's names: ``0.weight`` (n_1, n_0), ``0.bias`` (n_1,), ``2.weight``, …
+    """The parameters of a network under PyTorch's names: ``0.weight`` (n_1, n_0), ``0.bias`` (n_1,), ``2.weight``, …
 
-    Between two linear layers of an ``nn.Sequential`` stands an activation, so layers have even numbers.
+    In an ``nn.Sequential``, an activation follows each linear layer, so layers have even numbers.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def to_state_dict(net: MLP) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict of str to ndarray
-        Copies on the host, in the dtype of the parameters, PyTorch's way round: outputs by inputs.
+        Copies on the host, in the dtype of the parameters, in PyTorch's layout: outputs by inputs.
 
     Raises
     ------
@@ -65,15 +65,15 @@ def from_state_dict(
     output_activation: Any = "auto",
     device: str = "auto",
 ) -> MLP:
-    """A network with the weights of PyTorch's linear layers.
+    """Make a network with the weights of PyTorch's linear layers.
 
     Parameters
     ----------
     source : dict of str to array or tensor, or path
-        A ``state_dict``, or a safetensors file of one. Layers come in the order of the dict; in a file, which has
-        none, in that of the numbers in their names. A layer without a bias gets zeros.
+        A ``state_dict``, or a safetensors file of one. Layers are in the order of the dict; in a file, which has no
+        order, by the numbers in their names. A layer without a bias gets zeros.
     activations, loss, output_activation
-        As `MLP` takes them; a state_dict does not hold them.
+        As in `MLP`; a state_dict does not hold them.
     device : str
 
     Returns
@@ -84,8 +84,8 @@ def from_state_dict(
     Raises
     ------
     DataError
-        For a file that cannot be read, a tensor that is no weight or bias of a linear layer, and layers of which one's
-        outputs are not as many as the next one's inputs.
+        For a file that cannot be read, a tensor that is not a weight or bias of a linear layer, and layers whose sizes
+        do not match.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def write_state_dict(path: str | Path, net: MLP) -> None:
     """
     from safetensors.numpy import save as to_bytes
 
-    atomic_write(path, to_bytes(to_state_dict(net), metadata={"format": "pt"}))  # as PyTorch's programs mark theirs
+    atomic_write(path, to_bytes(to_state_dict(net), metadata={"format": "pt"}))  # as PyTorch programs mark their files
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -151,7 +151,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _as_array(value: Any) -> NDArray[Any]:
-    """An array, or a tensor of PyTorch on whatever device."""
+    """An array, or a PyTorch tensor on any device."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if "bfloat16" in str(value.dtype) else value

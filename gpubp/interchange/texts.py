@@ -1,4 +1,4 @@
-"""Cells that are texts, read inside an ONNX graph as `gpubp.data` reads them: missing values, categories, dates."""
+"""Text cells, read inside an ONNX graph as `gpubp.data` reads them: missing values, categories, dates."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gpubp.data.number_style import PLAIN_NUMBER
 from gpubp.errors import UsageError
 from gpubp.interchange.graph import ML, TEXT, Graph, Tensor
 
-NO_DATE = "not a date"  # which no runtime reads as a number: the session raises
+NO_DATE = "not a date"  # no runtime reads it as a number, so the session raises
 MISSING_DATE = "1970-01-01"
-# What the parts of a date are written as, but in ISO 8601; all are whole numbers.
+# The format codes of a date's parts, except in ISO 8601; all are whole numbers.
 PARTS_OF_FORMATS = {"%Y": r"\d{4}"} | dict.fromkeys(("%m", "%d", "%H", "%M", "%S"), r"\d{1,2}")
 
 
 def is_missing(texts: Tensor, declared: Iterable[str], *, among_numbers: bool = False) -> Tensor:
-    """Whether cells (rows, 1) say that their value is missing, as `gpubp.data.missing.is_missing` does.
+    """Whether cells (rows, 1) mark a missing value, as in `gpubp.data.missing.is_missing`.
 
-    A number that was declared to mean so is known as it was declared, and as "-999" and "-999.0".
+    A declared number is recognized as it was declared, and as "-999" and "-999.0".
     """
     numbers = declared_numbers(declared)
     exact = {*declared, *map(as_text, numbers), *map(repr, numbers)}
@@ -53,7 +53,7 @@ def codes(texts: Tensor, code_of: dict[str, int]) -> Tensor:
 def spellings(category: str, boolean: bool) -> list[str]:
     """How a category may be written.
 
-    Truth values in any case and as 1 and 0; whole numbers also with a point: "1.0" is the category "1".
+    Booleans in upper or lower case and as 1 and 0; whole numbers also with a point: "1.0" is the category "1".
     """
     if boolean and category in ("true", "false"):
         letters = ((letter, letter.upper()) for letter in category)
@@ -68,22 +68,22 @@ def spellings(category: str, boolean: bool) -> list[str]:
 
 
 def seconds_of_dates(texts: Tensor, name: str, date_format: str, declared: Iterable[str]) -> Tensor:
-    """Dates (rows, 1) as seconds since 1970 in UTC, NaN where they are missing, as `gpubp.data.dates.parse_date` does.
+    """Dates (rows, 1) as seconds since 1970 in UTC, NaN where they are missing, as in `gpubp.data.dates.parse_date`.
 
     Parameters
     ----------
     texts : Tensor
     name : str
-        Of the column.
+        The column's name.
     date_format : str
-        A text that is not written so makes the session raise.
+        A text in another format makes the session raise.
     declared : iterable of str
-        What means that a value is missing.
+        Texts that mark a missing value.
 
     Raises
     ------
     UsageError
-        For a format that no operators of ONNX read; it names the column.
+        For a format that ONNX operators cannot read; the message names the column.
     """
     graph = texts.graph
     missing = is_missing(texts, declared, among_numbers=True)
@@ -113,7 +113,7 @@ def _text(graph: Graph, value: str) -> Tensor:
 
 
 def _piece(texts: Tensor, delimiter: str, index: int) -> Tensor:
-    """The text between two delimiters; "" where there are not so many."""
+    """The text between two delimiters; "" if there are fewer."""
     graph = texts.graph
     enough = graph.node("StringConcat", [texts, _text(graph, delimiter * (index + 1))], TEXT)
     pieces = enough.apply("StringSplit", delimiter=delimiter)  # (rows, 1, most pieces)
@@ -127,7 +127,7 @@ def _number(texts: Tensor) -> Tensor:
 
 
 def _formatted_seconds(texts: Tensor, date_format: str) -> Tensor:
-    """Read ``%d.%m.%Y %H:%M`` and the like: a date, and behind a space a time."""
+    """Read ``%d.%m.%Y %H:%M`` and the like: a date, then a space and a time."""
     date, _, time = date_format.partition(" ")
     separator = re.sub("%.", "", date)[0]
     day, month, year = (
@@ -141,9 +141,9 @@ def _formatted_seconds(texts: Tensor, date_format: str) -> Tensor:
 
 
 def _iso_seconds(texts: Tensor) -> Tensor:
-    """Read ISO 8601: a date, behind "T" or a space a time, behind that "Z" or how far the zone is before UTC."""
+    """Read ISO 8601: a date, then "T" or a space and a time, then "Z" or the time zone's offset from UTC."""
     graph = texts.graph
-    year, month, rest, west = (_piece(texts, "-", i) for i in range(4))  # west: behind a third "-", hours after UTC
+    year, month, rest, west = (_piece(texts, "-", i) for i in range(4))  # west: after a third "-", hours behind UTC
     before_t = _piece(rest, "T", 0)
     time = graph.node("StringConcat", [_piece(before_t, " ", 1), _piece(rest, "T", 1)], TEXT)  # one of the two is ""
     seconds = DAY * _days(_number(year), _number(month), _number(_digits(before_t)))
@@ -154,7 +154,7 @@ def _iso_seconds(texts: Tensor) -> Tensor:
 
 
 def _digits(text: Tensor) -> Tensor:
-    """What stands before a space, a "Z" and a "+"."""
+    """The text before a space, a "Z" and a "+"."""
     return _piece(_piece(_piece(text, " ", 0), "Z", 0), "+", 0)
 
 
@@ -182,7 +182,7 @@ def _floor(x: Tensor) -> Tensor:
 
 
 def part_of_date(seconds: Tensor, part: str, wave: str) -> Tensor:
-    """Sine or cosine of where dates (rows, 1) stand in a period, 0 where the date is missing."""
+    """Sine or cosine of the position of dates (rows, 1) in a period, 0 where the date is missing."""
     if part == "month":
         place = _month(seconds)
     elif part == "weekday":

@@ -1,4 +1,4 @@
-"""Training: the epoch loop, the step of a stack, what the host draws up for it, and what it leaves behind."""
+"""Training: the epoch loop, the step of a stack, the tables that the host prepares for it, and its results."""
 
 from gpubp.training.loop import train
 from gpubp.training.run import Callback

@@ -1,8 +1,8 @@
-"""Batches that are gone through in parts, whose gradients are added up for one update, in the memory of one part.
+"""Batches processed in parts, whose gradients are added up for one update, in the memory of one part.
 
-Nothing here is an operation of its own. Adding to a sum is a step of gradient descent on it with the learning rate −1,
-and clearing it one with the learning rate 1 along itself: both are exact, and a network whose loss or gradient is not
-finite in any part becomes inactive before anything of it is written, as in every step.
+No new operations are needed. Adding to a sum is a step of gradient descent on it with learning rate −1, and clearing it
+is a step along itself with learning rate 1: both are exact, and a network whose loss or gradient is not finite in any
+part becomes inactive before anything of it is written, as in every step.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Built = TypeVar("Built")
 
 
 class Batches(NamedTuple):
-    """How the batches of an epoch are gone through.
+    """How the batches of an epoch are processed.
 
     Attributes
     ----------
     size : int
         Rows of an update.
     parts : int
-        In how many parts they are gone through, by all ranks together.
+        The number of parts of a batch, over all ranks together.
     recompute : bool
-        Whether the backward pass runs segments of layers again, instead of keeping what all of them left.
+        Whether the backward pass recomputes segments of layers instead of keeping all activations.
     ranks : Ranks
-        Who goes through them: each rank through equally many parts, in their order.
+        The ranks that process them: each takes equally many parts, in rank order.
     """
 
     size: int
@@ -50,7 +50,7 @@ class Batches(NamedTuple):
 
     @classmethod
     def asked(cls, options: Mapping[str, Any], most_rows: int, recompute: bool, ranks: Ranks) -> Batches:
-        """Those of checked options; where the batch is all rows, there may be fewer than one for each part."""
+        """The batches that checked options ask for; in a full batch, there may be fewer rows than parts."""
         size, parts = options["batch_size"], options["accumulate"]
         if size == most_rows and ranks.size == 1:
             parts = min(parts, size)
@@ -62,7 +62,7 @@ class Batches(NamedTuple):
         return -(-self.size // self.parts)
 
     def check(self, most_rows: int) -> None:
-        """Refuse parts of different sizes, where an epoch has several batches."""
+        """Refuse parts of different sizes if an epoch has several batches."""
         if self.size >= most_rows or self.size % self.parts == 0:
             return
         each = self.parts // self.ranks.size
@@ -78,7 +78,7 @@ class Batches(NamedTuple):
         )
 
     def that_fit(self, stack: Stack, optimizer: Optimizer, most_rows: int) -> Batches:
-        """As few parts, but no fewer than these, as fit into the device's memory; these where none do."""
+        """These batches in as few more parts as fit into the device's memory; unchanged if nothing fits."""
         free = stack.backend.free_memory()
         if training_bytes(stack, self, optimizer) <= free:
             return self
@@ -89,7 +89,7 @@ class Batches(NamedTuple):
         return self.in_parts(max(self.parts, -(-self.size // rows)), most_rows)
 
     def in_parts(self, fewest: int, most_rows: int) -> Batches:
-        """These batches in as few equal parts as there can be, but no fewer than so many; a row each at most."""
+        """These batches in as few equal parts as possible, but at least `fewest`, and at most one per row."""
         each = -(-min(fewest, self.size) // self.ranks.size)
         candidates = range(each * self.ranks.size, self.size + 1, self.ranks.size)
         equal = (n for n in candidates if not self.size % n or self.size >= most_rows)
@@ -99,15 +99,15 @@ class Batches(NamedTuple):
 def with_batches_that_fit(
     build: Callable[[Batches], Built], asked: Batches, stack: Stack, optimizer: Optimizer, most_rows: int
 ) -> Built:
-    """What `build` makes for batches in as many parts as asked for, or in more where they do not fit into memory.
+    """What `build` makes for batches in as many parts as asked for, or in more if they do not fit into memory.
 
-    That is computed beforehand. Where memory runs out nevertheless, `build` is called once more, for parts of half
-    their size; not if it did so on one of several ranks, since the others know nothing of it.
+    The number is computed beforehand. If memory runs out nevertheless, `build` is called once more with parts of half
+    the size, but not with several ranks, since the others would not know.
 
     Raises
     ------
     UsageError
-        If what is asked for is not equal parts.
+        If the parts asked for are not equal.
     """
     asked.check(most_rows)
     fitting = asked.that_fit(stack, optimizer, most_rows)
@@ -128,7 +128,7 @@ def with_batches_that_fit(
 
 
 def training_bytes(stack: Stack, batches: Batches, optimizer: Optimizer) -> int:
-    """Bytes that training takes beside parameters, which are there already, and data."""
+    """Bytes that training takes besides data and parameters, which are already allocated."""
     memory = stack.memory(batches.part_size, optimizer, batches.recompute)
     sums = memory["parameters"] if batches.parts > 1 else 0
     return memory["total"] - memory["parameters"] + sums
@@ -137,7 +137,7 @@ def training_bytes(stack: Stack, batches: Batches, optimizer: Optimizer) -> int:
 def accumulation(
     stack: Stack, batches: Batches, epoch: Epoch, optimizer: OptimizerState, most_rows: int
 ) -> Accumulation:
-    """What adds up gradients for an optimizer, whose networks it makes inactive; its tables are empty yet."""
+    """The accumulation for an optimizer, whose networks it can make inactive; its tables are still empty."""
     if epoch.loss_scale is not None:
         what = "accumulate does" if batches.ranks.size == 1 else f"{batches.ranks.size} ranks do"
         raise UsageError(f'{what} not go with precision "float16", whose loss scale is of one batch; use "bfloat16"')
@@ -150,7 +150,7 @@ def accumulation(
 
 
 def begin(added: Accumulation, stack: Stack, epoch: Epoch, table: StepTable, members: NDArray[np.intp]) -> None:
-    """Fill the tables of the parts from those of their batches, of the networks that have a place."""
+    """Fill the tables of the parts from those of their batches, for the networks still in the stack."""
     per_batch = parts_per_batch(added)
     width = added.parts.normalizer.shape[1]
     normalizer = np.repeat(table.normalizer, per_batch, axis=1)[:, :width]
@@ -162,17 +162,17 @@ def begin(added: Accumulation, stack: Stack, epoch: Epoch, table: StepTable, mem
 
 
 def parts_per_batch(added: Accumulation) -> int:
-    """Steps of the parts in one of a whole batch."""
+    """The number of part steps in the step of a whole batch."""
     return -(-added.whole.batch_size // added.parts.batch_size)
 
 
 class AccumulatingStep(SliceStep):
-    """A training step of neighbours in a stack that goes through its batch in parts.
+    """A training step of consecutive networks that processes its batch in parts.
 
     Parameters
     ----------
     stack, state, workspace
-        As for `SliceStep`; the state with an accumulation, the workspace with buffers for a part, and for the sum.
+        As for `SliceStep`; the state has an accumulation, and the workspace has buffers for one part and for the sum.
     """
 
     def __init__(self, stack: Stack, state: StepState, workspace: Workspace) -> None:
@@ -192,7 +192,7 @@ class AccumulatingStep(SliceStep):
         return "parts", self._run
 
     def _run(self, count: int, rows: int) -> None:
-        """Take steps of so many rows; each part is a recorded step of its own."""
+        """Take `count` steps of `rows` rows; each part is a recorded step of its own."""
         parts, rest = divmod(rows, self.added.parts.batch_size)
         for _ in range(count):
             if parts:

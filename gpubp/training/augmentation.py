@@ -1,4 +1,4 @@
-"""Rows that a function of the user's makes anew before each epoch, where they lie."""
+"""Rows that a user's function regenerates in place before each epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Augment = Callable[[Any, Any, int], Any]
 
 
 def checked_augment(augment: Any, samples: Samples) -> str:
-    """The name of what rows are augmented by; refused where it cannot be called, or the rows are sparse."""
+    """The name of the function that augments rows; refused if it is not callable, or if the rows are sparse."""
     if not callable(augment):
         raise UsageError(f"augment={augment!r} does not fit; give a function of (xp, X, epoch) that returns rows")
     if isinstance(samples.X, SparseRows):
@@ -28,7 +28,7 @@ def checked_augment(augment: Any, samples: Samples) -> str:
 
 
 class Augmentation:
-    """What fills the rows on the device before an epoch; those that they are made from stay beside them.
+    """Fills the rows on the device before an epoch, and keeps the originals next to them.
 
     Parameters
     ----------
@@ -38,12 +38,12 @@ class Augmentation:
     X : (m, n_0) array
         In the network's type, on the host.
     data : DeviceData
-        Of the rows that are trained on, in memory of its own.
+        The rows that are trained on, in memory of their own.
 
     Raises
     ------
     DeviceError
-        Where the device has no room for all rows.
+        If the device has no room for all rows.
     """
 
     def __init__(self, augment: Augment, backend: Backend, X: NDArray[Any], data: DeviceData | StreamedData) -> None:
@@ -62,9 +62,9 @@ class Augmentation:
         Raises
         ------
         UsageError
-            If what is returned is no array on this device, or not of the rows' shape.
+            If the function does not return an array on this device with the rows' shape.
         DataError
-            If it has a number that is not finite.
+            If the array has a number that is not finite.
         """
         xp = self.backend.xp
         augmented = self.augment(xp, self.original.copy(), epoch)

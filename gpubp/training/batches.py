@@ -1,4 +1,4 @@
-"""What `train` takes as batches: data sets that are asked for their rows, and whatever yields batches."""
+"""What `train` accepts as batches: data sets that are asked for their rows, and iterables of batches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gpubp.errors import DataError, UsageError
 from gpubp.scratch import BLOCK_BYTES, WINDOW_BYTES, ScratchRows, rows_of
 from gpubp.training.streaming import RowSource
 
-LOOKED_AT = 64  # rows of a data set that tell it from another
+LOOKED_AT = 64  # rows of a data set that identify it
 
 
 def as_row_source(batches: Any) -> RowSource:
-    """What is given as batches, as rows that can be read in any order.
+    """Turn the argument `batches` into rows that can be read in any order.
 
-    A data set with ``len()`` is asked for its rows, one by one, whenever they are needed; what yields batches is gone
-    through once, and its rows are kept in a scratch file.
+    A data set with ``len()`` is asked for its rows, one by one, whenever they are needed; an iterable of batches is
+    read once, and its rows are kept in a scratch file.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class DatasetRows:
     Parameters
     ----------
     dataset : object
-        Several rows are asked for by ``__getitems__(numbers)``, where it has that.
+        Several rows are requested through ``__getitems__(numbers)``, if it has that.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -90,7 +90,7 @@ class DatasetRows:
         return X, np.array(y)
 
     def identity(self) -> dict[str, Any]:
-        """The digest of some rows, spread over all."""
+        """The digest of some rows, spread over the data set."""
         digest = hashlib.sha256()
         for row in np.unique(np.linspace(0, self.shape[0] - 1, LOOKED_AT).astype(int)).tolist():
             for array in self.read(row, row + 1):

@@ -1,4 +1,4 @@
-"""The step that trains a stack, made from checked options, on batches that fit into memory."""
+"""The step that trains a stack, built from checked options, with batches that fit into memory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def built_step(
     options: Mapping[str, Any],
     augment: Augment | None,
 ) -> TrainingStep:
-    """The step that trains a stack, from checked options."""
+    """The step that trains a stack, built from checked options."""
     rule, rule_options = optimizer
-    # Augmented rows are written where they lie, which must not be the user's array.
+    # Augmentation overwrites rows in place, which must not be the user's array.
     X = samples.X if augment is None else np.array(samples.X, stack.backend.dtype)
 
     def build(batches: Batches) -> TrainingStep:
@@ -60,5 +60,5 @@ def built_step(
 
 
 def _unless_zero(numbers: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(K,) numbers, or None where all are 0, so that the step leaves their term out."""
+    """(K,) numbers, or None if all are 0, so that the step leaves their term out."""
     return numbers if numbers.any() else None

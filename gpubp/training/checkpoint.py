@@ -1,8 +1,8 @@
-"""Checkpoints: the whole state of a training in a file, of which a folder keeps the last two and the best.
+"""Checkpoints: files with the whole state of a training; a folder keeps the last two and the best.
 
-What a checkpoint holds is what a training needs to go on with the same bits; `loop` and `step` say what that is. Here
-stand when one is due, how it is written while the training goes on, which files are kept, and that a training goes on
-from its own checkpoints alone.
+A checkpoint holds what a training needs to resume with the same bits; `loop` and `step` define that. This module
+decides when one is due, writes it while the training continues, chooses which files to keep, and ensures that a
+training resumes only from its own checkpoints.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from gpubp.stack import Stack
 from gpubp.training.interruption import Interruption
 from gpubp.training.ranks import Ranks
 
-FOLDER = "checkpoints"  # of a run, in its folder
+FOLDER = "checkpoints"  # in the folder of a run
 EVERY = "10minutes"  # unless another interval is named
 KEPT = 2  # checkpoints besides the best
-LOOK = 0.05  # seconds of steps after which the clock and signals are looked at
+LOOK = 0.05  # seconds of steps between checks of the clock and of signals
 SUFFIX = ".safetensors"
 NAME = re.compile(rf"step-(\d{{12}}){re.escape(SUFFIX)}")
 METADATA = {
@@ -77,20 +77,20 @@ class Interval:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a training stands.
+    """The state of a training.
 
     Attributes
     ----------
     epoch, position : int
         The epoch, counted from 0, and the step within it that come next.
     step : int
-        The same over the whole training.
+        The next step, counted over the whole training.
     score : float
         The monitored loss of the last epoch, mean over networks; infinite before there is one.
     tensors : dict of str to array
-        On the host, in memory of their own.
+        Copies on the host.
     metadata : dict
-        What JSON holds.
+        JSON-serializable.
     """
 
     epoch: int
@@ -102,16 +102,16 @@ class TrainingState:
 
 
 class TrainingIdentity:
-    """What two trainings must have in common for one to go on where the other stood.
+    """What two trainings must have in common for one to resume where the other stopped.
 
     Parameters
     ----------
     stack : Stack
     settings : mapping
-        The options of the training: arrays, and what JSON holds.
+        The options of the training: arrays and JSON-serializable values.
     data : mapping
-        All that is trained and validated on: arrays, SparseRows, StreamedRows, sequences of arrays, None, and mappings
-        of those.
+        All training and validation data: arrays, SparseRows, StreamedRows, sequences of arrays, None, and mappings of
+        those.
     """
 
     def __init__(self, stack: Stack, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
@@ -127,11 +127,11 @@ class TrainingIdentity:
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """The identity as JSON holds it: of the data, their shapes, types and digests."""
+        """The identity, JSON-serializable: for the data, their shapes, types and digests."""
         return {"network": self.network, "settings": self.settings, "data": fingerprint(self.data)}
 
     def check(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint of another training, with both sides named; say where other bits are to be expected.
+        """Refuse a checkpoint of another training, naming both sides; warn if the bits may differ.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class CheckpointFolder:
         return sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
 
     def check_new(self) -> None:
-        """Refuse to begin a training in a folder that holds checkpoints of another one."""
+        """Refuse to start a training in a folder that holds checkpoints of another one."""
         if files := self.files():
             raise UsageError(
                 f"{self.path}: holds checkpoints already ({files[-1].name}); go on from them with "
@@ -182,7 +182,7 @@ class CheckpointFolder:
         Raises
         ------
         CheckpointError
-            If it cannot be written; those that were there are untouched.
+            If it cannot be written; earlier ones are untouched.
         """
         path = self.path / f"step-{state.step:012d}{SUFFIX}"
         best = min(self._best, (state.score, path.name), key=lambda scored: scored[0])
@@ -203,15 +203,15 @@ class CheckpointFolder:
         self._best, self._latest = best, [*self._latest, path.name][-KEPT:]
 
     def remove_older(self) -> None:
-        """Remove the checkpoints that are no longer to be kept, and what killed writers left."""
-        with suppress(OSError):  # one too many does no harm
+        """Remove checkpoints that are no longer needed, and leftovers of killed writers."""
+        with suppress(OSError):  # an extra file does no harm
             for old in self.files():
                 if old.name not in (*self._latest, self._best[1]):
                     old.unlink()
             serialization.sweep(self.path, NAME.pattern)
 
     def goes_on_from(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Let a checkpoint that was read be the last one, with the best that was known then."""
+        """Make a checkpoint that was read the last one, with the best that was known then."""
         serialization.sweep(self.path, NAME.pattern)
         self._latest = [path.name]
         if metadata["best"] is not None:
@@ -219,7 +219,7 @@ class CheckpointFolder:
 
 
 def newest(path: Path) -> Path:
-    """The last checkpoint in a folder, or in that of a run; a file is itself.
+    """The last checkpoint in a folder, or in the folder of a run; a file is returned as it is.
 
     Raises
     ------
@@ -235,12 +235,12 @@ def newest(path: Path) -> Path:
 
 
 def read(path: Path, identity: TrainingIdentity) -> tuple[TrainingState, dict[str, Any]]:
-    """The state that a checkpoint of this training holds, and what the checkpoint says besides.
+    """The state that a checkpoint of this training holds, and its other metadata.
 
     Raises
     ------
     DataError
-        If it is damaged, no checkpoint, or of another training.
+        If the file is damaged, is not a checkpoint, or is of another training.
     """
     try:
         tensors, metadata = serialization.load(path)
@@ -265,12 +265,12 @@ def open_checkpoints(
     identity: TrainingIdentity,
     ranks: Ranks,
 ) -> tuple[Checkpoints | None, TrainingState | None]:
-    """The checkpoints of a training, where it has any, and the state that it goes on from, as `train` takes them.
+    """The checkpoints of a training, if it has any, and the state it resumes from, given the arguments of `train`.
 
     Raises
     ------
     DataError, UsageError
-        Where there is nothing to go on from, or it is of another training, or a folder holds one already.
+        If there is nothing to resume from, if it is of another training, or if a folder already holds one.
     """
     interval = None if every is None else Interval.parse(every)
     if resume is None:
@@ -294,14 +294,14 @@ def open_checkpoints(
 class Checkpoints(AbstractContextManager["Checkpoints"]):
     """The checkpoints of a training: when they are due, and the thread that writes them.
 
-    Of several ranks, rank 0 says when, and writes; a signal to any of them is heard by all.
+    With several ranks, rank 0 decides when, and writes; a signal to any of them reaches all.
 
     Parameters
     ----------
     folder : CheckpointFolder or None
-        None for ranks that write none: a signal then does between two steps what it does without ranks anywhere.
+        None for ranks that write none: between two steps, a signal then does what it would do anywhere without ranks.
     every : Interval or None
-        None for those alone that an interrupt asks for.
+        With None, only an interrupt causes a checkpoint.
     identity : TrainingIdentity
     ranks : Ranks
     """
@@ -314,7 +314,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[None] | None = None
         self._written_at = self._looked_at = time.monotonic()
-        self._pace = 1  # steps between two looks at the clock
+        self._pace = 1  # steps between two checks of the clock
 
     def __enter__(self) -> Checkpoints:
         self.interruption.__enter__()
@@ -329,7 +329,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
             self.wait()
 
     def most_steps(self, step: int) -> int:
-        """How many steps may be taken from `step` on before `due` is to be asked."""
+        """How many steps may be taken from `step` on before `due` must be called."""
         now = time.monotonic()
         if now - self._looked_at < LOOK:
             self._pace *= 2
@@ -343,7 +343,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return pace
 
     def due(self, step: int, epoch: int | None) -> bool:
-        """Whether a checkpoint is to be written before `step`, at which so many epochs end, if any do."""
+        """Whether to write a checkpoint before `step`; `epoch` is the number of finished epochs if one ends there."""
         of_ranks = self.ranks.gather(self.interruption.signal or 0, self._is_time(step, epoch))
         if signal := int(of_ranks[:, 0].max()):
             self.interruption.signal = signal
@@ -360,7 +360,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         return epoch is not None and epoch % int(self.every.number) == 0
 
     def write(self, state: TrainingState) -> None:
-        """Write a checkpoint while the training goes on, once the one before is written."""
+        """Write a checkpoint in the background, once the previous one is written."""
         if self.folder is None:
             return self.interruption.let_happen()
         self.wait()
@@ -370,12 +370,12 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
         self._written_at = time.monotonic()
 
     def _remove_older(self, written: Future[None]) -> None:
-        """Remove what a checkpoint takes the place of, if it was written; nobody waits for that but the next one."""
+        """Remove what a checkpoint replaces, if it was written; only the next one waits for that."""
         if self.folder is not None and written.exception() is None:
             self.folder.remove_older()
 
     def wait(self) -> None:
-        """Wait until all is on the disk.
+        """Wait until everything is on the disk.
 
         Raises
         ------
@@ -388,7 +388,7 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
 
 
 def _as_json(setting: Any) -> Any:
-    """A setting as JSON holds it, which has no infinity: that of ``max_grad_norm`` is text."""
+    """A setting as JSON, which has no infinity: that of ``max_grad_norm`` becomes a string."""
     if isinstance(setting, list):
         return [_as_json(one) for one in setting]
     return str(setting) if isinstance(setting, float) and not math.isfinite(setting) else setting
@@ -398,7 +398,7 @@ def fingerprint(data: Any) -> Any:
     """Shapes, types and digests of arrays, as `TrainingIdentity` takes them."""
     if data is None:
         return None
-    if hasattr(data, "identity"):  # rows that do not lie in memory
+    if hasattr(data, "identity"):  # rows that are not in memory
         return data.identity()
     if isinstance(data, Mapping):
         return {name: fingerprint(value) for name, value in data.items()}
@@ -411,7 +411,7 @@ def fingerprint(data: Any) -> Any:
 
 
 def first_difference(name: str, there: Any, here: Any) -> tuple[str, Any, Any] | None:
-    """Where two JSON-able records differ: the name, and what each has; None where they do not."""
+    """The first difference of two JSON-serializable records: its name and both values; None if they are equal."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in [*here, *(key for key in there if key not in here)]:
             inner = f"{name}.{key}" if name else key

@@ -1,8 +1,8 @@
-"""Data-parallel training: ranks go through the parts of each batch, and add up their gradients before the update.
+"""Data-parallel training: ranks process parts of each batch, and add up their gradients before the update.
 
-Every rank has all rows, the whole network and the whole optimizer. Parts are those of accumulation, rank r has those
-after the parts of the ranks below it, and gradients are added in that order: ranks end with the weights of one process
-that accumulates as many parts. What must not differ among them is compared, or is what rank 0 says.
+Every rank has all rows, the whole network and the whole optimizer. Parts are those of accumulation; rank r takes the
+ones after those of the ranks below it, and gradients are added in that order: ranks end with the weights of one process
+that accumulates as many parts. Whatever must not differ among ranks is compared, or decided by rank 0.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from gpubp.training.ranks import Ranks
 from gpubp.training.samples import Samples
 from gpubp.training.slice_step import StepState, Workspace
 
-FEWEST_IN_SLICE = 1 << 18  # elements of a gradient that are added up beside the backward pass, or with the next ones
+FEWEST_IN_SLICE = 1 << 18  # elements of a gradient summed during the backward pass; fewer wait for the next ones
 
 
 class RankStep(AccumulatingStep):
-    """A training step of neighbours in a stack, of whose batch this rank goes through its parts.
+    """A training step of consecutive networks in which this rank processes its parts of the batch.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class RankStep(AccumulatingStep):
         As for `AccumulatingStep`.
     ranks : Ranks
     parts : int
-        Of a batch, that this rank goes through.
+        The parts of a batch that this rank processes.
     add_up : GradientSum
     """
 
@@ -53,7 +53,7 @@ class RankStep(AccumulatingStep):
         super().__init__(stack, state, workspace)
 
     def _run(self, count: int, rows: int) -> None:
-        """Take steps of so many rows, of which this rank has none where the last batch of an epoch is small."""
+        """Take `count` steps of `rows` rows; this rank may have none of them if the last batch of an epoch is small."""
         parts, cursor = self.added.parts, self.added.parts.cursor
         full, rest = divmod(self._own_rows(rows), parts.batch_size)
         for _ in range(count):
@@ -70,25 +70,25 @@ class RankStep(AccumulatingStep):
             self._clear(1, rows)
 
     def _own_rows(self, rows: int) -> int:
-        """How many of a batch's rows this rank goes through."""
+        """How many of a batch's rows this rank processes."""
         size = self.added.parts.batch_size
         return min(max(0, rows - self.first_part * size), self.most_parts * size)
 
     def _mark_faulty(self) -> None:
-        """Where a part was not finite on this rank, on none is the sum of all ranks."""
+        """If a part was not finite on this rank, make the sum non-finite on all ranks."""
         self.total[:, :1] += self.stack.backend.xp.where(self.state.optimizer.active, 0.0, np.nan)[:, None]
 
 
 class OverlappingRankStep(RankStep):
-    """A rank's step of one network and one part, which adds up gradients slice by slice beside the backward pass.
+    """A rank's step of one network and one part, which sums gradients slice by slice during the backward pass.
 
-    Once the gradients of some layers are there, the last ones first, the sum of all ranks' is begun, and goes on while
-    the layers below are gone through. The rest is added up after them.
+    Once the gradients of some layers are ready, the last ones first, the sum over all ranks starts, and continues while
+    the layers below are processed. The rest is added up afterwards.
 
     Parameters
     ----------
     stack, state, workspace, ranks
-        As for `RankStep`, of parts that each rank has one of.
+        As for `RankStep`, with one part per rank.
     add_up : OverlappingSum
     """
 
@@ -118,9 +118,9 @@ class OverlappingRankStep(RankStep):
             self._clear(1, rows)
 
     def _gradients_over_ranks(self, rows: int) -> None:
-        """This rank's gradients of a batch of so many rows; in slices that are added up beside, those of all ranks.
+        """This rank's gradients of a batch of `rows` rows; in slices that are summed meanwhile, those of all ranks.
 
-        Where it has no rows, the sums are those of the others, and go to where its own would be added.
+        If it has no rows, the sums are those of the others, and are put where its own would be added.
         """
         if own_rows := self._own_rows(rows):
             self.gradients(own_rows, self._begin_after)
@@ -134,7 +134,7 @@ class OverlappingRankStep(RankStep):
             self.stack.backend.call(self._sums.begin, self.workspace.grad[0, self.after_layer[layer]])
 
     def _prepare(self, rows: int) -> None:
-        """What a device has to do before it can capture gradients and sums, whose results nobody uses."""
+        """Run what a device needs before it can capture gradients and sums; the results are not used."""
         if own_rows := self._own_rows(rows):
             self.gradients(own_rows)
         self._sums(*(self.workspace.grad[0, part] for part in self.after_layer.values()))
@@ -144,7 +144,7 @@ class OverlappingRankStep(RankStep):
 
 
 def slices_by_layer(layout: Layout) -> dict[int, slice]:
-    """Slices of a gradient that are worth a sum of their own, by the layer after which they are complete."""
+    """Slices of a gradient large enough for a sum of their own, by the layer after which they are complete."""
     slices, end = {}, layout.n_weights
     for layer in reversed(range(1, len(layout.shapes))):
         start = layout.weight_starts[layer]
@@ -154,7 +154,7 @@ def slices_by_layer(layout: Layout) -> dict[int, slice]:
 
 
 def rank_step(stack: Stack, state: StepState, workspace: Workspace, batches: Batches, add_up: GradientSum) -> RankStep:
-    """The step of one of several ranks: overlapping with its sums where that is possible, and worth it."""
+    """The step of one of several ranks: overlapping with its sums if that is possible and worthwhile."""
     ranks, parts = batches.ranks, batches.parts // batches.ranks.size
     all_have_rows = (ranks.size - 1) * batches.part_size < batches.size  # in a whole batch, so that all prepare for it
     if add_up.overlapping and parts == stack.models == 1 and all_have_rows and slices_by_layer(stack.layout):
@@ -163,7 +163,7 @@ def rank_step(stack: Stack, state: StepState, workspace: Workspace, batches: Bat
 
 
 def of_own_parts(totals: NDArray[np.float64], ranks: Ranks, parts: int) -> NDArray[np.float64]:
-    """Totals (K, steps · parts, 2) of all ranks' parts, zero where the part of a batch is not this rank's."""
+    """Totals (K, steps · parts, 2) of all ranks' parts, zero except for this rank's own parts."""
     first = ranks.rank * parts // ranks.size
     part = np.arange(totals.shape[1]) % parts
     is_ours = (first <= part) & (part < first + parts // ranks.size)
@@ -171,12 +171,12 @@ def of_own_parts(totals: NDArray[np.float64], ranks: Ranks, parts: int) -> NDArr
 
 
 def check_same(ranks: Ranks, stack: Stack, identity: TrainingIdentity, state: TrainingState | None) -> None:
-    """Refuse ranks that would not train the same network on the same rows, from the same step on.
+    """Refuse ranks that would not train the same network on the same rows, starting at the same step.
 
     Raises
     ------
     DataError
-        On all ranks, with what differs on both sides.
+        On all ranks, with the differing values of both sides.
     """
     if ranks.size == 1:
         return
@@ -197,7 +197,7 @@ def check_same(ranks: Ranks, stack: Stack, identity: TrainingIdentity, state: Tr
 
 
 def check_still_same(ranks: Ranks, stack: Stack) -> None:
-    """Refuse to go on where ranks have come to different weights.
+    """Refuse to continue if ranks have arrived at different weights.
 
     Raises
     ------
@@ -217,12 +217,12 @@ def check_still_same(ranks: Ranks, stack: Stack) -> None:
 
 
 def evaluate(ranks: Ranks, stack: Stack, samples: Samples) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The weighted mean loss (K,) and the metric (K,) over samples, of which each rank takes a part."""
+    """The weighted mean loss (K,) and the metric (K,) over samples, with each rank evaluating a part."""
     if ranks.size == 1:
         return stack.evaluate(samples.X, samples.y, samples.weight, samples.rows)
     part = samples.part(ranks.rank, ranks.size)
     weights = part.weights(stack.models)[:, None]
-    with np.errstate(invalid="ignore"):  # a rank may have no row, or none that counts
+    with np.errstate(invalid="ignore"):  # a rank may have no rows, or none with weight
         losses = stack.mean_losses(part.X, part.y, part.weight, part.rows)
     sums = np.hstack([np.where(weights > 0, losses * weights, 0.0), weights])
     ranks.sum(sums)

@@ -1,4 +1,4 @@
-"""Where the rows of a training lie: all of them on the device, or as many at a time as there is room for."""
+"""Where the rows of a training are: all of them on the device, or as many at a time as fit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gpubp.backends import Backend
 from gpubp.checks import SparseRows
 from gpubp.training.step_table import StepTable
 
-_DENSE = 1 << 24  # bytes of a sparse matrix's rows that are made dense at a time
+_DENSE = 1 << 24  # bytes of a sparse matrix's rows made dense at a time
 
 
 class DeviceData:
     """The data set as `Backend.gather` reads it.
 
-    Where it does not fit on the device, an epoch is cut into segments of whole batches. The host puts a
-    segment's rows in the order in which they will be seen and copies them; gather then takes them one after
-    the other, so a step is the same function in either case.
+    If it does not fit on the device, an epoch is cut into segments of whole batches. The host arranges a segment's rows
+    in the order in which they will be used and copies them; gather then takes them in sequence, so a step is the same
+    function in either case.
 
     Parameters
     ----------
@@ -29,18 +29,18 @@ class DeviceData:
         X (m, n_0), y (m,) or (m, n_L), and the sample weights (K or 1, m).
     batch_size : int
     orders : int
-        1 where all networks see the rows in the same order, else K.
+        1 if all networks see the rows in the same order, otherwise K.
     free : float
         Bytes of the device that the data may take.
 
     Attributes
     ----------
     device : tuple of arrays or None
-        What gather reads, (K or 1, m, …).
+        The arrays that gather reads, (K or 1, m, …).
     segment : int
-        Rows per order that are on the device at a time; more than there are where all are.
+        Rows per order that are on the device at a time; more than there are rows if all are.
     places : (orders, segment) int or None
-        Where the rows of a segment lie in `device`, where networks have orders of their own.
+        Where the rows of a segment are in `device`, if networks have orders of their own.
     """
 
     def __init__(self, backend: Backend, host: tuple[Any, ...], batch_size: int, orders: int, free: float) -> None:
@@ -55,11 +55,11 @@ class DeviceData:
             self.segment, self.places = sys.maxsize, None
             X, y, weight = host
             X = X[:] if isinstance(X, SparseRows) else X
-            # A copy of the weights, in which networks move up.
+            # A copy of the weights, in which networks can be moved.
             on_device = None if weight is None else backend.from_host(weight.copy())
             self.device = backend.from_host(X)[None], backend.from_host(y)[None], on_device
         else:
-            # A segment is there twice while it is copied.
+            # A segment exists twice while it is copied.
             self.segment = batch_size * max(1, int(free / 2 / (size / m * batch_size * orders)))
             samples = [None if rows is None else backend.from_host(rows[:1]) for rows in self._sources(0)]
             self.device = tuple(
@@ -72,7 +72,7 @@ class DeviceData:
     def load(self, table: StepTable, start: int, networks: NDArray[np.intp]) -> None:
         """Copy the segment of these networks that begins at position `start` of the epoch."""
         order = table.rows(start, start + self.segment)
-        # Networks with weights of their own have a segment each, also where they share an order.
+        # Networks with weights of their own have a segment each, even if they share an order.
         for place, k in enumerate(networks.tolist() if self.places is not None else [0]):
             rows, first = order[k if len(order) > 1 else 0], place * self.segment
             for source, out in zip(self._sources(k), self.device, strict=True):

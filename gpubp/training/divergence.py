@@ -1,4 +1,4 @@
-"""Finding out, after the fact, where a training left the finite numbers."""
+"""Finds out, after the fact, where a training diverged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpubp.training.step import TrainingStep
 from gpubp.training.streaming import StreamedRows
 
 REMEDY = "Try a learning rate ten times smaller, max_grad_norm=1, or inputs scaled to about unit variance"
-# Rows of each network that are looked at once a training is over, and values of all their layers.
+# Limits on the rows of each network that are checked after a training, and on the values of all their layers.
 FEWEST_ROWS, MOST_ROWS, MOST_VALUES = 8, 1024, 2**15
 
 
@@ -30,8 +30,8 @@ def divergence_error(
 ) -> DivergenceError:
     """The error for the first of the networks that diverged in this epoch: step, layer, likely cause, remedy.
 
-    The layer is found by replaying the recorded batch with the weights that the network was left with. A network of
-    a stack is named by its number, where `numbered`.
+    The layer is found by replaying the recorded batch with the weights that the network had in the end. With
+    `numbered`, a network of a stack is named by its number.
     """
     stack, table = step.stack, step.table
     k = int(np.argmax(diverged))
@@ -39,7 +39,7 @@ def divergence_error(
     fault = step.fault_step(k)
     at = first + steps - 1 if fault < 0 else fault
     layer, what = None, "an update overflowed"
-    if fault >= 0 and (step.batches.parts > 1 or step.batches.recompute):  # not all of the batch is there to be seen
+    if fault >= 0 and (step.batches.parts > 1 or step.batches.recompute):  # not all of the batch is in memory
         what = "the loss or the gradient overflowed"
     elif fault >= 0:
         replayed, place = step.replay(fault - first, k)
@@ -59,10 +59,10 @@ def divergence_error(
 
 
 def with_finite_outputs(history: History, stack: Stack, samples: Samples) -> History:
-    """The history, in which networks have diverged whose loss on their first rows is not finite, though θ is.
+    """The history, with networks marked as diverged whose loss on their first rows is not finite although θ is.
 
-    The last update of a training may lead there, and no step comes after it that would notice. Of rows that are
-    streamed it is the very first one, since none is asked for once a training is over.
+    The last update of a training may cause that, and no later step would notice. With streamed rows, only the very
+    first row is checked, since no more are read once a training is over.
 
     Raises
     ------
@@ -73,12 +73,12 @@ def with_finite_outputs(history: History, stack: Stack, samples: Samples) -> His
     count = max(FEWEST_ROWS, min(MOST_ROWS, MOST_VALUES // (sum(stack.layer_sizes) * stack.models)))
     every = np.arange(min(len(X), count))
     rows = [every] * stack.models if samples.rows is None else [own_rows[:count] for own_rows in samples.rows]
-    if stack.backend.name == "compiled":  # which is not worth it for so few rows
+    if stack.backend.name == "compiled":  # not worth it for so few rows
         stack = stack.like(stack.theta, _reference(stack.backend.dtype), stack.seeds)
     try:
         with np.errstate(all="ignore"):
             loss, _ = stack.evaluate(X, y, None, rows)
-    except (OutOfDeviceMemoryError, MemoryError):  # what was trained is worth more than this look at it
+    except (OutOfDeviceMemoryError, MemoryError):  # the trained network matters more than this check
         return history
     lost = ~np.isfinite(loss)
     if lost.any():
@@ -94,7 +94,7 @@ def _reference(dtype: np.dtype[Any]) -> ReferenceBackend:
 
 
 def say_if_slots_overflowed(step: TrainingStep) -> None:
-    """Say which slots of the optimizer hold infinity: a gradient whose square overflows ends its weight's updates.
+    """Report which optimizer slots hold infinity: a gradient whose square overflows ends its weight's updates.
 
     Weights and losses stay finite, so no step notices.
     """
@@ -107,7 +107,7 @@ def say_if_slots_overflowed(step: TrainingStep) -> None:
 
 
 def lost_error(history: History) -> DivergenceError:
-    """The error where weights are finite, and what networks make of finite rows is not."""
+    """The error if weights are finite but the networks' outputs for finite rows are not."""
     return DivergenceError(
         f"training diverged by the end of epoch {history.epochs}: weights are finite, but so large that the loss is "
         f"not. They are kept. {REMEDY}",
@@ -118,7 +118,7 @@ def lost_error(history: History) -> DivergenceError:
 
 
 def _first_not_finite(step: SliceStep, k: int, loss_is_finite: bool) -> tuple[int | None, str]:
-    """(layer counted from 1, what happened) of the first non-finite value on the way forward, then backward."""
+    """(layer counted from 1, what happened) of the first non-finite value in the forward, then the backward pass."""
     backend, layers = step.stack.backend, len(step.grads)
 
     def finite(array: Array) -> bool:
@@ -135,7 +135,7 @@ def _first_not_finite(step: SliceStep, k: int, loss_is_finite: bool) -> tuple[in
     grad = np.asarray(backend.to_host(step.workspace.grad[k]), np.float64)
     with np.errstate(over="ignore"):
         norm_is_finite = np.isfinite(grad @ grad)
-    if norm_is_finite:  # the weights it was left with are those from before
+    if norm_is_finite:  # the weights it ended with are those from before
         return None, "an update overflowed"
     steepest = max(range(layers), key=lambda l: np.abs(backend.to_host(step.grads[l].W[k])).max())
     return steepest + 1, "the norm of the gradient overflowed"

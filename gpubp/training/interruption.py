@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: as a wish that a training hears of between two steps, or both as one exception."""
+"""Ctrl-C and SIGTERM: as a request that a training handles between two steps, or both as one exception."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(AbstractContextManager["Interruption"]):
-    """Takes note of the first signal; the next one does what it did before.
+    """Records the first signal; the next one has its usual effect.
 
-    Signals that are ignored stay so, and outside the main thread, which alone may handle them, nothing is noted.
+    Ignored signals stay ignored, and nothing is recorded outside the main thread, which alone may handle signals.
 
     Attributes
     ----------
     signal : int or None
-        The one that was received.
+        The signal that was received.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Interruption(AbstractContextManager["Interruption"]):
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not one of Python's
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: the handler is not one of Python's
                     self._handlers[number] = signal.signal(number, self._note)
         return self
 
@@ -39,7 +39,7 @@ class Interruption(AbstractContextManager["Interruption"]):
         self._restore()
 
     def let_happen(self) -> None:
-        """Let the signal that was noted, here or by another process, do what it would have done."""
+        """Let the signal recorded here or by another process have its usual effect."""
         assert self.signal is not None
         self._restore()
         signal.raise_signal(self.signal)
@@ -54,7 +54,7 @@ class Interruption(AbstractContextManager["Interruption"]):
 
 
 class RaisingInterruption(Interruption):
-    """Takes note of the first signal, and raises KeyboardInterrupt: SIGTERM, too, then runs what Ctrl-C does."""
+    """Records the first signal and raises KeyboardInterrupt, so that SIGTERM is handled like Ctrl-C."""
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         super()._note(number, frame)

@@ -1,6 +1,6 @@
-"""The options of a training, a record each: `train` checks by them, and commands and a search's grid are made of them.
+"""The options of a training, one record each, from which `train`'s checks, commands and a search's grid are made.
 
-To add one: its record here, the keyword in the signature and docstring of `gpubp.training.loop.train`, and the step
+To add one: add its record here, the keyword in the signature and docstring of `gpubp.training.loop.train`, and the step
 that uses it.
 """
 
@@ -16,7 +16,7 @@ from gpubp.schedules import SCHEDULES
 
 AS_IN_TRAIN: Any = object()
 EPOCHS = 20
-FEWEST_STEPS = 1000  # the command line, if left to choose the epochs, takes more where EPOCHS make fewer steps
+FEWEST_STEPS = 1000  # if it may choose the epochs, the command line takes more where EPOCHS would make fewer steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,28 +26,28 @@ class Option:
     Attributes
     ----------
     name : str
-        As Python has it: ``"batch_size"``, which the command line writes ``--batch-size``.
+        The name in Python: ``"batch_size"``, which the command line writes ``--batch-size``.
     type : type
-        str, int or float: what one network has.
+        str, int or float: the type of one network's value.
     default : str, int, float or None
-        Without it in `gpubp.train`.
+        The value if `gpubp.train` is called without it.
     command_default : str, int, float or None
-        Without it on the command line; `default` where nothing else is said.
+        The value without it on the command line; `default` unless given.
     low, high : float
-        Bounds of a number. The lower one fits and the upper one does not, unless `low_open` and `high_open` say so.
-        Whole numbers have a lower bound alone.
+        Bounds of a number. The lower one is included and the upper one is not, unless `low_open` and `high_open` say
+        otherwise. Whole numbers only have a lower bound.
     optional : bool
-        Whether a number may be None, which switches it off or leaves it to gpubp.
+        Whether a number may be None, which switches the option off or leaves it to gpubp.
     off : float or None
-        A number that does what None does. Where there is one, networks with and without the option fit in one stack.
+        A number with the effect of None. If there is one, networks with and without the option fit in one stack.
     per_network : bool
         Whether each network of a stack may have a value of its own.
     of_optimizer : bool
         Whether it is an option of some optimizers, which `gpubp.train` takes in its `optimizer_options`.
     help, metavar : str
-        What ``--help`` says of it, and what it calls the value.
+        The text in ``--help``, and the name of the value there.
     not_searched : str
-        Why a search cannot vary it; empty where it can.
+        Why a search cannot vary it; empty if it can.
     """
 
     name: str
@@ -72,21 +72,21 @@ class Option:
 
     @property
     def optional_in_command(self) -> bool:
-        """Whether None may stand for it on the command line."""
+        """Whether its value may be None on the command line."""
         return self.optional or self.command_default is None
 
     def check(self, value: Any, models: int) -> Any:
-        """A user's number, or one per network, made regular for a stack of K = `models` networks.
+        """Check a user's number, or one per network, and convert it for a stack of K = `models` networks.
 
         Returns
         -------
         (K,) array of float64 or int64, int or None
-            An int where a stack has one for all; None stays None where it may be.
+            An int if a stack has one for all; None stays None where it is allowed.
 
         Raises
         ------
         UsageError
-            If it is no such number, out of bounds, or not one per network.
+            If it is not such a number, is out of bounds, or is not one per network.
         """
         if value is None and self.optional:
             return None

@@ -1,4 +1,4 @@
-"""Many networks at once: how they are put together in stacks that fit."""
+"""Many networks at once: grouping them into stacks that fit in memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gpubp.stack import Stack
 from gpubp.training.options import TRAINING_OPTIONS
 
 Item = TypeVar("Item")
-ORDER_BYTES = 3 * 8  # of a row at most: in a network's own list, in an epoch's table, and on the device
+ORDER_BYTES = 3 * 8  # at most, per row: in a network's own list, in an epoch's table, and on the device
 
 
 def groups(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
-    """Items whose key is the same, in the order in which keys first appear."""
+    """Items grouped by key, in the order in which keys first appear."""
     groups_by_key: dict[Hashable, list[Item]] = {}
     for item in items:
         groups_by_key.setdefault(key(item), []).append(item)
@@ -24,9 +24,9 @@ def groups(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[
 
 
 def portions(items: Sequence[Item], bytes_each: int, free: float, at_least: int = 1) -> list[list[Item]]:
-    """Cut items into stacks of nearly equal size that fit into so many bytes, `at_least` of them if there are enough.
+    """Cut items into stacks of nearly equal size that fit into `free` bytes, `at_least` of them if there are enough.
 
-    An item that fits nowhere has a stack of its own: training refuses it with what would fit.
+    An item that does not fit gets a stack of its own: training refuses it and says what would fit.
     """
     largest = max(1, min(len(items), int(free // bytes_each) if free < float("inf") else len(items)))
     stacks = min(len(items), max(at_least, -(-len(items) // largest)))
@@ -35,7 +35,7 @@ def portions(items: Sequence[Item], bytes_each: int, free: float, at_least: int 
 
 
 def in_common(arguments: Mapping[str, Any]) -> Hashable:
-    """What networks need to share to be trained in one stack, of their arguments of `gpubp.train`."""
+    """Those arguments of `gpubp.train` that networks must share to be trained in one stack."""
     shared: list[Any] = []
     for option in TRAINING_OPTIONS.values():
         if option.of_optimizer:
@@ -49,7 +49,7 @@ def in_common(arguments: Mapping[str, Any]) -> Hashable:
 
 
 def merged_arguments(arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The arguments of `gpubp.train` for a stack, from those of its networks, which agree in what is `in_common`."""
+    """The arguments of `gpubp.train` for a stack, from those of its networks, which agree in `in_common`."""
 
     def merged(name: str, values: list[Any]) -> Any:
         if name == "optimizer_options":
@@ -63,18 +63,18 @@ def merged_arguments(arguments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def bytes_of_one(stack: Stack, batch_size: int, optimizer: str | Optimizer, rows: int, keeps_best: bool) -> int:
-    """Bytes for one more network like those of `stack`, trained on so many rows, with a copy of its best weights."""
+    """Bytes for one more network like those of `stack`, trained on `rows` rows, with a copy of its best weights."""
     memory = stack.memory(min(batch_size, rows), optimizer)
     return memory["total"] + (memory["parameters"] if keeps_best else 0) + ORDER_BYTES * rows
 
 
 def memory_for_stacks(backend: Backend) -> float:
-    """Bytes that stacks may take: the device's, and on a CPU half of the memory that is free, as it is swapped else."""
+    """Bytes that stacks may take: the device's, or on a CPU half of the free memory, to avoid swapping."""
     return min(backend.free_memory(), system_memory() / 2)
 
 
 def system_memory() -> float:
-    """Bytes that the operating system can give, infinite where it does not say."""
+    """Bytes that the operating system can provide; infinite if it does not say."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             amounts = dict(line.split(":", 1) for line in file)

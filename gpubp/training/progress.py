@@ -42,15 +42,15 @@ def say(console: Console, text: str, style: str | None = None) -> None:
 
 
 class ProgressBar(AbstractContextManager[Any]):
-    """A bar that is live on a terminal or in a notebook; elsewhere whoever has it prints some lines instead.
+    """A live progress bar on a terminal or in a notebook; elsewhere its owner prints a few lines instead.
 
     Parameters
     ----------
     console : Console
     total : float
-        Where it ends.
+        The value at which the bar is full.
     *columns : ProgressColumn
-        Of rich; they show ``task.fields[text]`` where they show a text.
+        Columns of rich; text columns show ``task.fields[text]``.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Networks of a stack that differ in how many rows they have: which of them take a step together, and views of them."""
+"""Networks of a stack with different numbers of rows: which of them take a step together, and views of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpubp.stack import neighbours
 
 
 class RowGroup(NamedTuple):
-    """Steps `first`, first + 1, … of an epoch, in which neighbours in the stack have the same number of rows."""
+    """Steps `first`, first + 1, … of an epoch, in which consecutive networks have the same number of rows."""
 
     networks: slice
     rows: int
@@ -27,8 +27,9 @@ class RowGroup(NamedTuple):
 def row_groups(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int] = ()) -> list[RowGroup]:
     """The steps of an epoch in their order.
 
-    Where all networks have full batches they step together; a last, smaller batch is taken by those neighbours
-    for which it has the same size. So it pays to have networks with equally many rows side by side.
+    As long as all networks have full batches, they step together; a last, smaller batch is taken together by
+    consecutive networks for which it has the same size. So it pays to place networks with equally many rows next to
+    each other.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def row_groups(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int
         Rows of each network.
     batch_size : int
     borders : iterable of int
-        Steps that no group reaches across.
+        Steps that no group extends across.
     """
     full, last = counts // batch_size, -(-counts // batch_size)
     steps = sorted({0, *full.tolist(), *last.tolist(), *(b for b in borders if b < last.max())})
@@ -48,7 +49,7 @@ def row_groups(counts: NDArray[np.int64], batch_size: int, borders: Iterable[int
 
 
 def map_arrays(value: Any, then: Callable[[Array], Array], known: dict[int, Any] | None = None) -> Any:
-    """A copy of nested records with ``then(array)`` in place of every array; an array that stands twice stays one."""
+    """A copy of nested records with ``then(array)`` in place of every array; an array that occurs twice stays one."""
     known = {} if known is None else known
     if value is None or isinstance(value, (bool, int, float, str, Optimizer)):
         return value
@@ -69,12 +70,12 @@ def map_arrays(value: Any, then: Callable[[Array], Array], known: dict[int, Any]
 
 
 def of_networks(value: Any, networks: slice) -> Any:
-    """The part of some networks of a record of arrays (K or 1, …): views, nothing is copied."""
+    """Some networks' part of a record of arrays (K or 1, …), as views without copying."""
     return map_arrays(value, lambda array: array if len(array) == 1 else array[networks])
 
 
 def compacted(value: Any, networks: NDArray[np.intp]) -> Any:
-    """A record of arrays (K or 1, …) of which only `networks` remain, moved to the front of the same memory."""
+    """A record of arrays (K or 1, …) with only `networks` kept, moved to the front of the same memory."""
 
     def move(array: Array) -> Array:
         if len(array) == 1:

@@ -55,7 +55,7 @@ class TrainingRun:
         self.start = time.perf_counter()
 
     def run(self, state: TrainingState | None = None) -> History:
-        """Train epoch after epoch, from a state on where one is given, until the last or until no network is active."""
+        """Train epoch after epoch, starting from `state` if given, until the last or until no network is active."""
         if state is not None:
             self.restore(state)
         history = self.history
@@ -63,7 +63,7 @@ class TrainingRun:
             with self.checkpoints or nullcontext():
                 while self.step.active().any():
                     self._train_epoch()
-                    answers = [callback(self.net, history) for callback in self.callbacks]  # every one is called
+                    answers = [callback(self.net, history) for callback in self.callbacks]  # call every one
                     if self.ranks.any(any(isinstance(answer, bool | np.bool_) and answer for answer in answers)):
                         self._stop(self.step.active(), "callback")
                     self.epoch, self.position = self.epoch + 1, 0
@@ -88,7 +88,7 @@ class TrainingRun:
         return history
 
     def _train_epoch(self) -> None:
-        """Take the steps of an epoch, write it into the history, and see which networks end with it."""
+        """Take the steps of an epoch, record it in the history, and determine which networks end with it."""
         step, history = self.step, self.history
         table = self.planner.table(self.epoch, self.monitored)
         if step.augmentation is not None:
@@ -99,7 +99,7 @@ class TrainingRun:
         history.steps += table.steps
         if result.overflows is not None:
             skipped = history.count_overflows(result.overflows)
-            if result.largest_update is not None:  # of which steps that were all skipped say nothing
+            if result.largest_update is not None:  # unknown if all steps were skipped
                 result.largest_update[skipped == self.planner.steps_per_epoch] = np.inf
         curves = self._training_curves(table, result, trains)
         monitored = curves["loss"]
@@ -128,7 +128,7 @@ class TrainingRun:
         self._look_up()
 
     def _look_up(self) -> None:
-        """Write a checkpoint, if one is due, and end the training where that was asked for."""
+        """Write a checkpoint if one is due, and end the training if that was requested."""
         checkpoints = self.checkpoints
         ended = None if self.position else self.epoch
         if checkpoints is None or not checkpoints.due(self._steps_before() + self.position, ended):
@@ -140,11 +140,11 @@ class TrainingRun:
             raise TrainingInterrupted(signal, self.history, folder.path)
 
     def _steps_before(self) -> int:
-        """Steps of the epochs that are over, of the network that takes the most."""
+        """Steps of the finished epochs, of the network that takes the most."""
         return self.epoch * int(self.planner.steps_per_epoch.max())
 
     def state(self) -> TrainingState:
-        """All that is needed to go on from here, on the host, in memory of its own."""
+        """All that is needed to continue from here, copied to the host."""
         to_host, last = self.stack.backend.to_host, self.monitored[-1:]
         tensors = {
             "theta": np.array(to_host(self.stack.theta)),
@@ -171,7 +171,7 @@ class TrainingRun:
         )
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from where a training like this one stood."""
+        """Continue from the state of a training like this one."""
         backend, tensors = self.stack.backend, state.tensors
         self.epoch, self.position = state.epoch, state.position
         self.stack.theta[...] = backend.from_host(tensors["theta"])
@@ -197,13 +197,13 @@ class TrainingRun:
         self, table: StepTable, result: EpochResult, trains: NDArray[np.bool_]
     ) -> dict[str, NDArray[np.float64]]:
         """What an epoch adds to the curves of the networks, (K,) each, NaN for those that do not train."""
-        mean = result.totals.sum(axis=1) / self.total_weight[:, None]  # (K, 2): loss, and what makes the metric
+        mean = result.totals.sum(axis=1) / self.total_weight[:, None]  # (K, 2): loss and quantity behind the metric
         mean[~trains] = np.nan
         last_rates = table.learning_rate[np.arange(self.stack.models), self.planner.steps_per_epoch - 1]
         return {
             "loss": mean[:, 0],
             "metric": np.array([self.stack.loss.metric.finish(v) for v in mean[:, 1]]),
-            "learning_rate": np.where(self.step.began, last_rates, np.nan),  # also of those that left finite numbers
+            "learning_rate": np.where(self.step.began, last_rates, np.nan),  # also of those that diverged
         }
 
     def _validate(self, samples: Samples, trains: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -219,7 +219,7 @@ class TrainingRun:
     def _stop_early(
         self, epoch: int, monitored: NDArray[np.float64], largest_update: NDArray[np.float64] | None
     ) -> None:
-        """Remember the best epoch of each network; stop those without patience left, or that hardly move."""
+        """Record the best epoch of each network; stop those whose patience is exhausted or that hardly change."""
         patience, tolerance = self.stopping.patience, self.stopping.update_tolerance
         active = self.step.active()
         if self.validation is not None:

@@ -16,7 +16,7 @@ from gpubp.stack import Stack
 
 @dataclass(frozen=True)
 class Samples:
-    """What networks are trained or validated on, as `checks` makes it regular.
+    """What networks are trained or validated on, checked and converted by `checks`.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class Samples:
 
     @property
     def most_rows(self) -> int:
-        """How many rows the network with the most of them uses."""
+        """The number of rows of the network that uses the most."""
         return max(map(len, self.rows)) if self.rows else len(self.X)
 
     def part(self, number: int, parts: int) -> Samples:
-        """One of so many parts of the rows that each network uses, of nearly equal size."""
+        """Part `number` of `parts` nearly equal parts of the rows that each network uses."""
 
         def of(rows: int) -> slice:
             return slice(rows * number // parts, rows * (number + 1) // parts)
@@ -51,7 +51,7 @@ class Samples:
         )
 
     def weights(self, models: int) -> NDArray[np.float64]:
-        """What the rows that each network uses weigh, (K,)."""
+        """The total weight of the rows that each network uses, (K,)."""
         if self.weight is None:
             counts = [len(self.X)] * models if self.rows is None else [len(rows) for rows in self.rows]
             return np.array(counts, np.float64)
@@ -59,12 +59,12 @@ class Samples:
         return np.array([(w if self.rows is None else w[self.rows[k]]).sum() for k, w in enumerate(weights)])
 
     def arrays(self) -> dict[str, Any]:
-        """All of it by name."""
+        """All arrays by name."""
         return {"X": self.X, "y": self.y, "weight": self.weight, "rows": self.rows}
 
 
 def samples_in_memory(stack: Stack, X: Any, y: Any, sample_weight: Any, rows: Any) -> Samples:
-    """What networks are trained on, from arrays, checked."""
+    """The training data, made from arrays and checked."""
     if X is None or y is None:
         raise UsageError("there is nothing to train on; give X and y, or batches")
     X, y, weight = stack.checked(X, y, sample_weight, weight_per_network=True)
@@ -74,7 +74,7 @@ def samples_in_memory(stack: Stack, X: Any, y: Any, sample_weight: Any, rows: An
 def validation_samples(
     stack: Stack, data: Sequence[Any] | None, rows: Sequence[Any] | None, training: Samples
 ) -> Samples | None:
-    """What is evaluated after every epoch and chosen by, checked before anything is trained."""
+    """The data that are evaluated after every epoch and choose the weights, checked before anything is trained."""
     if rows is not None:
         if data is not None:
             raise UsageError("validation_data and validation_rows are both given; give one of them")
@@ -85,7 +85,7 @@ def validation_samples(
 
 
 def evaluated_samples(stack: Stack, data: Sequence[Any] | None, argument: str, name: str) -> Samples | None:
-    """Rows that are evaluated after every epoch, as the argument of this name has them; errors call them `name`."""
+    """Rows that are evaluated after every epoch, from the argument called `argument`; errors call them `name`."""
     if data is None:
         return None
     if not isinstance(data, Sequence) or len(data) not in (2, 3):
@@ -95,7 +95,7 @@ def evaluated_samples(stack: Stack, data: Sequence[Any] | None, argument: str, n
 
 
 def with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samples:
-    """Samples whose weights are multiplied by those of classes, which each network counts in the rows it uses."""
+    """Samples whose weights are multiplied by class weights; classes are counted in the rows that each network uses."""
     if class_weight is None:
         return samples
     m, y = len(samples.X), samples.y
@@ -111,7 +111,7 @@ def with_class_weight(samples: Samples, class_weight: Any, stack: Stack) -> Samp
 def total_weights(
     samples: Samples, models: int, cause: str = "class_weight and sample_weight leave every sample"
 ) -> NDArray[np.float64]:
-    """What the rows that each network uses weigh, (K,); refused, with the cause named, where it is nothing."""
+    """The total weight of the rows that each network uses, (K,); zero is refused, and the error names the cause."""
     total = samples.weights(models)
     if not total.all():
         who = f" of network {int(np.argmin(total))}" if models > 1 else ""

@@ -1,4 +1,4 @@
-"""One training step of networks that have equally many rows in it, over preallocated buffers."""
+"""One training step of networks with equally many rows in it, using preallocated buffers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def initial_state(
     stack : Stack
     rule : Optimizer
     options : mapping of str to (K,) array
-        The rule's.
+        The rule's options.
     l2_by_batch : bool
     **per_network
-        ``l2``, ``weight_decay``, ``max_grad_norm``, ``largest_update``, ``penalty``, as the state has them.
+        ``l2``, ``weight_decay``, ``max_grad_norm``, ``largest_update``, ``penalty``, as in `OptimizerState`.
     """
     backend = stack.backend
     return OptimizerState(
@@ -51,16 +51,16 @@ def initial_state(
 
 @dataclass
 class Accumulation:
-    """What adds up the gradients of a batch's parts.
+    """Adds up the gradients of a batch's parts.
 
     Attributes
     ----------
     parts : Epoch
-        A step for each part, of which every learning rate is −1.
+        A step for each part, with all learning rates −1.
     whole : Epoch
-        A step for each batch, of which every learning rate is 1.
+        A step for each batch, with all learning rates 1.
     adding, clearing : OptimizerState
-        Of gradient descent on the sum.
+        The states of gradient descent on the sum.
     """
 
     parts: Epoch
@@ -71,7 +71,7 @@ class Accumulation:
 
 @dataclass
 class StepState:
-    """What networks carry from step to step, besides their parameters.
+    """The state that networks carry from step to step, besides their parameters.
 
     Attributes
     ----------
@@ -79,9 +79,9 @@ class StepState:
     epoch : Epoch
     dropout : Dropout or None
     data : Batch
-        All rows, (1 or K, m, …), which a step gathers its batch from.
+        All rows, (1 or K, m, …), from which a step gathers its batch.
     accumulation : Accumulation or None
-        Where a batch is gone through in parts.
+        Set if a batch is processed in parts.
     """
 
     optimizer: OptimizerState
@@ -93,13 +93,12 @@ class StepState:
 
 @dataclass
 class Workspace:
-    """What a step fills.
+    """The buffers that a step fills.
 
     Attributes
     ----------
     batch : tuple of arrays or None
-        X, y and sample weights of the batch, None where there are no weights; None for all where the rows are used
-        where they lie.
+        X, y and sample weights of the batch, with None for missing weights; all None if the rows are used in place.
     caches : list of LayerCache
     grad : (K, P) array
     total : (K, P) array or None
@@ -113,14 +112,14 @@ class Workspace:
 
 
 class SliceStep:
-    """A training step of neighbours in a stack, who have equally many rows in it.
+    """A training step of consecutive networks with equally many rows in it.
 
     Parameters
     ----------
     stack : Stack
     state : StepState
     workspace : Workspace
-        Each with the parts of these networks alone.
+        Each with only these networks' parts.
 
     Attributes
     ----------
@@ -132,7 +131,7 @@ class SliceStep:
 
     def __init__(self, stack: Stack, state: StepState, workspace: Workspace) -> None:
         self.stack, self.state, self.workspace = stack, state, workspace
-        self.epoch = state.epoch  # whose steps `gradients` takes
+        self.epoch = state.epoch  # `gradients` takes its steps
         self.grads = stack.layout.layers(workspace.grad)
         self.way, self.run = self._steps()
 
@@ -155,7 +154,7 @@ class SliceStep:
         return stack.backend.training_steps(self._step, training)
 
     def gradients(self, rows: int, done: Callable[[int], None] = backprop.no_action) -> None:
-        """Loss into the step's totals and gradients into `grads`, from the next batch; ``done(l)`` after layer l."""
+        """Write the next batch's loss to the step's totals and gradients to `grads`; ``done(l)`` after layer l."""
         stack, state, caches = self.stack, self.state, self.workspace.caches
         if rows < caches[0].z.shape[1]:
             caches = [cache.first(rows) for cache in caches]
@@ -168,7 +167,7 @@ class SliceStep:
         self.stack.backend.optimizer_step(state.optimizer, self.stack.theta, self.workspace.grad, state.epoch)
 
     def batch(self, rows: int) -> Batch:
-        """The batch of the step: gathered, or the data as they lie."""
+        """The batch of the step: gathered, or the data in place."""
         data, buffers = self.state.data, self.workspace.batch
         if buffers is None:
             return data

@@ -1,4 +1,4 @@
-"""The training of a stack, epoch by epoch: its rows, its steps, and which networks still have a place in it."""
+"""The training of a stack, epoch by epoch: its rows, its steps, and which networks are still in it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from gpubp.training.slice_step import SliceStep, StepState, Workspace
 from gpubp.training.step_table import StepTable
 from gpubp.training.streaming import StreamedData, StreamedRows
 
-COMPACT_BELOW = 0.75  # share of a stack that still trains; where it is less, the others give up their place
+COMPACT_BELOW = 0.75  # fraction of a stack that still trains, below which the other networks are removed
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class EpochResult:
     totals : (K, steps, 2) float64
         Σ weight · (value, metric) over the rows of each step.
     diverged : (K,) bool
-        The networks that left the finite numbers in this epoch. They have their last finite weights: those
-        whose θ itself overflowed go back to the epoch's start.
+        The networks that diverged in this epoch. They have their last finite weights: those whose θ itself overflowed
+        return to the epoch's start.
     penalty : (K, steps) float64 or None
     largest_update : (K,) float64 or None
-        As `OptimizerState` has them; None where they are not tracked.
+        As in `OptimizerState`; None if not tracked.
     overflows : (K,) int64 or None
         Steps that loss scaling skipped so far.
     """
@@ -61,48 +61,48 @@ class EpochResult:
 
 
 class Pauses(Protocol):
-    """What is asked between steps of an epoch, where all networks stand at the same step."""
+    """Called between steps of an epoch, when all networks are at the same step."""
 
     def most_steps(self, position: int) -> int:
-        """How many steps may be taken from step `position` of the epoch on before the next pause."""
+        """The number of steps that may be taken from step `position` of the epoch before the next pause."""
 
     def reached(self, position: int) -> None:
-        """Step `position` of the epoch comes next, and is not its first or beyond its last."""
+        """Step `position` of the epoch comes next; it is neither the first nor beyond the last."""
 
 
 class TrainingStep:
-    """Gather batch → forward → BP1 with loss → (BP4, BP2 + BP3) per layer → optimizer, for all of a stack.
+    """Gather batch → forward → BP1 with loss → (BP4, BP2 + BP3) per layer → optimizer, for a whole stack.
 
     It works on a copy of the parameters: `stack` has those from the end of the last epoch in which they were finite.
-    Networks that no longer train give up their place between epochs, once they are a quarter of the stack.
+    Networks that no longer train are removed between epochs, once they are a quarter of the stack.
 
     Parameters
     ----------
     stack : Stack
     data : (X, y, weight)
-        X (m, n_0), y (m,) integers or (m, n_L), and sample weights (m,) or (K, m) float64, or None. Where X are
-        StreamedRows, they have the targets, and y is of one row.
+        X (m, n_0), y (m,) integers or (m, n_L), and sample weights (m,) or (K, m) float64, or None. If X is
+        StreamedRows, it holds the targets, and y has one row.
     batch_size : int or Batches
-        Of at most m rows. With m in one part, the rows are used where they lie, in their own order.
+        At most m rows. With m in one part, the rows are used in place, in their own order.
     optimizer : OptimizerState
     dropout, label_smoothing : (K,) float64
     orders : int
-        1 where all networks see the rows in the same order, else K.
+        1 if all networks see the rows in the same order, otherwise K.
     counts : (K,) int, optional
-        How many rows each network has, where it does not have all; `orders` is K then.
+        The number of rows of each network, if not all; `orders` is then K.
 
     Attributes
     ----------
     members : (n,) int
-        The numbers of the networks that have a place.
+        The numbers of the networks still in the stack.
     live : Stack
-        They, with the parameters that are being trained.
+        These networks, with the parameters that are being trained.
     table : StepTable
-        Of the epoch that was begun last.
+        The table of the last epoch that was begun.
     began : (K,) bool
         Which networks trained when it began.
     augmentation : Augmentation or None
-        What makes the rows anew before an epoch; None where they stay.
+        Regenerates the rows before an epoch; None if they stay.
     """
 
     augmentation: Augmentation | None = None
@@ -181,18 +181,18 @@ class TrainingStep:
         return totals
 
     def fault_step(self, k: int) -> int:
-        """The step over the whole training at which network k left the finite numbers; −1 if it did not."""
+        """The step over the whole training at which network k diverged; −1 if it did not."""
         added = self.state.accumulation
         if added is not None and (part := int(self._for_all(added.adding.fault_step)[k])) >= 0:
             return part // parts_per_batch(added)
-        return int(self._for_all(self.state.optimizer.fault_step)[k])  # the sum of parts was not finite, or no parts
+        return int(self._for_all(self.state.optimizer.fault_step)[k])  # a sum of parts, or there are no parts
 
     def steps_of(self, k: int) -> int:
         """Steps of network k in an epoch."""
         return -(-int(self.counts[k]) // self.batch_size)
 
     def optimizer_slots(self, k: int) -> tuple[Array, tuple[Array, ...]] | None:
-        """Updates (1,) and slots (1, P) of network k where they lie; None where it has given up its place."""
+        """Views of updates (1,) and slots (1, P) of network k; None if it was removed."""
         places = np.flatnonzero(self.members == k)
         if not len(places):
             return None
@@ -200,7 +200,7 @@ class TrainingStep:
         return optimizer.updates[place], tuple(slot[place] for slot in optimizer.slots)
 
     def carried(self) -> dict[str, Array]:
-        """What the networks that have a place carry from step to step, by name, where it lies."""
+        """The state that networks in the stack carry from step to step, by name, without copying."""
         optimizer, epoch = self.state.optimizer, self.state.epoch
         scaling, largest = epoch.loss_scale, optimizer.largest_update
         added = self.state.accumulation
@@ -218,7 +218,7 @@ class TrainingStep:
         }
 
     def carried_to_host(self) -> dict[str, NDArray[Any]]:
-        """What is carried, in memory of its own; by all ranks together, each of which has totals of its own parts."""
+        """A copy of the carried state; called by all ranks together, since each has the totals of its own parts."""
         carried = {name: np.array(self.stack.backend.to_host(array)) for name, array in self.carried().items()}
         ranks = self.batches.ranks
         ranks.sum(carried["totals"])
@@ -227,7 +227,7 @@ class TrainingStep:
         return carried
 
     def restore(self, members: NDArray[np.int64], began: NDArray[np.bool_], carried: Mapping[str, Any]) -> None:
-        """Go back to where networks stood, of which `members` had a place, by what they carried, on the host."""
+        """Return to an earlier state, in which `members` were in the stack, from what they carried, on the host."""
         if len(members) < len(self.members):
             self._keep(members)
         self.began = began
@@ -240,17 +240,17 @@ class TrainingStep:
     # -- training --------------------------------------------------------------------------------------
 
     def stop(self, networks: NDArray[np.bool_]) -> None:
-        """Train these networks, (K,) bool, no further."""
+        """Stop training these networks, (K,) bool."""
         self.stack.backend.assign(self.state.optimizer.active, False, networks[self.members])
 
     def run_epoch(self, table: StepTable, first: int = 0, pauses: Pauses | None = None) -> EpochResult:
-        """Take all steps of a table, read on the host what came of them, and give `stack` the finite parameters.
+        """Take all steps of a table, read the results to the host, and give `stack` the finite parameters.
 
         Parameters
         ----------
         table : StepTable
         first : int
-            The step to begin with; what came before was done when the networks were `restore`d.
+            The step to begin with; earlier ones had been taken before the networks were `restore`d.
         pauses : Pauses, optional
         """
         if not first:
@@ -275,7 +275,7 @@ class TrainingStep:
         )
 
     def train_epoch(self, table: StepTable, first: int = 0, pauses: Pauses | None = None) -> None:
-        """Take all steps of a table, or those from `first` on, for which the networks are as they are to be."""
+        """Take all steps of a table, or those from `first` on, starting from the networks' current state."""
         self.begin(table, first, parameters=not first)
         steps_of_segment, loaded = self.data.segment // self.batch_size, -1
         for start, groups in groupby(self._row_groups(), lambda group: group.first):
@@ -294,11 +294,11 @@ class TrainingStep:
                     pauses.reached(position)
 
     def give_back(self) -> None:
-        """Give `stack` the parameters, where they are finite, that networks have within an epoch."""
+        """Give `stack` the networks' parameters within an epoch, where they are finite."""
         self._copy_back(self.stack.backend.finite(self.live.theta))
 
     def begin(self, table: StepTable, at: int = 0, *, parameters: bool = True) -> None:
-        """Copy a table to the device, the cursor at step `at`, and take over the parameters of `stack`, if asked."""
+        """Copy a table to the device, with the cursor at step `at`, and if asked, the parameters of `stack`."""
         self.table, epoch = table, self.state.epoch
         if parameters and len(self.members) == self.stack.models:
             self.live.theta[...] = self.stack.theta
@@ -318,7 +318,7 @@ class TrainingStep:
             begin_parts(self.state.accumulation, self.stack, epoch, table, self.members)
 
     def _send_order(self, table: StepTable) -> None:
-        """Give the device the order of rows: keys where it works it out itself, else a table of the rows."""
+        """Send the order of rows to the device: keys if it computes the order itself, otherwise a table of the rows."""
         epoch, order = self.state.epoch, table.order
         if not self.data.resident:
             if self.data.places is not None:
@@ -326,7 +326,7 @@ class TrainingStep:
             return
         if table.keys is not None and self.stack.backend.shuffles_rows:
             epoch.keys = self._sent(self._of_members(table.keys), epoch.keys)
-            if epoch.counts is not None:  # the rows that a network has are there already
+            if epoch.counts is not None:  # the networks' rows are already on the device
                 return
             epoch.counts = self._sent(self._of_members(table.counts), None)
         elif table.keys is not None:
@@ -335,19 +335,19 @@ class TrainingStep:
             epoch.order = self._sent(self._of_members(order), epoch.order)
 
     def _sent(self, values: NDArray[Any], there: Array | None) -> Array:
-        """A host's array on the device: in `there`, or in memory of its own, since networks move up in it."""
+        """A host array on the device: in `there`, or in memory of its own, since networks are moved in it."""
         if there is None:
             return self.stack.backend.from_host(values.copy())
         there[...] = self.stack.backend.from_host(values)
         return there
 
     def _load(self, start: int) -> None:
-        """Where rows are not all on the device, copy the segment of each order that begins at `start`."""
+        """If not all rows are on the device, copy the segment of each order that begins at `start`."""
         if not self.data.resident:
             self.data.load(self.table, start, self.members)
 
     def seek(self, index: int) -> None:
-        """Let step `index` of the epoch come next."""
+        """Make step `index` of the epoch the next one."""
         self.state.epoch.cursor[...] = index
         if (added := self.state.accumulation) is not None:
             added.whole.cursor[...], added.parts.cursor[...] = index, index * parts_per_batch(added)
@@ -357,18 +357,18 @@ class TrainingStep:
         return int(self.stack.backend.to_host(self.state.epoch.cursor)[0])
 
     def run_steps(self, count: int, rows: int) -> None:
-        """Launch the next steps of all networks that have a place, each on `rows` rows."""
+        """Launch the next steps of all networks in the stack, each on `rows` rows."""
         self._slice_step(slice(0, len(self.members))).run(count, rows)
 
     def replay(self, index: int, k: int) -> tuple[SliceStep, int]:
-        """Loss and gradients of step `index` of the table once more, for network k with the weights it has now.
+        """Repeat loss and gradients of step `index` of the table for network k with its current weights.
 
         Returns
         -------
         SliceStep
-            With what the step left.
+            With the results of the step.
         int
-            Which of its networks k is.
+            The index of network k in it.
         """
         place = int(np.searchsorted(self.members, k))
         group = next(
@@ -387,52 +387,52 @@ class TrainingStep:
     # -- which networks have a place -------------------------------------------------------------------
 
     def _compact(self) -> None:
-        """Where many networks no longer train, move the others together and give the rest of the memory up."""
+        """If many networks no longer train, move the others together and release the rest of the memory."""
         active = self.stack.backend.to_host(self.state.optimizer.active)
         if active.all() or not active.any() or active.sum() > COMPACT_BELOW * len(active):
             return
         self._keep(np.flatnonzero(active))
 
     def _keep(self, stay: NDArray[np.int64]) -> None:
-        """Move the networks at these places together and give the rest of the memory up."""
+        """Move the networks at these places together and release the rest of the memory."""
         self.members, first = self.members[stay], slice(0, len(stay))
         self.state, self.workspace = compacted(self.state, stay), of_networks(self.workspace, first)
         self.live = self.live.part(first)
-        if self.workspace.total is not None:  # a network that was lost within a batch left the sum of some parts there
+        if self.workspace.total is not None:  # a network that diverged within a batch left the sum of some parts there
             self.workspace.total[...] = 0
         self._slice_steps.clear()
 
     def _slice_step(self, networks: slice) -> SliceStep:
-        """The step of neighbours."""
+        """The step of consecutive networks."""
         key = networks.start, networks.stop
         if key not in self._slice_steps:
             self._slice_steps[key] = self._made_slice_step(networks)
         return self._slice_steps[key]
 
     def _made_slice_step(self, networks: slice) -> SliceStep:
-        """A new one, which knows the order of rows that is there now."""
+        """A new step, which uses the current order of rows."""
         stack, (state, workspace) = self.live.part(networks), of_networks((self.state, self.workspace), networks)
         if self._add_up is not None:
             return rank_step(stack, state, workspace, self.batches, self._add_up)
         return (SliceStep if state.accumulation is None else AccumulatingStep)(stack, state, workspace)
 
     def _row_groups(self) -> list[RowGroup]:
-        """The steps of an epoch, none of which reaches from one segment of the rows into the next."""
+        """The steps of an epoch, in groups that do not extend from one segment of the rows into the next."""
         counts = self.counts[self.members]
         borders = range(0, int(counts.max()), self.data.segment)
         return row_groups(counts, self.batch_size, [row // self.batch_size for row in borders])
 
     def _of_members(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The part of the networks that have a place, of a host's array (K or 1, …)."""
+        """The part of a host array (K or 1, …) that belongs to the networks in the stack."""
         return array if len(array) == 1 else array[self.members]
 
     def _totals(self) -> Array:
-        """Sums of the losses and metrics of each step, or of each part, of those that have a place."""
+        """Sums of the losses and metrics of each step, or of each part, for the networks in the stack."""
         added = self.state.accumulation
         return self.state.epoch.totals if added is None else added.parts.totals
 
     def _for_all(self, array: Array) -> NDArray[Any]:
-        """An array of those that have a place as one (K, …) on the host, zero for the others."""
+        """An array for the networks in the stack, expanded to (K, …) on the host, zero for the others."""
         of_members = self.stack.backend.to_host(array)
         if len(self.members) == self.stack.models:
             return np.array(of_members)
@@ -450,7 +450,7 @@ class TrainingStep:
 
 
 def _memory_for_data(stack: Stack, batches: Batches, optimizer: Optimizer) -> float:
-    """Bytes that are left for the data on the device beside what training takes."""
+    """Bytes left for the data on the device besides what training takes."""
     taken, free = training_bytes(stack, batches, optimizer), stack.backend.free_memory()
     if taken <= free:
         return free - taken

@@ -1,7 +1,7 @@
-"""The table that the host draws up for an epoch: which rows, in what order, at what learning rates.
+"""The table that the host prepares for an epoch: which rows, in what order, at what learning rates.
 
-Orders, or the keys that they follow from, and schedules are computed here and nowhere else, so all machines see the
-same batches at the same rates.
+Orders, or the keys that determine them, and schedules are computed only here, so all backends see the same batches at
+the same rates.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gpubp.schedules import Progress, Schedule
 class StepTable:
     """What each step of an epoch needs from the host, for K networks.
 
-    Where networks have different numbers of rows, rows of the arrays are filled up with zeros.
+    If networks have different numbers of rows, rows of the arrays are padded with zeros.
 
     Attributes
     ----------
@@ -31,16 +31,16 @@ class StepTable:
     batch_size : int
         Step i takes the rows at the positions i·batch_size, … of the order; the last step may have fewer.
     order : (K or 1, m) int or None
-        Rows of the data in the order in which each network sees them, 1 where all see the same; with `keys`, those
-        that each network has, which the keys put in order. None for all rows as they lie.
+        Rows of the data in the order in which each network sees them, 1 if all see the same; with `keys`, each
+        network's own rows, which the keys put in order. None for all rows in stored order.
     counts : (K or 1,) int
-        How many rows each network has.
+        The number of rows of each network.
     normalizer : (K, steps) float64
         1/Σ of the sample weights over the whole batch; 0 where that sum is 0.
     learning_rate : (K, steps) float64
         0 for networks whose last epoch is over.
     keys : (K or 1, ROUNDS, 2) uint32 or None
-        Of the bijections that shuffle rows, see `gpubp.backends.shuffle`.
+        Keys of the bijections that shuffle rows, see `gpubp.backends.shuffle`.
     """
 
     first_step: NDArray[np.int64]
@@ -58,12 +58,12 @@ class StepTable:
 
     @property
     def longest(self) -> int:
-        """Rows of the network that has the most."""
+        """The number of rows of the network with the most."""
         return int(self.counts.max())
 
     @property
     def orders(self) -> int:
-        """K, or 1 where all networks see the rows in the same order."""
+        """K, or 1 if all networks see the rows in the same order."""
         return max(1 if array is None else len(array) for array in (self.order, self.keys))
 
     def rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.int64]:
@@ -87,13 +87,13 @@ def draw_table(
     Parameters
     ----------
     orders : K arrays, or 1 for all
-        Of as many rows as each network has.
+        The rows of each network.
     batch_size : int
     weight : (m,), or (K, m), or None
-        Of samples.
+        Sample weights.
     first_step : (K,)
     learning_rates : K arrays
-        Of each network's steps.
+        Learning rates of each network's steps.
     """
     order, counts = _filled_up(orders, np.int64), np.array([len(rows) for rows in orders])
     rates = _filled_up(learning_rates, np.float64)
@@ -109,7 +109,7 @@ def _normalizers(
     order: NDArray[np.int64] | None = None,
     weight: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """1/Σ of the weights of each batch, (K or 1, steps); they need the order of rows, where they are not all 1."""
+    """1/Σ of the weights of each batch, (K or 1, steps); they need the order of rows, unless all are 1."""
     starts = np.arange(0, counts.max(), batch_size)
     total = np.clip(counts[:, None] - starts, 0, batch_size).astype(np.float64)
     if weight is not None:
@@ -135,7 +135,7 @@ def _filled_up(rows: Sequence[NDArray[Any]], dtype: type) -> NDArray[Any]:
 
 
 class Planner:
-    """Draws up the step table of each epoch on the host: keys of the orders, and learning rates.
+    """Prepares the step table of each epoch on the host: keys of the orders, and learning rates.
 
     Parameters
     ----------
@@ -174,21 +174,21 @@ class Planner:
         self.steps_per_epoch = -(-self.counts // batch_size)
         self.orders = models if seeds is not None or rows is not None else 1
         self._unweighted = _normalizers(batch_size, self.counts)
-        # Networks that share a schedule and all it knows of its clock are asked for together.
+        # Networks that share a schedule and everything about its clock are evaluated together.
         self._clocks: dict[tuple[int, int, int], tuple[Schedule, list[int]]] = {}
         clocks = zip(schedules, self.steps_per_epoch.tolist(), epochs.tolist(), strict=True)
         for k, (schedule, per_epoch, length) in enumerate(clocks):
             self._clocks.setdefault((id(schedule), per_epoch, length), (schedule, []))[1].append(k)
 
     def table(self, epoch: int, monitored: NDArray[np.float64]) -> StepTable:
-        """The table of an epoch, given the monitored losses of those before, (epoch, K).
+        """The table of an epoch, given the monitored losses of earlier epochs, (epoch, K).
 
         An order depends on seed and epoch alone, so it can be drawn again.
         """
         keys = None
         if self.seeds is not None:
             keys = order_keys(self.seeds, epoch)
-            keys[self.counts <= self.batch_size] = 0  # one batch has no order
+            keys[self.counts <= self.batch_size] = 0  # one batch needs no order
         table = StepTable(
             first_step=epoch * self.steps_per_epoch,
             batch_size=self.batch_size,
@@ -207,7 +207,7 @@ class Planner:
         """(K, steps)."""
         rates = np.zeros(self._unweighted.shape)
         for (_, per_epoch, epochs), (schedule, members) in self._clocks.items():
-            if epoch >= epochs:  # their training is over, and a schedule has no factor for steps beyond it
+            if epoch >= epochs:  # their training is over, and a schedule has no factors beyond its end
                 continue
             steps = np.arange(epoch * per_epoch, (epoch + 1) * per_epoch)
             for networks in [members] if schedule.stacked else [[k] for k in members]:

@@ -1,4 +1,4 @@
-"""When the training of a network ends before its last epoch."""
+"""The rules that end the training of a network before its last epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
-    """What ends the training of a network before its last epoch; None where nothing does.
+    """What ends the training of a network before its last epoch; None if nothing does.
 
     Attributes
     ----------

@@ -1,8 +1,8 @@
-"""Training on rows that do not lie in memory: their order in an epoch, and the thread that reads ahead.
+"""Training on rows that are not in memory: their order in an epoch, and the thread that reads ahead.
 
-An epoch goes through the blocks of a source in an order of its own. As many rows as fit are a window, which is
-shuffled and trained on while the next one is read. Both orders are keyed bijections of (seed, epoch, window), as the
-order of rows in memory is, so any window can be read again: a training goes on from a checkpoint with the same bits.
+Every epoch visits the blocks of a source in an order of its own. As many rows as fit form a window, which is shuffled
+and trained on while the next one is read. Both orders are keyed bijections of (seed, epoch, window), like the order of
+rows in memory, so any window can be read again: a training resumes from a checkpoint with the same bits.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from gpubp.training.step_table import StepTable
 
 @runtime_checkable
 class RowSource(Protocol):
-    """Rows in a fixed order, any stretch of which can be read at any time, from one thread at a time.
+    """Rows in a fixed order, any range of which can be read at any time, by one thread at a time.
 
     Attributes
     ----------
     name : str
         For messages.
     shape : (int, int)
-        How many rows there are, and how many inputs each has.
+        The number of rows, and of inputs per row.
     block, window : int
-        How many rows are read, and how many are shuffled, together.
+        How many rows are read together, and how many are shuffled together.
     """
 
     name: str
@@ -46,28 +46,28 @@ class RowSource(Protocol):
         """X and y of the rows first … end − 1."""
 
     def identity(self) -> Mapping[str, Any]:
-        """What tells these rows from others, as JSON holds it."""
+        """What identifies these rows, JSON-serializable."""
 
 
 class StreamedRows:
-    """The rows of a source, as a network is trained on them: checked whenever they are read.
+    """The rows of a source in the form a network is trained on, checked at every read.
 
     Parameters
     ----------
     stack : Stack
     source : RowSource
     seed : int or None
-        Of the order of rows; None leaves them as they lie.
+        Seed of the order of rows; None keeps their stored order.
     """
 
     def __init__(self, stack: Stack, source: RowSource, seed: int | None) -> None:
         self.stack, self.source, self.seed, self.shape = stack, source, seed, source.shape
-        # One thread reads ahead, and another one that writes a checkpoint may look at some rows for its identity.
+        # One thread reads ahead, and another that writes a checkpoint may read some rows for its identity.
         self._reading = threading.Lock()
         if not 0 < len(self) <= MOST_ROWS:
             raise DataError(f"{source.name}: has {len(self):,} rows; from 1 to {MOST_ROWS:,} can be streamed")
         _, y = source.read(0, 1)
-        # One-hot rows stay a matrix: among later rows there may be some that are none.
+        # One-hot rows stay a matrix: later rows may not be one-hot.
         self._as_matrix = np.ndim(y) == 2 and np.shape(y)[1] > 1
         self.first_row = self.read(0, 1)
 
@@ -80,7 +80,7 @@ class StreamedRows:
         Raises
         ------
         DataError
-            Naming the row that does not fit, or where the source ends too early.
+            Naming the row that does not fit, or the place where the source ends too early.
         """
         with self._reading:
             X, y = self.source.read(first, end)
@@ -100,19 +100,19 @@ class StreamedRows:
         return np.asarray(X, dtype), np.asarray(self.stack.cast_targets(y))
 
     def identity(self) -> dict[str, Any]:
-        """What tells these rows from others, and in which windows they are shuffled, as JSON holds it."""
+        """What identifies these rows and the windows in which they are shuffled, JSON-serializable."""
         with self._reading:
             return {"shape": list(self.shape), "window": self.source.window, **self.source.identity()}
 
     def _raise_for_first_wrong(self, X: Any, y: Any, first: int) -> None:
-        """Raise what a single row does not fit for, with its number in the source."""
+        """Raise the error of the first row that does not fit, with its number in the source."""
         if len(X) == len(y):
             for i in range(len(X)):
                 self.stack.checked(X[i : i + 1], y[i : i + 1], None, f"{self.source.name}, row {first + i + 1:,}:")
 
 
 def streamed_samples(source: RowSource, stack: Stack, seed: int | None, at_once: Mapping[str, Any]) -> Samples:
-    """The rows of a source to train a stack on, all of whose networks see them in one order.
+    """The rows of a source to train a stack on; all its networks see them in the same order.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def streamed_samples(source: RowSource, stack: Stack, seed: int | None, at_once:
     stack : Stack
     seed : int or None
     at_once : mapping
-        Arguments of `train` that need all rows at once, of which none must be given.
+        Arguments of `train` that need all rows at once; none of them may be given.
     """
     refused = [name for name, value in at_once.items() if value is not None]
     if refused:
@@ -143,7 +143,7 @@ class StreamedOrder:
         self.seeds = None if seed is None else np.array([seed & (2**64 - 1)], np.uint64)
 
     def stretches(self, epoch: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """The stretches of rows, (first, end) each, whose blocks come at the positions start … stop − 1."""
+        """The ranges of rows, (first, end) each, whose blocks come at the positions start … stop − 1."""
         blocks = self._permutation(epoch, -(-self.rows // self.block))
         ends = np.cumsum(np.minimum(self.block, self.rows - blocks * self.block))
         for place in range(int(np.searchsorted(ends, start, side="right")), len(blocks)):
@@ -154,7 +154,7 @@ class StreamedOrder:
             yield first + max(0, start - position), first + min(int(ends[place]), stop) - position
 
     def places(self, epoch: int, window: int, rows: int) -> NDArray[np.int64]:
-        """Where in a shuffled window each of its rows goes."""
+        """The place of each row in its shuffled window."""
         return self._permutation(epoch + (window + 1 << 32), rows)
 
     def _permutation(self, counter: int, count: int) -> NDArray[np.int64]:
@@ -163,7 +163,7 @@ class StreamedOrder:
 
 
 class StreamedData:
-    """Data of which one window is on the device, while a thread reads the next one; for the rest as `DeviceData`.
+    """Data with one window on the device while a thread reads the next; otherwise like `DeviceData`.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ class StreamedData:
         """Put the window that begins at position `start` of the epoch on the device, and have the next one read."""
         epoch, window = int(table.first_step[0]) // table.steps, start // self.segment
         if self._ahead is not None and self._ahead[0] != (epoch, window):
-            self._ahead[1].exception()  # waits for it: the thread's buffers are free then
+            self._ahead[1].exception()  # waits for it; then the thread's buffers are free
             self._ahead = None
         if self._ahead is None:
             self._read_ahead(epoch, window)
@@ -200,7 +200,7 @@ class StreamedData:
         self._read_ahead(*((epoch + 1, 0) if last else (epoch, window + 1)))
 
     def close(self) -> None:
-        """Read no further; wait for the thread, which may be reading a block."""
+        """Stop reading; wait for the thread, which may be reading a block."""
         self._closed = True
         self._thread.shutdown(cancel_futures=True)
 
@@ -208,7 +208,7 @@ class StreamedData:
         self._ahead = (epoch, window), self._thread.submit(self._fill, epoch, window)
 
     def _fill(self, epoch: int, window: int) -> int:
-        """Read a window into the feed, in the order in which it is trained on; how many rows it has."""
+        """Read a window into the feed, in the order in which it is trained on; returns its number of rows."""
         start, stop = window * self.segment, min((window + 1) * self.segment, len(self.rows))
         places, done = self.order.places(epoch, window, stop - start), 0
         for first, end in self.order.stretches(epoch, start, stop):

@@ -1,4 +1,4 @@
-"""What looks at a training after every epoch, and changes nothing of it."""
+"""Callbacks that observe a training after every epoch without changing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gpubp.training.samples import Samples, evaluated_samples
 
 
 class WatchedRows:
-    """A callback that puts loss and metric on test rows into the history, which nothing in a training looks at.
+    """A callback that records loss and metric on test rows in the history; nothing in a training depends on them.
 
     Parameters
     ----------
@@ -28,19 +28,19 @@ class WatchedRows:
         self.rows = rows
 
     def __call__(self, net: Any, history: History) -> None:
-        """After an epoch: NaN for networks of a stack that trained no more in it."""
+        """After an epoch: NaN for networks of a stack that no longer trained in it."""
         trained = np.isfinite(history.loss[-1])
         loss, metric = net.stack.evaluate(self.rows.X, self.rows.y, self.rows.weight)
         history.watch_test(np.where(trained, loss, np.nan), np.where(trained, metric, np.nan))
 
 
 def watchers(stack: Stack, samples: Samples, diagnostics: bool, watch_test: Sequence[Any] | None) -> list[Any]:
-    """Callbacks that look at the layers, and at test rows, as far as they are asked for.
+    """Callbacks that observe the layers and test rows, as requested.
 
     Raises
     ------
     DataError, UsageError
-        Where the test rows do not fit, or a stack's layers are asked about.
+        If the test rows do not fit, or diagnostics are requested for a stack.
     """
     chosen: list[Any] = []
     if diagnostics:
@@ -55,12 +55,12 @@ def watchers(stack: Stack, samples: Samples, diagnostics: bool, watch_test: Sequ
 
 
 def checked_callbacks(callbacks: Sequence[Callable[..., Any]]) -> Sequence[Callable[..., Any]]:
-    """What users want to be called after every epoch.
+    """The functions that users want called after every epoch.
 
     Raises
     ------
     UsageError
-        If it is no sequence of functions.
+        If it is not a sequence of functions.
     """
     if not isinstance(callbacks, Sequence) or not all(callable(callback) for callback in callbacks):
         raise UsageError(f"callbacks={callbacks!r} does not fit; give a list of functions of (net, history)")
@@ -69,14 +69,14 @@ def checked_callbacks(callbacks: Sequence[Callable[..., Any]]) -> Sequence[Calla
 
 @contextmanager
 def shown(verbose: int, epochs: int, rows: int) -> Iterator[list[Any]]:
-    """Callbacks that show how a training goes: none, or a bar that ends with it.
+    """Callbacks that show a training's progress: none, or a bar that ends with it.
 
     Parameters
     ----------
     verbose : int
         0 for none.
     epochs : int
-        How many are planned.
+        The number of planned epochs.
     rows : int
         Training rows of an epoch.
 

@@ -1,6 +1,6 @@
 """The CPU with loops compiled by Numba around NumPy's products; a step runs without Python in between.
 
-What has no scalar expressions runs as in the reference, for that operation alone. Where the compiler fails, all do.
+An operation without scalar expressions runs as in the reference. If the compiler fails, all operations do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WITH_SOFTMAX = get_loss("cross_entropy")
 
 
 class _Recording(threading.local):
-    """What a thread records: copies of a network share a backend, and others may run operations of it meanwhile."""
+    """What a thread records: copies of a network share a backend, and others may run its operations meanwhile."""
 
     program: Program | None = None
 
@@ -58,7 +58,7 @@ def _or_reference(operation: Callable[..., None]) -> Callable[..., None]:
         if not loops_failed():
             try:
                 return operation(self, *arguments, **options)
-            except LoopsFailedError:  # said where it was raised
+            except LoopsFailedError:  # reported where it was raised
                 pass
         self._call(partial(getattr(ReferenceBackend, operation.__name__), self), *arguments, **options)
 
@@ -73,9 +73,9 @@ class CompiledBackend(ReferenceBackend):
     dtype : numpy.dtype
         float32 or float64.
     reason : str
-        Why this device was chosen, in a few words.
+        A short reason for the choice of this device.
     small : int
-        Elements below which an operation outside a step is left to the reference, which begins sooner.
+        Elements below which an operation outside a step is left to the reference, which starts faster.
     """
 
     name = "compiled"
@@ -231,7 +231,7 @@ class CompiledBackend(ReferenceBackend):
 
     @property
     def _program(self) -> Program | None:
-        """Where operations are recorded, while they are."""
+        """The program being recorded, if any."""
         return _RECORDING.program
 
     def _record(self, step: Callable[[], None]) -> Program:
@@ -244,7 +244,7 @@ class CompiledBackend(ReferenceBackend):
 
     def _launch(self, module: ModuleSource, name: str, networks: int, arguments: Arguments) -> None:
         """Run a loop, or record it."""
-        run_loops()  # before anything is recorded: without it no loop can be run
+        run_loops()  # before recording: without it no loop can be run
         launches = Launches(address(load(module), name), networks, arguments)
         if self._program is not None:
             self._program.launch(launches)
@@ -259,7 +259,7 @@ class CompiledBackend(ReferenceBackend):
             operation(*arguments, **options)
 
     def _is_small(self, array: Array) -> bool:
-        """Whether the reference is done before a loop would be called. In a program a call costs nothing."""
+        """Whether the reference finishes before a loop would be called. In a program, a call costs nothing."""
         return self._program is None and array.size < self.small
 
     def _typed(self, *arrays: Array) -> bool:
@@ -267,7 +267,7 @@ class CompiledBackend(ReferenceBackend):
 
 
 def _aligned(make: Callable[[int, Any], Array], shape: tuple[int, ...], dtype: np.dtype) -> Array:
-    """An array that begins with a line of the processor's caches, so that no register is loaded from two of them."""
+    """An array aligned to the processor's cache lines, so that no register is loaded from two of them."""
     size = math.prod(shape) * dtype.itemsize
     memory = make(size + CACHE_LINE, np.uint8)
     start = -address_of(memory) % CACHE_LINE
@@ -276,5 +276,5 @@ def _aligned(make: Callable[[int, Any], Array], shape: tuple[int, ...], dtype: n
 
 
 def _regular(*arrays: Array) -> bool:
-    """Whether each network's part lies in one piece."""
+    """Whether each network's part is contiguous."""
     return all(array[0].flags.c_contiguous for array in arrays)

@@ -1,8 +1,8 @@
 """Modules of loops as files in the user's cache, and the machine code of their loops.
 
-Numba keeps machine code between processes for functions of real files only, so a module is a file. Its name
-holds a hash of its text and of Numba's version, and no file with another text is run. Machine code lies in pickles that
-Numba writes and reads; beside each stands its digest, and one that is not what was written is compiled anew.
+Numba caches machine code between processes only for functions in real files, so a module is a file. Its name holds a
+hash of its text and of Numba's version, and no file with another text is run. Machine code is in pickles that Numba
+writes and reads; next to each is its digest, and a file that differs from what was written is recompiled.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gpubp.backends.compiled.source import ModuleSource
 from gpubp.backends.notices import say_once
 from gpubp.backends.user_cache import user_cache
 
-FORMAT = 2  # of what lies in the cache; 2: digests beside machine code
+FORMAT = 2  # of the cache; 2: digests next to machine code
 MOST_MODULES = 256
 
 
 class NumbaState(NamedTuple):
-    """Whether loops can be compiled, and why not; `summary` is one line."""
+    """Whether loops can be compiled, and if not, why; `summary` is one line."""
 
     usable: bool
     summary: str
@@ -40,7 +40,7 @@ def numba_state() -> NumbaState:
     """Import Numba, if it is installed. Never raises."""
     try:
         import numba
-    except Exception as error:  # a broken installation may raise anything; Numba refuses a NumPy it does not know
+    except Exception as error:  # a broken installation may raise anything; Numba refuses unknown versions of NumPy
         absent = isinstance(error, ModuleNotFoundError) and error.name == "numba"
         why = "is not installed (pip install 'gpubp[cpu]')" if absent else f"cannot be imported: {error}"
         return NumbaState(False, f"loops not compiled, as numba {why}")
@@ -48,10 +48,10 @@ def numba_state() -> NumbaState:
 
 
 class LoopsFailedError(Exception):
-    """Loops cannot be compiled here, which has been said; whoever wants one goes on without."""
+    """Loops cannot be compiled here, which has been reported; callers go on without."""
 
 
-_failed = False  # since then no loop is tried, as each may take its seconds
+_failed = False  # from then on no loop is tried, since each may take seconds
 
 
 def loops_failed() -> bool:
@@ -69,7 +69,7 @@ def _say_failed(error: BaseException) -> LoopsFailedError:
 
 @cache
 def load(source: ModuleSource) -> ModuleType:
-    """The module of this text."""
+    """The module with this text."""
     import numba
 
     digest = hashlib.sha256(f"{FORMAT} {numba.__version__}\n{source.text}".encode()).hexdigest()[:16]
@@ -83,20 +83,20 @@ def load(source: ModuleSource) -> ModuleType:
     except OSError as error:
         _say_not_kept(error)
     with suppress(OSError):
-        os.utime(path, (time.time(), 0))  # when it was used; Numba dates machine code by the other time
+        os.utime(path, (time.time(), 0))  # access time: last use; Numba dates machine code by the modification time
     module = ModuleType(name)
     module.__file__ = str(path)
-    sys.modules[name] = module  # Numba looks there for what cached machine code refers to
+    sys.modules[name] = module  # Numba looks here for what cached machine code refers to
     try:
-        exec(compile(source.text, path, "exec"), vars(module))  # not imported: byte code on the disk may be damaged too
-    except Exception as error:  # of the compiler, which the first decorators of a module wake
+        exec(compile(source.text, path, "exec"), vars(module))  # not imported: byte code on disk may be damaged too
+    except Exception as error:  # of the compiler, which a module's first decorators start
         raise _say_failed(error) from error
     return module
 
 
 @cache
 def address(module: ModuleType, name: str) -> int:
-    """Where the machine code of a loop lies; it is compiled, or read from the cache, at the first call.
+    """The address of a loop's machine code, which is compiled, or read from the cache, at the first call.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def address(module: ModuleType, name: str) -> int:
 
 
 def dispatcher(module: ModuleType, name: str, signature: str) -> Callable[..., None]:
-    """A loop that Python calls, as `address`; it lets other threads run meanwhile."""
+    """Like `address`, for a loop that Python calls; other threads can run meanwhile."""
     import numba
 
     function: Callable[..., None] = _compiled(module, name, partial(numba.njit, signature, nogil=True))
@@ -119,17 +119,17 @@ def dispatcher(module: ModuleType, name: str, signature: str) -> Callable[..., N
 
 
 def _compiled(module: ModuleType, name: str, compiler: Callable[..., Any]) -> Any:
-    """A function of a module, compiled: with the cache where that works, else without."""
+    """A compiled function of a module: with the cache if that works, otherwise without."""
     function = getattr(module, name)
     try:
         files = _files_of(function)
         _remove_damaged(files())
         loop = compiler(cache=True)(function)
         _write_digests(files())
-    except Exception as error:  # a full disk; what Numba cannot read or write; or the compiler itself
+    except Exception as error:  # a full disk, files that Numba cannot read or write, or the compiler itself
         try:
             loop = compiler()(function)
-        except Exception as failure:  # no memory, a processor that LLVM does not know, …
+        except Exception as failure:  # out of memory, a processor that LLVM does not know, …
             raise _say_failed(failure) from failure
         _say_not_kept(error)
     setattr(module, f"compiled_{name}", loop)  # keeps the code alive
@@ -141,7 +141,7 @@ def _say_not_kept(error: Exception) -> None:
 
 
 def _files_of(function: Callable[..., Any]) -> Callable[[], list[Path]]:
-    """The files in which Numba keeps a function's machine code, as far as they are there when it is called."""
+    """A function that lists the existing files in which Numba keeps a function's machine code."""
     from numba.core.caching import FunctionCache
 
     cache_of: Any = FunctionCache
@@ -160,13 +160,13 @@ def _digest_file(path: Path) -> Path:
 
 
 def _has_digest(path: Path) -> bool:
-    """Whether a file is what the digest beside it was made of."""
+    """Whether a file matches the digest next to it."""
     digest = _digest_file(path)
     return digest.is_file() and digest.read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
 
 
 def _remove_damaged(files: Iterable[Path]) -> None:
-    """Remove files that are not what their digests were made of, or have none."""
+    """Remove files that do not match their digests, or have none."""
     for path in files:
         with suppress(FileNotFoundError):  # another process removed it
             if not _has_digest(path):
@@ -175,13 +175,13 @@ def _remove_damaged(files: Iterable[Path]) -> None:
 
 def _write_digests(files: Iterable[Path]) -> None:
     for path in files:
-        with suppress(FileNotFoundError):  # another process removed it, and writes it anew
+        with suppress(FileNotFoundError):  # another process removed it, and writes it again
             if not _has_digest(path):
                 _write(_digest_file(path), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _remove_least_recently_used(place: Path) -> None:
-    """Make room for one more module; there is some for each record of the registries, and for others."""
+    """Make room for one more module; there is room for each registered record, and for others."""
     modules = sorted(place.glob("gpubp_*.py"), key=lambda path: path.stat().st_atime)
     for module in modules[: max(0, len(modules) - MOST_MODULES + 1)]:
         for path in (module, *place.glob(f"__pycache__/{module.stem}.*")):
@@ -190,7 +190,7 @@ def _remove_least_recently_used(place: Path) -> None:
 
 @cache
 def folder() -> Path:
-    """``gpubp`` in the user's cache; where that cannot be written, a folder that this process leaves behind."""
+    """``gpubp`` in the user's cache; if that is not writable, a folder that this process leaves behind."""
     path = user_cache()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def folder() -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Put `text` at `path`, whole. Numba dates machine code by the file's time: one for all who write this text."""
+    """Write `text` to `path` atomically. Numba dates machine code by the file's time: one for all writers of a text."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:

@@ -1,4 +1,4 @@
-"""What the elementary functions of `loops/functions.py` depend on: the two precisions and their polynomials.
+"""The constants behind the elementary functions of `loops/functions.py`: the two precisions and their polynomials.
 
 A polynomial interpolates its function at Chebyshev nodes, with a relative error of the function below half a
 unit in the last place. With |r| <= ½ ln 2, s² <= ((√2 − 1)/(√2 + 1))², x² <= 1 and y = (t − c)/(t + c), c being
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# LN2_HIGH has so few digits that its product with a whole number in reach is exact. Beyond the bounds, exp is 0
+# LN2_HIGH has so few digits that its product with any whole number that occurs is exact. Beyond the bounds, exp is 0
 # or overflows, and expm1, tanh and erf are -1 or ±1, to the last digit.
 CONSTANTS: dict[str, dict[str, str]] = {
     "float32": {
@@ -118,7 +118,7 @@ SERIES: dict[str, dict[str, tuple[float, ...]]] = {
 
 
 def definitions(dtype: str) -> str:
-    """The text that `loops/functions.py` needs before it."""
+    """The text that must precede `loops/functions.py`."""
     constants = [f"{name} = {value}" for name, value in (CONSTANTS[dtype] | DERIVED).items()]
     series = [
         f"@inlined\ndef {name}_series(x):\n    return {_horner(coefficients)}"

@@ -1,8 +1,8 @@
 """A recorded step: loops by their addresses, run for many steps without Python in between.
 
-As a graph is on a GPU, a program is what a step launches, with the arrays it launches it on. Networks of a stack
-have nothing in common but what they read, so each takes many steps before the next one does: its parameters stay
-in a core's cache, and every core can work on networks of its own.
+Like a graph on a GPU, a program holds a step's launches with their arrays. Networks of a stack share only what they
+read, so each takes many steps before the next one does: its parameters stay in a core's cache, and every core can work
+on its own networks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gpubp.backends.compiled.cache import dispatcher, load
 from gpubp.backends.compiled.source import launch_source
 
 WORTH_SPREADING = 0.001  # seconds of work
-PATIENCE = 0.05  # seconds of machine code after which Python looks for an interrupt
+PATIENCE = 0.05  # seconds of machine code after which Python checks for an interrupt
 
 
 class Arguments:
-    """What a loop is called with: numbers and addresses, and the arrays that keep the addresses valid."""
+    """The arguments of a loop: numbers and addresses, and the arrays that keep the addresses valid."""
 
     def __init__(self) -> None:
         self.values: list[int] = []
@@ -38,7 +38,7 @@ class Arguments:
         return self
 
     def parts(self, dtype: Any, *arrays: Array | None) -> Arguments:
-        """Append where an array begins and the bytes from one network's part to the next, 0 where it is shared."""
+        """Append the start of each array and the bytes from one network's part to the next, 0 if it is shared."""
         for array in arrays:
             assert array is None or (array.dtype == dtype and array[0].flags.c_contiguous)
             self._append(array)
@@ -46,7 +46,7 @@ class Arguments:
         return self
 
     def tables(self, dtype: Any, *arrays: Array | None) -> Arguments:
-        """Append where arrays in one piece begin; 0 for none."""
+        """Append the start of contiguous arrays; 0 for None."""
         for array in arrays:
             assert array is None or (array.dtype == dtype and array.flags.c_contiguous)
             self._append(array)
@@ -64,13 +64,13 @@ class Launches:
     ----------
     networks : int
     shares : bool
-        Whether a loop fills what all networks read; it is then called, and fills it, for each of them.
+        Whether a loop fills what all networks read; it is then called, and fills it, once for each of them.
     """
 
     def __init__(self, function: int, networks: int, arguments: Arguments) -> None:
         self.networks, self.shares = networks, False
         values = np.array(arguments.values, np.int64)
-        self._arrays = [values, *arguments.arrays]  # as long as they live, the addresses are valid
+        self._arrays = [values, *arguments.arrays]  # keeps the addresses valid
         self._functions, self._arguments = (np.array([x], np.int64) for x in (function, address_of(values)))
 
     def add(self, following: Launches) -> None:
@@ -87,12 +87,12 @@ class Launches:
 
 
 class Program:
-    """What a step does: launches, and in between calls of what is not compiled.
+    """The work of a step: launches, and calls of uncompiled functions in between.
 
     Attributes
     ----------
     cursor : (2,) int64 or None
-        Where the steps are counted; None where one of the calls does that.
+        The counter of steps; None if one of the calls counts them.
     """
 
     def __init__(self) -> None:
@@ -126,11 +126,11 @@ class Program:
             self._advance(1)
 
     def _run_launches(self, launches: Launches, count: int) -> None:
-        """As many steps in one call as PATIENCE allows; by all cores where what is left is worth waking them.
+        """Take as many steps per call as PATIENCE allows, on all cores if the remaining work is worth waking them.
 
-        The first step of all shows how long they are. A call is one network's where each core takes one.
+        The first step shows how long one takes. If each core takes a network, a call is for one network.
         """
-        networks, taken, seconds = launches.networks, 1, 0.0  # of one network's step
+        networks, taken, seconds = launches.networks, 1, 0.0  # seconds of one network's step
         with _cores_for(launches) as pool:
             while count > 0:
                 start = time.perf_counter()
@@ -151,9 +151,9 @@ class Program:
 
 @contextmanager
 def _cores_for(launches: Launches) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads that take a network each, with one BLAS thread; none where networks are fewer than cores.
+    """Threads that take one network each, with one BLAS thread; none if there are fewer networks than cores.
 
-    The number of BLAS threads can show in the last bits, so it does not depend on how much there is to do.
+    The number of BLAS threads can affect the last bits, so it does not depend on the amount of work.
     """
     if launches.networks == 1:
         yield None
@@ -175,12 +175,12 @@ def _run_one(launches: Launches, count: int, k: int) -> None:
 
 
 def address_of(array: Array) -> int:
-    """Where an array begins."""
+    """The address of an array."""
     address: int = array.__array_interface__["data"][0]
     return address
 
 
 @cache
 def run_loops() -> Callable[..., None]:
-    """The compiled loop that calls loops; `LoopsFailedError` where there is none."""
+    """The compiled loop that calls loops; raises `LoopsFailedError` if there is none."""
     return dispatcher(load(launch_source()), "run", "void(int64[::1], int64[::1], int64, int64, int64)")

@@ -19,12 +19,12 @@ from gpubp.optimizers import Optimizer
 LOOPS = Path(__file__).with_name("loops")
 SUBSET = {"T", "select", "exp", "expm1", "log1p", "tanh", "erf", "erfc", "fabs", "sqrt", "pow"}
 NUMBERS = {"bool", "float32", "float64", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))}
-FIRST_OPTION = 19  # of the arguments of an optimizer's loop: before its options and slots stand so many others
+FIRST_OPTION = 19  # index of the first option among the arguments of an optimizer's loop; the slots follow the options
 Assignments = Sequence[tuple[str, str]]
 
 
 class ModuleSource(NamedTuple):
-    """What a module is called, and its whole text."""
+    """The name of a module, and its whole text."""
 
     name: str
     text: str
@@ -45,13 +45,13 @@ def gather_source(source: str, out: str) -> ModuleSource:
 
 @cache
 def order_source() -> ModuleSource:
-    """Which rows of the data a step takes."""
+    """The rows of the data that a step takes."""
     return _join("order", "import numpy as np", f"ROUNDS = {ROUNDS}", *_files("native", "order"))
 
 
 @cache
 def product_source(dtype: str, register_bytes: int) -> ModuleSource:
-    """Small products, in tiles of registers of so many bytes."""
+    """Small products, in tiles of registers of `register_bytes` bytes."""
     constants = f"T, WIDTH, LONGEST = np.{dtype}, {register_bytes}, {LONGEST}"
     head = f"import numpy as np\nfrom llvmlite import ir\n\n{constants}"
     return _join(f"product_{dtype}", head, *_files("native", "product"))
@@ -59,7 +59,7 @@ def product_source(dtype: str, register_bytes: int) -> ModuleSource:
 
 @lru_cache(maxsize=64)
 def activation_source(record: Activation, dtype: str) -> ModuleSource | None:
-    """Loops over an activation; None where it has no scalar expressions."""
+    """Loops over an activation; None if it has no scalar expressions."""
     if record.scalar_f is None or record.scalar_derivative is None:
         return None
     owner, x = f'activation "{record.name}"', record.derivative_from
@@ -75,7 +75,7 @@ def activation_source(record: Activation, dtype: str) -> ModuleSource | None:
 
 @lru_cache(maxsize=64)
 def loss_source(record: Loss, dtype: str) -> ModuleSource | None:
-    """Loops over a loss; None where there are none, and it has no scalar expressions."""
+    """Loops over a loss; None if it has neither its own loops nor scalar expressions."""
     name = f"loss_{record.name}_{record.output_activation.name}"
     if record.row_loop is not None:
         written = (LOOPS / f"{record.row_loop}.py").is_file()
@@ -100,7 +100,7 @@ def loss_source(record: Loss, dtype: str) -> ModuleSource | None:
 
 
 def optimizer_source(record: Optimizer, dtype: str) -> ModuleSource | None:
-    """The loop of an update rule; None where it has no scalar assignments."""
+    """The loop of an update rule; None if it has no scalar assignments."""
     if record.scalar_prologue is None or record.scalar_step is None:
         return None
     return _optimizer(
@@ -117,7 +117,7 @@ def _optimizer(
     step: tuple[tuple[str, str], ...],
     dtype: str,
 ) -> ModuleSource:
-    """The parts of a record, which as a whole cannot be the key of a cache."""
+    """Takes the parts of a record, which as a whole is not hashable."""
     owner = f'optimizer "{name}"'
     scalars = ["lr", *options, *(scalar for scalar, _ in prologue)]
     rule = [*(f"s{i}" for i in range(len(scalars)))]
@@ -132,7 +132,7 @@ def _optimizer(
 
 
 def _rule_loop(options: int, slots: int, scalars: list[str]) -> str:
-    """`scalars_of` and `apply` for a rule with so many options, slots and scalars."""
+    """`scalars_of` and `apply` for a rule with this many options and slots, and these scalars."""
     places = range(FIRST_OPTION, FIRST_OPTION + options)
     arguments = "".join(f", doubles(g[{place}], k + 1)[k]" for place in places)
     rounded = "".join(f"T(values[{i}]), " for i in range(len(scalars)))
@@ -191,7 +191,7 @@ def _formula(name: str, owner: str, arguments: list[str], expression: str) -> st
 def _procedure(
     name: str, owner: str, arguments: list[str], assignments: Assignments, results: list[str], type_: str
 ) -> str:
-    """A function of ordered assignments; each is rounded to `type_`, which T means there."""
+    """A function of ordered assignments; each is rounded to `type_`, which T stands for."""
     known, lines = list(arguments), [f"    T = {type_}"]
     for target, expression in assignments:
         _check(owner, expression, known)
@@ -207,7 +207,7 @@ def _check(owner: str, expression: str, arguments: Iterable[str]) -> None:
     Raises
     ------
     UsageError
-        Naming the record, the expression and what stands in the way.
+        Naming the record, the expression and what is not allowed.
     """
     try:
         names = {node.id for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)}

@@ -1,4 +1,4 @@
-"""The loop inside np.matmul: NumPy's own products, with its BLAS, for code that does not go through Python."""
+"""The loop inside np.matmul: NumPy's own products, with its BLAS, for code that bypasses Python."""
 
 from __future__ import annotations
 

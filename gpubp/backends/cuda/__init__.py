@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through CuPy: the only place that imports it, and only when asked to."""
+"""NVIDIA GPUs through CuPy: the only package that imports it, and only on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["open_backend", "probe_device"]
 
 
 def open_backend(device: str, kind: str, index: int, precision: str) -> Backend:
-    """The backend of kind "cuda", "cuda-unfused" or "auto" on a GPU that works; see `gpubp.backends.get_backend`."""
+    """The backend of kind "cuda", "cuda-unfused" or "auto" on a working GPU; see `gpubp.backends.get_backend`."""
     from gpubp.backends.cuda.backend import CudaBackend
     from gpubp.backends.cuda.unfused import UnfusedBackend
 
@@ -37,7 +37,7 @@ def open_backend(device: str, kind: str, index: int, precision: str) -> Backend:
 
 @cache
 def _driver(index: int) -> CupyDriver:
-    """One per device and process: it keeps the compiled kernels and the workspace of products."""
+    """One driver per device and process: it keeps the compiled kernels and the workspace of products."""
     from gpubp.backends.cuda.cupy_driver import CupyDriver
 
     return CupyDriver(index)

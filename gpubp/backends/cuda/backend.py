@@ -24,29 +24,29 @@ from gpubp.backends.shuffle import ROUNDS
 from gpubp.errors import UsageError
 from gpubp.losses import LABEL_ACCURACY, RMSE, Loss
 
-THREADS = 256  # of every block, as kernels/common.cuh has it
-MOST_BLOCKS = 65535  # along a grid's y and z, of which one counts networks
-GATHERED = (1024, 4096)  # elements that a block gathers: where they are few, the more blocks; else four a thread
-MOST_GATHERED_ROWS = 64  # of a block, as kernels/gather.cu has it
-LOSS_ROWS = {2: THREADS, 32: THREADS // 32, THREADS: 4}  # the fewest of a block, by the threads that share a row
-MOST_LOSS_CHUNKS = 512  # blocks of a loss for each network, so that their sums stay few
-BY_ONE_BLOCK = 1 << 14  # parameters of a network whose gradient's norm one block takes, which waits for no other
+THREADS = 256  # of every block, as in kernels/common.cuh
+MOST_BLOCKS = 65535  # along a grid's y and z; one of them counts networks
+GATHERED = (1024, 4096)  # elements that a block gathers: fewer if there are few, for more blocks; else four per thread
+MOST_GATHERED_ROWS = 64  # of a block, as in kernels/gather.cu
+LOSS_ROWS = {2: THREADS, 32: THREADS // 32, THREADS: 4}  # the fewest per block, by the threads that share a row
+MOST_LOSS_CHUNKS = 512  # blocks of a loss per network, so that their sums stay few
+BY_ONE_BLOCK = 1 << 14  # parameters up to which one block computes a network's gradient norm and waits for no other
 MOST_BLOCKS_OF_NORMS = 2048  # of all networks
-MOST_ADDED = 1 << 14  # sums of chunks that the last block of a loss adds up by itself
-WITH_LOSS = (16, 16)  # the tile of a last layer that is computed with its loss: as many logits as threads, all of a row
+MOST_ADDED = 1 << 14  # sums of chunks that the last block of a loss adds up alone
+WITH_LOSS = (16, 16)  # the tile of a last layer computed with its loss: as many logits as threads, and whole rows
 LINE = 128  # bytes of a row in a block's tile of columns
-FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: where it starts, when it doubles
+FIRST_SCALE, CLEAN_STEPS = 2.0**16, 2000  # of float16's loss scaling: first scale, steps until it doubles
 NULL = np.uint64(0)
 
-# Formulas that cuBLASLt applies itself, after adding the bias, as it writes the product.
+# Formulas that cuBLASLt applies itself, after adding the bias, when it writes the product.
 IDENTITY = identity()
 EPILOGUES = {relu().scalar_f: "relu_bias", IDENTITY.scalar_f: "bias"}
 
 
 class CudaBackend(UnfusedBackend):
-    """An NVIDIA GPU, or what stands for one.
+    """An NVIDIA GPU, or a driver that simulates one.
 
-    A record without scalar expressions, a user's own, runs by the formulas that are inherited.
+    A user's record without scalar expressions runs with the inherited formulas.
     """
 
     name = "cuda"
@@ -56,11 +56,11 @@ class CudaBackend(UnfusedBackend):
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
         super().__init__(driver, precision, device, reason)
         self.scratch: dict[tuple[Any, ...], Array] = {}
-        # By name, identity of records and defines; with the records, so that no other gets the identity of one.
+        # Keyed by name, identity of records and defines; holds the records, so that no identity is reused.
         self._kernels: dict[tuple[Any, ...], tuple[Kernel, dict[str, Any]]] = {}
-        self._updated = False  # whether the last kernel was an update: nothing but parameters is read or written there
-        self.fused = True  # until a record without scalar expressions is met
-        self.on_chip = os.environ.get("GPUBP_ON_CHIP", "") != "0"  # whether networks that fit are trained there
+        self._updated = False  # whether the last kernel was an update, which reads and writes only parameters
+        self.fused = True  # until a record without scalar expressions is used
+        self.on_chip = os.environ.get("GPUBP_ON_CHIP", "") != "0"  # whether to train networks that fit there
 
     # -- memory ---------------------------------------------------------------------------------------
 
@@ -101,18 +101,18 @@ class CudaBackend(UnfusedBackend):
         epilogue = EPILOGUES.get(activation.scalar_f)
         if epilogue is not None and z is cache.a and cache.mask is None:
             spec = self._product(a_prev, layer.W, z, epilogue=epilogue, bias=b)
-            with suppress(NoAlgorithmError):  # there may be one without the epilogue
+            with suppress(NoAlgorithmError):  # there may be an algorithm without the epilogue
                 return self.driver.gemm(spec)(a_prev, layer.W, z, b)
         self.matmul(a_prev, layer.W, out=z)
         self.bias_activation(activation, layer, cache, dropout)
 
     def has_kernels_for(self, W: Array, a_prev: Array, *, backward: bool = False) -> bool:
-        """Whether a layer's products are left to kernels of our own, which do all that is to be done beside them."""
+        """Whether our own kernels compute a layer's products, together with everything else for the layer."""
         networks, n_in, n_out = W.shape
         units = (self.compute, self.storage.name) != ("float32", "float32")
         whole = n_in * W.itemsize % 16 == 0 and n_out * W.itemsize % 16 == 0
-        if units and not backward and whole and W.itemsize > 2:  # 16-bit types our kernels multiply by tensor cores too
-            return False  # the library writes z with its bias and ReLU at once; rows that lie otherwise it is slow with
+        if units and not backward and whole and W.itemsize > 2:  # in 16 bits our kernels use tensor cores too
+            return False  # the library writes z with bias and ReLU at once; it is slow with rows of other alignment
         return is_small(networks, a_prev.shape[1] * n_in * n_out, units)
 
     def _small_dense(
@@ -163,7 +163,7 @@ class CudaBackend(UnfusedBackend):
         fused = below is None or below.activation.scalar_derivative is not None
         if fused and self.has_kernels_for(layer.W, a_prev, backward=True):
             return self._small_dense_backward(a_prev, layer, cache, grad, below, dropout)
-        with self.driver.aside():  # BP2 does not need it
+        with self.driver.aside():  # BP2 does not need the result
             if cache.sums_due:
                 self._sum_rows(cache.delta, grad.b)
             self.matmul(a_prev, cache.delta, out=grad.W, transpose_a=True)
@@ -171,7 +171,7 @@ class CudaBackend(UnfusedBackend):
         if below is not None:
             self.matmul(cache.delta, layer.W, out=below.cache.delta, transpose_b=True)
             self.hadamard_derivative(below.activation, below.cache, below.grad_b, dropout)
-        self.driver.join()  # what comes next writes into the memory of δ, which BP4 reads
+        self.driver.join()  # what follows overwrites the memory of δ, which BP4 reads
 
     def _small_dense_backward(
         self,
@@ -213,7 +213,7 @@ class CudaBackend(UnfusedBackend):
             return super().hadamard_derivative(activation, cache, grad_b, dropout)
         delta, z_or_a = cache.delta, cache.derivative_input(activation)
         networks, rows, n = delta.shape
-        # A function of rows and n alone, and so are the sums.
+        # A function only of rows and n; hence the sums are too.
         wanted = 1 if rows <= 256 else min(-(-rows // 128), max(1, 1024 // self._tiles(n)))
         height = -(-rows // wanted)  # rows of a block
         chunks = -(-rows // height)
@@ -334,12 +334,12 @@ class CudaBackend(UnfusedBackend):
     def _on_chip_steps(self, training: TrainingArrays) -> OnChipSteps | None:
         """Steps on the chip for networks that fit there; None for those that do not.
 
-        A function of shape, batch, types, records and device, and of nothing that differs within a training.
+        This depends only on shape, batch, types, records and device, and on nothing that changes during a training.
         """
         rule, data, n = training.optimizer.rule, training.data, training.shapes[-1][1]
         hidden = one_activation(training.activations)
         formulas = _loss_formulas(training.loss, n, classes=data.y.ndim == 2)
-        # In the parameters' type, with products in TF32 where no more is promised; float16 has a loss scale of its own.
+        # In the parameters' type, with products in TF32 where no more is promised; float16 has loss scaling of its own.
         ours = self.storage != np.float16 and data.X.dtype.name in C_TYPES
         if not (self.on_chip and ours) or hidden is None or formulas is None:
             return None
@@ -373,7 +373,7 @@ class CudaBackend(UnfusedBackend):
         storage: str | None = None,
         **records: Any,
     ) -> None:
-        """Launch a kernel, of `kernel_source`'s arguments; None as an argument is a null pointer."""
+        """Launch a kernel, given `kernel_source`'s arguments; None as an argument is a null pointer."""
         if max(grid[1:]) > MOST_BLOCKS:
             raise UsageError(
                 f'device "{self.device}" takes at most {MOST_BLOCKS:,} networks in one stack, and this one has '
@@ -388,7 +388,7 @@ class CudaBackend(UnfusedBackend):
         kernel(grid, THREADS, tuple(NULL if arg is None else arg for arg in args), shared)
 
     def _unfuse(self, name: str) -> None:
-        """Note that a record without scalar expressions was met: nothing is captured from now on."""
+        """Record that a record without scalar expressions was used: nothing is captured from now on."""
         if self.storage != self.dtype:
             raise UsageError(
                 f'"{name}" has no scalar expressions, and precision "{self.precision}" has kernels only; '
@@ -403,7 +403,7 @@ class CudaBackend(UnfusedBackend):
         return -(-n * int(self.storage.itemsize) // LINE)
 
     def _partial(self, chunks: int, grad_b: Array) -> Array:
-        """Where sums over so many chunks of rows go: into the gradient itself if it is one."""
+        """The buffer for sums over `chunks` chunks of rows: the gradient itself for a single chunk."""
         networks, _, n = grad_b.shape
         return grad_b if chunks == 1 else self._scratch("partial", (networks, chunks, n), self.dtype)
 
@@ -414,7 +414,7 @@ class CudaBackend(UnfusedBackend):
         self._launch("column_sum", (self._tiles(n), 1, networks), args, defines={"S": values.dtype.name})
 
     def _scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Array:
-        """A buffer kept for as long as the backend, since graphs hold its address."""
+        """A buffer kept as long as the backend, since graphs hold its address."""
         key = (name, shape, dtype)
         if key not in self.scratch:
             self.scratch[key] = self.driver.empty(shape, dtype)
@@ -438,12 +438,12 @@ def _steps(epoch: Epoch) -> Any:
 
 
 def _blocks(threads: int) -> int:
-    """Blocks for so many threads; beyond a few thousand blocks, threads take several turns."""
+    """Blocks for `threads` threads; beyond a few thousand blocks, each thread handles several elements."""
     return min(-(-threads // THREADS), 8192)
 
 
 def _loss_formulas(loss: Loss, n: int, classes: bool) -> dict[str, Any] | None:
-    """A loss over n outputs as kernels get it, with GROUP threads a row; None where its records lack formulas."""
+    """A loss over n outputs in the form kernels take, with GROUP threads per row; None if its records lack formulas."""
     few = 2 if n <= 16 else 32
     if loss.row_loop is not None:
         of_targets = {"CLASSES": 1} if classes else {}

@@ -1,7 +1,7 @@
-"""cuBLASLt by ctypes: the functions that products need, with the numbers and widths of what is passed to them.
+"""cuBLASLt through ctypes: the functions that products need, with the numbers and widths of their arguments.
 
-All of it is public interface, as `cublasLt.h`, `cublas_api.h` and `library_types.h` of CUDA 13 declare it; it has
-not changed since CUDA 12.
+Everything here is public interface, declared in `cublasLt.h`, `cublas_api.h` and `library_types.h` of CUDA 13, and
+unchanged since CUDA 12.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from enum import Enum
 from functools import cache
 from typing import Any
 
-OLDEST = 120000  # the version of CUDA 12.0, the first in which an algorithm has all of `AlgorithmAttribute`
+OLDEST = 120000  # the version in CUDA 12.0, the first whose algorithms have all of `AlgorithmAttribute`
 
 SUCCESS, INVALID_VALUE, NOT_SUPPORTED = 0, 7, 15  # cublasStatus_t
 DATA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}  # cudaDataType_t
@@ -37,7 +37,7 @@ REDUCE_IN_COMPUTE_TYPE = 2  # cublasLtReductionScheme_t
 
 
 class Attribute(Enum):
-    """What an object of cuBLASLt can be told or asked: its number, and the C type of its value."""
+    """An attribute of a cuBLASLt object: its number, and the C type of its value."""
 
     number: int
     ctype: Any
@@ -47,7 +47,7 @@ class Attribute(Enum):
 
 
 class OperationAttribute(Attribute):
-    """cublasLtMatmulDescAttributes_t, as far as they are set."""
+    """The cublasLtMatmulDescAttributes_t that are set."""
 
     TRANSA = 3, c_int32
     TRANSB = 4, c_int32
@@ -57,14 +57,14 @@ class OperationAttribute(Attribute):
 
 
 class LayoutAttribute(Attribute):
-    """cublasLtMatrixLayoutAttribute_t, as far as they are set."""
+    """The cublasLtMatrixLayoutAttribute_t that are set."""
 
     BATCH_COUNT = 5, c_int32
     STRIDED_BATCH_OFFSET = 6, c_int64
 
 
 class PreferenceAttribute(Attribute):
-    """cublasLtMatmulPreferenceAttributes_t, as far as they are set."""
+    """The cublasLtMatmulPreferenceAttributes_t that are set."""
 
     MAX_WORKSPACE_BYTES = 1, c_uint64
     REDUCTION_SCHEME_MASK = 3, c_uint32
@@ -139,7 +139,7 @@ class CublasLtError(Exception):
 
 
 class CublasLtLibrary:
-    """The library's functions. What they take and give are numbers: handles and descriptors are addresses.
+    """The library's functions. They take and return numbers: handles and descriptors are addresses.
 
     Parameters
     ----------
@@ -153,9 +153,9 @@ class CublasLtLibrary:
     Raises
     ------
     ImportError
-        Where the version is too old.
+        If the version is too old.
     AttributeError
-        Where a function is missing.
+        If a function is missing.
     """
 
     def __init__(self, library: Any) -> None:
@@ -170,11 +170,11 @@ class CublasLtLibrary:
         self._library = library
 
     def create(self) -> int:
-        """A handle for the device that is current."""
+        """A handle for the current device."""
         return self._created("cublasLtCreate")
 
     def create_operation(self, compute: str, scale: str) -> int:
-        """The descriptor of a product: how it is computed, and of which type α and β are."""
+        """The descriptor of a product: how it is computed, and the type of α and β."""
         return self._created("cublasLtMatmulDescCreate", COMPUTE_TYPES[compute], DATA_TYPES[scale])
 
     def destroy_operation(self, operation: int) -> None:
@@ -198,7 +198,7 @@ class CublasLtLibrary:
         self._set("cublasLtMatrixLayoutSetAttribute", layout, attribute, value)
 
     def create_preference(self) -> int:
-        """The descriptor of what algorithms are asked for."""
+        """The descriptor of the preferences for algorithms."""
         return self._created("cublasLtMatmulPreferenceCreate")
 
     def destroy_preference(self, preference: int) -> None:
@@ -206,11 +206,11 @@ class CublasLtLibrary:
         self._call("cublasLtMatmulPreferenceDestroy", preference)
 
     def set_preference(self, preference: int, attribute: PreferenceAttribute, value: int) -> None:
-        """Set an attribute of what algorithms are asked for."""
+        """Set an attribute of the preferences for algorithms."""
         self._set("cublasLtMatmulPreferenceSetAttribute", preference, attribute, value)
 
     def propose(self, handle: int, operation: int, layouts: tuple[int, ...], preference: int, most: int) -> list[Any]:
-        """At most so many algorithms for a product, cuBLASLt's first choice first; none where it knows none.
+        """Up to `most` algorithms for a product, cuBLASLt's first choice first; empty if it has none.
 
         Parameters
         ----------
@@ -259,7 +259,7 @@ class CublasLtLibrary:
         scales : tuple of 2 int
             Addresses on the host of α and β.
         operands : tuple of 4 tuples (int, int)
-            Of A, B, C and D, the address on the device and the layout.
+            The device address and the layout of A, B, C and D.
         algorithm : OpaqueAlgorithm
         workspace : tuple (int, int)
             Address on the device, and bytes.
@@ -277,7 +277,7 @@ class CublasLtLibrary:
             raise CublasLtError(name, status, self._library.cublasLtGetStatusName(status).decode())
 
     def _created(self, name: str, *arguments: int) -> int:
-        """What a function creates and puts where its first argument points to."""
+        """The object that a function creates and stores where its first argument points."""
         created = c_void_p()
         self._call(name, addressof(created), *arguments)
         return int(created.value or 0)
@@ -289,12 +289,12 @@ class CublasLtLibrary:
 
 @cache
 def load_cublaslt() -> CublasLtLibrary:
-    """The library that is installed, found as CuPy finds it; loaded once.
+    """The installed library, found as CuPy finds it and loaded once.
 
     Raises
     ------
     ImportError
-        Where it cannot be found, loaded or used: why.
+        If it cannot be found, loaded or used; the message says why.
     """
     load = _pathfinder()
     try:

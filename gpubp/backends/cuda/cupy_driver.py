@@ -22,11 +22,11 @@ from gpubp.errors import DeviceError
 
 COMPILER_OPTIONS = ("-std=c++17",)  # CuPy adds the device's architecture, and -ftz=true: float32 has no subnormals
 
-SHARED_UNASKED = 48 << 10  # bytes of shared memory that a block has without asking for more
+SHARED_UNASKED = 48 << 10  # bytes of shared memory that a block has by default
 
 
 class CupyNamespace:
-    """CuPy, and from cupyx what it lacks."""
+    """CuPy, with cupyx's functions where CuPy lacks them."""
 
     def __getattr__(self, name: str) -> Any:
         if name in ("erf", "erfc"):
@@ -37,12 +37,12 @@ class CupyNamespace:
             import cupy
 
             function = getattr(cupy, name)
-        setattr(self, name, function)  # found at once from now on
+        setattr(self, name, function)  # found directly from now on
         return function
 
 
 class SideStream:
-    """A stream that leaves the main one, and comes back to it.
+    """A stream that forks from the main one, and joins it again.
 
     Parameters
     ----------
@@ -52,17 +52,17 @@ class SideStream:
 
     def __init__(self, cupy: Any, stream: Any) -> None:
         self.stream = stream
-        self.unjoined = False  # whether anything was launched in it since it came back
+        self.unjoined = False  # whether anything was launched in it since it joined
         self._forked, self._joined = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
 
     def fork(self, main: Any) -> None:
-        """Let what is launched in it from now on run after what is in the main one."""
+        """Make what is launched in it from now on run after everything in the main one."""
         self._forked.record(main)
         self.stream.wait_event(self._forked)
         self.unjoined = True
 
     def join(self, main: Any) -> None:
-        """Let what is launched in the main one from now on run after what is in this."""
+        """Make what is launched in the main one from now on run after everything in this one."""
         self._joined.record(self.stream)
         main.wait_event(self._joined)
         self.unjoined = False
@@ -71,9 +71,9 @@ class SideStream:
 class CupyDriver:
     """One NVIDIA device.
 
-    Its streams are ordinary ones, not of the kind that ignores the default stream: array arithmetic, which CuPy
-    sends to the default stream, thus runs after the kernels launched before it and before those launched after
-    it. And arithmetic inside a captured step is an error, instead of missing from the graph.
+    Its streams are blocking ones, which synchronize with the default stream: array arithmetic, which CuPy sends to the
+    default stream, thus runs after the kernels launched before it and before those launched after it. Arithmetic inside
+    a captured step is an error instead of silently missing from the graph.
 
     Parameters
     ----------
@@ -83,12 +83,12 @@ class CupyDriver:
     Attributes
     ----------
     cublas : CublasLt
-        What products go through.
+        The interface for products.
 
     Raises
     ------
     DeviceError
-        Where the device or a library cannot be used: what, why, and the remedy.
+        If the device or a library cannot be used: what, why, and the remedy.
     """
 
     def __init__(self, device: int = 0) -> None:
@@ -101,7 +101,7 @@ class CupyDriver:
         self.name = f"CUDA device {device}"
         self._kernels: dict[str, Kernel] = {}
         self._gemms: dict[GemmSpec, LtGemm] = {}
-        self._one_thread = RLock()  # launches, copies or allocates at a time
+        self._one_thread = RLock()  # only one thread launches, copies or allocates at a time
         self._copies: Any = None  # the stream of `copy_beside`, once there is one
         with self._at_work("start"):
             properties = cupy.cuda.runtime.getDeviceProperties(device)
@@ -113,7 +113,7 @@ class CupyDriver:
             self._current = self._main
             self._side = SideStream(cupy, self._aside.stream)
             self._collectives: SideStream | None = None  # once there is a sum over several devices
-            self._launch_dependent: DependentLaunch | None = None  # in captures, on devices that can
+            self._launch_dependent: DependentLaunch | None = None  # in captures, on devices that support it
             if self.compute_capability >= dependent_launch.CAPABILITY:
                 self._launch_dependent = DependentLaunch(dependent_launch.cuda_driver())
             self._capturing = False
@@ -149,12 +149,12 @@ class CupyDriver:
         with self._in_turn("a mark"):
             self._join_all()
             event = self._cupy.cuda.Event(disable_timing=True)
-            event.record(self._cupy.cuda.Stream.null)  # behind what is in all streams, and array arithmetic
+            event.record(self._cupy.cuda.Stream.null)  # after the work in all streams, and array arithmetic
             return event
 
     def copy_beside(self, host: Any, out: Array, after: Any) -> None:
         with self._at_work("copy to the device"):
-            if self._copies is None:  # of the kind that no other work waits for: marks alone order it
+            if self._copies is None:  # a non-blocking stream: only marks order it
                 self._copies = self._cupy.cuda.Stream(non_blocking=True)
             self._copies.wait_event(after)
             out.set(host, stream=self._copies)
@@ -188,7 +188,7 @@ class CupyDriver:
         with self._one_thread, ExitStack() as entered:
             with self._at_work("start"):
                 entered.enter_context(self._device)
-            yield  # whose own errors stay what they are
+            yield  # errors inside are passed on unchanged
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -224,14 +224,14 @@ class CupyDriver:
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
         stream = self._main.stream
         with self._in_turn("capture of a step"), self._in_capture():
-            self._join_all()  # or a captured step would wait for what is not in it
-            # In the relaxed mode, since the garbage collector may return memory at any moment.
+            self._join_all()  # or a captured step would wait for work outside it
+            # In relaxed mode, since the garbage collector may free memory at any moment.
             stream.begin_capture(self._cupy.cuda.runtime.streamCaptureModeRelaxed)
             try:
                 run()
                 self._join_all()
             except BaseException:
-                # An invalid capture ends with an error of its own; what made it invalid is the one to raise.
+                # An invalid capture ends with an error of its own; raise the one that made it invalid.
                 for side in self._sides():
                     side.unjoined = False
                 with suppress(self._cupy.cuda.runtime.CUDARuntimeError):
@@ -245,7 +245,7 @@ class CupyDriver:
             graph.launch(self._main.stream)
 
     def use(self) -> None:
-        """Make this the device on which the thread's array arithmetic, outside kernels, happens."""
+        """Make this the device of the thread's array arithmetic outside kernels."""
         with self._at_work("start"):
             self._device.use()
 
@@ -286,7 +286,7 @@ class CupyDriver:
             return StreamWorkspace(stream, self._cupy.empty((size,), np.uint8))
 
     def _launcher(self, name: str, function: Any) -> Kernel:
-        doing, most = f'kernel "{name}"', SHARED_UNASKED // 2  # the other half is for what it declares itself
+        doing, most = f'kernel "{name}"', SHARED_UNASKED // 2  # the other half is for what the kernel declares itself
 
         def launch(grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int = 0) -> None:
             nonlocal most
@@ -313,7 +313,7 @@ class CupyDriver:
 
     @contextmanager
     def _at_work(self, doing: str, asked: int | None = None) -> Iterator[None]:
-        """The device is current inside, and its faults are raised as what they mean."""
+        """Make the device current, and raise its faults with their meaning."""
         try:
             with self._device:
                 yield
@@ -327,18 +327,18 @@ class CupyDriver:
 
     @contextmanager
     def _in_turn(self, doing: str, asked: int | None = None) -> Iterator[None]:
-        """As `_at_work`, while other threads wait."""
+        """Like `_at_work`, while other threads wait."""
         with self._one_thread, self._at_work(doing, asked):
             yield
 
     @contextmanager
     def _in_stream(self, doing: str, asked: int | None = None) -> Iterator[None]:
-        """As `_in_turn`, and what CuPy does inside goes to the stream in which work is launched now."""
+        """Like `_in_turn`, and CuPy's work inside goes to the current launch stream."""
         with self._in_turn(doing, asked), self._current.stream:
             yield
 
     def _allocating(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        self._join_all()  # the pool may give out what was freed while work aside still reads it
+        self._join_all()  # the pool may hand out freed memory that work aside still reads
         return self._in_stream("allocation", int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
 
     def _out_of_memory(self, asked: int) -> OutOfDeviceMemoryError:
@@ -353,7 +353,7 @@ class CupyDriver:
 
 @dataclass(slots=True)
 class Replay:
-    """A captured step, to be called. It keeps what was captured alive: a graph holds nothing but addresses."""
+    """A callable captured step. It keeps the captured objects alive: a graph holds only addresses."""
 
     driver: CupyDriver
     graph: Any
@@ -363,7 +363,7 @@ class Replay:
         self.driver.replay(self.graph)
 
     def __del__(self) -> None:
-        """Give up the graph before what was captured: NCCL's communicator waits until no graph has sums of its own."""
+        """Release the graph before the captured objects: NCCL's communicator waits until no graph has its sums."""
         self.graph = None
 
 

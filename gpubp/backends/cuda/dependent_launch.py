@@ -1,9 +1,9 @@
-"""Kernels that are launched before the one before them has ended (programmatic dependent launches), by ctypes.
+"""Kernels launched before the previous one has ended (programmatic dependent launches), through ctypes.
 
 A kernel's launch takes microseconds, as long as a small kernel runs. On devices of compute capability 9.0 and later it
-can happen while the kernel before it still runs: the kernel waits by itself, by `wait_for_last_kernel` of
-kernels/common.cuh, where it needs what that one wrote. CuPy has no such launch; all of this is public interface, as
-`cuda.h` of CUDA 12 and 13 declares it.
+can overlap with the previous kernel: the new kernel itself waits, with `wait_for_last_kernel` of kernels/common.cuh,
+where it needs what that one wrote. CuPy has no such launch; everything here is public interface, declared in `cuda.h`
+of CUDA 12 and 13.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-CAPABILITY = (9, 0)  # the least of a device that has such launches
+CAPABILITY = (9, 0)  # the lowest of devices with such launches
 PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CUlaunchAttributeID
 
 
 class LaunchAttribute(Structure):
-    """CUlaunchAttribute, of an attribute whose value is an int."""
+    """CUlaunchAttribute with an int value."""
 
     _fields_ = [("id", c_int), ("pad", c_int), ("value", c_int), ("others", c_int * 15)]
 
@@ -38,16 +38,16 @@ class LaunchConfig(Structure):
 
 
 class CudaDriverError(RuntimeError):
-    """A function of the CUDA driver failed; the text has the status's name."""
+    """A function of the CUDA driver failed; the text names the status."""
 
 
 class DependentLaunch:
-    """The launch of kernels that need not wait for the launch of what they follow.
+    """Launches kernels that need not wait for the preceding kernel to end.
 
     Parameters
     ----------
     library : ctypes.CDLL
-        The CUDA driver's.
+        The CUDA driver.
     """
 
     def __init__(self, library: CDLL) -> None:
@@ -59,14 +59,14 @@ class DependentLaunch:
     def __call__(
         self, function: int, stream: int, grid: tuple[int, int, int], block: int, args: tuple[Any, ...], shared: int
     ) -> None:
-        """Launch a kernel into a stream whose last work is a kernel too.
+        """Launch a kernel into a stream whose last work is also a kernel.
 
         Parameters
         ----------
         function, stream : int
             CUfunction and CUstream.
         grid, block, args, shared
-            As `gpubp.backends.cuda.driver.Kernel` has them.
+            As in `gpubp.backends.cuda.driver.Kernel`.
 
         Raises
         ------
@@ -83,5 +83,5 @@ class DependentLaunch:
 
 
 def cuda_driver() -> CDLL:
-    """The library of the installed NVIDIA driver; OSError where there is none."""
+    """The library of the installed NVIDIA driver; raises OSError if there is none."""
     return CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")

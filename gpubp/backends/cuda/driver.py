@@ -1,7 +1,7 @@
 """The few calls through which the CUDA backend reaches a device.
 
 There are two drivers: CuPy with cuBLASLt on a GPU, and one in the tests that runs the same kernel sources on
-the host. Everything above them is written against these protocols alone.
+the host. Everything above them uses only these protocols.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gpubp.errors import DeviceError
 
 EPILOGUES = ("none", "bias", "relu_bias")
 
-# What goes into a product and what comes out of it, as cuBLASLt's table of data types has them. Every epilogue
-# is in that table for each of them, with a bias of the type of the output.
+# Input and output types of a product, from cuBLASLt's table of data types. That table has every epilogue for each of
+# them, with a bias of the output's type.
 TYPES = (
     ("float64", "float64"),
     ("float32", "float32"),
@@ -48,11 +48,11 @@ class Source(Protocol):
 
     @property
     def text(self) -> str:
-        """CUDA C++ that includes nothing of ours."""
+        """CUDA C++ that includes none of our files."""
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Options of the compiler, besides those of every kernel."""
+        """Compiler options besides those of every kernel."""
 
 
 class Kernel(Protocol):
@@ -70,7 +70,7 @@ class Kernel(Protocol):
         args : tuple
             Arrays, whose pointers are passed, and np.int32, np.int64, np.float32 or np.float64 scalars.
         shared : int
-            Bytes of shared memory that a block has besides what the kernel declares with a size.
+            Bytes of dynamic shared memory of a block, besides what the kernel declares with a size.
         """
 
 
@@ -80,9 +80,9 @@ class Gemm(Protocol):
     def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
         """out = op(a) op(b), then the epilogue, for every network, launched on the driver's stream.
 
-        Of the arrays only the pointer of their first element counts; shapes and strides are the spec's. The
-        bias is given where the epilogue adds one. Where there is no algorithm for it, NoAlgorithmError is raised and
-        nothing launched, each time that operands lie like that.
+        Only the pointers to the arrays' first elements are used; shapes and strides are the spec's. The bias is given
+        if the epilogue adds one. If there is no algorithm for it, NoAlgorithmError is raised and nothing is launched,
+        every time that operands have this alignment.
         """
 
 
@@ -91,7 +91,7 @@ class GemmSpec:
     """The product of two row-major matrices for each of K networks.
 
     Per network, out (m, n) = op(a) (m, k) op(b) (k, n); rows are contiguous and follow each other without
-    gaps. So a lies in memory as (m, k), or as (k, m) where it is transposed, and b likewise.
+    gaps. So a is stored as (m, k), or as (k, m) if it is transposed, and b likewise.
 
     Attributes
     ----------
@@ -101,15 +101,15 @@ class GemmSpec:
     transpose_a, transpose_b : bool
         Whether op is the transpose.
     a_stride, b_stride, out_stride : int
-        Elements from one network's matrix to the next one's; 0 where all networks share it.
+        Elements from one network's matrix to the next one's; 0 if all networks share it.
     in_type : {"float64", "float32", "float16", "bfloat16"}
         Of a and b.
     out_type : same names
-        Of out: in_type, or float32 where in_type has 16 bits.
+        Of out: in_type, or float32 if in_type has 16 bits.
     compute : {"float64", "float32", "tf32"}
-        How products are formed and summed.
+        How products are multiplied and summed.
     epilogue : one of EPILOGUES
-        What becomes of a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0).
+        Applied to a sum x before it is rounded to out_type: x, x + bias, or max(x + bias, 0).
     bias_stride : int
         Elements from one network's bias (n,) to the next one's. A bias is of out_type: cuBLASLt takes no other.
     """
@@ -157,18 +157,18 @@ class OutOfDeviceMemoryError(DeviceError):
 
 
 class NoAlgorithmError(DeviceError):
-    """The library of matrix products has no algorithm for a product of operands that lie as they do."""
+    """The library of matrix products has no algorithm for operands with this layout and alignment."""
 
 
 class Driver(Protocol):
-    """A device, and how to run something on it. Work goes to one stream, in order, but for what is launched aside."""
+    """A device, and how to run something on it. Work goes to one stream, in order, except what is launched aside."""
 
     xp: Namespace
     name: str  # the product's
     compute_capability: tuple[int, int]
     multiprocessors: int
-    shared_memory: int  # bytes that a block may have at most, where it asks for them
-    gemm_table: str | None  # the hash of the user's table by which `gemm` chooses algorithms, where there is one
+    shared_memory: int  # the most bytes that a block may request
+    gemm_table: str | None  # the hash of the user's table by which `gemm` chooses algorithms, if there is one
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """An array on the device; contents undefined."""
@@ -186,16 +186,16 @@ class Driver(Protocol):
         """An array on the host, page-locked, from which `copy_beside` copies; contents undefined."""
 
     def mark(self) -> Any:
-        """A moment: when all work so far is done."""
+        """A marker for the moment when all work so far is done."""
 
     def copy_beside(self, host: Any, out: Array, after: Any) -> None:
-        """out = host, a `pinned` array of its shape and type, after that moment and beside all other work.
+        """out = host, a `pinned` array of its shape and type, after that moment and concurrently with all other work.
 
-        For a thread of its own, which waits until it is done.
+        Call it from a separate thread; it returns when the copy is done.
         """
 
     def free_memory(self) -> int:
-        """Bytes that `empty` can still give."""
+        """Bytes that `empty` can still allocate."""
 
     def kernel(self, source: Source) -> Kernel:
         """The compiled kernel; the same text is compiled once."""
@@ -204,38 +204,38 @@ class Driver(Protocol):
         """The prepared product; the same spec is prepared once."""
 
     def turn(self) -> AbstractContextManager[Any]:
-        """Where several operations belong together, since they share streams and scratch: other threads wait.
+        """A context for operations that belong together because they share streams and scratch: other threads wait.
 
-        The device is the thread's current one inside. A thread may enter it again.
+        Inside, the device is the thread's current one. A thread may enter it again.
         """
 
     def aside(self) -> AbstractContextManager[None]:
         """What is launched inside runs after all work so far, and beside what is launched later, until `join`.
 
-        Allocations, copies, waiting and the end of a capture are such ends too, of collectives as well.
+        Allocations, copies, waiting and the end of a capture also join it, and collectives.
         """
 
     def join(self) -> None:
-        """Let what is launched from now on run after all that was launched aside."""
+        """Make what is launched from now on run after everything launched aside."""
 
     def has_nccl(self) -> bool:
-        """Whether NCCL is there to add up arrays over several devices."""
+        """Whether NCCL is available to add up arrays over several devices."""
 
     def collective(self, array: Array) -> AbstractContextManager[Any]:
-        """The stream in which another library adds up an array over several devices, where it lies.
+        """The stream in which another library adds up an array over several devices, in place.
 
-        What it launches there runs after all work so far, and beside what is launched later, until `join_collectives`;
-        several of them run one after the other. They can be captured.
+        What it launches there runs after all work so far, and concurrently with what is launched later, until
+        `join_collectives`; several of them run in order. They can be captured.
         """
 
     def join_collectives(self) -> None:
-        """Let what is launched from now on run after all sums over several devices."""
+        """Make what is launched from now on run after all sums over several devices."""
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """What `run` launches, as something to call again and again.
+        """Capture what `run` launches; returns a function that replays it.
 
-        Call it once before, outside a capture: kernels are compiled and algorithms chosen then. Inside, it calls
-        kernels and products and nothing else; allocation, copies and array arithmetic are errors there.
+        Call `run` once before, outside a capture, to compile kernels and choose algorithms. Inside, it may only call
+        kernels and products; allocation, copies and array arithmetic are errors there.
         """
 
     def synchronize(self) -> None:

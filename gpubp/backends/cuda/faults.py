@@ -16,7 +16,7 @@ SEE_DEVICES = "see what nvidia-smi -L says"
 NO_DEVICE = "no such device is visible"
 NO_DRIVER = "no NVIDIA driver is installed"
 
-# (what `one_line` of the error contains, cause, remedy): the first that fits is taken.
+# (text in `one_line` of the error, cause, remedy): the first match is used.
 FAULTS: tuple[tuple[str, str, str], ...] = (
     (
         r"OutOfMemory|MemoryAllocation|OUT_OF_MEMORY|ALLOC_FAILED",
@@ -97,13 +97,13 @@ FAULTS: tuple[tuple[str, str, str], ...] = (
 )
 UNKNOWN = "see whether gpubp doctor finds anything, and report it"
 
-# Where the classes of such errors are defined. What Python itself raises is a mistake in a program, unless a
-# library could not be loaded or a file not be opened.
+# Where the classes of such errors are defined. An error of Python's own is a bug, unless a library could not be loaded
+# or a file could not be opened.
 LIBRARIES = {"cupy", "cupy_backends", "cuda"}
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether an error speaks of the machine rather than of a mistake in gpubp."""
+    """Whether an error is about the machine rather than a bug in gpubp."""
     library = type(error).__module__.partition(".")[0] in LIBRARIES
     return library or isinstance(error, CublasLtError | CudaDriverError | ImportError | OSError)
 
@@ -121,7 +121,7 @@ def explain(error: BaseException) -> tuple[str, str]:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's class and the first line of its message that says something; of a compiler, the first three."""
+    """The error's class and the first meaningful line of its message; for a compiler, the first three."""
     name = type(error).__name__
     lines = [text for line in str(error).splitlines() if (text := line.strip(" ="))]
     return ": ".join([name, " / ".join(lines[: 3 if name == "CompileException" else 1])]) if lines else name

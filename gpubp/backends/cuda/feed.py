@@ -1,4 +1,4 @@
-"""How rows get to a device beside the training: page-locked memory, and a stream for copies."""
+"""Transfer of rows to a device during training: page-locked memory, and a stream for copies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gpubp.backends.cuda.driver import Driver
 class DeviceFeed:
     """The feed of arrays on a device: page-locked memory, a stream for copies, and a second buffer on the device.
 
-    The addresses of arrays are part of a captured step, so what was sent is copied into them on the device, which
-    takes microseconds; the way from the host runs beside the training.
+    The addresses of arrays are part of a captured step, so rows that were sent are copied into them on the device,
+    which takes microseconds; the transfer from the host overlaps with training.
 
     Parameters
     ----------

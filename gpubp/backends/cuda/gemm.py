@@ -1,4 +1,4 @@
-"""Matrix products of stacks through cuBLASLt, which a graph can capture."""
+"""Matrix products of stacks through cuBLASLt; graphs can capture them."""
 
 from __future__ import annotations
 
@@ -29,28 +29,27 @@ from gpubp.backends.cuda.gemm_table import Algorithm, GemmTable, configuration
 # `with at_work("doing this"):` makes the device current and raises its faults as DeviceError.
 AtWork: TypeAlias = Callable[[str], AbstractContextManager[None]]
 
-PROPOSALS = 8  # of cuBLASLt for a product, from which a table chooses
+PROPOSALS = 8  # by cuBLASLt for a product, among which a table chooses
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 @cache
 def handle_of(library: CublasLtLibrary, device: int) -> int:
-    """cuBLASLt's handle for a device, which is current.
+    """cuBLASLt's handle for the current device.
 
-    It is never destroyed: that waits for the device, and would break a capture if the garbage collector chose
-    such a moment for it.
+    It is never destroyed: that waits for the device, and would break a capture if the garbage collector did it then.
     """
     return library.create()
 
 
 def workspace_size(compute_capability: tuple[int, int]) -> int:
-    """Bytes that an algorithm may use: what cuBLAS recommends, and fixed, since the choice depends on it."""
+    """Bytes that an algorithm may use: what cuBLAS recommends, but fixed, since the choice depends on it."""
     return (32 if compute_capability >= (9, 0) else 4) << 20
 
 
 @dataclass(frozen=True, slots=True)
 class StreamWorkspace:
-    """A stream, and the workspace of the products in it: they run one after the other, so one serves them all."""
+    """A stream, and the workspace of its products: they run in order, so one workspace serves them all."""
 
     stream: Any
     workspace: Array
@@ -58,7 +57,7 @@ class StreamWorkspace:
 
 @dataclass(frozen=True, slots=True)
 class CublasLt:
-    """What the products of a device share.
+    """The data that a device's products share.
 
     Attributes
     ----------
@@ -67,13 +66,13 @@ class CublasLt:
     workspace_size : int
         Bytes.
     current : callable
-        ``current()`` is where products are launched now.
+        ``current()`` is the stream in which products are launched now.
     device : str
         The device's name, for messages.
     at_work : callable
         Makes the device current.
     table : GemmTable
-        What the user had tuned.
+        The algorithms that the user tuned.
     """
 
     library: CublasLtLibrary
@@ -88,16 +87,16 @@ class CublasLt:
 class LtGemm:
     """A product through cuBLASLt.
 
-    cuBLASLt counts in column-major matrices, in which row-major ones lie transposed. So it is asked for
-    outᵀ = op(b)ᵀ op(a)ᵀ: its A is our b, its B our a, and a bias has an element for each of its rows, as its
-    epilogues want it.
+    cuBLASLt uses column-major matrices, where row-major ones appear transposed. So it is asked for outᵀ = op(b)ᵀ
+    op(a)ᵀ: its A is our b, its B our a, and a bias has an element for each of its rows, as its epilogues require.
 
     Parameters
     ----------
     context : CublasLt
     spec : GemmSpec
     wanted : Algorithm or None
-        By which algorithm. None, or one that cuBLASLt does not propose for the operands: its first proposal.
+        The algorithm to use. With None, or one that cuBLASLt does not propose for the operands, its first proposal is
+        used.
     """
 
     def __init__(self, context: CublasLt, spec: GemmSpec, wanted: Algorithm | None = None) -> None:
@@ -108,7 +107,7 @@ class LtGemm:
         self._name = str(spec)
         self._algorithms: dict[tuple[int, ...], Any] = {}
         self._owned = ExitStack()
-        weakref.finalize(self, self._owned.close)  # descriptors live on the host: any moment will do
+        weakref.finalize(self, self._owned.close)  # descriptors are on the host: any moment will do
 
         scale = "float64" if spec.compute == "float64" else "float32"
         self._one, self._zero = np.ones(1, scale), np.zeros(1, scale)  # α and β, read at every call
@@ -124,7 +123,7 @@ class LtGemm:
 
     @property
     def usable(self) -> bool:
-        """Whether there is an algorithm for the operands that it was called with, or for some of them."""
+        """Whether there is an algorithm for some of the operands that it was called with."""
         return any(algorithm is not None for algorithm in self._algorithms.values())
 
     def __call__(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> None:
@@ -143,15 +142,15 @@ class LtGemm:
                 )
 
     def proposals(self, a: Array, b: Array, out: Array, bias: Array | None = None) -> list[Algorithm]:
-        """What cuBLASLt proposes for operands that lie as these do, its first choice first."""
+        """cuBLASLt's proposals for operands aligned like these, its first choice first."""
         with self._context.at_work(self._name):
             pointers = _pointers(a, b, out, bias)
             proposals = self._propose(PROPOSALS, self._alignments(*pointers), pointers)
-            # Those that are configured alike count as one, the first, which is what `_choose` finds.
+            # Those with the same configuration count as one, the first, which is the one that `_choose` finds.
             return list(dict.fromkeys(configuration(self._context.library, each) for each in proposals))
 
     def _layout(self, data_type: str, shape: tuple[int, int], stride: int) -> int:
-        """A row-major matrix (rows, columns) as the column-major (columns, rows) that it is too."""
+        """A row-major matrix (rows, columns), described as the column-major (columns, rows) that it also is."""
         library, (rows, columns) = self._context.library, shape
         layout = library.create_layout(data_type, columns, rows, columns)
         self._owned.callback(library.destroy_layout, layout)
@@ -163,7 +162,7 @@ class LtGemm:
         self._context.library.set_operation(self._operation, attribute, value)
 
     def _launch(self, algorithm: Any, pointers: tuple[int, ...]) -> bool:
-        """Launch the product; False where the library will not, since it lacks the epilogue."""
+        """Launch the product; False if the library refuses because it lacks the epilogue."""
         context, current, (a, b, out, bias) = self._context, self._context.current(), pointers
         if bias:
             self._describe(OperationAttribute.BIAS_POINTER, bias)
@@ -184,11 +183,11 @@ class LtGemm:
         return True
 
     def _lacks_epilogue(self, error: CublasLtError) -> bool:
-        """Whether an error may mean that, which is none of ours: a kernel does it instead."""
+        """Whether an error may mean a missing epilogue, which is no fault: a kernel applies it instead."""
         return self._spec.epilogue != "none" and error.status in (INVALID_VALUE, NOT_SUPPORTED)
 
     def _choose(self, alignments: tuple[int, ...], pointers: tuple[int, ...]) -> Any:
-        """An algorithm for operands whose addresses are divisible by as much as these; None where there is none."""
+        """An algorithm for operands whose addresses have these alignments; None if there is none."""
         try:
             proposals = self._propose(1 if self._wanted is None else PROPOSALS, alignments, pointers)
         except CublasLtError as error:
@@ -216,11 +215,11 @@ class LtGemm:
         return addresses & -addresses
 
     def _propose(self, most: int, alignments: tuple[int, ...], pointers: tuple[int, ...]) -> list[Any]:
-        """cuBLASLt's algorithms for operands aligned so, the best by its estimate first."""
+        """cuBLASLt's algorithms for operands with these alignments, the best by its estimate first."""
         context, library, spec = self._context, self._context.library, self._spec
         a, b, out, _ = alignments
         *_, bias = pointers
-        if bias:  # of which it looks at the address
+        if bias:  # it examines the bias's address
             biases = (bias, bias + spec.bias_stride * ITEMSIZE[spec.out_type]) if spec.networks > 1 else (bias,)
             least_aligned = min(biases, key=lambda address: self._alignment(address, 0))
             self._describe(OperationAttribute.BIAS_POINTER, least_aligned)
@@ -229,8 +228,8 @@ class LtGemm:
             owned.callback(library.destroy_preference, preference)
             for attribute, value in (
                 (PreferenceAttribute.MAX_WORKSPACE_BYTES, context.workspace_size),
-                # Where a sum is split, its parts are put together in one fixed order and in the compute type.
-                # Not in the output: there they would be rounded to its type, and added as they come.
+                # If a sum is split, its parts are combined in one fixed order and in the compute type, not in the
+                # output, where they would be rounded to its type and added in any order.
                 (PreferenceAttribute.REDUCTION_SCHEME_MASK, REDUCE_IN_COMPUTE_TYPE),
                 (PreferenceAttribute.MIN_ALIGNMENT_A_BYTES, b),
                 (PreferenceAttribute.MIN_ALIGNMENT_B_BYTES, a),
@@ -248,5 +247,5 @@ def _pointers(*arrays: Array | None) -> tuple[int, ...]:
 
 
 def _stored(rows: int, columns: int, transpose: bool) -> tuple[int, int]:
-    """The shape in memory of an operand that op makes (rows, columns)."""
+    """The stored shape of an operand that op turns into (rows, columns)."""
     return (columns, rows) if transpose else (rows, columns)

@@ -1,7 +1,7 @@
 """The user's table of cuBLASLt algorithms, made by ``gpubp bench --tune``: a file per device and library version.
 
-It names algorithms by what cuBLASLt says of their configuration. The one that runs is always taken from what the
-heuristic proposes in this very process, so whatever a table says, it can choose but not break anything.
+It identifies algorithms by their cuBLASLt configuration. The one that runs is always among those that the heuristic
+proposes in this process, so a table can only choose, and cannot break anything.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ Algorithm: TypeAlias = tuple[int, ...]  # the values of all attributes, in their
 
 @dataclass(frozen=True, slots=True)
 class GemmTable:
-    """The algorithms of the products that were tuned; of no product where the user made no table.
+    """The algorithms of the tuned products; empty if the user made no table.
 
     Attributes
     ----------
     path : Path
     made_for : dict
-        Device, its multiprocessors, and cuBLASLt's version: a table is used for the same alone.
+        Device, its multiprocessors, and cuBLASLt's version: a table is used only for the same ones.
     algorithms : dict of GemmSpec to Algorithm
     """
 
@@ -44,7 +44,7 @@ class GemmTable:
 
     @property
     def text(self) -> str:
-        """The file: the same for the same choices, whatever the order in which they were made."""
+        """The content of the file, which depends only on the choices, not on their order."""
         choices = sorted(self.algorithms.items(), key=lambda choice: astuple(choice[0]))
         products = [
             {"spec": asdict(spec), "algorithm": dict(zip(ATTRIBUTES, algorithm, strict=True))}
@@ -54,17 +54,17 @@ class GemmTable:
 
     @property
     def digest(self) -> str | None:
-        """16 digits of the SHA-256 of its text; None where there is no table."""
+        """16 digits of the SHA-256 of its text; None if there is no table."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16] if self.algorithms else None
 
 
 def configuration(library: CublasLtLibrary, algorithm: Any) -> Algorithm:
-    """What cuBLASLt says of an algorithm: the same in every process."""
+    """cuBLASLt's configuration of an algorithm, which is the same in every process."""
     return tuple(library.algorithm_attribute(algorithm, attribute) for attribute in AlgorithmAttribute)
 
 
 def read_table(device: str, multiprocessors: int, cublaslt: int) -> GemmTable:
-    """The user's table for a device and a version of cuBLASLt; a file that is not one is not used, and said so."""
+    """The user's table for a device and a version of cuBLASLt; an invalid file is reported and not used."""
     slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     path = user_cache() / f"gemm-{slug}-{multiprocessors}-cublaslt-{cublaslt}.json"
     made_for = {"format": FORMAT, "device": device, "multiprocessors": multiprocessors, "cublasLt": cublaslt}

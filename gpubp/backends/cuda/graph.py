@@ -1,4 +1,4 @@
-"""Steps as CUDA graphs: captured once per row pattern, replayed with no work between them on the host."""
+"""Steps as CUDA graphs: captured once per row pattern, replayed without host work in between."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from gpubp.backends.cuda.driver import Driver
 
-UNROLLED = 16  # steps in one graph, so that the gap between two launches is paid once for all of them
+UNROLLED = 16  # steps in one graph, so that they share one gap between launches
 
 
 class StepGraphs:
-    """The graphs of one training step; a step finds its rows by the cursor on the device, so all are alike.
+    """The graphs of one training step; a step finds its rows through the cursor on the device, so all steps are alike.
 
     Parameters
     ----------
@@ -18,9 +18,9 @@ class StepGraphs:
     step : callable
         ``step(rows)`` launches one step.
     capturable : callable
-        Whether what the step launches can be captured; asked after it was called once.
+        Whether the step's launches can be captured; called after the step ran once.
     prepare : callable, optional
-        ``prepare(rows)`` does beforehand what cannot be captured; without it the first step is called for that.
+        ``prepare(rows)`` does in advance what cannot be captured; without it, the first step is called for that.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class StepGraphs:
     def run(self, count: int, rows: int) -> None:
         """Take `count` steps of `rows` rows.
 
-        The first of a row pattern is called, which compiles its kernels, prepares its products and allocates
-        its scratch: nothing of that could happen inside a capture. Where `prepare` does so, the first is a graph too,
-        which is there before any is launched. Steps of another thread come before them or after them.
+        The first step of a row pattern is called, which compiles its kernels, prepares its products and allocates its
+        scratch: none of that could happen inside a capture. If `prepare` does so, the first step is a graph too,
+        captured before any is launched. Steps of another thread run before or after them.
         """
         with self.driver.turn():
             self._run(count, rows)

@@ -18,12 +18,12 @@ from gpubp.backends.cuda.probe import probe
 from gpubp.errors import DeviceError
 
 INSTALL = "pip install 'gpubp[nccl13]' (or 'gpubp[nccl12]' for CUDA 12)"
-CAPTURED_SINCE = 2_09_00  # the version of NCCL whose sums can be captured into graphs
+CAPTURED_SINCE = 2_09_00  # the first version of NCCL whose sums can be captured into graphs
 
 
 def available() -> bool:
-    """Whether CuPy finds NCCL here."""
-    with warnings.catch_warnings():  # CuPy warns where it does not
+    """Whether CuPy finds NCCL."""
+    with warnings.catch_warnings():  # CuPy warns if it does not
         warnings.simplefilter("ignore")
         from cupy.cuda import nccl
 
@@ -31,25 +31,25 @@ def available() -> bool:
 
 
 class NcclSum:
-    """Puts the sum of all processes' arrays into each of them, on the device; an `OverlappingSum` where that is so.
+    """Replaces each process's arrays by the sums over all, on the device; an `OverlappingSum` if `overlapping`.
 
-    NCCL adds up in an order that follows from the devices and how they are connected: the same on every call, and all
-    processes get the same bits. Its sums run in a stream of their own, one after the other, after what was launched
-    before each was begun.
+    NCCL's order of addition follows from the devices and their connections: it is the same on every call, and all
+    processes get the same bits. Its sums run in a separate stream, one after the other, each after what was launched
+    before it.
 
     Parameters
     ----------
     processes : Processes
-        With a device each, which is CuPy's current one.
+        Each has its own device, which is CuPy's current one.
     driver : Driver
         Of the current device.
     overlapping : bool
-        Whether a captured step may begin sums. Those of all processes are captured then, or those of none.
+        Whether a captured step may begin sums. Then either all processes capture them, or none.
 
     Raises
     ------
     DeviceError
-        On all of them, where two have one device; where it cannot start.
+        On all processes if two share a device; or if NCCL cannot start.
     """
 
     def __init__(self, processes: Processes, driver: Driver, overlapping: bool = False) -> None:
@@ -69,8 +69,8 @@ class NcclSum:
             raise DeviceError(f"NCCL cannot start on {device}: {cause}; {remedy}") from error
 
     def __call__(self, *arrays: Array) -> None:
-        """Add up arrays of float32 or float64, each of them in one piece."""
-        self._processes.meet()  # a device would wait for ever for the one of a process that has failed
+        """Add up contiguous arrays of float32 or float64."""
+        self._processes.meet()  # a device would wait forever for that of a failed process
         for array in arrays:
             self.begin(array)
         self.join()
@@ -81,8 +81,8 @@ class NcclSum:
         try:
             yield
             self(*last)
-        except BaseException:  # of this process, or of one from which it hears in the end
-            # A device may wait for a sum that is never there. Abort ends it at once, and returns once no graph has any.
+        except BaseException:  # raised in this process, or reported by another
+            # A device may wait for a sum that never comes. Abort ends it at once, and returns when no graph has any.
             Thread(target=self._communicator.abort, name="NCCL abort", daemon=True).start()
             raise
 
@@ -97,15 +97,15 @@ class NcclSum:
 
 
 def nccl_sum(processes: Processes, driver: Driver, captured: bool) -> NcclSum | None:
-    """What adds up arrays on the devices of processes by NCCL; None where it is missing on one of them.
+    """The sum of arrays on the devices of processes through NCCL; None if it is missing on one of them.
 
     Parameters
     ----------
     processes : Processes
     driver : Driver
-        Of this process's device, CuPy's current one.
+        The driver of this process's device, CuPy's current one.
     captured : bool
-        Whether steps are captured here. Where they are not on all, none begins sums within a step.
+        Whether steps are captured here. Unless they are on all processes, none begins sums within a step.
     """
     there = driver.has_nccl()
     captured = there and captured and _version() >= CAPTURED_SINCE
@@ -122,7 +122,7 @@ def _version() -> int:
 
 
 def _device_here(cupy: Any) -> str:
-    """What tells the current device from all others, those of other machines too."""
+    """An identifier of the current device, unique across machines."""
     index = cupy.cuda.Device().id
     return f"{platform.node()}, GPU {cupy.cuda.runtime.deviceGetPCIBusId(index)}"
 
@@ -137,14 +137,14 @@ def _check_apart(devices: list[str]) -> None:
 
 
 def own_device(place: int, processes: int) -> int | None:
-    """The index of the GPU of one of so many processes on a machine; None where none works there.
+    """The GPU index for one of `processes` processes on a machine; None if no GPU works there.
 
-    Where each sees a single one, its launcher has chosen it.
+    If each process sees a single GPU, its launcher has chosen it.
 
     Raises
     ------
     DeviceError
-        Where there are too few.
+        If there are too few.
     """
     if not probe().usable:
         return None

@@ -1,4 +1,4 @@
-"""Training steps of small networks in one launch: which networks fit, where they lie in shared memory, the launch."""
+"""Training steps of small networks in one launch: which networks fit, their layout in shared memory, the launch."""
 
 from __future__ import annotations
 
@@ -18,37 +18,38 @@ from gpubp.backends.shuffle import ROUNDS
 from gpubp.optimizers import Optimizer
 from gpubp.precision import PRECISIONS
 
-THREADS, TILE, MOST_LAYERS = 256, 4, 16  # as kernels/train_on_chip.cu has them
-STATIC = 7168  # bytes of shared memory beside what is sized here, but for the rule's scalars
-AHEAD = 32  # steps whose scalars are there at once
-FEWEST_ROWS = 16  # of a batch at once, or the whole batch: with fewer, a product keeps few threads busy
+THREADS, TILE, MOST_LAYERS = 256, 4, 16  # as in kernels/train_on_chip.cu
+STATIC = 7168  # bytes of shared memory besides what is sized here and the rule's scalars
+AHEAD = 32  # steps whose scalars are held at once
+FEWEST_ROWS = 16  # processed at once, or the whole batch: with fewer, a product keeps few threads busy
 # Multiplications of a step's products above which a network is left to the whole device. As measured on an H200, a step
 # on one multiprocessor takes 12 us with few rows and 17 with 0.85 million of them, a graph of kernels 17 to 23 us.
 MOST_MULTIPLICATIONS = 5 << 18
-# Multiplications of one launch, about half a second's: what a user interrupts is heard of between two launches.
+# Multiplications of one launch, about half a second's: a user's interrupt is handled between two launches.
 MOST_IN_A_LAUNCH = 20e9
-BESIDE_PRODUCTS = 1_000_000  # multiplications that take as long as all else of a step
+BESIDE_PRODUCTS = 1_000_000  # multiplications that take as long as everything else in a step
 NO_HIDDEN_LAYER = identity()
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a network lies in a block's shared memory.
+    """The layout of a network in a block's shared memory.
 
     Attributes
     ----------
     table : (layers, 12) int32
         A `LayerPlace` of kernels/train_on_chip.cu for each layer.
     size : int
-        Elements of θ there, and of all that is laid out as it is.
+        Elements of θ there, and of every array with the same layout.
     targets_at, used : int
-        In elements: where targets lie, and how many there are in all.
+        In elements: the offset of the targets, and the total size.
     kinds_at : int
-        In bytes: where a byte for each 16 bytes of θ lies, on what they are; 0 where the slots are not there.
+        In bytes: the offset of a table with a byte for each 16 bytes of θ that tells what they are; 0 if the slots are
+        not there.
     chunk : int
-        Rows of a batch that are gone through at once.
+        Rows of a batch processed at once.
     slots_on_chip : bool
-        Whether the optimizer's slots are there too, and not read from and written to the device's memory.
+        Whether the optimizer's slots are in shared memory too, instead of in device memory.
     nbytes : int
     """
 
@@ -64,21 +65,21 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Matrices:
-    """What of a network and its training is to be placed.
+    """The parts of a network and its training that are placed.
 
     Attributes
     ----------
     shapes : sequence of (n_in, n_out)
-        Of every layer.
+        The shape of every layer's weights.
     starts : sequence of (int, int)
-        Where its weights and its biases begin in a row of θ.
+        Where each layer's weights and biases begin in a row of θ.
     itemsize : int
         Bytes of a number.
     keeps_z : bool
-        Whether σ′ is read off z.
+        Whether σ′ is computed from z.
     dropout : bool
     with_values : bool
-        Whether targets are values, and not classes.
+        Whether targets are values instead of classes.
     """
 
     shapes: Sequence[tuple[int, int]]
@@ -90,7 +91,7 @@ class Matrices:
 
     @property
     def multiplications(self) -> int:
-        """Multiplications of a step's products for each row."""
+        """Multiplications in a step's products, per row."""
         return 3 * sum(map(prod, self.shapes))
 
 
@@ -101,9 +102,9 @@ def row_length(n: int, itemsize: int) -> int:
 
 
 def placement(matrices: Matrices, batch_size: int, slots: int, limit: int) -> Placement | None:
-    """How a network is placed in `limit` bytes of shared memory, its optimizer's slots too if possible.
+    """The placement of a network in `limit` bytes of shared memory, with its optimizer's slots if possible.
 
-    None where it does not fit, or where a step of `batch_size` rows is too long for one multiprocessor.
+    None if it does not fit, or if a step of `batch_size` rows takes too long on one multiprocessor.
     """
     whole, room = min(_up(batch_size), THREADS), limit - STATIC
     if len(matrices.shapes) > MOST_LAYERS or batch_size * matrices.multiplications > MOST_MULTIPLICATIONS:
@@ -120,7 +121,7 @@ def placement(matrices: Matrices, batch_size: int, slots: int, limit: int) -> Pl
 
 
 def _placed(matrices: Matrices, chunk: int, copies: int, slots_on_chip: bool) -> Placement:
-    """The placement for so many rows at once, with so many arrays of θ's shape."""
+    """The placement for `chunk` rows at once, with `copies` arrays of θ's shape."""
     taken, itemsize, last = 0, matrices.itemsize, len(matrices.shapes) - 1
 
     def room(elements: int) -> int:
@@ -162,7 +163,7 @@ def _up(n: int) -> int:
 
 
 class OnChipSteps:
-    """The steps of a stack of networks that fit, a block for each of them.
+    """The steps of a stack of networks that fit, with one block for each network.
 
     Parameters
     ----------
@@ -239,12 +240,12 @@ class OnChipSteps:
 
 
 def rule_bytes(rule: Optimizer, itemsize: int) -> int:
-    """Bytes of shared memory that the scalars of an optimizer take."""
+    """Bytes of shared memory for the scalars of an optimizer."""
     return AHEAD * itemsize * (1 + len(rule.options) + len(rule.scalar_prologue or ()))
 
 
 def one_activation(activations: Sequence[Activation]) -> Activation | None:
-    """The activation of all hidden layers; None where they have several, or it has no scalar expressions."""
+    """The activation of all hidden layers; None if they differ, or if it has no scalar expressions."""
     hidden = activations[:-1] or [NO_HIDDEN_LAYER]
     first = hidden[0]
     same = all(

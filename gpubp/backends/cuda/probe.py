@@ -1,4 +1,4 @@
-"""What CuPy and the CUDA driver can do on this machine. Looking never raises."""
+"""Checks what CuPy and the CUDA driver can do on this machine. The checks never raise."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from gpubp.backends.cuda.faults import INSTALL, INSTALL_DRIVER, NO_DEVICE, NO_DR
 
 @dataclass(frozen=True, slots=True)
 class CudaState:
-    """What was found.
+    """The result of a check.
 
     Attributes
     ----------
     usable : bool
-        Whether what was looked at works.
+        Whether what was checked works.
     summary : str
-        One line: versions and devices, or what stands in the way.
+        One line: versions and devices, or the obstacle.
     remedy : str
-        What to install or set, in one line; empty where nothing is to be done.
+        What to install or set, in one line; empty if nothing needs to be done.
     installed : bool
-        Whether CuPy is there at all; it need not be.
+        Whether CuPy, which is optional, is installed at all.
     without_cupy : bool
-        Whether there is an NVIDIA driver, and no CuPy to use it.
+        Whether there is an NVIDIA driver, but no CuPy to use it.
     """
 
     usable: bool
@@ -45,7 +45,7 @@ class CudaState:
 
     @property
     def reason(self) -> str:
-        """Why the CPU is used, where it is not usable and need not be: one line."""
+        """Why the CPU is used, if CUDA is neither usable nor required: one line."""
         if self.without_cupy:
             return f"{self.summary}: {self.remedy}"
         return self.summary if self.installed else f"no GPU: {self.summary}"
@@ -55,7 +55,7 @@ def probe() -> CudaState:
     """Import CuPy if it is installed, and count the devices."""
     wheels = _installed_wheels()
     try:
-        with warnings.catch_warnings():  # CuPy warns of several wheels at once; so does this function
+        with warnings.catch_warnings():  # CuPy warns about several installed wheels; so does this function
             warnings.simplefilter("ignore")
             import cupy
     except Exception as error:  # a broken installation may raise anything
@@ -72,9 +72,9 @@ def probe() -> CudaState:
 
 @cache
 def probe_device(device: int = 0) -> CudaState:
-    """Have a device run a kernel and a matrix product, and copy what they computed back.
+    """Run a kernel and a matrix product on a device, and copy the results back.
 
-    Takes seconds, so the answer is kept for the rest of the process.
+    This takes seconds, so the answer is kept for the rest of the process.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def probe_device(device: int = 0) -> CudaState:
     return state
 
 
-# Needs the compiler, its headers and the device; adds 1 to numbers that 16 bits hold exactly.
+# Needs the compiler, its headers and the device; adds 1 to numbers that are exact in 16 bits.
 PROBE = SimpleNamespace(
     name="probe",
     options=(),
@@ -168,7 +168,7 @@ def _import_failed(error: Exception, wheels: list[str]) -> CudaState:
 
 
 def _look_at_devices(runtime: Any, named: str) -> CudaState:
-    # 0 means that no driver is there at all; CuPy's own error then speaks of one that is too old.
+    # 0 means that there is no driver at all; CuPy's own error then complains of one that is too old.
     driver = runtime.driverGetVersion()
     if driver == 0:
         return CudaState(False, f"{named}, but {NO_DRIVER}", INSTALL_DRIVER)

@@ -1,7 +1,7 @@
 """The text of a kernel: types, ``common.cuh``, formulas from the registries, then the kernel's file.
 
-The kernels hold loops and no formula; the registries hold formulas and no loop. Nothing is included from a
-path of ours, because CuPy's compile cache does not look into included files.
+The kernels hold loops and no formula; the registries hold formulas and no loop. None of our files are included by path,
+because CuPy's compile cache does not look into included files.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ C_TYPES = {
     "uint8": "unsigned char",
     "bool": "bool",
 }
-# Kernels whose float32 divisions and roots may be off by two units in the last place, and take a third of the
-# instructions: Adam's update by the thousand, on one multiprocessor.
+# Kernels whose float32 divisions and square roots may be off by two units in the last place, and take a third of the
+# instructions: they compute thousands of Adam updates on one multiprocessor.
 _OPTIONS = {"train_on_chip": ("--prec-div=false", "--prec-sqrt=false")}
 _HALVES = ("float16", "bfloat16")
 _HEADERS = {"__half": ("FLOAT16", "cuda_fp16.h"), "__nv_bfloat16": ("BFLOAT16", "cuda_bf16.h")}
@@ -40,7 +40,7 @@ _HEADERS = {"__half": ("FLOAT16", "cuda_fp16.h"), "__nv_bfloat16": ("BFLOAT16", 
 
 @dataclass(frozen=True, slots=True)
 class KernelSource:
-    """The name of a kernel, which is that of its file, its whole text, and what the compiler is told besides."""
+    """A kernel's name, which is that of its file, its whole text, and further compiler options."""
 
     name: str
     text: str
@@ -62,14 +62,14 @@ def kernel_source(
     Parameters
     ----------
     name : str
-        A file of ``kernels/`` without its ending.
+        A file of ``kernels/`` without its extension.
     storage : {"float64", "float32", "float16", "bfloat16"}
         T, the type of activations; arithmetic is in float64 for float64, else in float32.
     activation, output, loss, rule
         Become the structs Act, Out, Loss and Rule; they need scalar expressions. With Act comes ``layer.cuh``.
     defines : mapping
-        Further macros; one whose value is a dtype's name becomes that C++ type. With TILE_M, TILE_N and
-        AHEAD come the ``product*.cuh`` of the type. With TF32 products on the chip are by tensor cores.
+        Further macros; one whose value is a dtype's name becomes that C++ type. TILE_M, TILE_N and AHEAD add the
+        ``product*.cuh`` of the type. With TF32, products on the chip use tensor cores.
     """
     macros = {key: C_TYPES.get(str(value), str(value)) for key, value in (defines or {}).items()}
     T = C_TYPES[storage]
@@ -101,7 +101,7 @@ def kernel_source(
 
 @cache
 def folder() -> Path:
-    """Where the kernels lie: in the package once installed, beside it in a checkout."""
+    """The folder of the kernels: in the package if installed, next to it in a checkout."""
     package = Path(gpubp.__file__).resolve().parent
     return next(path for path in (package / "kernels", package.parent / "kernels") if (path / "common.cuh").is_file())
 
@@ -112,7 +112,7 @@ def _file(name: str) -> str:
 
 
 def _products(kind: str, by_tensor_cores: bool) -> list[str]:
-    """How matrices are multiplied: by a multiprocessor's threads, or by its tensor cores."""
+    """The files for matrix products: by a multiprocessor's threads, or by its tensor cores."""
     if by_tensor_cores:
         return [_file("tensor_cores.cuh"), _file(f"{kind}_tensor_cores.cuh")]
     return [_file(f"{kind}_threads.cuh")]
@@ -137,7 +137,7 @@ def _loss(record: Loss) -> str:
 
 
 def _rule(record: Optimizer) -> str:
-    """Scalars of the step in float64, as arguments and members; the element's rule over its slots."""
+    """Scalars of the step in float64, as arguments and members; the elementwise rule over its slots."""
     prologue, steps = record.scalar_prologue or (), record.scalar_step or ()
     options = list(record.options)
     members = ["lr", *options, *(name for name, _ in prologue)]

@@ -1,4 +1,4 @@
-"""The reference formulas on a GPU: what CuPy alone makes of them, for comparison and for records of one's own."""
+"""The reference formulas on a GPU with CuPy alone, for comparison and for users' own records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gpubp.backends.records import TrainingArrays
 from gpubp.backends.reference import ReferenceBackend
 from gpubp.precision import PRECISIONS
 
-MOVED = 1 << 22  # elements that are copied at once from one stack to another, by way of a temporary
+MOVED = 1 << 22  # elements copied at once from one stack to another, through a temporary
 LINE = 128  # values; every tensor in θ is a multiple of this
 
 
@@ -36,12 +36,12 @@ class UnfusedBackend(ReferenceBackend):
     device : str
         "cuda", "cuda:1" or "cuda-unfused".
     reason : str
-        Why this device was chosen, in a few words.
+        A short reason for the choice of this device.
     """
 
     name = "cuda-unfused"
     fused = False  # whether steps can be captured
-    block = sys.maxsize  # a device has room for whole temporaries, and a launch for each block would cost more
+    block = sys.maxsize  # a device has room for whole temporaries, and one launch per block would cost more
 
     def __init__(self, driver: Driver, precision: str, device: str = "cuda", reason: str = "asked for") -> None:
         types = PRECISIONS[precision]
@@ -60,9 +60,9 @@ class UnfusedBackend(ReferenceBackend):
         return self.driver.free_memory()
 
     def from_host(self, array: Any, dtype: Any = None) -> Array:
-        if hasattr(array, "__cuda_array_interface__"):  # it is there
+        if hasattr(array, "__cuda_array_interface__"):  # already on the device
             array = array if dtype is None else array.astype(dtype, copy=False)
-            return array if array.flags.c_contiguous else array.copy()  # kernels read rows one after the other
+            return array if array.flags.c_contiguous else array.copy()  # kernels read contiguous rows
         host = np.asarray(array, dtype)
         return self.driver.to_device(host if host.dtype.name in C_TYPES else host.astype(self.dtype))
 
@@ -86,8 +86,8 @@ class UnfusedBackend(ReferenceBackend):
             target[self.from_host(places[some])] = source[self.from_host(taken[some])]
 
     def finite(self, array: Array) -> Any:
-        # The largest and the smallest of many values are finite where all of them are, and take no copy of the array.
-        # Lines first: a device reduces many short ones better than a few long ones.
+        # The largest and the smallest of many values are finite if all of them are, and need no copy of the array.
+        # By lines first: a device reduces many short lines better than a few long ones.
         lines = array.reshape(len(array), -1, gcd(array[0].size, LINE))
         xp = self.xp
         largest, smallest = xp.max(xp.max(lines, axis=2), axis=1), xp.min(xp.min(lines, axis=2), axis=1)
@@ -106,7 +106,7 @@ class UnfusedBackend(ReferenceBackend):
     def training_steps(
         self, step: Callable[[int], None], training: TrainingArrays
     ) -> tuple[str, Callable[[int, int], None]]:
-        return self.way, self.capture(step)  # no product is the CPU's
+        return self.way, self.capture(step)  # no product runs on the CPU
 
     def _product(
         self,
@@ -143,10 +143,10 @@ class UnfusedBackend(ReferenceBackend):
 
 
 def stride(array: Array) -> int:
-    """Elements from one network to the next; 0 where all share one."""
+    """Elements from one network to the next; 0 if all share one."""
     return 0 if len(array) == 1 else int(array.strides[0] // array.itemsize)
 
 
 def stride_of(array: Array | None) -> Any:
-    """`stride` as a kernel takes it; 0 for no array."""
+    """`stride` as a kernel argument; 0 for no array."""
     return np.int64(0 if array is None else stride(array))

@@ -1,4 +1,4 @@
-"""What a report says of a run: read from its folder, and measured on its test rows where its data are still there."""
+"""The content of a report: read from the run's folder, and measured on its test rows if its data still exist."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from gpubp.training.history import CURVES
 
 METRICS = ("accuracy", "label_accuracy", "rmse")  # of losses, by epoch
 MOST_MISTAKES = 12
-BATCH_SIZE = 128  # where a run does not say
-LOOKED_AT = 10_000  # test rows that are predicted
+BATCH_SIZE = 128  # if a run does not say
+LOOKED_AT = 10_000  # test rows to predict
 
 
 @dataclass
 class TestRows:
-    """The test rows as they stand in the data, and what the network makes of them.
+    """The raw test rows, and the network's outputs for them.
 
     Attributes
     ----------
     source : RawData
-        Where the rows are.
+        The data that contain the rows.
     rows : (n,) int
-        Which of its rows.
+        The rows' numbers in it.
     y : array
         Encoded targets.
     outputs : (n, n_L) array
@@ -70,25 +70,25 @@ class TestRows:
 
 @dataclass
 class Run:
-    """A run folder as far as it could be read.
+    """The readable contents of a run folder.
 
     Attributes
     ----------
     folder : Path
     metrics : dict
-        The contents of metrics.json; empty where there is none.
+        The contents of metrics.json; empty if there is none.
     curves : dict of str to dict of str to list of float
-        The columns of history.csv, of a preset for each of its recipes, otherwise under ""; empty where there is none.
+        The columns of history.csv, for a preset by recipe, otherwise under ""; empty if there is none.
     net : MLP, TabularModel or None
     test : TestRows or None
     health : Health or None
-        Of the layers, on the test rows.
+        The health of the layers on the test rows.
     health_by_epoch : Health or None
-        Of the layers in each epoch, where the training looked at them.
+        The health of the layers in each epoch, if the training recorded it.
     step : StepParts or None
-        Where the time of a training step goes on this machine.
+        The parts of a training step's time on this machine.
     missing : list of str
-        What is not there, and why.
+        What is missing, and why.
     """
 
     folder: Path
@@ -103,12 +103,12 @@ class Run:
 
     @property
     def metric_name(self) -> str | None:
-        """What the network was measured by in each epoch, beside the loss; None where the curves do not say."""
+        """The metric of each epoch besides the loss; None if the curves do not have one."""
         return next((name for name in METRICS if any(name in columns for columns in self.curves.values())), None)
 
     @property
     def classes(self) -> list[str] | None:
-        """The names of the classes, where each row has one."""
+        """The names of the classes, if each row has one."""
         if self.net is None or self.net.preprocessing is None:
             return None
         classes = self.net.preprocessing["target"].get("classes")
@@ -198,7 +198,7 @@ def _read_curves(run: Run) -> None:
 
 
 def _read_checkpoint(run: Run) -> str:
-    """Take the curves of a training that has not ended from its last checkpoint; what is to be said of that."""
+    """Take the curves of an unfinished training from its last checkpoint; returns a remark on that."""
     try:
         path = newest(run.folder)
         tensors, _ = load(path)
@@ -226,7 +226,7 @@ def _read_health(run: Run) -> None:
 
 
 def _predicts(net: MLP | TabularModel) -> bool:
-    """Whether it has one prediction for a row."""
+    """Whether it gives one prediction per row."""
     return isinstance(net, TabularModel) or net.models == 1
 
 
@@ -255,7 +255,7 @@ def _predict_test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> N
 
 
 def _step_parts(run: Run, net: MLP, X: Any, y: NDArray[Any]) -> StepParts | None:
-    """Where a training step's time goes, on the device that the training ran on, or the CPU where that is not here."""
+    """The parts of a training step's time, on the device of the training, or on the CPU if that is missing."""
     device, config = run.metrics.get("device", net.device), run.metrics.get("config", {})
     if device != net.device:
         with suppress(GpubpError):
@@ -270,7 +270,7 @@ def _step_parts(run: Run, net: MLP, X: Any, y: NDArray[Any]) -> StepParts | None
 
 
 def _losses(net: MLP, X: Any, y: NDArray[Any]) -> NDArray[np.float64]:
-    """The loss of each row: of its own, from the logits."""
+    """The loss of each single row, from the logits."""
     logits = net.stack.layer_values(X, len(net.layer_sizes) - 2)[0].astype(np.float64)
     value, _ = net.loss.formula(NumpyNamespace(), logits, net.stack.cast_targets(y), np.zeros(1))
     return np.asarray(value.sum(axis=-1) if value.ndim == 2 else value)
@@ -298,6 +298,6 @@ def _test_rows(run: Run, net: MLP | TabularModel, data: str | None) -> tuple[Raw
 
 
 def cells(source: RawData, row: int, names: Sequence[str]) -> list[str]:
-    """What stands in some columns of a row."""
+    """The cells of a row in some columns."""
     values = [source.columns[name][row] for name in names]
     return [f"{value:.6g}" if isinstance(value, float | np.floating) else str(value) for value in values]

@@ -1,4 +1,4 @@
-"""``gpubp report``: what a run came to, as one page with pictures."""
+"""``gpubp report``: the results of a run on one page with pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report(model: Folder, data: Data = None, compare: Compare = None, out: Out =
 
     if out is not None and out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {out}: the page is HTML; choose a file that ends in .html")
-    new_axes()  # says that Matplotlib is missing before anything is read
+    new_axes()  # raises if Matplotlib is missing, before anything is read
     path = model / run_folder.REPORT if out is None else out
     missing = write_page(path, model, data, compare)
     for what in missing:
@@ -34,7 +34,7 @@ def report(model: Folder, data: Data = None, compare: Compare = None, out: Out =
 
 
 def write_page(path: Path, model: Path, data: str | None = None, compare: Path | None = None) -> list[str]:
-    """Write the page on a run; what is missing in it, and why."""
+    """Write the page on a run; returns what is missing in it, and why."""
     from gpubp.cli.report.collect import collect
     from gpubp.cli.report.page import page
     from gpubp.serialization import atomic_write

@@ -1,4 +1,4 @@
-"""The pictures of a report, each a data address that a page holds in itself."""
+"""The pictures of a report, each as a data URL embedded in the page."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gpubp.bench.parts import StepParts
 from gpubp.cli.report.collect import Run, TestRows
 from gpubp.plots import ROWS, finish_curves, new_axes, picture_shape
 
-MOST_UNITS = 8  # of a layer that is drawn
+MOST_UNITS = 8  # drawn per layer
 MOST_POINTS = 2000
 
 
 def rendered(figure: Any, form: str = "svg") -> bytes:
-    """A figure as the contents of a file."""
+    """A figure as a file's contents."""
     import matplotlib as mpl
 
     written = io.BytesIO()
@@ -31,13 +31,13 @@ def rendered(figure: Any, form: str = "svg") -> bytes:
 
 
 def address(figure: Any, form: str = "svg") -> str:
-    """A figure as a data address."""
+    """A figure as a data URL."""
     kind = "svg+xml" if form == "svg" else form
     return f"data:image/{kind};base64,{base64.b64encode(rendered(figure, form)).decode()}"
 
 
 def curves(runs: Sequence[Run], what: str = "loss") -> Any:
-    """Losses, or what goes with them, by epoch of one run, or of two beside each other."""
+    """Losses, or their metric, by epoch for one run, or for two side by side."""
     axes = new_axes()
     for number, run in enumerate(runs):
         style = ("-", "--")[number]
@@ -73,7 +73,7 @@ def step_time(step: StepParts) -> Any:
 
 
 def network(layer_sizes: Sequence[int], names: Sequence[str]) -> Any:
-    """The layers as columns of units, of which the first few are drawn."""
+    """The layers as columns of units; only the first few are drawn."""
     axes = new_axes(figsize=(6.4, 2.8))
     places = []
     for l, size in enumerate(layer_sizes):
@@ -95,7 +95,7 @@ def network(layer_sizes: Sequence[int], names: Sequence[str]) -> Any:
 
 
 def confusion(test: TestRows, classes: Sequence[str]) -> Any:
-    """How many rows of each class were predicted as which."""
+    """The number of rows of each class predicted as each class."""
     from sklearn.metrics import confusion_matrix
 
     matrix = confusion_matrix(true_classes(test), predicted_classes(test), labels=range(len(classes)))
@@ -121,7 +121,7 @@ def roc(test: TestRows, classes: Sequence[str]) -> Any:
 
 
 def calibration(test: TestRows) -> Any:
-    """How often predictions of some confidence are right."""
+    """How often predictions are right, by confidence."""
     axes = new_axes(figsize=(4.2, 4.0))
     probabilities = class_probabilities(test)
     confidence = probabilities.max(axis=1)
@@ -135,7 +135,7 @@ def calibration(test: TestRows) -> Any:
 
 
 def residuals(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
-    """Predictions over true values."""
+    """Predictions against true values."""
     axes = new_axes(figsize=(4.6, 4.2))
     some = slice(None, None, -(-len(truth) // MOST_POINTS))
     axes.scatter(truth[some], predicted[some], s=6, alpha=0.5)
@@ -146,7 +146,7 @@ def residuals(truth: NDArray[Any], predicted: NDArray[Any], name: str) -> Any:
 
 
 def errors(truth: NDArray[Any], predicted: NDArray[Any]) -> Any:
-    """How the errors are spread."""
+    """The distribution of the errors."""
     axes = new_axes(figsize=(4.6, 4.2))
     axes.hist(predicted - truth, bins=40)
     axes.set(xlabel="predicted − true", ylabel="rows")
@@ -154,7 +154,7 @@ def errors(truth: NDArray[Any], predicted: NDArray[Any]) -> Any:
 
 
 def picture(pixels: NDArray[Any]) -> Any | None:
-    """One picture of an image data set; None where its shape is not plain."""
+    """One picture of an image data set; None if its shape is unknown."""
     shape = picture_shape(pixels.size)
     if shape is None:
         return None
@@ -168,7 +168,7 @@ def picture(pixels: NDArray[Any]) -> Any | None:
 
 
 def class_probabilities(test: TestRows) -> NDArray[np.float64]:
-    """(n, classes), also of a network with one output for two classes."""
+    """(n, classes), also for a network with one output for two classes."""
     outputs = test.outputs.astype(np.float64)
     return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 

@@ -1,4 +1,4 @@
-"""The page of a report: one file of HTML that needs nothing else."""
+"""The page of a report: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpubp.plots import MOST_CLASSES, picture_shape
 from gpubp.tabular.model import TabularModel
 
 MOST_IN_SCHEMA = 40  # columns of a table
-MOST_COLUMNS = 8  # of a table's row that are shown beside a mistake
+MOST_COLUMNS = 8  # of a table's row shown with a mistake
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #ddd; }
@@ -34,7 +34,7 @@ figure { margin: 0; } figcaption { font-size: .8rem; color: #555; } .warning { c
 
 
 def page(run: Run, other: Run | None = None) -> str:
-    """The report on a run as HTML, beside another where that is given."""
+    """The report on a run as HTML, next to another run if given."""
     runs = [run] if other is None else [run, other]
     body = "".join(_sections(run, runs))
     title = escape(f"{run.folder.name}: report")

@@ -115,7 +115,7 @@ def plot(model: Folder, what: What, out: Out = None, overwrite: Overwrite = Fals
 
 
 def _check(path: Path, overwrite: bool) -> None:
-    """Refuse a picture that cannot be drawn or would take the place of a file, before anything is read for it."""
+    """Refuse a picture that cannot be drawn or would overwrite a file, before reading anything for it."""
     from gpubp.plots import new_axes
 
     if path.suffix not in ENDINGS:
@@ -124,4 +124,4 @@ def _check(path: Path, overwrite: bool) -> None:
         raise UsageError(f"--out {path}: is a folder; choose another name")
     if path.exists() and not overwrite:
         raise UsageError(f"{path}: there is such a file already; choose another --out, or --overwrite to replace it")
-    new_axes()  # says that Matplotlib is missing
+    new_axes()  # raises if Matplotlib is missing

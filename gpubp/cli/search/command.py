@@ -1,4 +1,4 @@
-"""The command `search`: candidates trained together on folds, the best of them trained on all rows and kept."""
+"""The command `search`: candidates trained together on folds; the best is trained on all rows and saved."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def search(
 ) -> None:
     """Search the best settings for DATA: all candidates are trained at once, on folds of its training rows.
 
-    They are ranked by validation loss, or as --rank-by says. The best is trained again on all training rows and kept
-    like that of "gpubp train", beside results.csv. Ctrl-C ends the search early; if a candidate is done by then, the
-    best one is still trained.
+    They are ranked by validation loss, or as --rank-by says. The best is trained again on all training rows and saved
+    like that of "gpubp train", together with results.csv. Ctrl-C ends the search early; if a candidate is done by then,
+    the best one is still trained.
     """
     searched = _parse_grid(ctx, grid, Settings(values))
     number, fraction = _parse_split(folds, validation)
@@ -143,7 +143,7 @@ def search(
 
 
 def _search_and_save(ctx: typer.Context, console: Console, results: Results, prepared: PreparedData) -> None:
-    """Train all candidates, going on with those that are finished, and a network as the best of them."""
+    """Train all unfinished candidates, and then a network with the settings of the best."""
     from gpubp.cli import display
     from gpubp.cli.search import display as search_display
     from gpubp.cli.search import finished
@@ -173,7 +173,7 @@ def _search_and_save(ctx: typer.Context, console: Console, results: Results, pre
 
 
 def _parse_grid(ctx: typer.Context, texts: list[str], settings: Settings) -> Grid:
-    """What is searched; options that stand on the command line as well as in the grid are refused."""
+    """The grid to search; options given both on the command line and in the grid are refused."""
     typed = {name for name in ctx.params if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"}
     grid = parse_grid(texts, settings, typed, ctx.params)
     for candidate in grid.candidates:
@@ -182,7 +182,7 @@ def _parse_grid(ctx: typer.Context, texts: list[str], settings: Settings) -> Gri
 
 
 def _parse_split(folds: int | None, validation: float | None) -> tuple[int, float]:
-    """The number of folds, and the part of the rows that a single split validates on."""
+    """The number of folds, and the fraction of validation rows in a single split."""
     if validation is None:
         return folds or FOLDS, VALIDATION
     if (folds or 1) > 1:
@@ -193,7 +193,7 @@ def _parse_split(folds: int | None, validation: float | None) -> tuple[int, floa
 
 
 def _train_stacks(console: Console, results: Results) -> bool:
-    """Train stack after stack, saving what is known by then; False if Ctrl-C ended it."""
+    """Train stack after stack, saving the results so far; False if Ctrl-C ended it."""
     from gpubp.cli.search import finished
     from gpubp.cli.search.display import SearchProgress
 
@@ -237,7 +237,7 @@ def _train_winner(
 
 
 def _why_no_winner(complete: bool, results: Results) -> str:
-    """What the user is told where no candidate is done."""
+    """The message to the user if no candidate is done."""
     if not complete:
         return f"{results.path} says how far each came; no network was kept"
     return (

@@ -1,4 +1,4 @@
-"""What `search` prints: its plan, the leaders while it goes on, and how it ended."""
+"""The output of `search`: its plan, the leaders while it runs, and the outcome."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from gpubp.cli.search.trials import Search, TrialStack
 from gpubp.training.history import History
 
 LEADERS = 10  # in the live table
-LONGEST = 30  # candidates in the last table
+LONGEST = 30  # candidates in the final table
 PAUSE = 0.5  # seconds between two live tables
 
 
 def show_plan(console: Console, search: Search) -> None:
-    """How many networks are trained in how many stacks, and what they take."""
+    """The numbers of networks and stacks, and the memory they take."""
     counts = [plural(len(search.candidates), "candidate"), plural(len(search.folds), "fold")]
     if len(search.seeds) > 1:
         counts.append(plural(len(search.seeds), "seed"))
@@ -38,7 +38,7 @@ def show_plan(console: Console, search: Search) -> None:
 
 
 def score_text(candidate: CandidateResult, score: str, name: str) -> str:
-    """``0.9711 ± 0.0032``, or as much of it as is known."""
+    """``0.9711 ± 0.0032``, or the known part of it."""
     mean, std = candidate.mean(score), candidate.std(score)
     if math.isnan(mean):
         return "-"
@@ -64,7 +64,7 @@ def leaders(ranked: Sequence[CandidateResult], metric: str, limit: int) -> Table
 
 
 def show_results(console: Console, results: Results) -> None:
-    """The candidates in their order, with the scores on their validation rows."""
+    """The candidates in order, with the scores on their validation rows."""
     ranked = results.ranked()
     console.print(leaders(ranked, results.metric, LONGEST))
     if len(ranked) > LONGEST:
@@ -73,7 +73,7 @@ def show_results(console: Console, results: Results) -> None:
 
 
 def announce_winner(console: Console, best: CandidateResult, rows: int) -> None:
-    """Say that the winner is trained on all training rows, and for how long."""
+    """Announce that the winner is trained on all training rows, and for how long."""
     text = f"training it on all {rows:,} training rows"
     if best.settings["patience"] is not None:
         text += f" for {plural(best.epochs, 'epoch')}, the mean of what its networks took to their best"
@@ -81,7 +81,7 @@ def announce_winner(console: Console, best: CandidateResult, rows: int) -> None:
 
 
 class SearchProgress(AbstractContextManager["SearchProgress"]):
-    """Shows how a search goes: on a terminal a live table of the leaders, else some lines.
+    """Shows the progress of a search: a live table of the leaders on a terminal, otherwise some lines.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ class SearchProgress(AbstractContextManager["SearchProgress"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self.live:
-            self.live.update("")  # the last table follows
+            self.live.update("")  # the final table follows
             self.live.stop()
 
     def __call__(self, stack: TrialStack, history: History) -> None:
@@ -122,5 +122,5 @@ class SearchProgress(AbstractContextManager["SearchProgress"]):
             say(self.console, f"{text}  leading: {summary(self.results.ranked()[0], metric)}")
 
     def _most_epochs(self, stack: TrialStack) -> int:
-        """How many epochs the network with the most of them has."""
+        """The largest number of epochs of any network in the stack."""
         return max(int(self.results.search.candidates[trial.candidate]["epochs"]) for trial in stack.trials)

@@ -1,4 +1,4 @@
-"""What a search has finished, in a file: one that was interrupted goes on after its last finished stack."""
+"""The finished part of a search in a file: an interrupted search resumes after its last finished stack."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ SCORES = ("loss", "metric", "epochs")
 
 
 def save(folder: Path, search: Search) -> None:
-    """Write what came of the trials that are finished."""
+    """Write the results of the finished trials."""
     values = {name: np.array([getattr(trial, name) for trial in search.trials]) for name in SCORES}
     states = [trial.state if trial.finished else None for trial in search.trials]
     serialization.save(folder / FINISHED, values, {"search": _identity(search), "states": states})
 
 
 def load(folder: Path, search: Search) -> int:
-    """Take over the trials that were finished; how many stacks need not be trained any more.
+    """Load the finished trials; returns how many stacks need no more training.
 
     Raises
     ------
     DataError
-        If there is nothing to go on with, or it is of another search, with both sides named.
+        If there is nothing to resume, or it is from another search; the message names both sides.
     """
     path = folder / FINISHED
     if not path.is_file():
@@ -49,7 +49,7 @@ def load(folder: Path, search: Search) -> int:
 
 @lru_cache(maxsize=1)
 def _identity(search: Search) -> dict[str, Any]:
-    """What two searches must have in common for one to go on where the other stood."""
+    """What two searches must have in common for one to resume where the other stopped."""
     digests: dict[int, Any] = {}  # folds share arrays
 
     def digest(array: Any) -> Any:

@@ -16,7 +16,7 @@ from gpubp.errors import UsageError, suggest
 from gpubp.optimizers import OPTIMIZERS
 from gpubp.training.options import Option
 
-Parser: TypeAlias = Callable[[str, str], Any]  # of the option's name, as it is written, and the text of a value
+Parser: TypeAlias = Callable[[str, str], Any]  # takes the option's name as written, and the text of a value
 
 LAYERED = ("hidden", "activation")  # lists, one entry per layer: with commas as options, with "-" in a grid
 BETWEEN_LAYERS = re.compile(r"-(?![^(]*\))")
@@ -29,7 +29,7 @@ NOT_SEARCHED = {
 
 @dataclass(frozen=True)
 class Grid:
-    """What is searched.
+    """The grid of a search.
 
     Attributes
     ----------
@@ -46,22 +46,22 @@ class Grid:
 def parse_grid(
     texts: Sequence[str], settings: Settings, fixed: Container[str] = (), others: Iterable[str] = ()
 ) -> Grid:
-    """Every combination of the values that a grid lists; of several grids, those of each.
+    """Every combination of the values that a grid lists; for several grids, those of each.
 
     Parameters
     ----------
     texts : sequence of str
     settings : Settings
-        What the grids leave as it is.
+        The values that the grids do not vary.
     fixed : container of str
-        Options that the user gave a value, ``"learning_rate"``: they cannot vary as well.
+        Options to which the user gave a value, such as ``"learning_rate"``; they cannot vary.
     others : iterable of str
         Options of the command that no grid can vary.
 
     Raises
     ------
     UsageError
-        For what cannot be read, is unknown, or cannot be searched.
+        For anything that cannot be parsed, is unknown, or cannot be searched.
     """
     grids = [_read(text, fixed, others) for text in texts]
     candidates = [
@@ -74,7 +74,7 @@ def parse_grid(
 
 
 def shown(names: Iterable[str], candidate: Settings) -> dict[str, str]:
-    """What tells a candidate from others, as a grid writes it: ``{"learning-rate": "0.001"}``."""
+    """The values that distinguish a candidate from others, in the grid's notation: ``{"learning-rate": "0.001"}``."""
     return {dashed(name): _shown(name, candidate.get(name)) for name in names}
 
 
@@ -109,7 +109,7 @@ def _read(text: str, fixed: Container[str], others: Iterable[str]) -> dict[str, 
 
 
 def _parsers() -> Mapping[str, Parser]:
-    """How the values of each option that can be searched are read."""
+    """The parser of values for each option that can be searched."""
     of_optimizers = {name for make in OPTIMIZERS.values() for name in make().options}
     parsers: dict[str, Parser] = dict.fromkeys(sorted(of_optimizers), _number)
     parsers |= {name: _parser(option) for name, option in OPTIONS.items() if not option.not_searched}
@@ -117,7 +117,7 @@ def _parsers() -> Mapping[str, Parser]:
 
 
 def _parser(option: Option) -> Parser:
-    """How one value of an option is read."""
+    """The parser for one value of an option."""
     parse: Parser = _text if option.type is str else _number
     if option.type is int:
         parse = partial(_whole, low=int(option.low))
@@ -148,7 +148,7 @@ def _text(name: str, text: str) -> str:
 
 
 def _layers(name: str, text: str) -> str:
-    """One entry per layer with "-" between them, as the option has them."""
+    """One entry per layer separated by "-", in the option's notation."""
     return ",".join(part.strip() for part in BETWEEN_LAYERS.split(_text(name, text)))
 
 

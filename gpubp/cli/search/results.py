@@ -1,4 +1,4 @@
-"""What came of a search: the result of each candidate, their order, and the table of them on disk."""
+"""The results of a search: the result of each candidate, their order, and their table on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class CandidateResult:
 
     @property
     def state(self) -> str:
-        """``DONE`` where all its networks are; the first that diverged, where one has."""
+        """``DONE`` if all its networks are; the state of the first diverged one, if any."""
         for trial in self.trials:
             if trial.diverged:
                 return f"{trial.state} (fold {trial.fold.number}, seed {trial.seed})"
@@ -49,26 +49,26 @@ class CandidateResult:
 
     @property
     def diverged(self) -> bool:
-        """Whether one of its networks left the finite numbers."""
+        """Whether one of its networks diverged."""
         return any(trial.diverged for trial in self.trials)
 
     @property
     def epochs(self) -> int:
-        """After how many epochs their weights are kept, in the mean over its networks; with patience, their best."""
+        """The mean over its networks of the epoch whose weights are kept; with patience, the best one."""
         known = [trial.epochs for trial in self.trials if trial.epochs]
         return max(1, round(fmean(known))) if known else 0
 
     def final(self) -> Settings:
-        """What a network on all training rows is trained with.
+        """The settings for a network trained on all training rows.
 
-        Patience has nothing to watch there: it takes as many epochs as these networks took to their best.
+        There are no rows for patience to watch: it trains for as many epochs as these networks needed to their best.
         """
         if self.settings["patience"] is None:
             return self.settings
         return self.settings.changed({"patience": None, "epochs": self.epochs})
 
     def mean(self, score: str) -> float:
-        """The mean ``"loss"`` or ``"metric"`` of its networks, as far as they are known; NaN where one diverged."""
+        """The mean ``"loss"`` or ``"metric"`` of its networks, as far as known; NaN if one diverged."""
         known = self._known(score)
         return fmean(known) if known else NAN
 
@@ -84,7 +84,7 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a search, at any time.
+    """The results of a search so far.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Results:
     metric : str
         "accuracy", "label_accuracy" or "rmse".
     path : Path
-        Of the table.
+        The file of the table.
     rank_by : {"loss", "metric"}
     """
 
@@ -107,8 +107,8 @@ class Results:
     def ranked(self) -> list[CandidateResult]:
         """Every candidate, the best first.
 
-        They are ranked by their loss, or by their metric and then by their loss. Candidates that are done come before
-        those that are not, and those that diverged come last.
+        They are ranked by loss, or by metric and then by loss. Finished candidates come before unfinished ones, and
+        diverged ones come last.
         """
         search, n = self.search, len(self.search.folds) * len(self.search.seeds)
         candidates = [
@@ -126,7 +126,7 @@ class Results:
         return (state, metric if self.metric == "rmse" else -metric, loss)
 
     def to_csv(self) -> str:
-        """A line per candidate: its settings, mean and standard deviation of its scores, those of each network."""
+        """A line per candidate: its settings, mean and standard deviation of its scores, and each network's scores."""
         ranked, scores = self.ranked(), {"loss": "loss", "metric": self.metric}
         parts = [f"fold{trial.fold.number}{self._seed_suffix(trial)}" for trial in ranked[0].trials]
         means = [f"{name}_{kind}" for name in scores.values() for kind in ("mean", "std")]

@@ -1,4 +1,4 @@
-"""A search: every candidate on every fold with every seed, trained together in stacks, and what came of each."""
+"""A search: every candidate on every fold with every seed, trained together in stacks, and the result of each."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Trial:
     fold : Fold
     seed : int
     epochs : int
-        After which its weights are those it has: with patience, its best.
+        The epoch of its weights: with patience, the best one.
     loss, metric : float
-        On the fold's validation rows; NaN where it has none. The metric is the accuracy, or the rmse in the target's
+        On the fold's validation rows; NaN without a result. The metric is the accuracy, or the rmse in the target's
         own units.
     state : str
         ``WAITING``, ``UNFINISHED``, ``DONE``, or how it diverged.
@@ -54,7 +54,7 @@ class Trial:
 
     @property
     def diverged(self) -> bool:
-        """Whether it left the finite numbers."""
+        """Whether it diverged."""
         return self.state.startswith("diverged")
 
     @property
@@ -65,7 +65,7 @@ class Trial:
 
 @dataclass(eq=False)
 class TrialStack:
-    """Networks of one shape that are trained together, by number of rows and fold."""
+    """Networks of one shape that are trained together, sorted by number of rows and fold."""
 
     trials: list[Trial]
     bytes: int
@@ -78,7 +78,7 @@ class TrialStack:
 
 @dataclass(eq=False)
 class Search:
-    """What is searched, and the stacks in which it is trained.
+    """The candidates of a search, and the stacks in which they are trained.
 
     Parameters
     ----------
@@ -90,19 +90,19 @@ class Search:
     loss : str
     device, precision : str
     class_weight : optional
-        As `gpubp.train` has it. Validation rows count alike.
+        As in `gpubp.train`. All validation rows count equally.
 
     Attributes
     ----------
     trials : list of Trial
-        Candidate by candidate.
+        All trials, candidate by candidate.
     stacks : list of TrialStack
-        In the order in which they are to be trained.
+        The stacks in training order.
 
     Raises
     ------
     UsageError
-        For settings that no network can be made of or trained with, before anything is trained.
+        Before anything is trained, for settings with which no network can be made or trained.
     """
 
     candidates: Sequence[Settings]
@@ -128,11 +128,11 @@ class Search:
 
     @property
     def data_bytes(self) -> int:
-        """Bytes of what the networks are trained on."""
+        """Bytes of the data that the networks are trained on."""
         return sum(array.nbytes for array in {id(array): array for f in self.folds for array in (f.X, f.y)}.values())
 
     def train(self, stack: TrialStack, after_epoch: Callable[[TrialStack, History], Any]) -> None:
-        """Train a stack, and write into its trials what came of them; where it is interrupted, how far they came.
+        """Train a stack, and record the results in its trials, or their progress if interrupted.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class Search:
         return *network, id(trial.fold.X), packing.in_common(settings.train_arguments())
 
     def _stacks_that_fit(self, group: list[Trial]) -> list[TrialStack]:
-        """A group cut into stacks. Candidates stay whole as far as they can, so that some are done early."""
+        """A group cut into stacks. Candidates are kept together where possible, so that some are done early."""
         settings = self._settings(group[0])
         bytes_each = packing.bytes_of_one(
             self._network(group[:1]).stack,
@@ -203,7 +203,7 @@ class Search:
         return [TrialStack(stack, bytes_each * len(stack)) for stack in by_rows]
 
     def _try_one_step(self, trials: list[Trial]) -> None:
-        """Let small networks with the settings of these take a step, so that what training refuses is refused now."""
+        """Let small networks with these settings take a step, so that training's refusals come now."""
         X, y = np.zeros((2, 1)), trials[0].fold.y[:2]
         net = MLP([1, self.n_outputs], loss=self.loss, device="cpu-reference", precision="float64", models=len(trials))
         arguments = packing.merged_arguments([self._settings(trial).train_arguments() for trial in trials])
@@ -213,7 +213,7 @@ class Search:
     # -- meanwhile and afterwards ----------------------------------------------------------------------
 
     def _record_progress(self, trials: Sequence[Trial], history: History) -> None:
-        """Write down where the networks stand after an epoch."""
+        """Record the networks' progress after an epoch."""
         loss, metric = (history.curve(name)[-1] for name in ("validation_loss", "validation_metric"))
         for k in np.flatnonzero(~np.isnan(loss)).tolist():
             trial = trials[k]
@@ -221,7 +221,7 @@ class Search:
             trial.loss, trial.metric = float(loss[k]), float(metric[k]) * _unit(trial.fold)
 
     def _record_results(self, trials: Sequence[Trial], net: MLP, history: History) -> None:
-        """Write down what came of the networks, by the weights they have now."""
+        """Record the networks' results with their current weights."""
         fold = trials[0].fold
         loss, metric = net.stack.evaluate(fold.X, fold.y, None, [trial.fold.validation for trial in trials])
         if not net.loss.classification:
@@ -232,7 +232,7 @@ class Search:
             trial.loss, trial.metric = (NAN, NAN) if trial.diverged else (float(loss[k]), float(metric[k]))
 
     def _outcome(self, trial: Trial, k: int, history: History, epochs: int, loss: float) -> tuple[str, int]:
-        """The state of network k of a stack after so many epochs, and the epoch that its weights are from."""
+        """The state of network k of a stack after `epochs` epochs, and the epoch of its weights."""
         settings = self._settings(trial)
         stopped, best = history.stopped_by_network[k], history.best_epoch_by_network
         if stopped == "diverged":
@@ -246,7 +246,7 @@ class Search:
 
 
 def _metric_of_values(net: MLP, trials: Sequence[Trial], finite: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The rmse (K,) in the units of the target, or the accuracy of one-hot classes; NaN where not `finite`."""
+    """The rmse (K,) in the units of the target, or the accuracy of one-hot classes; NaN unless `finite`."""
     metric, first = np.full(len(trials), NAN), 0
     for fold, members in itertools.groupby(trials, lambda trial: trial.fold):
         last = first + len(list(members))
@@ -260,9 +260,9 @@ def _metric_of_values(net: MLP, trials: Sequence[Trial], finite: NDArray[np.bool
 
 
 def _unit(fold: Fold) -> float:
-    """What a network's metric is multiplied by for the units of its target; NaN where it cannot be had so.
+    """The factor that converts a network's metric to the units of its target; NaN if there is none.
 
-    That is where several targets differ in their units, and where classes are told apart by a loss on values.
+    There is none if several targets differ in their units, or if classes are learned with a loss on values.
     """
     if fold.preprocessing["target"]["type"] == "one_hot":
         return NAN

@@ -44,8 +44,7 @@ class Scoring:
     train: bool
 
     def outcomes(self, fits: Sequence[CandidateFit]) -> list[Outcome]:
-        """The outcome of every fit: the keys of scikit-learn's `_fit_and_score`, and the "reason" why it failed, or
-        None.
+        """The outcome of every fit: the keys of scikit-learn's `_fit_and_score`, and the "reason" of a failure or None.
 
         Fits that an interrupt left untrained or unscored are "interrupted" and score NaN.
         """

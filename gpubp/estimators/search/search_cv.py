@@ -279,8 +279,7 @@ class MLPSearchCV(BaseSearchCV):  # type: ignore[misc]
     def _begin_evaluations(
         self, fits: Sequence[CandidateFit], callbacks: FitCallbacks, X: Any, y: Any, sample_weight: Any
     ) -> Callable[[], None]:
-        """Tell callbacks that every candidate begins on every split; the returned function tells them that all have
-        ended.
+        """Tell callbacks that every candidate begins on every split; the returned function tells them of the end.
 
         If callbacks are passed on to the networks, these are trained one by one.
         """

@@ -295,7 +295,7 @@ class StochasticFit:
     def _report_divergence(self, divergence: DivergenceError, first_outputs: NDArray[Any] | None) -> None:
         """Report an error; with early stopping only a warning, since there are weights to return to.
 
-        These are those of the best finite score, or the initial ones if there is none or it is below theirs.
+        It returns to those of the best finite score, or to the initial ones if there is none or it is below theirs.
         """
         est = self.est
         if est.early_stopping and first_outputs is not None:
