@@ -118,6 +118,6 @@ def test_the_time_zone_of_the_machine_changes_nothing(tmp_path: Path) -> None:
             text=True,
             check=True,
         ).stdout
-        for zone in ("UTC", "Asia/Tokyo", "America/New_York")
+        for zone in ("Asia/Tokyo", "America/New_York")
     }
     assert len(printed) == 1

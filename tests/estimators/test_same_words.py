@@ -104,7 +104,8 @@ def test_numbers_in_front_are_layer_sizes(iris):
 
 @pytest.mark.parametrize("network", [MLPClassifier, MLPRegressor])
 def test_check_estimator_of_a_search(network):
-    search = MLPSearchCV(network(max_iter=100, random_state=0, device="cpu"), {"alpha": [1e-4, 1e-3]}, cv=2)
+    quick = {"hidden_layer_sizes": (8,), "learning_rate_init": 0.1, "max_iter": 12}  # and as good as the checks ask
+    search = MLPSearchCV(network(random_state=0, device="cpu", **quick), {"alpha": [1e-4, 1e-3]}, cv=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         results = check_estimator(search, on_skip=None, on_fail=None)

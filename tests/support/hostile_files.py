@@ -242,7 +242,7 @@ MADE: dict[str, Maker] = {
     ),
     "no_xml.xlsx": _excel(SHEET, b"\0\1\2"),
     "no_workbook.xlsx": _excel("xl/workbook.xml", b"<workbook/>"),
-    "zeros.xlsx": _excel(SHEET, b"<worksheet><sheetData>" + b" " * (400 * 2**20)),
+    "zeros.xlsx": lambda: _excel(SHEET, b"<worksheet><sheetData>" + b" " * (400 * 2**20))(),
     "text.xlsx": SEED_FILES["table.csv"],
     "pictures/wide.png": lambda: _picture(2**31 - 1, 2**31 - 1),
     "pictures/pixels.png": lambda: _picture(30_000, 30_000, bytes(1000)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.package import PACKAGE
+from support.package import PACKAGE, REPOSITORY
 
 CALLS = """
 import numpy as np
@@ -28,7 +28,9 @@ gpubp.train(net, [], [], max_grad_norm="1")
 @pytest.mark.thorough
 def test_mypy_catches_wrong_arguments(tmp_path: Path) -> None:
     (tmp_path / "calls.py").write_text(CALLS, encoding="utf-8")
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), "calls.py"]
+    # With the settings and the cache of `mypy --strict gpubp` in this checkout, what that has read is not read again.
+    shared = ["--config-file", str(REPOSITORY / "pyproject.toml"), "--cache-dir", str(REPOSITORY / ".mypy_cache")]
+    command = [sys.executable, "-m", "mypy", "--strict", *shared, "calls.py"]
     # An installed package is found as it is; mypy refuses its folder as a path.
     path = {} if PACKAGE.parent.name == "site-packages" else {"MYPYPATH": str(PACKAGE.parent)}
     environment = {**os.environ, **path}
