@@ -3,7 +3,7 @@
 Needs atheris (extra ``fuzz``). Each format is fuzzed in a process of its own until ``--runs`` or ``--seconds`` are
 over, from a valid file; what it found worth keeping lies in ``DIR/corpus/FORMAT``, and goes on from there the next
 time. An input that ends in another error than a GpubpError, or in an audit event by which a file could run code, is
-kept under ``DIR/failures``.
+kept under ``DIR/failures``; once that is mended it is moved to ``DIR/mended`` by hand, and counted as such.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ MEMORY = Path("/dev/shm")
 
 def fuzz(name: str, out: Path, runs: int, seconds: int) -> dict[str, Any]:
     """Fuzz one format in a process of its own, and say how often it was run and what failed."""
-    corpus, failures = out / "corpus" / name.replace("/", "-"), out / "failures" / name.replace("/", "-")
-    for folder in (corpus, failures):
+    corpus, failures, mended = (out / what / name.replace("/", "-") for what in ("corpus", "failures", "mended"))
+    for folder in (corpus, failures, mended):
         folder.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-W", "ignore", "-m", "benchmarks.fuzzing", "--target", name, "--out", str(out)),
@@ -44,12 +44,13 @@ def fuzz(name: str, out: Path, runs: int, seconds: int) -> dict[str, Any]:
     counted = re.findall(r"^#(\d+)\s", done.stderr, re.MULTILINE)
     finished = re.search(r"Done (\d+) runs", done.stderr)
     executions = int(finished[1]) if finished else max(map(int, counted), default=0)
-    failed = len([path for path in failures.iterdir() if path.suffix != ".txt"])
+    failed, were = (len([path for path in folder.iterdir() if path.suffix != ".txt"]) for folder in (failures, mended))
     if not finished:
         (failures / "ended.txt").write_text(done.stderr[-5000:])
     return {
         "executions": executions,
         "failures": failed,
+        "mended": were,
         "corpus": len(list(corpus.iterdir())),
         "whole": bool(finished),
     }

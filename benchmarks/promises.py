@@ -333,6 +333,8 @@ def _fuzzing(_: float) -> str:
         f"{sum(count['failures'] for count in counts.values())} failures in {sum(executions.values()):,} executions of "
         f"{len(counts)} formats, by atheris; the fewest {executions[fewest]:,} ({fewest})"
     )
+    if mended := sum(count.get("mended", 0) for count in counts.values()):
+        figure += f"; {mended} that they found have been mended"
     short = [name for name, count in executions.items() if count < FUZZED]
     if short:
         figure += f"; {FUZZED:,} each were asked for, and time was short for {len(short)} of them"

@@ -69,11 +69,16 @@ class ParquetFile:
         self._connection = duckdb.connect(config=config)
         self._run("SET TimeZone = 'UTC'", "fetchall")
         self.columns = {name: kind for name, kind, *_ in self.execute("DESCRIBE SELECT * FROM read_parquet($1)")}
-        self.rows, stored = self.execute(
-            "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), "
-            "(SELECT sum(total_uncompressed_size) FROM parquet_metadata($1))"
+        rows, stored, in_groups = self.execute(
+            "SELECT (SELECT sum(num_rows) FROM parquet_file_metadata($1)), sum(total_uncompressed_size), "
+            "sum(row_group_num_rows) FILTER (column_id = 0) FROM parquet_metadata($1)"
         )[0]
-        size = max(8 * (self.rows or 0) * len(self.columns), stored or 0)
+        self.rows, held = rows or 0, in_groups or 0
+        if self.rows != held:  # DuckDB reads what is in the groups
+            raise DataError(
+                f"{path.name}: says that it has {self.rows:,} row(s), but holds {held:,}; the file is damaged"
+            )
+        size = max(8 * self.rows * len(self.columns), stored or 0)
         check_size(path.name, size, path.stat().st_size)
         if not self.rows:
             raise DataError(

@@ -304,6 +304,21 @@ def test_parquet_declares_eight_bytes_a_cell_or_what_its_pages_unpack_to(
     assert declared[0] == 8 * 1000 * 3 and declared[1] > 100_000
 
 
+@pytest.mark.parametrize("said", [3, 36, 38])
+def test_parquet_that_holds_another_number_of_rows_than_it_says_is_refused(tmp_path: Path, said: int) -> None:
+    path = tmp_path / "rows.parquet"
+    duckdb.execute(f"COPY (SELECT i AS x, i % 2 AS y FROM range(37) t(i)) TO '{path}'")
+    assert read(path).rows == 37
+    content = bytearray(path.read_bytes())
+    number_of_rows = bytes([0x16, 2 * 37])  # a field of a 64-bit integer, and 37 as Thrift writes it
+    content[content.index(number_of_rows, content.rindex(b"schema")) + 1] = 2 * said
+    path.write_bytes(content)
+    with pytest.raises(
+        DataError, match=rf"^rows.parquet: says that it has {said} row\(s\), but holds 37; the file is d"
+    ):
+        read(path)
+
+
 def test_parquet_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bomb.parquet"
     duckdb.execute(f"COPY (SELECT 0 AS x, 1 AS y FROM range(40000000)) TO '{path}'")
