@@ -11,7 +11,7 @@ from typing import Any
 from gpubp.data import arrays, csv_copy, excel, hdf5, idx, pictures, tables, targets
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.schema import Kind, Schema, TableOptions
-from gpubp.data.source import RawData
+from gpubp.data.source import RawData, printable
 from gpubp.data.tables import with_options
 from gpubp.errors import DataError, UsageError, suggest
 
@@ -53,7 +53,7 @@ def read(
 
     Parameters
     ----------
-    source : str, Path or pandas.DataFrame
+    source : str, Path, or data frame of pandas or polars
         A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz
         (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
         columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz,
@@ -140,7 +140,8 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
     elif str(source) == csv_copy.STANDARD_INPUT:
         data = csv_copy.read_standard_input(options, schema)
     elif not isinstance(source, str | os.PathLike) or source == "":
-        raise DataError(f"{source!r} is no data set; give a file, a folder, the name of a built-in one or a data frame")
+        shown = printable(repr(source))
+        raise DataError(f"{shown} is no data set; give a file, a folder, the name of a built-in one or a data frame")
     else:
         path = Path(source)
         try:
