@@ -258,13 +258,8 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} {UNITS[unit]}" if unit else f"{n_bytes:.0f} B"
 
 
-<<<<<<< HEAD
 class PresetProgress(ProgressBar):
-    """One bar for all that a preset trains: live on a terminal, else some lines.
-=======
-class PresetProgress(AbstractContextManager["PresetProgress"]):
     """One bar for everything that a preset trains: live on a terminal, otherwise some lines.
->>>>>>> english3
 
     Parameters
     ----------

@@ -35,16 +35,9 @@ if TYPE_CHECKING:
     from gpubp.network import MLP
     from gpubp.training.history import History
 
-<<<<<<< HEAD
-NOT_REPEATED = ("out", "overwrite", "resume")  # options of a command on where, and not on what
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "resume")  # options on how one network is trained, on its weights
-EVERY_ON_RANKS = "10minutes"  # a checkpoint, unless said otherwise: one of several machines is lost sooner than one
-=======
 NOT_REPEATED = ("out", "overwrite", "resume")  # options on where to write, not on what to train
-# On the result.
-WITHOUT_EFFECT = ("checkpoint_every", "recompute", "diagnostics", "watch_test", "report", "quiet", "help")
+WITHOUT_EFFECT = ("checkpoint_every", "recompute", "resume")  # options on how one network is trained, on its weights
 EVERY_ON_RANKS = "10minutes"  # a checkpoint by default: with several machines, losing one is more likely
->>>>>>> english3
 
 
 @options.takes_options(before="seed")
@@ -310,13 +303,7 @@ def command_to_resume(ctx: typer.Context, folder: Path) -> str:
 
 
 def config_of(ctx: typer.Context, settings: Settings, prepared: PreparedData) -> dict[str, Any]:
-<<<<<<< HEAD
-    """What the network comes from, for metrics.json: what the command was asked for, and what was settled since."""
-=======
     """The origin of the network, for metrics.json: the command's options, and what was decided since."""
-    asked = {parameter.name: ctx.params.get(parameter.name) for parameter in ctx.command.params}
-    config = {str(key): value for key, value in asked.items() if key not in (*NOT_REPEATED, *WITHOUT_EFFECT)}
->>>>>>> english3
     unless_given = (*presets.PARAMETERS, "memory_limit")
     asked = {key: value for key, value in options.asked_for(ctx).items() if key not in WITHOUT_EFFECT}
     config = {key: value for key, value in asked.items() if value is not None or key not in unless_given}

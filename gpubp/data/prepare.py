@@ -205,11 +205,7 @@ def choose(
     target = targets.fit(data, chosen_loss, outputs)
     strata = targets.class_indices(target, data)
     rows, test_rows, test_data = split_test(data, test, strata, seed)
-<<<<<<< HEAD
-    raw_values(test_data)  # raises where the test rows have no target
-=======
-    targets.raw_values(test_data)  # raises if the test rows have no target
->>>>>>> english3
+    raw_values(test_data)  # raises if the test rows have no target
     return Chosen(data, chosen_loss, outputs, target, strata, rows, test_rows, test_data)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from gpubp.data import arrays, csv_copy, excel, hdf5, idx, pictures, tables
 from gpubp.data.builtin import BUILTIN
 from gpubp.data.schema import Kind, Schema, TableOptions
-from gpubp.data.source import RawData
+from gpubp.data.source import RawData, printable
 from gpubp.data.tables import with_options
 from gpubp.data.target_columns import join_columns
 from gpubp.errors import DataError, UsageError, suggest
@@ -54,12 +54,12 @@ def read(
 
     Parameters
     ----------
-    source : str, Path or pandas.DataFrame
-        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz (arrays
-        X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its columns
-        are "1", "2", …; or inputs with their targets in a file next to it) or .h5/.hdf5 file (the names of .npz, or
-        train_set_x, train_set_y, test_set_x, test_set_y), or an .xlsx workbook, whose first sheet is read; a folder of
-        MNIST-format IDX files, of one HDF5 file for training and one for testing, or of a folder of pictures (PNG,
+    source : str, Path, or pandas or polars data frame
+        A built-in data set (digits, breast_cancer, wine, diabetes, iris); a .csv, .tsv, .csv.gz, .parquet, .npz
+        (arrays X, y, optionally X_test, y_test; or x_train, y_train, x_test, y_test), .npy (a table without names: its
+        columns are "1", "2", …; or inputs with their targets in a file beside it) or .h5/.hdf5 file (the names of .npz,
+        or train_set_x, train_set_y, test_set_x, test_set_y), or an .xlsx workbook, whose first sheet is read; a folder
+        of MNIST-format IDX files, of one HDF5 file for training and one for testing, or of a folder of pictures (PNG,
         JPEG) for each class; "-" for CSV on standard input; a data frame.
     target : str, optional
         The column to be predicted, for tables, or several separated by commas; `prepare` takes the last column if none
@@ -141,7 +141,8 @@ def read_with(source: Any, target: str | None, options: TableOptions, schema: Sc
     elif str(source) == csv_copy.STANDARD_INPUT:
         data = csv_copy.read_standard_input(options, schema)
     elif not isinstance(source, str | os.PathLike) or source == "":
-        raise DataError(f"{source!r} is no data set; give a file, a folder, the name of a built-in one or a data frame")
+        shown = printable(repr(source))
+        raise DataError(f"{shown} is no data set; give a file, a folder, the name of a built-in one or a data frame")
     else:
         path = Path(source)
         try:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import glob
 import re
+from collections.abc import Iterable
+from datetime import timedelta
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from gpubp.errors import DataError
 
 COLUMNS_PER_QUERY = 64  # of a Parquet file; the time of a query over all columns grows with the square of their number
 NUMBER_TYPE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT|U?INTEGER|FLOAT|DOUBLE|DECIMAL\(\d+,\d+\)")
+WITHOUT_A_MEANING = (list, tuple, dict, set, frozenset, np.ndarray, complex, np.complexfloating)
 TEXT_TYPE = re.compile(r"VARCHAR|BOOLEAN|UUID|ENUM\(.*\)|DATE|TIME.*|\"NULL\"")
 
 
@@ -134,29 +138,96 @@ class ParquetFile:
 
 
 def is_frame(source: Any) -> bool:
-    """Whether `source` is a pandas data frame; works without importing pandas."""
-    return hasattr(source, "iloc") and hasattr(source, "columns")
+    """Whether `source` is a pandas or polars data frame; imports neither."""
+    return (hasattr(source, "iloc") or hasattr(source, "get_column_index")) and hasattr(source, "columns")
 
 
 def read_frame(frame: Any, options: TableOptions, schema: Schema | None = None) -> RawData:
-    """Read a pandas data frame like a file with the same values."""
-    data = RawData(name="data frame", kind="table")
+    """Read a pandas or polars data frame like a file with the same values."""
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise DataError(f'data frame: two columns are called "{twice}"; rename one')
     if not len(frame):
         raise DataError("data frame: holds no row; give at least one")
-    cells = TypedCells(names, len(frame))
-    for i, name in enumerate(names):
-        series = frame.iloc[:, i]
-        values, missing = series.to_numpy(), series.isna().to_numpy()
-        if values.dtype.kind in "iuf":
-            cells.numbers[name] = values.astype(np.float64)
-        else:
-            texts = ["" if absent else str(value) for value, absent in zip(values, missing, strict=True)]
-            cells.others[name] = text_column(name, texts)
+    columns = zip(names, map(_values_of_frame, repeat(frame), range(len(names))), strict=True)
+    return read_columns("data frame", columns, names, len(frame), options, schema)
+
+
+def read_columns(
+    where: str,
+    columns: Iterable[tuple[str, NDArray[Any]]],
+    names: list[str],
+    rows: int,
+    options: TableOptions,
+    schema: Schema | None = None,
+) -> RawData:
+    """Read arrays (rows,) of any type, each with its name, as columns of a file with the same values would be.
+
+    Parameters
+    ----------
+    where : str
+        What to call the table in messages.
+    columns : iterable of (str, (rows,) array)
+        None, NaN, NaT or pandas' NA where a value is missing. Spans of time become seconds.
+    names : list of str
+        Of all columns, in their order.
+    rows : int
+    options, schema
+        As of `read_csv`.
+
+    Raises
+    ------
+    DataError
+        For complex numbers, and for values that hold others, such as lists.
+    """
+    data = RawData(name=where, kind="table")
+    cells = TypedCells(names, rows)
+    for name, values in columns:
+        _put_values(cells, name, values, f'{where}, column "{name}"')
     return with_columns(data, cells, options, schema)
+
+
+def is_missing_value(value: Any) -> bool:
+    """Whether a Python value stands for none: None, NaN, NaT, pandas' NA."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA is neither equal to itself nor different
+        return True
+
+
+def _values_of_frame(frame: Any, i: int) -> NDArray[Any]:
+    """The values of a data frame's column (rows,)."""
+    if hasattr(frame, "iloc"):
+        values: NDArray[Any] = frame.iloc[:, i].to_numpy()
+        return values
+    series = frame.to_series(i)  # of polars
+    values = series.cast(float).to_numpy() if series.dtype.is_numeric() else series.to_numpy()
+    return values
+
+
+def _put_values(cells: TypedCells, name: str, values: NDArray[Any], where: str) -> None:
+    """Put a column of any type among the cells, as numbers or as texts."""
+    if values.dtype.kind in "iufm" and values.ndim == 1:
+        cells.numbers[name] = values / np.timedelta64(1, "s") if values.dtype.kind == "m" else values.astype(np.float64)
+        return
+    types = set(map(type, values))  # of a column of lists of one length, a matrix, arrays
+    if nested := next((type_ for type_ in types if issubclass(type_, WITHOUT_A_MEANING)), None):
+        raise DataError(
+            f"{where}: values of type {nested.__name__} cannot be learned from; make numbers or texts of them"
+        )
+    missing = [is_missing_value(value) for value in values]
+    spans = [absent or isinstance(value, timedelta) for value, absent in zip(values, missing, strict=True)]
+    if all(spans) and not all(missing):
+        seconds = [np.nan if absent else value.total_seconds() for value, absent in zip(values, missing, strict=True)]
+        cells.numbers[name] = np.array(seconds)
+        return
+    texts = ["" if absent else _as_text(value) for value, absent in zip(values, missing, strict=True)]
+    cells.others[name] = text_column(name, texts)
+
+
+def _as_text(value: Any) -> str:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def with_options(data: RawData, options: TableOptions, schema: Schema | None) -> RawData:

@@ -16,7 +16,7 @@ from gpubp.checks import SparseRows
 from gpubp.data import encodings, features
 from gpubp.data.prepare import as_trained, with_schema
 from gpubp.errors import UsageError
-from gpubp.tabular.frames import as_table
+from gpubp.tabular.frames import as_table, check_width, column_of_targets
 
 
 class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -76,11 +76,16 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         TableEncoder
             Itself.
+
+        Raises
+        ------
+        DataError
+            If X cannot be read, or a target is missing.
         """
         seed = checks.whole("random_state", self.random_state, 0)
         _float_type(self.dtype)
         data = as_table(X)
-        to_predict = None if y is None else _as_target(y)
+        to_predict = None if y is None else _as_target(y, data.rows)
         encoding = features.fit(data, features.ALL_ROWS, self.numbers, to_predict, seed)
         self.preprocessing_ = with_schema(encoding, data) | {"target": {"name": None}}
         self.notes_ = list(data.notes)
@@ -102,7 +107,9 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             If a column is missing, or a value is not a number in a column that held only numbers in `fit`.
         """
         check_is_fitted(self, "preprocessing_")
-        data = as_trained(self.preprocessing_, as_table(X, self.preprocessing_), with_target=False)
+        table = as_table(X, self.preprocessing_)
+        check_width(X, table, self)
+        data = as_trained(self.preprocessing_, table, with_target=False)
         encoded = features.apply(self.preprocessing_["features"], data, features.ALL_ROWS, _float_type(self.dtype))
         return encoded.matrix if isinstance(encoded, SparseRows) else encoded
 
@@ -135,9 +142,11 @@ def _float_type(dtype: Any) -> np.dtype[Any]:
     raise UsageError(f"dtype={dtype!r} does not fit; use a floating-point type, such as float32")
 
 
-def _as_target(y: Any) -> encodings.Target:
+def _as_target(y: Any, rows: int) -> encodings.Target:
     """The target that bins should separate: classes, unless y has numbers with decimals."""
-    values = np.asarray(y)
+    values = column_of_targets(y)
+    if len(values) != rows:
+        raise UsageError(f"y has {len(values)} rows and X {rows}; give one target a row")
     if type_of_target(values).startswith("continuous"):
         return encodings.Target(_standardized(values), classes=False)
     return encodings.Target(np.unique(values, return_inverse=True)[1] if values.ndim == 1 else values, classes=True)

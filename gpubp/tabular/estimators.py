@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, d2_pinball_score, r2_score
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
@@ -23,7 +24,7 @@ from gpubp.losses import Loss, get_loss
 from gpubp.serialization import check_metadata, class_values, refuse_metadata
 from gpubp.tabular import fitting
 from gpubp.tabular.fold_rows import TrainingRows
-from gpubp.tabular.frames import as_table, with_target
+from gpubp.tabular.frames import as_table, check_width, column_of_targets, with_target
 from gpubp.tabular.model import TabularModel
 from gpubp.tabular.recipes import get_preset
 
@@ -34,14 +35,21 @@ ABOUT = {"class": str, "parameters": {}, "n_features": int, "columns": [str]}
 class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
     """What the classifier and the regressor share."""
 
-    def _fit(self, X: Any, y: NDArray[Any], loss: Loss, weight: NDArray[np.float64] | None) -> fitting.FittedPreset:
-        """Fit the preset on encoded targets: class indices, or values."""
+    def _fit(
+        self,
+        X: Any,
+        y: NDArray[Any],
+        loss: Loss,
+        weight: NDArray[np.float64] | None,
+        class_names: Sequence[str] | None = None,
+    ) -> fitting.FittedPreset:
+        """Fit the preset on encoded targets: class indices, which have these names in messages, or values."""
         preset = get_preset(self.preset)
         limit = self.time_limit
-        if limit is not None and not (isinstance(limit, Real) and float(limit) > 0):
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Real) or not float(limit) > 0):
             raise UsageError(f"time_limit={self.time_limit!r} does not fit; give seconds, or None")
         say = (lambda text: print(text, flush=True)) if self.verbose else fitting.silent
-        data = with_target(as_table(X), y, "target")
+        data = replace(with_target(as_table(X), y, "target"), class_names=class_names)
         outputs = targets.Outputs.of(loss)
         target = targets.fit(data, loss, outputs)
         rows = np.arange(data.rows)
@@ -70,7 +78,9 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
     def _outputs(self, X: Any) -> NDArray[np.float64]:
         """a^L (m, n_L) of rows, on the scale of the model's target."""
         check_is_fitted(self, "model_")
-        rows, _ = self.model_.encode(as_table(X, self.model_.preprocessing), with_target=False)
+        table = as_table(X, self.model_.preprocessing)
+        check_width(X, table, self)
+        rows, _ = self.model_.encode(table, with_target=False)
         return self.model_.forward(rows)
 
     def permutation_importances(
@@ -258,21 +268,31 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         UsageError
             For a parameter that does not fit, or a time limit that is too short.
         """
-        labels = _column_of_targets(y)
+        labels = column_of_targets(y)
         if type_of_target(labels) not in ("binary", "multiclass"):
             raise DataError(f"y: {labels.dtype}, {type_of_target(labels)}; give a class a row, or TabularRegressor")
         classes, codes = np.unique(labels, return_inverse=True)
+        if len(classes) == 1:
+            raise DataError(f'y: all {len(labels)} rows are of class "{classes[0]}"; there is nothing to learn')
         weight = checks.sample_weight(sample_weight, len(codes))
         if self.class_weight is not None:
-            by_class = compute_class_weight(self.class_weight, classes=classes, y=labels)[codes]
+            by_class = self._weights_of_classes(classes, labels)[codes]
             weight = by_class if weight is None else weight * by_class
-        fitted = self._fit(X, codes, get_loss("cross_entropy"), weight)
+        fitted = self._fit(X, codes, get_loss("cross_entropy"), weight, [str(name) for name in classes])
         self.classes_ = classes
         self.oof_proba_ = fitted.oof_outputs
         known = ~np.isnan(fitted.oof_outputs).any(axis=1)
         right = self.classes_[fitted.oof_outputs[known].argmax(axis=1)]
         self.oof_score_ = float(accuracy_score(labels[known], right))
         return self
+
+    def _weights_of_classes(self, classes: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+        if isinstance(self.class_weight, Mapping):
+            for name, value in self.class_weight.items():
+                if not isinstance(value, Real) or not 0 <= float(value) < np.inf:
+                    raise UsageError(f"class_weight[{name!r}] = {value!r} must be finite and not negative")
+        weights: NDArray[np.float64] = compute_class_weight(self.class_weight, classes=classes, y=labels)
+        return weights
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities (m, n_classes) of the classes in `classes_`."""
@@ -333,7 +353,7 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         Out-of-fold predictions for the training rows, from networks that were not trained on them, or for ``"fast"``
         from its network before it was; NaN for rows on which no network was validated.
     oof_score_ : float
-        R² of these predictions.
+        R² of these predictions; for several quantiles, the mean D² of their pinball losses.
     recipe_weights_ : dict of str to float
         The weight of each recipe, chosen by out-of-fold predictions.
     notes_ : list of str
@@ -395,7 +415,12 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         loss = get_loss(self.loss)
         if loss.classification:
             raise UsageError(f'loss "{loss.name}" is for classes; use TabularClassifier, or a loss on values')
-        targets_of_rows = _column_of_targets(y)
+        targets_of_rows = column_of_targets(y)
+        if targets_of_rows.dtype.kind in "mM":
+            raise DataError(
+                f"y: holds times ({targets_of_rows.dtype}), which have no unit as numbers; give numbers, such as "
+                "seconds"
+            )
         try:
             values = targets_of_rows.astype(np.float64)
         except (TypeError, ValueError):
@@ -405,8 +430,27 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
         fitted = self._fit(X, values, loss, checks.sample_weight(sample_weight, len(values)))
         self.oof_prediction_ = self._decoded(fitted.oof_outputs)
         known = ~np.isnan(fitted.oof_outputs).any(axis=1)
-        self.oof_score_ = float(r2_score(values[known], self.oof_prediction_[known])) if known.sum() > 1 else np.nan
+        many = known.sum() > 1
+        self.oof_score_ = self._score_of(values[known], self.oof_prediction_[known], None) if many else np.nan
         return self
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R² of the predictions, averaged over targets; of several quantiles, the mean D² of their pinball losses.
+
+        Parameters
+        ----------
+        X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
+        y : (m,) or (m, n_outputs) array
+        sample_weight : (m,) array, optional
+        """
+        return self._score_of(column_of_targets(y), self.predict(X), sample_weight)
+
+    def _score_of(self, y: NDArray[Any], predictions: NDArray[np.float64], weight: Any) -> float:
+        quantiles = get_loss(self.loss).quantiles
+        if not quantiles:
+            return float(r2_score(y, predictions, sample_weight=weight))
+        columns = zip(predictions.T, quantiles, strict=True)
+        return float(np.mean([d2_pinball_score(y, p, alpha=q, sample_weight=weight) for p, q in columns]))
 
     def predict(self, X: Any) -> NDArray[np.float64]:
         """Values (m,), or (m, n_outputs) where there are several targets."""
@@ -415,22 +459,3 @@ class TabularRegressor(RegressorMixin, _Tabular):  # type: ignore[misc]
     def _decoded(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         columns = list(decode(self.model_.preprocessing, outputs).values())
         return columns[0] if len(columns) == 1 else np.column_stack(columns)
-
-
-def _column_of_targets(y: Any) -> NDArray[Any]:
-    """y as an array, (m,) if it is a single column; raise if a target is missing."""
-    array = np.asarray(y)
-    if not array.ndim:
-        raise DataError(f"y is {y!r}; give a target for each row")
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype == object:
-        missing = np.array([value is None or value != value for value in array.ravel().tolist()])
-        if not missing.any() and array.ndim == 1 and all(isinstance(value, str) for value in array):
-            array = array.astype(str)
-    else:
-        missing = ~np.isfinite(array).ravel() if array.dtype.kind == "f" else np.zeros(1, bool)
-    if missing.any():
-        row = int(np.argmax(missing)) // max(1, array.size // len(array))
-        raise DataError(f"y: the target of row {row} is missing or infinite; correct it or delete the row")
-    return array

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpubp._typing import Array
 from gpubp.backends import Backend
@@ -18,7 +19,7 @@ from gpubp.data.preprocessing import check_preprocessing
 from gpubp.data.readers import read, saved_schema
 from gpubp.data.schema import TableOptions
 from gpubp.data.source import RawData
-from gpubp.data.tables import is_frame, with_options
+from gpubp.data.tables import is_frame, read_columns
 from gpubp.errors import DataError
 from gpubp.network import MLP
 from gpubp.serialization import model_file
@@ -48,9 +49,9 @@ class Predictor:
 
         Parameters
         ----------
-        rows : pandas.DataFrame, path, dict of columns, sequence of dict, or array (m, inputs)
-            With the columns that the network was trained on, in any order. A dict of single values is one row. An array
-            is for a network that was trained on arrays or, if its type is uint8, on pictures.
+        rows : data frame of pandas or polars, path, dict of columns, sequence of dict, or array (m, inputs)
+            With the columns that the network was trained on, in any order. A dict of single values is one row. An
+            array is for a network that was trained on arrays, or, of type uint8, on pictures.
 
         Returns
         -------
@@ -64,7 +65,7 @@ class Predictor:
 
         Parameters
         ----------
-        rows : pandas.DataFrame, path, dict of columns, sequence of dict, or array (m, inputs)
+        rows : data frame of pandas or polars, path, dict of columns, sequence of dict, or array (m, inputs)
 
         Returns
         -------
@@ -82,9 +83,10 @@ class Predictor:
             return read(rows, trained=self.net.preprocessing)
         if not isinstance(rows, Mapping) and not _are_dicts(rows):
             return _array(rows)
-        schema = saved_schema(self.net.preprocessing)
-        table = RawData(name="rows", kind="table", columns=_columns(rows))
-        return with_options(table, TableOptions() if schema is None else schema.options, schema)
+        columns, schema = _columns(rows), saved_schema(self.net.preprocessing)
+        options = TableOptions() if schema is None else schema.options
+        n_rows = len(next(iter(columns.values())))
+        return read_columns("rows", columns.items(), list(columns), n_rows, options, schema)
 
 
 def load_network(path: str | Path, device: str | Backend = "auto") -> MLP | TabularModel:
@@ -180,26 +182,24 @@ def _array(rows: Any) -> RawData:
     return from_arrays("rows", {"X": array})
 
 
-def _columns(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns (m,) of numbers or strings, with None where a value is missing."""
+def _columns(rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    """Columns (m,) of any type, with None where the dict of a row has no value."""
     if isinstance(rows, Mapping):
-        lists = {name: np.atleast_1d(np.asarray(values, object)).tolist() for name, values in rows.items()}
+        columns = {str(name): _column(values) for name, values in rows.items()}
     else:
         names = dict.fromkeys(name for row in rows for name in row)
-        lists = {name: [row.get(name) for row in rows] for name in names}
-    lengths = {name: len(values) for name, values in lists.items()}
+        columns = {str(name): _column([row.get(name) for row in rows]) for name in names}
+    lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f'"{name}" {length}' for name, length in lengths.items())
         raise DataError(f"rows: columns differ in length: {shown}")
     if not lengths or not next(iter(lengths.values())):
         raise DataError("rows: there are none; give a column of values for each input of the network")
-    columns: dict[str, Any] = {}
-    for name, values in lists.items():
-        missing = [value is None or value != value for value in values]
-        if all(gap or isinstance(value, int | float) for gap, value in zip(missing, values, strict=True)):
-            filled = [np.nan if gap else float(value) for gap, value in zip(missing, values, strict=True)]
-            columns[str(name)] = np.array(filled)
-        else:
-            texts = [None if gap else str(value) for gap, value in zip(missing, values, strict=True)]
-            columns[str(name)] = np.array(texts, object)
     return columns
+
+
+def _column(values: Any) -> NDArray[Any]:
+    """Values as an array (m,); a single one is a row. Texts stay objects: NumPy makes texts of None beside them."""
+    objects = np.atleast_1d(np.asarray(values, object))
+    typed = np.atleast_1d(values) if objects.ndim == 1 and not any(value is None for value in objects) else objects
+    return typed if typed.dtype.kind in "iufmM" else objects

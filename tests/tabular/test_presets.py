@@ -254,7 +254,7 @@ def test_a_class_may_be_absent_from_folds(capsys: pytest.CaptureFixture[str], rn
     y = np.array(["a"] * 20 + ["b"] * 20 + ["rare"])
     clf = gpubp.TabularClassifier("good", verbose=True, **QUICK).fit(rng.normal(size=(41, 2)), y)
     assert clf.predict_proba(np.zeros((1, 2))).shape == (1, 3)
-    assert 'class "2": 1 training row(s) for 8 folds' in capsys.readouterr().out
+    assert 'class "rare": 1 training row(s) for 8 folds' in capsys.readouterr().out
 
 
 @pytest.mark.thorough
