@@ -97,10 +97,9 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
     max_fun : int
         At most this many evaluations of the loss by L-BFGS.
     loss : str or Loss
-        ``"auto"`` is the log loss: of a softmax for three or more classes, of one logistic output for two, and of one
-        logistic output per label for several labels.
-        ``"cross_entropy"`` gives two classes two outputs, ``"binary_cross_entropy"`` each class a logistic output of
-        its own.
+        ``"auto"`` is the log loss: of a softmax for three or more classes, of a logistic output for two, and of one
+        logistic output per label. ``"cross_entropy"`` gives two classes two outputs, ``"binary_cross_entropy"`` each
+        class a logistic output of its own.
     device : str
         ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, …
     precision : str or None

@@ -21,7 +21,7 @@ from gpubp.precision import PRECISIONS
 THREADS, TILE, MOST_LAYERS = 256, 4, 16  # as in kernels/train_on_chip.cu
 STATIC = 7168  # bytes of shared memory besides what is sized here and the rule's scalars
 AHEAD = 32  # steps whose scalars are held at once
-FEWEST_ROWS = 16  # processed at once, or the whole batch: with fewer, a product keeps few threads busy
+FEWEST_ROWS = 16  # of a batch at a time, or the whole batch: with fewer, a product keeps few threads busy
 # Multiplications of a step's products above which a network is left to the whole device. As measured on an H200, a step
 # on one multiprocessor takes 12 us with few rows and 17 with 0.85 million of them, a graph of kernels 17 to 23 us.
 MOST_MULTIPLICATIONS = 5 << 18

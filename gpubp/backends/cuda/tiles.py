@@ -17,7 +17,7 @@ MULTIPROCESSORS = 132  # of the device for which tiles are chosen, not necessari
 # Multiply-adds of a layer's product up to which our kernels, forward and back together, take about as long as
 # cuBLASLt's products and the kernels that go with them, or less: measured on an H200 (benchmarks/results/gpu.json,
 # stage small-layers). For a single network and for a stack in total, without and with matrix units. The last, and the
-# clocks of tiles in 16 bits, date from when our kernels did not use tensor cores, and must be measured again.
+# clocks of tiles in 16 bits, date from before our kernels used tensor cores, and must be measured again.
 MOST_ALONE, MOST_IN_STACKS, MOST_WITH_UNITS = 1 << 26, 1 << 24, 1 << 23
 
 
