@@ -81,7 +81,7 @@ TESTS = {
         "tests/training/test_rows.py tests/training/test_rare_trainings.py "
         f"tests/estimators/test_estimators.py::test_sparse_rows_are_made_dense_batch_by_batch {ON_THE_REFERENCE}"
     ),
-    "gpubp/training/gradient_sums.py": "tests/training/test_ranks.py",
+    "gpubp/training/gradient_sums.py": "tests/training/test_rank_sums.py",
     "gpubp/training/interruption.py": "tests/training/test_interruption.py tests/training/test_checkpoints.py",
     "gpubp/training/progress.py": "tests/training/test_progress.py tests/training/test_watching.py",
     "gpubp/training/watching.py": f"tests/training/test_watching.py tests/training/test_options.py {ON_THE_REFERENCE}",
