@@ -347,6 +347,7 @@ def _mutants(_: float) -> str:
     tested = {module: counts for module, counts in modules.items() if counts["tested"]}
     killed, all_tested = (sum(counts[what] for counts in tested.values()) for what in ("killed", "tested"))
     equivalent = {module: _equivalent(counts) for module, counts in tested.items()}
+    untested = len(TESTS.keys() - tested.keys())
     below = [
         f"{module} {counts['killed']} of {counts['tested'] - equivalent[module]}"
         for module, counts in tested.items()
@@ -355,8 +356,8 @@ def _mutants(_: float) -> str:
     return (
         f"{killed:,} of {all_tested:,} are noticed, a sample of those of {len(tested)} modules; "
         f"{sum(equivalent.values())} cannot be, since they compute what the module does; below 90 % of those that can "
-        f"be are {', '.join(below) or 'none'}; those that survived are listed in benchmarks/results/mutants.json; "
-        f"the other {len(TESTS.keys() - tested.keys())} modules are not measured"
+        f"be are {', '.join(below) or 'none'}; those that survived are listed in benchmarks/results/mutants.json"
+        + (f"; the other {untested} modules are not measured" if untested else "")
     )
 
 
