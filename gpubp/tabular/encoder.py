@@ -29,12 +29,12 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     numbers : str
-        ``"standard"``, ``"robust"``, ``"quantile"``, ``"piecewise"``, ``"steps"``, ``"fourier"``, or several of these
-        with ``+`` between them: ``"robust+piecewise(32)"``.
+        ``"standard"``, ``"robust"``, ``"quantile"``, ``"piecewise"``, ``"steps"``, ``"fourier"``, ``"forest"``, or
+        several of these with ``+`` between them: ``"robust+piecewise(32)"``.
     dtype : dtype
         Of what `transform` returns.
     random_state : int
-        Of what `fourier` draws.
+        Of what `fourier` and `forest` draw.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
         y : (m,) or (m, n) array, optional
-            What the bins of ``piecewise`` and ``steps`` are to tell apart; without it they lie between quantiles.
+            What bins and leaves are to tell apart; without it bins lie between quantiles, and leaves anywhere.
 
         Returns
         -------
