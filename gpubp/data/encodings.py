@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -198,8 +199,10 @@ def forest(trees: int = 32, leaves: int = 8, height: float = 0.25) -> NumberEnco
 
     def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
         above = values.T[fitted["columns"]] > np.array(fitted["borders"])[:, None]  # (splits, m)
-        for inputs, (passed, not_passed) in zip(out.T, fitted["leaves"], strict=True):
-            inputs[...] = height * (above[passed].all(axis=0) & ~above[not_passed].any(axis=0))
+        sides = np.concatenate([above, ~above[::-1]])  # so that a row is below split s where sides[~s] says so
+        everywhere = np.ones(len(values), np.bool_)
+        inside = [reduce(np.logical_and, [sides[side] for side in path], everywhere) for path in fitted["leaves"]]
+        out[...] = height * np.array(inside).T
 
     name = registry.canonical("forest", trees=(trees, 32), leaves=(leaves, 8), height=(height, 0.25))
     return NumberEncoding(name, fit, lambda fitted: len(fitted["leaves"]), apply, sees_categories=True)
@@ -357,7 +360,7 @@ def _ranked(column: Numbers) -> tuple[NDArray[np.int64], Numbers]:
 
 
 def _fit_forest(values: Numbers, target: Target, trees: int, leaves: int, rng: np.random.Generator) -> Fitted:
-    """Grow trees: of every split its column and border, of every leaf the splits that it lies above, and below."""
+    """Grow trees: of every split its column and border, of every leaf the splits s that it lies above, and ~s below."""
     rows, target = _rows_for_trees(target, rng)
     ranked = [_ranked(column) for column in values[rows].T]
     ranks = np.column_stack([ranks.astype(np.float32) for ranks, _ in ranked])  # (rows, n)
@@ -380,17 +383,17 @@ def _fit_forest(values: Numbers, target: Target, trees: int, leaves: int, rng: n
     return forest
 
 
-def _leaves(tree: Any, first: int) -> list[tuple[list[int], list[int]]]:
-    """Which splits a row that falls into each leaf lies above, and which below; they are counted from `first` on."""
-    paths: dict[int, tuple[list[int], list[int]]] = {0: ([], [])}
+def _leaves(tree: Any, first: int) -> list[list[int]]:
+    """The splits on the way to each leaf, counted from `first` on: s where it lies above one, and ~s below."""
+    paths: dict[int, list[int]] = {0: []}
     split, leaves = first, []
     for node in range(tree.node_count):  # a node stands before those below it
-        above, below = paths.pop(node)
+        path = paths.pop(node)
         if tree.children_left[node] < 0:
-            leaves.append((above, below))
+            leaves.append(path)
             continue
-        paths[int(tree.children_left[node])] = (above, [*below, split])
-        paths[int(tree.children_right[node])] = ([*above, split], below)
+        paths[int(tree.children_left[node])] = [*path, ~split]
+        paths[int(tree.children_right[node])] = [*path, split]
         split += 1
     return leaves
 

@@ -129,7 +129,7 @@ def test_leaves_are_those_of_the_tree_that_was_grown(rng: np.random.Generator) -
     splits = tree.tree_.feature >= 0
     above = (values[:, tree.tree_.feature[splits]] > tree.tree_.threshold[splits]).T  # (splits, rows)
     paths = _leaves(tree.tree_, first=0)
-    inside = np.array([above[over].all(axis=0) & ~above[under].any(axis=0) for over, under in paths])
+    inside = np.array([np.all([above[s] if s >= 0 else ~above[~s] for s in path], axis=0) for path in paths])
     nodes = np.flatnonzero(~splits)
     np.testing.assert_array_equal(inside, tree.apply(values) == nodes[:, None])
 
