@@ -6,8 +6,10 @@ combined by ``+``: ``"robust+piecewise"`` has the columns of both, side by side.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +26,9 @@ LEAST_PROBABILITY = 1e-3  # quantile: values beyond the outermost thousandths ar
 NARROWEST_BIN = 1e-9  # of half the range of a column
 MOST_TREE_ROWS = 50_000  # on which the small tree of a column is grown
 CHANCE = 1e-3  # of a split by a column that says nothing of the target to be taken for one that does
+PART_OF_ROWS = 0.2  # forest: that a tree is grown on, so that leaves tell a network little of its own rows' targets
+FEWEST_IN_LEAF = 4  # forest: of these rows
+PART_OF_COLUMNS = 0.5  # forest: that each split is the best among
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,15 @@ class NumberEncoding:
         ``width(fitted)``: how many inputs the columns become.
     apply : callable
         ``apply(fitted, values, out)`` writes the inputs (m, width) of columns (m, n) into `out`.
+    sees_categories : bool
+        Whether the columns that it gets have those of categories behind them, 1 in the rows of one and 0 in others.
     """
 
     name: str
     fit: Callable[[Numbers, Target | None, np.random.Generator], Fitted]
     width: Callable[[Fitted], int]
     apply: Callable[[Fitted, Numbers, NDArray[Any]], None]
+    sees_categories: bool = False
 
 
 def standard() -> NumberEncoding:
@@ -175,6 +183,31 @@ def fourier(frequencies: int = 8, sigma: float = 0.1) -> NumberEncoding:
     return NumberEncoding(name, fit, lambda fitted: int(np.size(fitted["phases"])), apply)
 
 
+def forest(trees: int = 32, leaves: int = 8, height: float = 0.25) -> NumberEncoding:
+    """He et al. 2014: an input a leaf of small trees, `height` for the one that the row falls into and 0 for others.
+
+    What trees see at once, that one column matters where another is large, becomes an input. Each tree looks at all
+    numbers, and at the categories of columns that have few. It is grown on a fifth of the rows, of which a leaf has
+    four at least, by splits that are the best among half of the columns; on random numbers where there is no target.
+    """
+    registry.require("forest", "trees", trees, _is_count(trees), "a whole number of at least 1")
+    registry.require("forest", "leaves", leaves, _is_count(leaves) and leaves > 1, "a whole number of at least 2")
+    registry.require("forest", "height", height, height > 0, "height > 0")
+
+    def fit(values: Numbers, target: Target | None, rng: np.random.Generator) -> Fitted:
+        return _fit_forest(values, target or Target(rng.normal(size=len(values)), classes=False), trees, leaves, rng)
+
+    def apply(fitted: Fitted, values: Numbers, out: NDArray[Any]) -> None:
+        above = values.T[fitted["columns"]] > np.array(fitted["borders"])[:, None]  # (splits, m)
+        sides = np.concatenate([above, ~above[::-1]])  # so that a row is below split s where sides[~s] says so
+        everywhere = np.ones(len(values), np.bool_)
+        inside = [reduce(np.logical_and, [sides[side] for side in path], everywhere) for path in fitted["leaves"]]
+        out[...] = height * np.array(inside).T
+
+    name = registry.canonical("forest", trees=(trees, 32), leaves=(leaves, 8), height=(height, 0.25))
+    return NumberEncoding(name, fit, lambda fitted: len(fitted["leaves"]), apply, sees_categories=True)
+
+
 ENCODINGS: dict[str, Callable[..., NumberEncoding]] = {
     "standard": standard,
     "robust": robust,
@@ -182,6 +215,7 @@ ENCODINGS: dict[str, Callable[..., NumberEncoding]] = {
     "piecewise": piecewise,
     "steps": steps,
     "fourier": fourier,
+    "forest": forest,
 }
 
 
@@ -202,10 +236,19 @@ def get_encodings(spec: str | Sequence[str | NumberEncoding]) -> list[NumberEnco
 
 
 def fit(
-    spec: str | Sequence[str | NumberEncoding], values: Numbers, target: Target | None, rng: np.random.Generator
+    spec: str | Sequence[str | NumberEncoding],
+    values: Numbers,
+    target: Target | None,
+    rng: np.random.Generator,
+    categories: NDArray[np.bool_] | None = None,
 ) -> list[Fitted]:
-    """Fit combined encodings on columns (m, n) without missing values: plain JSON, an entry each, with its name."""
-    return [{"name": one.name, **one.fit(values, target, rng)} for one in get_encodings(spec)]
+    """Fit combined encodings on columns (m, n) without missing values: plain JSON, an entry each, with its name.
+
+    `categories` (m, c) says which category each row is in, for encodings that look at them too.
+    """
+    return [
+        {"name": one.name, **one.fit(_seen_by(one, values, categories), target, rng)} for one in get_encodings(spec)
+    ]
 
 
 def width(fitted: Sequence[Fitted]) -> int:
@@ -213,13 +256,19 @@ def width(fitted: Sequence[Fitted]) -> int:
     return sum(one.width(entry) for one, entry in _with_records(fitted))
 
 
-def apply(fitted: Sequence[Fitted], values: Numbers, out: NDArray[Any]) -> None:
-    """Write the inputs (m, width) of columns (m, n) into `out`."""
+def apply(
+    fitted: Sequence[Fitted], values: Numbers, out: NDArray[Any], categories: NDArray[np.bool_] | None = None
+) -> None:
+    """Write the inputs (m, width) of columns (m, n), and of categories (m, c), into `out`."""
     left = 0
     for one, entry in _with_records(fitted):
         right = left + one.width(entry)
-        one.apply(entry, values, out[:, left:right])
+        one.apply(entry, _seen_by(one, values, categories), out[:, left:right])
         left = right
+
+
+def _seen_by(one: NumberEncoding, values: Numbers, categories: NDArray[np.bool_] | None) -> Numbers:
+    return np.hstack([values, categories]) if one.sees_categories and categories is not None else values
 
 
 def _with_records(fitted: Sequence[Fitted]) -> list[tuple[NumberEncoding, Fitted]]:
@@ -259,12 +308,21 @@ def _edges_of_columns(
     if target is None:
         inner = [np.quantile(column, np.linspace(0, 1, bins + 1)[1:-1]) for column in values.T]
     else:
-        rows = np.arange(len(values)) if target.weight is None else np.flatnonzero(target.weight)
-        if len(rows) > MOST_TREE_ROWS:
-            rows = rng.choice(rows, MOST_TREE_ROWS, replace=False)
-        some = Target(target.y[rows], target.classes, None if target.weight is None else target.weight[rows])
+        rows, some = _rows_for_trees(target, rng)
         inner = [_splits_of_tree(column[rows], some, bins, leaf) for column in values.T]
     return [_edges(column, borders) for column, borders in zip(values.T, inner, strict=True)]
+
+
+def _rows_for_trees(target: Target, rng: np.random.Generator) -> tuple[NDArray[np.int64], Target]:
+    """Those that have a weight, of many rows some, and their targets."""
+    rows = np.arange(len(target.y)) if target.weight is None else np.flatnonzero(target.weight)
+    if len(rows) > MOST_TREE_ROWS:
+        rows = rng.choice(rows, MOST_TREE_ROWS, replace=False)
+    return rows, _of_rows(target, rows)
+
+
+def _of_rows(target: Target, rows: NDArray[np.int64]) -> Target:
+    return Target(target.y[rows], target.classes, None if target.weight is None else target.weight[rows])
 
 
 def _splits_of_tree(column: Numbers, target: Target, bins: int, leaf: int) -> Numbers:
@@ -272,23 +330,72 @@ def _splits_of_tree(column: Numbers, target: Target, bins: int, leaf: int) -> Nu
 
     A column that says nothing of the target has none, so that a network cannot learn its rows by heart by their bins.
     """
-    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-
-    kind = DecisionTreeClassifier if target.classes else DecisionTreeRegressor
-    # Columns beyond float32 would be refused, and a tree asks for the order of values alone. Values that rounding
-    # alone tells apart, such as cosines of weekdays, have one rank, so that no border lies between them.
-    distinct, places = np.unique(column, return_inverse=True)
-    first = np.flatnonzero(np.diff(distinct, prepend=-np.inf) > _narrowest(column))
-    ranks = np.searchsorted(first, places, side="right") - 1
-    tree = kind(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0)
+    ranks, borders = _ranked(column)
+    tree = _kind_of_tree(target)(max_leaf_nodes=bins, min_samples_leaf=leaf, random_state=0)
     tree.fit(ranks[:, None], target.y, target.weight)
     rows = tree.tree_.n_node_samples
     if target.weight is not None:
         in_node = tree.decision_path(ranks[:, None]).T  # (nodes, rows)
         rows = (in_node @ target.weight) ** 2 / (in_node @ target.weight**2)
-    above = first[np.floor(tree.tree_.threshold[_splits_beyond_chance(tree.tree_, rows)]).astype(np.int64) + 1]
-    borders: Numbers = distinct[above - 1] / 2 + distinct[above] / 2
-    return borders
+    splits: Numbers = borders[np.floor(tree.tree_.threshold[_splits_beyond_chance(tree.tree_, rows)]).astype(np.int64)]
+    return splits
+
+
+def _kind_of_tree(target: Target) -> Any:
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    return DecisionTreeClassifier if target.classes else DecisionTreeRegressor
+
+
+def _ranked(column: Numbers) -> tuple[NDArray[np.int64], Numbers]:
+    """The rank (m,) of each value from 0 on, and the border behind each rank but the last.
+
+    Columns beyond float32 would be refused by a tree, which asks for the order of values alone. Values that rounding
+    alone tells apart, such as cosines of weekdays, have one rank, so that no border lies between them.
+    """
+    distinct, places = np.unique(column, return_inverse=True)
+    first = np.flatnonzero(np.diff(distinct, prepend=-np.inf) > _narrowest(column))  # of each rank
+    borders: Numbers = distinct[first[1:] - 1] / 2 + distinct[first[1:]] / 2
+    return np.searchsorted(first, places, side="right") - 1, borders
+
+
+def _fit_forest(values: Numbers, target: Target, trees: int, leaves: int, rng: np.random.Generator) -> Fitted:
+    """Grow trees: of every split its column and border, of every leaf the splits s that it lies above, and ~s below."""
+    rows, target = _rows_for_trees(target, rng)
+    ranked = [_ranked(column) for column in values[rows].T]
+    ranks = np.column_stack([ranks.astype(np.float32) for ranks, _ in ranked])  # (rows, n)
+    forest: Fitted = {"columns": [], "borders": [], "leaves": []}
+    for _ in range(trees):
+        drawn = rng.choice(len(rows), math.ceil(PART_OF_ROWS * len(rows)), replace=False)
+        some = _of_rows(target, drawn)
+        tree = _kind_of_tree(target)(
+            max_leaf_nodes=leaves,
+            min_samples_leaf=FEWEST_IN_LEAF,
+            max_features=PART_OF_COLUMNS,
+            random_state=int(rng.integers(2**31)),
+        )
+        tree = tree.fit(ranks[drawn], some.y, some.weight).tree_
+        forest["leaves"] += _leaves(tree, len(forest["columns"]))
+        for column, threshold in zip(tree.feature, tree.threshold, strict=True):
+            if column >= 0:  # a split, no leaf
+                forest["columns"].append(int(column))
+                forest["borders"].append(float(ranked[column][1][int(threshold)]))
+    return forest
+
+
+def _leaves(tree: Any, first: int) -> list[list[int]]:
+    """The splits on the way to each leaf, counted from `first` on: s where it lies above one, and ~s below."""
+    paths: dict[int, list[int]] = {0: []}
+    split, leaves = first, []
+    for node in range(tree.node_count):  # a node stands before those below it
+        path = paths.pop(node)
+        if tree.children_left[node] < 0:
+            leaves.append(path)
+            continue
+        paths[int(tree.children_left[node])] = [*path, ~split]
+        paths[int(tree.children_right[node])] = [*path, split]
+        split += 1
+    return leaves
 
 
 def _splits_beyond_chance(tree: Any, rows: NDArray[Any]) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,12 @@ ALL_ROWS = slice(None)
 STANDARD = "standard"  # the default encoding of numbers
 
 NUMBERS_PER_BLOCK = 2**18  # numbers encoded at a time, in float64
-# Beyond it the variance would overflow float64; a float64 itself, so that smaller types are compared in that type.
 UNSEEN = -1  # the code of a cell without a known category
 LARGEST_DENSE = 2**26  # bytes up to which an input is an array however many zeros it holds
 FEW_FILLED = 4  # a larger one is sparse if at most one number in this many is nonzero
+# Beyond it the variance would overflow float64; a float64 itself, so that smaller types are compared in that type.
 LARGEST_MAGNITUDE = np.float64(1e100)
+FEW_CATEGORIES = 16  # of a column, up to which encodings of numbers may look at them too
 KINDS = {
     "table": "a table with named columns",
     "arrays": "arrays of numbers",
@@ -91,7 +93,10 @@ def fit(
     fitted = _fit_numbers(data, of_numbers, rows)
     if numbers != STANDARD and of_numbers:
         filled = _filled_numbers(fitted, data, rows)
-        fitted["encodings"] = encodings.fit(numbers, filled, target, np.random.default_rng(seed))
+        silent = replace(data, notes=[])
+        codes = [_category_codes(column, silent, np.arange(data.rows)[rows]) for column in categories]
+        indicators = _indicators(categories, codes, len(filled))
+        fitted["encodings"] = encodings.fit(numbers, filled, target, np.random.default_rng(seed), indicators)
     return {
         "kind": data.kind,
         "numbers": fitted,
@@ -102,8 +107,20 @@ def fit(
 
 def width(encoding: Encoding) -> int:
     """Count the columns of the network's input."""
-    blocks = [len(column["values"]) + column["indicator"] for column in encoding["categories"]]
-    return int(_width_of_numbers(encoding["numbers"]) + sum(blocks))
+    return int(_width_of_numbers(encoding["numbers"]) + sum(map(_width_of_category, encoding["categories"])))
+
+
+def width_of_indicators(encoding: Encoding) -> int:
+    """Count the categories that encodings of numbers may look at: those of the columns that have few."""
+    return sum(_width_of_category(column) for column in encoding["categories"] if _has_few(column))
+
+
+def _width_of_category(column: Encoding) -> int:
+    return int(len(column["values"]) + column["indicator"])
+
+
+def _has_few(column: Encoding) -> bool:
+    return _width_of_category(column) <= FEW_CATEGORIES
 
 
 def _width_of_numbers(numbers: Encoding) -> int:
@@ -119,19 +136,16 @@ def apply(encoding: Encoding, data: RawData, rows: RowSelection = ALL_ROWS, dtyp
     """
     check_columns(encoding, data)
     index = np.arange(data.rows)[rows]
+    codes = [_category_codes(column, data, index) for column in encoding["categories"]]
     if is_sparse(encoding, len(index), dtype):
-        return SparseRows(_apply_sparsely(encoding, data, index, dtype))
+        return SparseRows(_apply_sparsely(encoding, data, index, codes, dtype))
     out = np.zeros((len(index), width(encoding)), dtype=dtype)
     left = _width_of_numbers(encoding["numbers"])
-    size = NUMBERS_PER_BLOCK // (left + 1) + 1
-    for start in range(0, len(index), size):
-        block = slice(start, start + size)
-        _apply_numbers(encoding["numbers"], data, index[block], out[block, :left])
-    for column in encoding["categories"]:
-        codes = _category_codes(column, data, index)
-        known = np.flatnonzero(codes >= 0)
-        out[known, left + codes[known]] = 1
-        left += len(column["values"]) + column["indicator"]
+    _apply_numbers(encoding, data, index, codes, out[:, :left])
+    for column, of_column in zip(encoding["categories"], codes, strict=True):
+        known = np.flatnonzero(of_column >= 0)
+        out[known, left + of_column[known]] = 1
+        left += _width_of_category(column)
     return out
 
 
@@ -183,10 +197,22 @@ def _shared_scale(values: NDArray[Any], mean: float, scale: float) -> Encoding:
     }
 
 
-def _apply_numbers(numbers: Encoding, data: RawData, rows: RowIndices, out: NDArray[Any]) -> None:
-    """Write the encoded numbers, followed by their indicators, into `out`."""
-    if not numbers["width"]:
+def _apply_numbers(
+    encoding: Encoding, data: RawData, rows: RowIndices, codes: list[NDArray[np.int64]], out: NDArray[Any]
+) -> None:
+    """Write the encoded numbers, followed by their indicators, into `out`, block by block."""
+    if not encoding["numbers"]["width"]:
         return
+    size = NUMBERS_PER_BLOCK // (out.shape[1] + 1) + 1
+    for start in range(0, len(rows), size):
+        block = slice(start, start + size)
+        _apply_to_block(encoding, data, rows[block], [of_column[block] for of_column in codes], out[block])
+
+
+def _apply_to_block(
+    encoding: Encoding, data: RawData, rows: RowIndices, codes: list[NDArray[np.int64]], out: NDArray[Any]
+) -> None:
+    numbers = encoding["numbers"]
     values = _number_matrix(data, numbers["names"], rows).astype(np.float64)  # (rows, n)
     missing = np.isnan(values)
     np.copyto(values, numbers["fill"], where=missing)
@@ -196,7 +222,9 @@ def _apply_numbers(numbers: Encoding, data: RawData, rows: RowIndices, out: NDAr
     if not np.isfinite(standardized).all():
         _raise_for_extreme_value(data, numbers["names"], rows, values, ~np.isfinite(standardized))
     if "encodings" in numbers:
-        encodings.apply(numbers["encodings"], values, out[:, :n])
+        encodings.apply(
+            numbers["encodings"], values, out[:, :n], _indicators(encoding["categories"], codes, len(values))
+        )
     else:
         out[:, :n] = standardized
     out[:, n:] = missing[:, numbers["indicators"]]
@@ -267,6 +295,16 @@ def _category_codes(column: Encoding, data: RawData, rows: RowIndices) -> NDArra
     return np.array([different[value] for value in cells], dtype=np.int64)
 
 
+def _indicators(categories: list[Encoding], codes: list[NDArray[np.int64]], rows: int) -> NDArray[np.bool_]:
+    """Which category each row is in (rows, c), of the columns that have few of them."""
+    blocks = [
+        of_column[:, None] == np.arange(_width_of_category(column))
+        for column, of_column in zip(categories, codes, strict=True)
+        if _has_few(column)
+    ]
+    return np.hstack([np.empty((rows, 0), np.bool_), *blocks])
+
+
 def say_unknown_categories(encoding: Encoding, data: RawData) -> None:
     """Add a note to a table about categories that did not occur in training."""
     for column in encoding["categories"]:
@@ -281,20 +319,20 @@ def is_sparse(encoding: Encoding, rows: int, dtype: Any) -> bool:
     return bool(rows * columns * np.dtype(dtype).itemsize > LARGEST_DENSE and filled * FEW_FILLED < columns)
 
 
-def _apply_sparsely(encoding: Encoding, data: RawData, rows: RowIndices, dtype: Any) -> Any:
+def _apply_sparsely(
+    encoding: Encoding, data: RawData, rows: RowIndices, codes: list[NDArray[np.int64]], dtype: Any
+) -> Any:
     """Encode rows as a CSR matrix."""
     from scipy.sparse import csr_matrix, hstack
 
-    numbers = encoding["numbers"]
-    dense = np.zeros((len(rows), _width_of_numbers(numbers)), dtype)
-    _apply_numbers(numbers, data, rows, dense)
+    dense = np.zeros((len(rows), _width_of_numbers(encoding["numbers"])), dtype)
+    _apply_numbers(encoding, data, rows, codes, dense)
     blocks = [csr_matrix(dense)]
-    for column in encoding["categories"]:
-        codes = _category_codes(column, data, rows)
-        known = codes >= 0
+    for column, of_column in zip(encoding["categories"], codes, strict=True):
+        known = of_column >= 0
         starts = np.concatenate([[0], np.cumsum(known)])
-        shape = (len(rows), len(column["values"]) + column["indicator"])
-        blocks.append(csr_matrix((np.ones(starts[-1], dtype), codes[known], starts), shape))
+        shape = (len(rows), _width_of_category(column))
+        blocks.append(csr_matrix((np.ones(starts[-1], dtype), of_column[known], starts), shape))
     return hstack(blocks, format="csr")
 
 

@@ -125,15 +125,17 @@ def check_features(where: str, encoding: Any) -> None:
         _check_distinct(f"{where}.categories[{i}].values", column["values"])
     _check_distinct(f"{where}: the names of its columns", _names(encoding))
     if "encodings" in numbers:
-        _try_encodings(f"{where}.numbers.encodings", numbers["encodings"], width)
+        indicators = features.width_of_indicators(encoding)
+        _try_encodings(f"{where}.numbers.encodings", numbers["encodings"], width, indicators)
 
 
-def _try_encodings(where: str, fitted: list[dict[str, Any]], columns: int) -> None:
+def _try_encodings(where: str, fitted: list[dict[str, Any]], columns: int, indicators: int) -> None:
     """Refuse encodings of numbers that cannot encode zeros."""
     try:
         out = np.zeros((TRIED_ROWS, encodings.width(fitted)))
         with np.errstate(all="ignore"):
-            encodings.apply(fitted, np.zeros((TRIED_ROWS, columns)), out)
+            categories = np.zeros((TRIED_ROWS, indicators), np.bool_)
+            encodings.apply(fitted, np.zeros((TRIED_ROWS, columns)), out, categories)
         if not np.isfinite(out).all():
             raise UsageError("they make numbers that are not finite")
     except (UsageError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -29,12 +29,12 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     numbers : str
-        ``"standard"``, ``"robust"``, ``"quantile"``, ``"piecewise"``, ``"steps"``, ``"fourier"``, or several of these
-        with ``+`` between them: ``"robust+piecewise(32)"``.
+        ``"standard"``, ``"robust"``, ``"quantile"``, ``"piecewise"``, ``"steps"``, ``"fourier"``, ``"forest"``, or
+        several of these with ``+`` between them: ``"robust+piecewise(32)"``.
     dtype : dtype
         The type that `transform` returns.
     random_state : int
-        Seed of the numbers that ``fourier`` draws.
+        Seed of what ``fourier`` and ``forest`` draw.
 
     Attributes
     ----------
@@ -69,8 +69,8 @@ class TableEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : pandas or polars data frame, (m, n) array, or dict of str to (m,) array
         y : (m,) or (m, n) array, optional
-            The target that the bins of ``piecewise`` and ``steps`` should separate; without it, their edges are
-            quantiles.
+            The target that bins and leaves should separate; without it, bins lie between quantiles, and leaves are
+            those of trees on random numbers.
 
         Returns
         -------

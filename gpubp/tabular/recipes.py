@@ -108,8 +108,8 @@ RECIPES: dict[str, Recipe] = {
             dropout_of_classes=0.3,
         ),
         Recipe(
-            name="quantiles",
-            numbers="robust+quantile+piecewise(by=quantile)+fourier",
+            name="forest",
+            numbers="robust+quantile+piecewise(by=quantile)+forest",
             hidden=(128, 128),
             activation="mish",
             learning_rate=3e-3,
@@ -118,21 +118,12 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="wide",
-            numbers="quantile+piecewise(bins=64)",
+            numbers="quantile+piecewise(bins=64)+forest",
             hidden=(256,),
             activation="relu",
             learning_rate=2e-3,
             dropout=0.2,
             dropout_of_classes=0.3,
-        ),
-        Recipe(
-            name="waves",
-            numbers="robust+fourier(frequencies=16)",
-            hidden=(128, 128, 128),
-            activation="silu",
-            learning_rate=2e-3,
-            dropout=0.1,
-            dropout_of_classes=0.2,
         ),
         Recipe(
             name="steps",

@@ -196,12 +196,12 @@ def test_arrays_have_no_preset(folder: Path) -> None:
 @pytest.mark.parametrize("data", ["price", "kind"])
 def test_networks_of_a_preset_are_one_model_to_all_commands(folder: Path, data: str) -> None:
     text = done("train", f"{data}.csv", *SHORT, "--preset", "best", "--out", "run")
-    assert "32 network(s) in 4 stack(s): about" in text and "100%" in text
+    assert "24 network(s) in 3 stack(s): about" in text and "100%" in text
     assert {path.name for path in Path("run").iterdir()} == {*run_folder.FILES, training_rows.FILE}
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert {"train", "validation", "test"} <= set(metrics) and metrics["preset"] == "best"
     assert sum(metrics["recipe_weights"].values()) == pytest.approx(1)
-    assert Path("run/history.csv").read_text().count("quantiles,") == 2
+    assert Path("run/history.csv").read_text().count("forest,") == 2
     assert "preset best:" in done("inspect", "run")
     done("predict", "run", f"{data}.csv", "--out", "p.csv")
     assert len(Path("p.csv").read_text().splitlines()) == 81

@@ -109,6 +109,59 @@ def test_fourier_is_cosines_of_the_robust_value() -> None:
     np.testing.assert_allclose(out, np.cos(2 * np.pi * u * frequencies[0] + phases[0]))
 
 
+def test_each_row_is_in_one_leaf_of_each_tree(rng: np.random.Generator) -> None:
+    values = rng.normal(size=(300, 3))
+    target = Target(values[:, 0] * values[:, 1], classes=False)
+    for known in (target, None):
+        inputs = encoded("forest(5, leaves=4, height=0.5)", values, known)
+        assert inputs.shape == (300, 20) and set(inputs.ravel()) == {0, 0.5}
+        np.testing.assert_array_equal((inputs.reshape(300, 5, 4) > 0).sum(axis=2), 1)
+    assert encoded("forest(5)", values[:4], Target(np.arange(4), classes=True)).shape == (4, 5)  # too few to split
+
+
+def test_leaves_are_those_of_the_tree_that_was_grown(rng: np.random.Generator) -> None:
+    from sklearn.tree import DecisionTreeRegressor
+
+    from gpubp.data.encodings import _leaves
+
+    values = rng.normal(size=(200, 2))
+    tree = DecisionTreeRegressor(max_leaf_nodes=7, random_state=0).fit(values, values.prod(axis=1))
+    splits = tree.tree_.feature >= 0
+    above = (values[:, tree.tree_.feature[splits]] > tree.tree_.threshold[splits]).T  # (splits, rows)
+    paths = _leaves(tree.tree_, first=0)
+    inside = np.array([np.all([above[s] if s >= 0 else ~above[~s] for s in path], axis=0) for path in paths])
+    nodes = np.flatnonzero(~splits)
+    np.testing.assert_array_equal(inside, tree.apply(values) == nodes[:, None])
+
+
+def test_a_forest_sees_how_numbers_and_categories_work_together(rng: np.random.Generator) -> None:
+    pandas = pytest.importorskip("pandas")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    frame = pandas.DataFrame({"x": rng.normal(size=600), "kind": rng.choice(["a", "b"], 600)})
+    y = (frame.x > 0) ^ (frame.kind == "a")
+    scores = {
+        numbers: make_pipeline(gpubp.TableEncoder(numbers), LogisticRegression()).fit(frame, y).score(frame, y)
+        for numbers in ("piecewise", "forest(8, height=1)")
+    }
+    assert scores["piecewise"] < 0.7 and scores["forest(8, height=1)"] > 0.95
+
+
+@pytest.mark.parametrize("largest", [2**26, 0])
+def test_rows_of_a_forest_are_encoded_alike_where_they_are_sparse(largest, rng, monkeypatch) -> None:
+    from gpubp.data import features
+
+    data = table(rng)
+    data.columns["code"] = rng.choice(list("abcdefghijklmnopqrstuvwxyz"), 120).astype(object)
+    dense = prepare(data, test=0, numbers="forest(1)")
+    monkeypatch.setattr(features, "LARGEST_DENSE", largest)
+    X, _ = encode(dense.preprocessing, data)
+    assert isinstance(X, np.ndarray) == bool(largest)
+    np.testing.assert_array_equal(X[:], dense.train[0])
+    assert features.width_of_indicators(dense.preprocessing["features"]) == 2  # colours; the codes are many
+
+
 def test_combined_encodings_stand_side_by_side(rng: np.random.Generator) -> None:
     values = rng.normal(size=(50, 3))
     parts = [encoded(name, values) for name in ("robust", "piecewise(5)")]
@@ -132,6 +185,9 @@ def test_names_are_read_back(name: str) -> None:
         ("fourier(sigma=0)", "use sigma > 0"),
         ("fourier(0)", "frequencies=0 does not fit"),
         ("robust(-1)", "use clip > 0"),
+        ("forest(0)", "trees=0 does not fit"),
+        ("forest(leaves=1)", "leaves=1 does not fit; use a whole number of at least 2"),
+        ("forest(height=0)", "use height > 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(spec: str, message: str) -> None:
@@ -225,7 +281,7 @@ def test_a_network_with_an_encoding_keeps_it_in_its_file(tmp_path: Path, rng: np
     np.testing.assert_array_equal(net.forward(ready.train[0]), loaded.forward(encode(loaded.preprocessing, data)[0]))
 
 
-@pytest.mark.parametrize("name", ["piecewise", "steps(leaf=1)"])
+@pytest.mark.parametrize("name", ["piecewise", "steps(leaf=1)", "forest"])
 def test_no_border_lies_where_rounding_alone_tells_values_apart(name: str) -> None:
     days = np.cos(2 * np.pi * np.arange(70) / 7)[:, None]
     moved = np.nextafter(days, 2)
@@ -244,6 +300,8 @@ def test_rows_of_weight_0_do_not_make_bins(rng: np.random.Generator) -> None:
     edges = [fit("piecewise(leaf=1)", values, Target(t, True, weight), rng)[0]["edges"][0] for t in (y, spoilt)]
     assert edges[0] == edges[1] and len(edges[0]) == 3
     assert len(fit("piecewise(leaf=1)", values, Target(spoilt, True), rng)[0]["edges"][0]) > 3
+    forests = [fit("forest", values, Target(t, True, weight), np.random.default_rng(0)) for t in (y, spoilt)]
+    assert forests[0] == forests[1]
 
 
 @pytest.mark.parametrize("unit, origin", [(2.0**-40, 0.0), (2.0**40, 0.0), (1.0, 1e8)])

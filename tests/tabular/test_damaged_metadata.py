@@ -69,7 +69,7 @@ def test_many_changes_of_the_metadata_of_a_network(tmp_path, name):
 @pytest.mark.thorough
 def test_changed_encodings_of_numbers(tmp_path):
     data = read(GOLDEN / "training.csv", target="price", ignore={"quality"})
-    prepared = prepare(data, test=0.0, numbers="quantile+piecewise+fourier(2)+steps(4)+robust+standard")
+    prepared = prepare(data, test=0.0, numbers="quantile+piecewise+fourier(2)+steps(4)+robust+standard+forest(2)")
     net = gpubp.MLP([prepared.n_inputs, 3, prepared.n_outputs], loss=prepared.loss, device="cpu-reference")
     net.preprocessing = prepared.preprocessing
     net.save(tmp_path / "original")

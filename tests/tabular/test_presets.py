@@ -285,9 +285,9 @@ def test_a_time_limit_is_kept_or_refused(
         with pytest.raises(UsageError, match=f"time_limit={limit!r} does not fit; give seconds"):
             gpubp.TabularRegressor("best", time_limit=limit, device="cpu").fit(X, X[:, 0])
     monkeypatch.setattr(fitting._PresetFit, "_seconds_of_epoch", lambda *_: 10.0)
-    reg = gpubp.TabularRegressor("best", time_limit=300.0, epochs=40, device="cpu", verbose=True).fit(X, X[:, 0])
+    reg = gpubp.TabularRegressor("best", time_limit=200.0, epochs=40, device="cpu", verbose=True).fit(X, X[:, 0])
     said = capsys.readouterr().out
-    assert 1 <= len(reg.recipe_weights_) < 4
+    assert 1 <= len(reg.recipe_weights_) < 3
     assert "no time for the recipes" in said and "of the epochs" in said
 
 
