@@ -112,14 +112,15 @@ def width(encoding: Encoding) -> int:
 
 def width_of_indicators(encoding: Encoding) -> int:
     """Count the categories that encodings of numbers may look at: those of the columns that have few."""
-    return sum(_width_of_category(column) for column in encoding["categories"] if _has_few(column))
+    return sum(_width_of_category(column) for column in encoding["categories"] if has_few(column))
 
 
 def _width_of_category(column: Encoding) -> int:
     return int(len(column["values"]) + column["indicator"])
 
 
-def _has_few(column: Encoding) -> bool:
+def has_few(column: Encoding) -> bool:
+    """Whether encodings of numbers may look at the categories of a column."""
     return _width_of_category(column) <= FEW_CATEGORIES
 
 
@@ -300,7 +301,7 @@ def _indicators(categories: list[Encoding], codes: list[NDArray[np.int64]], rows
     blocks = [
         of_column[:, None] == np.arange(_width_of_category(column))
         for column, of_column in zip(categories, codes, strict=True)
-        if _has_few(column)
+        if has_few(column)
     ]
     return np.hstack([np.empty((rows, 0), np.bool_), *blocks])
 

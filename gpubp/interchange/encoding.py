@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gpubp.data.dates import derived_names
+from gpubp.data.features import has_few
 from gpubp.data.missing import declared_numbers, is_missing
 from gpubp.data.prepare import schema_of_network
 from gpubp.data.schema import Schema
@@ -37,17 +38,19 @@ def encoded_rows(graph: Graph, preprocessing: Mapping[str, Any], dtype: DTypeLik
     numbers = encoding["numbers"]
     if encoding["kind"] != "table":
         raw = graph.input("X", np.uint8 if encoding["kind"] == "images" else np.float64, numbers["width"])
-        return _encoded_numbers(raw.cast(np.float64), numbers, dtype)
+        return _encoded_numbers(raw.cast(np.float64), numbers, None, dtype)
     columns = _Columns(graph, encoding, schema_of_network(preprocessing))
-    blocks = []
+    one_hot = [columns.one_hot(category) for category in encoding["categories"]]
+    blocks = [block.cast(dtype) for block in one_hot]
     if numbers["width"]:
         values = graph.concatenate([columns.numbers(name) for name in numbers["names"]], axis=1)
-        blocks.append(_encoded_numbers(values, numbers, dtype))
-    blocks += [columns.one_hot(category).cast(dtype) for category in encoding["categories"]]
+        few = [block for block, category in zip(one_hot, encoding["categories"], strict=True) if has_few(category)]
+        categories = graph.concatenate(few, axis=1) if few else None
+        blocks.insert(0, _encoded_numbers(values, numbers, categories, dtype))
     return graph.concatenate(blocks, axis=1)
 
 
-def _encoded_numbers(values: Tensor, numbers: Mapping[str, Any], dtype: DTypeLike) -> Tensor:
+def _encoded_numbers(values: Tensor, numbers: Mapping[str, Any], categories: Tensor | None, dtype: DTypeLike) -> Tensor:
     """Numbers (rows, n) in float64, with missing ones filled, encoded, followed by their indicators."""
     graph = values.graph
 
@@ -57,7 +60,7 @@ def _encoded_numbers(values: Tensor, numbers: Mapping[str, Any], dtype: DTypeLik
     missing = values.apply("IsNaN", dtype=np.bool_)
     filled = graph.where(missing, fitted("fill"), values)
     if "encodings" in numbers:
-        inputs = [encoded(entry, filled).cast(dtype) for entry in numbers["encodings"]]
+        inputs = [encoded(entry, filled, categories).cast(dtype) for entry in numbers["encodings"]]
     else:
         inputs = [((filled - fitted("mean")) / fitted("scale")).cast(dtype)]
     if numbers["indicators"]:

@@ -14,8 +14,10 @@ from gpubp.interchange.graph import Tensor
 from gpubp.registry import parse
 
 
-def encoded(fitted: Mapping[str, Any], values: Tensor) -> Tensor:
+def encoded(fitted: Mapping[str, Any], values: Tensor, categories: Tensor | None) -> Tensor:
     """The inputs (rows, width) that an encoding makes of columns of numbers (rows, n) in float64.
+
+    `categories` (rows, c) says which category each row is in, for encodings that look at them too.
 
     Raises
     ------
@@ -27,6 +29,8 @@ def encoded(fitted: Mapping[str, Any], values: Tensor) -> Tensor:
         raise UsageError(
             f'the encoding of numbers "{name}" has no form in ONNX; train with --numbers of {", ".join(FORMS)}'
         )
+    if categories is not None and ENCODINGS[name]().sees_categories:
+        values = values.graph.concatenate([values, categories.cast(np.float64)], axis=1)
     return FORMS[name](fitted, values, arguments)
 
 
@@ -65,12 +69,26 @@ def _steps(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, An
     return graph.node("And", [above, below], np.bool_).cast(np.float64)
 
 
+def _forest(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+    """A row is in the leaf of which it has passed as many splits as it should, less those that it should not have."""
+    graph = values.graph
+    cells = graph.take(values, graph.constant(np.array(fitted["columns"], np.int64)), axis=1)
+    above = (cells > graph.constant(np.array(fitted["borders"], np.float64))).cast(np.float64)
+    signs = np.zeros((len(fitted["columns"]), len(fitted["leaves"])))  # (splits, leaves)
+    for leaf, (passed, not_passed) in enumerate(fitted["leaves"]):
+        signs[passed, leaf], signs[not_passed, leaf] = 1, -1
+    passed_of_leaf = graph.node("MatMul", [above, graph.constant(signs)], np.float64)
+    inside = passed_of_leaf.equals(graph.constant((signs > 0).sum(axis=0).astype(np.float64)))
+    return inside.cast(np.float64) * float(arguments.get("height", 0.25))
+
+
 FORMS: dict[str, Callable[[Mapping[str, Any], Tensor, Mapping[str, Any]], Tensor]] = {
     "standard": _standard,
     "robust": _robust,
     "piecewise": _piecewise,
     "steps": _steps,
     "fourier": _fourier,
+    "forest": _forest,
 }
 assert FORMS.keys() < ENCODINGS.keys()
 

@@ -274,6 +274,7 @@ def test_ten_thousand_raw_rows_with_every_activation_and_in_an_ensemble(tables):
 
 
 NUMBERS = ["robust", "piecewise(4)", "steps(bins=4)", "fourier", "robust(clip=2)+piecewise(by=quantile)+fourier(3)"]
+NUMBERS += ["standard+forest(trees=5, leaves=4, height=0.5)"]
 
 
 @pytest.mark.parametrize("numbers", NUMBERS)
