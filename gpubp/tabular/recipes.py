@@ -142,7 +142,7 @@ PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         Preset(name="fast", recipes=("trees",), folds=1, on_all_rows=0.2),
-        Preset(name="good", recipes=("trees",), folds=8),
+        Preset(name="good", recipes=("forest",), folds=8),
         Preset(name="best", recipes=tuple(RECIPES), folds=8),
     )
 }

@@ -78,7 +78,7 @@ def test_a_regressor_learns_a_table_and_survives_a_file(tmp_path: Path, rng: np.
     reg = gpubp.TabularRegressor("good", epochs=60, device="cpu").fit(rows_of(table, slice(200)), y[:200])
     assert reg.score(rows_of(table, slice(200, None)), y[200:]) > 0.9
     assert reg.oof_score_ > 0.9 and reg.oof_prediction_.shape == (200,)
-    assert reg.recipe_weights_ == {"trees": 1.0} and reg.model_.models == 8
+    assert reg.recipe_weights_ == {"forest": 1.0} and reg.model_.models == 8
     predicted = reg.predict(rows_of(table, slice(200, None)))
     assert predicted.min() >= y[:200].min() and predicted.max() <= y[:200].max()  # within the range of training
     reg.save(tmp_path / "m.safetensors")
