@@ -329,9 +329,9 @@ def _fuzzing(_: float) -> str:
     counts = json.loads((RESULTS / "fuzzing.json").read_text(encoding="utf-8"))
     executions = {name: count["executions"] for name, count in counts.items()}
     fewest = min(executions, key=lambda name: executions[name])
-    mended = sum(count.get("mended", 0) for count in counts.values())
+    failures, mended = (sum(count.get(what, 0) for count in counts.values()) for what in ("failures", "mended"))
     figure = (
-        f"{sum(count['failures'] for count in counts.values())} failures{f', after {mended} mended,' if mended else ''} "
+        f"{failures} failures{f', after {mended} mended,' if mended else ''} "
         f"in {sum(executions.values()):,} executions of {len(counts)} formats, by atheris; the fewest "
         f"{executions[fewest]:,} ({fewest})"
     )
