@@ -329,12 +329,12 @@ def _fuzzing(_: float) -> str:
     counts = json.loads((RESULTS / "fuzzing.json").read_text(encoding="utf-8"))
     executions = {name: count["executions"] for name, count in counts.items()}
     fewest = min(executions, key=lambda name: executions[name])
+    failures, mended = (sum(count.get(what, 0) for count in counts.values()) for what in ("failures", "mended"))
     figure = (
-        f"{sum(count['failures'] for count in counts.values())} failures in {sum(executions.values()):,} executions of "
-        f"{len(counts)} formats, by atheris; the fewest {executions[fewest]:,} ({fewest})"
+        f"{failures} failures{f', after {mended} mended,' if mended else ''} "
+        f"in {sum(executions.values()):,} executions of {len(counts)} formats, by atheris; the fewest "
+        f"{executions[fewest]:,} ({fewest})"
     )
-    if mended := sum(count.get("mended", 0) for count in counts.values()):
-        figure += f"; {mended} that they found have been mended"
     short = [name for name, count in executions.items() if count < FUZZED]
     if short:
         figure += f"; {FUZZED:,} each were asked for, and time was short for {len(short)} of them"
