@@ -130,7 +130,7 @@ def remarks(preprocessing: dict[str, Any], matrix: list[list[int]] | None, parts
     if "train" in parts and last != "train":
         for name in ("accuracy", "r2"):
             before, after = parts["train"].get(name), parts[last].get(name)
-            if before is not None and after is not None and before - after > LARGE_GAP:
+            if before is not None and after is not None and before > 0 and before - after > LARGE_GAP:
                 said.append(
                     f"{name} falls from {before:.2f} on training rows to {after:.2f} on {last}: it learns rows by "
                     "heart; try --validation 0.2 with --patience 10, --dropout, --weight-decay or fewer --hidden"

@@ -128,6 +128,8 @@ def parse_class_weight(text: str | None, classes: Sequence[Any] | None) -> Any:
             weights[numbers[name]] = float(weight)
         except ValueError:
             raise UsageError(f'--class-weight "{part}": "{weight}" is no number') from None
+        if not 0 <= weights[numbers[name]] < float("inf"):
+            raise UsageError(f'--class-weight "{part}": weights are finite and not negative')
     return weights
 
 

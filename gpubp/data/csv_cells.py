@@ -67,7 +67,8 @@ def _read_names(text: CsvText, header: bool | None) -> tuple[int, list[str]]:
     first: dict[str, int] = {}
     for i, name in enumerate(names):
         if first.setdefault(name, i) != i:
-            raise DataError(f'{line}: columns {first[name] + 1} and {i + 1} are both "{name}"; rename one')
+            row = "; if the line is a row, --no-header" if name[0] in "+-.0123456789" else ""
+            raise DataError(f'{line}: columns {first[name] + 1} and {i + 1} are both "{name}"; rename one{row}')
     if header is None and all(map(_is_number, names)):
         raise DataError(
             f'{line}: "{printable(text.line(text.skipped + 1))}" looks like data; the first line must name the '

@@ -19,7 +19,7 @@ from gpubp.data.encodings import Target
 from gpubp.data.readers import read, read_with, saved_schema
 from gpubp.data.schema import Schema
 from gpubp.data.selection import is_counter
-from gpubp.data.source import RawData
+from gpubp.data.source import RawData, printable
 from gpubp.data.target_columns import join_columns, raw_values
 from gpubp.data.unforeseen import say_unforeseen
 from gpubp.errors import DataError, UsageError
@@ -352,13 +352,21 @@ def with_default_target(data: RawData) -> RawData:
     Raises
     ------
     DataError
-        If the target's cells are neither numbers nor categories throughout.
+        If the target's cells are neither numbers nor categories throughout, or there is one column only.
     """
     if data.kind != "table":
         return data
+    if len(data.columns) == 1:
+        sheet = "".join(f" ({note})" for note in data.notes if note.startswith("sheet "))
+        raise DataError(
+            f'{data.name}{sheet}: no column is left to learn from beside the target, as "{printable(*data.columns)}" '
+            "is all there is; in a CSV file whose cells another character separates, --delimiter"
+        )
     schema = schema_of(data)
     if data.target is None:
         names = [name for name, column in schema.columns.items() if column.kind != "ignored"]
+        if not names:
+            raise DataError(f"{data.name}: all columns are left out; leave one to predict, and one to learn from")
         last = next((name for name in reversed(names) if not is_counter(name, data.columns[name])), names[-1])
         what = "last column" if last == list(data.columns)[-1] else "last column that is used"
         data.say(f'target: {what}, "{last}"; for another, --target')

@@ -199,9 +199,16 @@ def test_class_weights_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     for weights in ("balanced", "ill=19,well=1"):
         done(*common, "--class-weight", weights, "--overwrite")
         assert json.loads(Path("run/metrics.json").read_text())["test"]["balanced_accuracy"] > 0.6
-    for wrong in ("sick=2", "ill=x", "ill"):
+    for wrong in ("sick=2", "ill=x", "ill", "ill=-1", "ill=nan"):
         result = CliRunner().invoke(app, [*common, "--class-weight", wrong, "--overwrite"])
-        assert result.exit_code == 2 and "--class-weight" in result.output
+        assert result.exit_code == 2 and f'--class-weight "{wrong}"' in result.output
+
+
+def test_what_was_never_learned_is_not_learned_by_heart() -> None:
+    parts = {"train": {"r2": -0.9}, "test": {"r2": -3.1}}
+    assert metrics.remarks({}, None, parts) == []
+    parts["train"]["r2"] = 0.9
+    assert "r2 falls from 0.90 on training rows to -3.10 on test" in metrics.remarks({}, None, parts)[0]
 
 
 def test_classes_of_few_rows_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,9 @@ CSV: dict[str, tuple[bytes | str, tuple[str, ...]]] = {
     "infinite_target": ("a,b\n1,2.5\n2,inf\n3,1\n", ("line 3", 'column "b"', "inf, too large")),
     "one_class": ("a,kind\n1,x\n2,x\n3,x\n", ('target "kind"', '3 rows are of class "x"')),
     "names_as_target": ("a,kind\n" + "".join(f"{i},n{i}\n" for i in range(30)), ("30 different", "too many")),
-    "only_a_target": ("kind\nx\ny\nx\ny\n", ("no column is left", "kind")),
+    "only_a_target": ("kind\nx\ny\nx\ny\n", ("no column is left", '"kind" is all there is', "--delimiter")),
+    "other_delimiter": ("a b\n1 2\n2 1\n3 1\n", ("no column is left", '"a b" is all there is', "--delimiter")),
+    "row_for_names": ("0,0,1\n1,2,0\n2,4,1\n", ('columns 1 and 2 are both "0"', "if the line is a row, --no-header")),
     "only_names_beside": (
         "name,y\n" + "".join(f"n{i},{i % 2}\n" for i in range(60)),
         ("no column is left", "name"),
