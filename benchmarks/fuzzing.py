@@ -44,13 +44,13 @@ def fuzz(name: str, out: Path, runs: int, seconds: int) -> dict[str, Any]:
     counted = re.findall(r"^#(\d+)\s", done.stderr, re.MULTILINE)
     finished = re.search(r"Done (\d+) runs", done.stderr)
     executions = int(finished[1]) if finished else max(map(int, counted), default=0)
-    failed, were = (len([path for path in folder.iterdir() if path.suffix != ".txt"]) for folder in (failures, mended))
+    failed, fixed = (len([path for path in folder.iterdir() if path.suffix != ".txt"]) for folder in (failures, mended))
     if not finished:
         (failures / "ended.txt").write_text(done.stderr[-5000:])
     return {
         "executions": executions,
         "failures": failed,
-        "mended": were,
+        "mended": fixed,
         "corpus": len(list(corpus.iterdir())),
         "whole": bool(finished),
     }
