@@ -33,7 +33,7 @@ class RawData:
         Arrays and images only: (m, n), and (m,) or (m, n_out).
     X_test, y_test : ndarray or None
         The test part, if the data set has one.
-    class_names : sequence of str or None
+    class_names : sequence of str or int, or None
         The classes that the numbers 0, 1, … in y stand for, if the data set says so.
     one_unit : bool
         Whether all columns of X measure the same thing (pixels), so that they share one mean and one scale:
@@ -57,7 +57,7 @@ class RawData:
     y: NDArray[Any] | None = None
     X_test: NDArray[Any] | None = None
     y_test: NDArray[Any] | None = None
-    class_names: Sequence[str] | None = None
+    class_names: Sequence[str | int] | None = None
     one_unit: bool = False
     columns: Mapping[Any, NDArray[Any]] = field(default_factory=dict)
     target: str | None = None

@@ -41,7 +41,7 @@ class _Tabular(BaseEstimator, ABC):  # type: ignore[misc]
         y: NDArray[Any],
         loss: Loss,
         weight: NDArray[np.float64] | None,
-        class_names: Sequence[str] | None = None,
+        class_names: Sequence[str | int] | None = None,
     ) -> fitting.FittedPreset:
         """Fit the preset on encoded targets: class indices, which have these names in messages, or values."""
         preset = get_preset(self.preset)
@@ -278,7 +278,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):  # type: ignore[misc]
         if self.class_weight is not None:
             by_class = self._weights_of_classes(classes, labels)[codes]
             weight = by_class if weight is None else weight * by_class
-        fitted = self._fit(X, codes, get_loss("cross_entropy"), weight, [str(name) for name in classes])
+        names = [int(name) if classes.dtype.kind in "iu" else str(name) for name in classes]
+        fitted = self._fit(X, codes, get_loss("cross_entropy"), weight, names)
         self.classes_ = classes
         self.oof_proba_ = fitted.oof_outputs
         known = ~np.isnan(fitted.oof_outputs).any(axis=1)

@@ -169,7 +169,10 @@ class CheckpointFolder:
         return sorted(path for path in self.path.iterdir() if NAME.fullmatch(path.name))
 
     def check_new(self) -> None:
-        """Refuse to start a training in a folder that holds checkpoints of another one."""
+        """Refuse to start a training in a folder that holds checkpoints of another one, or that cannot be one."""
+        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not existing.is_dir():
+            raise UsageError(f"{self.path}: {existing.name} is a file; give a folder for checkpoints")
         if files := self.files():
             raise UsageError(
                 f"{self.path}: holds checkpoints already ({files[-1].name}); go on from them with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,6 +167,16 @@ def test_times_are_no_values(y: Any) -> None:
 def test_objects_of_one_type_are_classes(y: Any) -> None:
     clf = gpubp.TabularClassifier(**QUICK).fit(NUMBERS[:, None], y)
     assert clf.classes_.tolist() == sorted(set(y.tolist())) and clf.classes_.dtype.kind in "bi"
+
+
+@pytest.mark.parametrize("classes", [np.array([5, 7]), np.array(["cat", "dog"])])
+def test_a_saved_classifier_predicts_its_classes_by_load_too(classes: Any, tmp_path: Path) -> None:
+    clf = gpubp.TabularClassifier(**QUICK).fit({"a": NUMBERS}, classes[CLASSES])
+    clf.save(tmp_path / "clf.safetensors")
+    loaded = gpubp.load(tmp_path / "clf.safetensors", "cpu-reference")
+    predictions = loaded.columns({"a": NUMBERS})
+    assert predictions["prediction"].tolist() == clf.predict({"a": NUMBERS}).tolist()
+    assert set(predictions) == {"prediction", *(f"probability_{name}" for name in classes)}
 
 
 def test_bins_are_not_fitted_on_targets_that_are_missing_or_of_other_rows() -> None:

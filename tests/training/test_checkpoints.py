@@ -487,6 +487,14 @@ def test_a_model_a_pickle_and_nothing_at_all_are_no_checkpoints(tmp_path):
         train(network(), resume=tmp_path / "model.pkl")
 
 
+def test_a_file_is_no_folder_for_checkpoints(tmp_path: Path) -> None:
+    """It is refused before the training, not at the first interrupt."""
+    (tmp_path / "rows.csv").write_text("")
+    for place in (tmp_path / "rows.csv", tmp_path / "rows.csv" / "below"):
+        with pytest.raises(UsageError, match=r"rows\.csv is a file; give a folder for checkpoints"):
+            gpubp.train(gpubp.MLP([1, 1], loss="half_squared_error"), [[1.0]], [1.0], checkpoint=place)
+
+
 def test_a_new_training_does_not_begin_among_the_checkpoints_of_another(folder):
     with pytest.raises(UsageError, match="holds checkpoints already .*; go on from them with resume="):
         train(network(), checkpoint=folder)
