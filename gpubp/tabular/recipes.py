@@ -99,6 +99,15 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe(
+            name="leaves",
+            numbers="robust+piecewise+forest",
+            hidden=(128, 128),
+            activation="mish",
+            learning_rate=3e-3,
+            dropout=0.1,
+            dropout_of_classes=0.3,
+        ),
+        Recipe(
             name="trees",
             numbers="robust+piecewise+fourier",
             hidden=(128, 128),
@@ -141,9 +150,9 @@ RECIPES: dict[str, Recipe] = {
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(name="fast", recipes=("trees",), folds=1, on_all_rows=0.2),
+        Preset(name="fast", recipes=("leaves",), folds=1, on_all_rows=0.2),
         Preset(name="good", recipes=("forest",), folds=8),
-        Preset(name="best", recipes=tuple(RECIPES), folds=8),
+        Preset(name="best", recipes=("trees", "forest", "wide", "steps"), folds=8),
     )
 }
 

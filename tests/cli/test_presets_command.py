@@ -57,7 +57,7 @@ def test_a_table_is_trained_by_the_preset_fast(folder: Path) -> None:
     assert "preset: fast; more accurate and slower: good, best" in text
     assert "validation: 13 of 64 rows" in text
     config = json.loads(Path("run/metrics.json").read_text())["config"]
-    recipe = RECIPES["trees"]
+    recipe = RECIPES["leaves"]
     expected = {"preset": "fast", "numbers": recipe.numbers, "validation": 0.2, "optimizer": "adamw", "patience": 2}
     assert config.items() >= {**expected, "dropout": recipe.dropout, "activation": recipe.activation}.items()
     assert recipe.numbers in done("inspect", "run")
@@ -182,7 +182,7 @@ def test_an_option_on_the_network_makes_it_a_network_of_ones_own(folder: Path) -
     done("train", "kind.csv", *SHORT, "--hidden", "4", "--preset", "fast", "--optimizer", "sgd", "--out", "both")
     config = json.loads(Path("both/metrics.json").read_text())["config"]
     assert (config["hidden"], config["optimizer"], config["learning_rate"]) == ("4", "sgd", 1e-3)
-    assert config["dropout"] == RECIPES["trees"].dropout_of_classes
+    assert config["dropout"] == RECIPES["leaves"].dropout_of_classes
     text = done("train", "kind.csv", *SHORT, "--preset", "none", "--numbers", "robust+piecewise(4)", "--out", "none")
     assert "preset" not in text and "robust+piecewise(bins=4)" in done("inspect", "none")
 
