@@ -100,12 +100,13 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         Recipe(
             name="leaves",
-            numbers="robust+piecewise+forest",
+            numbers="robust+piecewise+forest(trees=16)",
             hidden=(128, 128),
             activation="mish",
             learning_rate=3e-3,
             dropout=0.1,
             dropout_of_classes=0.3,
+            epochs=45,
         ),
         Recipe(
             name="trees",
