@@ -75,8 +75,9 @@ def _forest(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, A
     cells = graph.take(values, graph.constant(np.array(fitted["columns"], np.int64)), axis=1)
     above = (cells > graph.constant(np.array(fitted["borders"], np.float64))).cast(np.float64)
     signs = np.zeros((len(fitted["columns"]), len(fitted["leaves"])))  # (splits, leaves)
-    for leaf, (passed, not_passed) in enumerate(fitted["leaves"]):
-        signs[passed, leaf], signs[not_passed, leaf] = 1, -1
+    for leaf, path in enumerate(fitted["leaves"]):
+        for split in path:  # s above it, ~s below
+            signs[max(split, ~split), leaf] = 1 if split >= 0 else -1
     passed_of_leaf = graph.node("MatMul", [above, graph.constant(signs)], np.float64)
     inside = passed_of_leaf.equals(graph.constant((signs > 0).sum(axis=0).astype(np.float64)))
     return inside.cast(np.float64) * float(arguments.get("height", 0.25))
