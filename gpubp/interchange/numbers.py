@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.data.encodings import ENCODINGS
+from gpubp.data.encodings import ENCODINGS, FURTHEST
 from gpubp.errors import UsageError
 from gpubp.interchange.graph import Tensor
 from gpubp.registry import parse
@@ -100,7 +100,9 @@ def _scaled(fitted: Mapping[str, Any], values: Tensor) -> Tensor:
 
 
 def _smoothly_clipped(fitted: Mapping[str, Any], values: Tensor, clip: float) -> Tensor:
-    u = _scaled(fitted, values)
+    graph = values.graph
+    furthest = [graph.constant(np.array(bound)) for bound in (-FURTHEST, FURTHEST)]
+    u = graph.node("Clip", [_scaled(fitted, values), *furthest], np.float64)
     return u / (1.0 + (u / clip) * (u / clip)).apply("Sqrt")
 
 
