@@ -23,6 +23,7 @@ Fitted: TypeAlias = dict[str, Any]  # plain JSON
 
 QUANTILES = 256  # that the distribution of a column is kept by
 LEAST_PROBABILITY = 1e-3  # quantile: values beyond the outermost thousandths are as far out as these
+FURTHEST = 1e100  # robust: distances from the median that are greater count as this one, whose square is a number
 NARROWEST_BIN = 1e-9  # of half the range of a column
 MOST_TREE_ROWS = 50_000  # that trees are grown on
 CHANCE = 1e-3  # of a split by a column that says nothing of the target to be taken for one that does
@@ -285,8 +286,8 @@ def _fit_robust(values: Numbers, target: Target | None, rng: np.random.Generator
 
 def _smoothly_clipped(fitted: Fitted, values: Numbers, clip: float) -> Numbers:
     with np.errstate(over="ignore"):
-        u = (values - fitted["center"]) / fitted["scale"]
-        clipped: Numbers = u / np.hypot(1, u / clip)
+        u = np.clip((values - fitted["center"]) / fitted["scale"], -FURTHEST, FURTHEST)
+    clipped: Numbers = u / np.hypot(1, u / clip)
     return clipped
 
 

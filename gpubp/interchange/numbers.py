@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gpubp.data.encodings import ENCODINGS
+from gpubp.data.encodings import ENCODINGS, FURTHEST
 from gpubp.errors import UsageError
 from gpubp.interchange.graph import Tensor
 from gpubp.registry import parse
@@ -75,8 +75,9 @@ def _forest(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, A
     cells = graph.take(values, graph.constant(np.array(fitted["columns"], np.int64)), axis=1)
     above = (cells > graph.constant(np.array(fitted["borders"], np.float64))).cast(np.float64)
     signs = np.zeros((len(fitted["columns"]), len(fitted["leaves"])))  # (splits, leaves)
-    for leaf, (passed, not_passed) in enumerate(fitted["leaves"]):
-        signs[passed, leaf], signs[not_passed, leaf] = 1, -1
+    for leaf, path in enumerate(fitted["leaves"]):
+        for split in path:  # s above it, ~s below
+            signs[max(split, ~split), leaf] = 1 if split >= 0 else -1
     passed_of_leaf = graph.node("MatMul", [above, graph.constant(signs)], np.float64)
     inside = passed_of_leaf.equals(graph.constant((signs > 0).sum(axis=0).astype(np.float64)))
     return inside.cast(np.float64) * float(arguments.get("height", 0.25))
@@ -99,7 +100,9 @@ def _scaled(fitted: Mapping[str, Any], values: Tensor) -> Tensor:
 
 
 def _smoothly_clipped(fitted: Mapping[str, Any], values: Tensor, clip: float) -> Tensor:
-    u = _scaled(fitted, values)
+    graph = values.graph
+    furthest = [graph.constant(np.array(bound)) for bound in (-FURTHEST, FURTHEST)]
+    u = graph.node("Clip", [_scaled(fitted, values), *furthest], np.float64)
     return u / (1.0 + (u / clip) * (u / clip)).apply("Sqrt")
 
 

@@ -245,8 +245,8 @@ class _PresetFit:
     # -- training --------------------------------------------------------------------------------------
 
     def _network(self, recipe: Recipe, folds: Sequence[Fold]) -> MLP:
-        """A network for each fold, with seeds that no other recipe has."""
-        first = self.run.seed + list(RECIPES).index(recipe.name) * self.preset.folds
+        """A network for each fold, with seeds that no other recipe of the preset has."""
+        first = self.run.seed + recipe.seeds * self.preset.folds
         return MLP(
             [folds[0].X.shape[1], *recipe.hidden, self.table.target["outputs"]],
             recipe.activation,

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from gpubp.cli import run_folder
-from gpubp.cli.app import app
 from gpubp.cli.report.plot import PICTURES
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner(env={"COLUMNS": "100"}).invoke(app, [str(a) for a in arguments], prog_name="gpubp")
+from support.commands import invoke
 
 
 def done(*arguments: object) -> str:

@@ -10,21 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import gpubp
 from gpubp import checks
 from gpubp.cli import run_folder, training_rows
-from gpubp.cli.app import app
 from gpubp.tabular import fitting
 from gpubp.tabular.model import TabularModel
 from gpubp.tabular.recipes import RECIPES
+from support.commands import invoke
 
 SHORT = ["--epochs", "2", "--device", "cpu"]
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner(env={"COLUMNS": "100"}).invoke(app, [str(a) for a in arguments], prog_name="gpubp")
 
 
 def done(*arguments: str) -> str:

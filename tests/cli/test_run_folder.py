@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import gpubp
 from gpubp.cli import run_folder, training_rows
-from gpubp.cli.app import app
 from gpubp.errors import UsageError
 from gpubp.serialization import digest, load
+from support.commands import invoke
 
 FILES = {*run_folder.FILES, training_rows.FILE}
 QUICK = ["--epochs", "1", "--hidden", "3", "--device", "cpu-reference"]
@@ -151,10 +150,6 @@ def test_commands_that_begin_at_once_have_folders_of_their_own(tmp_path, monkeyp
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(claim, range(24)))
     assert [runs_in(folder) for folder in folders] == [{number} for number in range(24)]
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner(env={"COLUMNS": "100"}).invoke(app, [str(a) for a in arguments], prog_name="gpubp")
 
 
 @pytest.fixture

@@ -27,22 +27,13 @@ from gpubp.data import encode, prepare, read
 from gpubp.data.folds import Fold, cut
 from gpubp.errors import UsageError
 from gpubp.training import packing
-from support.commands import check_failure, done, flowers, invoke, prices, read_csv, tree
+from support.commands import check_failure, done, flowers, invoke, read_csv, tree
 from support.machines import by_tier
 
 DEFAULTS = Settings({name: option.command_default for name, option in OPTIONS.items()})
 SETTINGS = DEFAULTS.changed({"hidden": "4", "batch_size": 16, "epochs": 3})
 QUICK = ["--epochs", "3", "--hidden", "4", "--seeds", "1", "--device", "cpu-reference"]
 FILES = {*run_folder.FILES, training_rows.FILE, "results.csv"}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory with two tables in it."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "flowers.csv").write_text(flowers())
-    (tmp_path / "prices.csv").write_text(prices())
-    return tmp_path
 
 
 def folds_of(name: str, **changes: Any) -> list[Fold]:

@@ -9,19 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import gpubp
-from gpubp.cli.app import app
 from gpubp.cli.parsing import parse_size
 from gpubp.errors import UsageError
+from support.commands import invoke
 
 LIMIT = ["--memory-limit", "100kB"]
 QUICK = ["--hidden", "8", "--epochs", "4", "--learning-rate", "0.01"]
-
-
-def invoke(*arguments: Any) -> Any:
-    return CliRunner(env={"COLUMNS": "100"}).invoke(app, [str(a) for a in arguments], prog_name="gpubp")
 
 
 def done(*arguments: Any) -> str:

@@ -36,6 +36,14 @@ def test_standard_and_robust_are_their_formulas() -> None:
     assert np.abs(encoded("robust", x, rows=[1e300, -1e300])).max() <= 3 + 1e-12
 
 
+def test_numbers_that_are_too_far_out_to_be_divided_by_the_scale_are_clipped(rng: np.random.Generator) -> None:
+    tiny = rng.normal(size=50) * 1e-310  # below the least normal number, as is their scale
+    for x in (tiny, np.append(tiny, 1.0)):
+        assert np.isfinite(encoded(ALL, x)).all()
+        np.testing.assert_allclose(encoded("robust", x, rows=[1.0, -1e100]), [[3.0], [-3.0]], rtol=1e-12)
+        assert np.isfinite(encoded(ALL, x, rows=[1.0, -1e100])).all()
+
+
 def test_a_column_of_few_values_is_scaled_by_its_range_and_a_constant_one_is_zero() -> None:
     np.testing.assert_allclose(encoded("robust(1e9)", [0.0] * 9 + [8.0])[:, 0], [0.0] * 9 + [2.0])
     for name in ("standard", "robust"):

@@ -288,6 +288,21 @@ def test_every_encoding_of_numbers(tables, target, numbers):
     assert_same_predictions(net, folder / "encoded.csv", table)
 
 
+@pytest.mark.parametrize("numbers", ["robust", "fourier"])
+def test_numbers_too_far_out_for_the_scale_of_training_are_clipped(tmp_path, rng, numbers):
+    path = tmp_path / "tiny.csv"
+    cells = [f"{value!r},{row}.5" for row, value in enumerate((rng.normal(size=50) * 1e-280).tolist())]
+    path.write_text("\n".join(["a,b", *cells]))
+    prepared = prepare(read(path), test=0.0, numbers=numbers)
+    net = gpubp.MLP([prepared.n_inputs, 1], loss=prepared.loss, seed=0, device="cpu-reference")
+    net.preprocessing = prepared.preprocessing
+    path.write_text("a,b\n1.0,0.5\n-1e30,0.5\n")
+    X, _ = encode(net.preprocessing, read(path, trained=net.preprocessing))
+    of_graph = run(gpubp.to_onnx(net, raw_rows=True), {"a": np.array([[1.0], [-1e30]])})["values"]
+    expected = decode(net.preprocessing, net.forward(X))["prediction"]
+    np.testing.assert_allclose(np.ravel(of_graph), expected, rtol=1e-5)
+
+
 def test_an_encoding_without_a_form_and_a_preset_of_several_networks_are_refused(tables, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, _ = tables
