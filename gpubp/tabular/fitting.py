@@ -246,7 +246,7 @@ class _PresetFit:
 
     def _network(self, recipe: Recipe, folds: Sequence[Fold]) -> MLP:
         """A network for each fold, with seeds that no other recipe of the preset has."""
-        first = self.run.seed + recipe.seeds * self.preset.folds
+        first = self.run.seed + self.preset.recipes.index(recipe.name) * self.preset.folds
         return MLP(
             [folds[0].X.shape[1], *recipe.hidden, self.table.target["outputs"]],
             recipe.activation,

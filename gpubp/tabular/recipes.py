@@ -31,9 +31,6 @@ class Recipe:
     batch_size, epochs : int
     fewest_rows : int
         Training rows without which it is left out.
-    seeds : int
-        Which block of seeds its networks have, each block as long as a preset has folds. No two recipes of a preset
-        have the same one.
     """
 
     name: str
@@ -47,7 +44,6 @@ class Recipe:
     batch_size: int = 128
     epochs: int = 60
     fewest_rows: int = 0
-    seeds: int = 0
 
     def epochs_for(self, rows: int) -> int:
         """How many epochs suit so many training rows: on small data more, towards 1,000 steps."""
@@ -129,7 +125,6 @@ RECIPES: dict[str, Recipe] = {
             learning_rate=3e-3,
             dropout=0.1,
             dropout_of_classes=0.3,
-            seeds=1,
         ),
         Recipe(
             name="wide",
@@ -139,7 +134,6 @@ RECIPES: dict[str, Recipe] = {
             learning_rate=2e-3,
             dropout=0.2,
             dropout_of_classes=0.3,
-            seeds=2,
         ),
         Recipe(
             name="steps",
@@ -150,7 +144,6 @@ RECIPES: dict[str, Recipe] = {
             dropout=0.1,
             dropout_of_classes=0.3,
             fewest_rows=8000,
-            seeds=3,
         ),
     )
 }
