@@ -103,16 +103,15 @@ class CheckpointError(GpubpError, OSError):
     Examples
     --------
     >>> import tempfile
-    >>> from pathlib import Path
+    >>> from unittest.mock import patch
     >>> import gpubp
     >>> net = gpubp.MLP([1, 1], loss="half_squared_error", device="cpu-reference")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "file")
-    ...     file.touch()
+    >>> full = OSError(28, "No space left on device")
+    >>> with tempfile.TemporaryDirectory() as folder, patch("os.fsync", side_effect=full):
     ...     try:
-    ...         history = gpubp.train(net, [[1.0]], [1.0], checkpoint=file / "run", checkpoint_every="1epochs")
+    ...         history = gpubp.train(net, [[1.0]], [1.0], checkpoint=folder, checkpoint_every="1epochs")
     ...     except gpubp.CheckpointError as error:
-    ...         print("bytes needed" in str(error))
+    ...         print("No space left on device" in str(error))
     True
     """
 

@@ -12,11 +12,14 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 import gpubp
+from gpubp import UsageError, serialization
 from support.commands import QUICK, RUN, RUN_FILES, done, environment, invoke, tree
 
 
@@ -114,9 +117,13 @@ def test_a_checkpoint_that_cannot_be_written_ends_with_one_line_and_exit_code_1(
 def test_where_only_a_checkpoint_fails_the_network_so_far_is_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("run").mkdir()
-    Path("run/checkpoints").write_text("in the way")
-    failed = invoke("train", "prices.csv", *QUICK, "--checkpoint-every", "1epochs", "--out", "run", "--overwrite")
+    def full(path: Path, *what: Any) -> None:
+        raise UsageError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(
+        "gpubp.training.checkpoint.serialization", SimpleNamespace(**{**vars(serialization), "save": full})
+    )
+    failed = invoke("train", "prices.csv", *QUICK, "--checkpoint-every", "1epochs", "--out", "run")
     assert failed.exit_code == 1 and "run/checkpoints/step-" in failed.stderr
-    assert {path.name for path in Path("run").iterdir()} == RUN_FILES | {"checkpoints"}
+    assert {path.name for path in Path("run").iterdir()} == RUN_FILES
     assert json.loads(Path("run/metrics.json").read_text())["stopped"] in ("interrupted", "epochs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from typing import Any
 
@@ -80,10 +82,13 @@ def test_without_checkpoints_it_then_does_on_all_what_it_does(interruptions, mon
     assert [type(error) for error in errors] == [KeyboardInterrupt] * 2 and raised == [signal.SIGTERM] * 2
 
 
-def test_where_the_writer_cannot_write_all_end(tmp_path):
-    (tmp_path / "file").touch()
+def test_where_the_writer_cannot_write_all_end(tmp_path, monkeypatch):
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
     first, second = errors_of(
         2,
-        lambda c: trained(communicator=c, checkpoint=tmp_path / "file" / "run", checkpoint_every="1epochs"),
+        lambda c: trained(communicator=c, checkpoint=tmp_path / "run", checkpoint_every="1epochs"),
     )
     assert isinstance(first, gpubp.CheckpointError) and isinstance(second, RankError) and str(first) in str(second)
