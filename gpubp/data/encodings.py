@@ -23,13 +23,13 @@ Fitted: TypeAlias = dict[str, Any]  # plain JSON
 
 QUANTILES = 256  # that the distribution of a column is kept by
 LEAST_PROBABILITY = 1e-3  # quantile: values beyond the outermost thousandths are as far out as these
-FURTHEST = 1e100  # robust: distances from the median that are greater count as this one, whose square is a number
+FURTHEST = 1e100  # robust: greater distances from the median count as this one, so that their squares are finite
 NARROWEST_BIN = 1e-9  # of half the range of a column
 MOST_TREE_ROWS = 50_000  # that trees are grown on
 CHANCE = 1e-3  # of a split by a column that says nothing of the target to be taken for one that does
-PART_OF_ROWS = 0.2  # forest: that a tree is grown on, so that leaves tell a network little of its own rows' targets
-FEWEST_IN_LEAF = 4  # forest: of these rows
-PART_OF_COLUMNS = 0.5  # forest: that each split is the best among
+PART_OF_ROWS = 0.2  # forest: each tree sees so many, so that leaves tell a network little of its own rows' targets
+FEWEST_IN_LEAF = 4  # forest: rows, of those that the tree sees
+PART_OF_COLUMNS = 0.5  # forest: each split is the best among so many columns, which are drawn
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,12 @@ def fourier(frequencies: int = 8, sigma: float = 0.1) -> NumberEncoding:
 
 
 def forest(trees: int = 32, leaves: int = 8, height: float = 0.25) -> NumberEncoding:
-    """He et al. 2014: an input a leaf of small trees, `height` for the one that the row falls into and 0 for others.
+    """He et al. 2014: one input per leaf of small trees, `height` in the leaf that the row falls into, 0 elsewhere.
 
-    What trees see at once, that one column matters where another is large, becomes an input. Each tree looks at all
-    numbers, and at the categories of columns that have few. It is grown on a fifth of the rows, of which a leaf has
-    four at least, by splits that are the best among half of the columns; on random numbers where there is no target.
+    So what trees see at once becomes an input, for example that one column matters only where another is large. Each
+    tree looks at all numbers, and at the categories of columns that have few. It is grown on a fifth of the rows, with
+    at least four of them in a leaf, and each split is the best among half of the columns. Where there is no target,
+    trees are grown on random numbers.
     """
     registry.require("forest", "trees", trees, _is_count(trees), "a whole number of at least 1")
     registry.require("forest", "leaves", leaves, _is_count(leaves) and leaves > 1, "a whole number of at least 2")
@@ -361,7 +362,7 @@ def _ranked(column: Numbers) -> tuple[NDArray[np.int64], Numbers]:
 
 
 def _fit_forest(values: Numbers, target: Target, trees: int, leaves: int, rng: np.random.Generator) -> Fitted:
-    """Grow trees: of every split its column and border, of every leaf the splits s that it lies above, and ~s below."""
+    """Grow trees: the column and border of every split; for every leaf, the splits s that it is above, ~s if below."""
     rows, target = _rows_for_trees(target, rng)
     ranked = [_ranked(column) for column in values[rows].T]
     ranks = np.column_stack([ranks.astype(np.float32) for ranks, _ in ranked])  # (rows, n)
@@ -385,7 +386,7 @@ def _fit_forest(values: Numbers, target: Target, trees: int, leaves: int, rng: n
 
 
 def _leaves(tree: Any, first: int) -> list[list[int]]:
-    """The splits on the way to each leaf, counted from `first` on: s where it lies above one, and ~s below."""
+    """The path to each leaf: the splits that it is above, s, or below, ~s; splits are counted from `first` on."""
     paths: dict[int, list[int]] = {0: []}
     split, leaves = first, []
     for node in range(tree.node_count):  # a node stands before those below it

@@ -70,7 +70,7 @@ def _steps(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, An
 
 
 def _forest(fitted: Mapping[str, Any], values: Tensor, arguments: Mapping[str, Any]) -> Tensor:
-    """A row is in the leaf of which it has passed as many splits as it should, less those that it should not have."""
+    """A row is in the leaf where the splits that it is above, minus those it should be below, are as many as needed."""
     graph = values.graph
     cells = graph.take(values, graph.constant(np.array(fitted["columns"], np.int64)), axis=1)
     above = (cells > graph.constant(np.array(fitted["borders"], np.float64))).cast(np.float64)

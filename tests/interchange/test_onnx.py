@@ -23,6 +23,9 @@ from gpubp.data.schema import TableOptions
 from gpubp.data.targets import clamp
 from gpubp.errors import UsageError
 from gpubp.interchange import graph
+from gpubp.interchange.numbers import FORMS
+from gpubp.registry import parse
+from gpubp.tabular.recipes import PRESETS, RECIPES
 from support.raw_rows import feeds, run, write_table
 
 pytest.importorskip("onnx", reason="onnx is not installed; it is in the extra onnx")
@@ -286,6 +289,11 @@ def test_every_encoding_of_numbers(tables, target, numbers):
     if target == "value":
         clamp(net.preprocessing["target"], np.array([[-0.5], [0.5]]))
     assert_same_predictions(net, folder / "encoded.csv", table)
+
+
+def test_the_network_of_the_preset_fast_has_a_form():
+    (recipe,) = PRESETS["fast"].recipes
+    assert {parse("encoding of numbers", part)[0] for part in RECIPES[recipe].numbers.split("+")} <= FORMS.keys()
 
 
 @pytest.mark.parametrize("numbers", ["robust", "fourier"])
