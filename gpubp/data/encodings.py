@@ -246,8 +246,11 @@ def fit(
 ) -> list[Fitted]:
     """Fit combined encodings on columns (m, n) without missing values: plain JSON, an entry each, with its name.
 
-    `categories` (m, c) says which category each row is in, for encodings that look at them too.
+    `categories` (m, c) says which category each row is in, for encodings that look at them too. If all rows have weight
+    0, there is no target.
     """
+    if target is not None and target.weight is not None and not target.weight.any():
+        target = None
     return [
         {"name": one.name, **one.fit(_seen_by(one, values, categories), target, rng)} for one in get_encodings(spec)
     ]

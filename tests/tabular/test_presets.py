@@ -172,6 +172,8 @@ def test_sample_weights_count(rng: np.random.Generator) -> None:
     assert one.models == 1
     with pytest.raises(DataError, match="sample_weight"):
         gpubp.TabularRegressor("fast", **QUICK).fit(X, y, sample_weight=-weight)
+    with pytest.raises(DataError, match="sample_weight leaves every row"):
+        gpubp.TabularRegressor("good", **QUICK).fit(X, y, sample_weight=np.arange(len(y)) == 0)
     assert other.parameters == one.parameters
 
 
