@@ -169,7 +169,7 @@ def test_ranks_that_read_different_data_are_refused_with_both_sides_named(tmp_pa
     rows = [f"{i % 7},{i % 3},{'yes' if i % 2 else 'no'}" for i in range(200)]
     for name, lines in (("a.csv", rows), ("b.csv", ["5,1,yes", *rows[1:]])):
         (tmp_path / name).write_text("x,y,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    options = ["--device", "cpu-reference", "--out", "run"]
+    options = ["--device", "cpu-reference", "--numbers", "standard", "--out", "run"]  # as many inputs on both
     one, other = (gpubp_command("train", name, *options) for name in ("a.csv", "b.csv"))
     code, _, errors = run(mpiexec("-n", 1, *one, ":", "-n", 1, *other), tmp_path)
     assert code == 2

@@ -94,7 +94,7 @@ def test_a_process_that_is_killed_at_any_moment_leaves_files_of_one_run(tmp_path
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2], sys.argv[2] + "/tests"
 from tests.cli.test_run_folder import write
 for run in range(10**6):
     write(Path(sys.argv[1]), run)
