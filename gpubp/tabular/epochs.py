@@ -1,4 +1,4 @@
-"""How the epochs of a recipe are spent: to the best on the training rows, and from there on all rows."""
+"""How a recipe spends its epochs: first on the training rows, then, from the best weights, on all rows."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Epochs:
     Attributes
     ----------
     validated : int
-        Epochs on the training rows, of which the best by its validation loss is kept.
+        Epochs on the training rows; the weights with the lowest validation loss are kept.
     schedule : str
-        Of the learning rate in these.
+        The learning-rate schedule of these epochs.
     patience : int
-        They end where the validation loss has not fallen for so many.
+        Stop after this many epochs without a lower validation loss.
     on_all_rows : int
-        The most epochs that begin with the weights of the best, on training and validation rows alike.
+        The most epochs that follow from the best weights, on training and validation rows together.
     """
 
     validated: int
@@ -43,7 +43,7 @@ class Epochs:
 
     @classmethod
     def spent(cls, epochs: int, part_on_all_rows: float) -> Epochs:
-        """So many epochs, of which a part at most is on all rows."""
+        """Divide `epochs` so that at most the given part is on all rows."""
         on_all_rows = round(part_on_all_rows * epochs)
         if not on_all_rows:
             return cls(validated=epochs, schedule="cosine", patience=epochs, on_all_rows=0)
@@ -60,17 +60,17 @@ class Epochs:
 
 
 def arguments_on_all_rows(learning_rate: float, most_epochs: int, best_epoch: Any) -> dict[str, Any]:
-    """The arguments of `gpubp.train` that are others where a network is trained on all rows at the end.
+    """The arguments of `gpubp.train` that differ when a network is trained on all rows at the end.
 
-    Half as many epochs as led to the best are the most: what was learned by heart soon is not to be learned by heart
-    now. Nothing is left to be validated on, and none of them ends early.
+    There are at most half as many epochs as led to the best weights: rows that the network soon memorized should not be
+    memorized now. No rows are left for validation, so nothing stops these epochs early.
 
     Parameters
     ----------
     learning_rate : float
-        Of the epochs before.
+        That of the epochs before.
     most_epochs : int
-        As `Epochs.on_all_rows`.
+        `Epochs.on_all_rows`.
     best_epoch : int or (K,) int
         Counted from 0, as in `History`.
     """
@@ -80,21 +80,21 @@ def arguments_on_all_rows(learning_rate: float, most_epochs: int, best_epoch: An
 
 
 class ValidatedWeights(AbstractContextManager["ValidatedWeights"]):
-    """What the epochs on all rows are run in: where they fail, a network has the weights again that it was given with.
+    """A context for the epochs on all rows: if they fail, the network gets its validated weights back.
 
     Parameters
     ----------
     net : MLP
-        At the best of its validated epochs.
+        With the weights of its best validated epoch.
     say : callable
-        Told why it stays as it is, where that was to be expected.
+        Receives the reason if an expected failure leaves the network as it was.
     expected : tuple of exception classes
-        What ends these epochs and nothing else; others are raised.
+        Exceptions that end only these epochs; all others are raised.
 
     Attributes
     ----------
     failure : BaseException or None
-        The expected one that was met.
+        The expected exception, if there was one.
     """
 
     def __init__(

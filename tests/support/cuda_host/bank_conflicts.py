@@ -41,7 +41,7 @@ def saying_its_accesses(source: KernelSource) -> KernelSource:
 
 
 def conflicts(toolchain: Toolchain) -> dict[str, Counter[int]]:
-    """Of the last launch, by file and line: how many turns took how many times as long as one without a conflict.
+    """Count, by file and line, how many turns of the last launch took how many times as long as without a conflict.
 
     A warp's n-th access at a line is what its lanes access there for the n-th time.
     """
@@ -55,8 +55,8 @@ def conflicts(toolchain: Toolchain) -> dict[str, Counter[int]]:
         times[place, access.thread] += 1
         turn = access.thread % LANES * access.bytes // (4 * BANKS)
         together[place, warp, nth, turn].append((access.offset, access.bytes))
-    found: dict[str, Counter[int]] = defaultdict(Counter)
+    turns: dict[str, Counter[int]] = defaultdict(Counter)
     for (place, *_), accesses in together.items():
         words = {offset // 4 + i for offset, size in accesses for i in range(max(1, size // 4))}
-        found[place][max(Counter(word % BANKS for word in words).values())] += 1
-    return found
+        turns[place][max(Counter(word % BANKS for word in words).values())] += 1
+    return turns
